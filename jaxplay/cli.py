@@ -1,0 +1,231 @@
+"""The command line: `jaxplay VERB ...`; the only module that knows flags.
+
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong (one sentence, no
+traceback), 75 preempted and resumable.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import jaxplay
+
+EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a command line; returns the exit code."""
+  parser = _parser()
+  arguments, rest = parser.parse_known_args(argv)
+  try:
+    return arguments.verb(arguments, rest)
+  except jaxplay.UserError as error:
+    print(f"jaxplay: {error}", file=sys.stderr)
+    return EXIT_WRONG
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog="jaxplay",
+    description="The Deep Learning Tuning Playbook as working software.",
+  )
+  parser.add_argument(
+    "--version", action="version", version=jaxplay.__version__
+  )
+  verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+  train = verbs.add_parser(
+    "train",
+    help="train one config in one run directory; the same command resumes",
+    description="Trains one config in one run directory. The same command on"
+    " the same workdir resumes. Every key of the config can be overridden by"
+    " --config.KEY=VALUE; jaxplay/config.py lists them all.",
+    allow_abbrev=False,
+  )
+  train.add_argument(
+    "--config", required=True, metavar="FILE[:ARG]", help="experiment file"
+  )
+  train.add_argument(
+    "--workdir", metavar="RUN", help="run directory, made if need be"
+  )
+  train.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="compile, print config, parameters, FLOPs and memory, and stop",
+  )
+  train.add_argument(
+    "--fake_devices",
+    type=int,
+    metavar="N",
+    help="emulate N devices on the CPU",
+  )
+  train.add_argument(
+    "--distributed",
+    action="store_true",
+    help="one of several processes, found by JAX (TPU pod, Slurm, ...)",
+  )
+  train.add_argument(
+    "--coordinator", metavar="HOST:PORT", help="with several processes: process 0"
+  )
+  train.add_argument("--num_processes", type=int, metavar="N")
+  train.add_argument("--process_id", type=int, metavar="I")
+  train.set_defaults(verb=_train)
+  return parser
+
+
+def _train(arguments, rest):
+  from jaxplay import config as config_lib
+
+  config = config_lib.load(arguments.config, _overrides(rest))
+  config_lib.validate(config)
+  if not arguments.workdir and not arguments.dry_run:
+    raise jaxplay.UserError("--workdir is missing: where the run is to be kept")
+  _start_jax(arguments)
+
+  import jax
+
+  config_lib.validate(config, jax.device_count())
+  console = _Console(quiet=jax.process_index() != 0)
+  for sentence in config_lib.without_effect(config):
+    console.tell(f"note: {sentence}")
+  if arguments.dry_run:
+    from jaxplay.training import dry_run
+
+    for part in dry_run.describe(config):
+      console.tell(part)
+    return 0
+
+  from jaxplay.training import train
+
+  try:
+    with console:
+      status = train.train(config, arguments.workdir, console)
+  except jax.errors.JaxRuntimeError as error:
+    print(f"jaxplay: {_runtime_error(error)}", file=sys.stderr)
+    _leave(EXIT_FAILED)
+  if jax.process_index() == 0:
+    _close(arguments, status)
+  return EXIT_PREEMPTED if status["status"] == "preempted" else 0
+
+
+def _overrides(rest):
+  """--config.KEY=VALUE, also as two words, from what argparse left over."""
+  overrides, words = {}, list(rest)
+  while words:
+    word = words.pop(0)
+    if not word.startswith("--config."):
+      raise jaxplay.UserError(
+        f"unknown argument {word!r}; config keys are set by --config.KEY=VALUE"
+      )
+    key, equals, value = word.removeprefix("--config.").partition("=")
+    if not equals:
+      if not words:
+        raise jaxplay.UserError(f"{word} has no value; write {word}=VALUE")
+      value = words.pop(0)
+    overrides[key] = value
+  return overrides
+
+
+def _start_jax(arguments):
+  """Devices, processes and the compilation cache, before JAX looks at them."""
+  import jax
+
+  if arguments.fake_devices is not None:
+    if arguments.fake_devices < 1:
+      raise jaxplay.UserError(
+        f"--fake_devices is {arguments.fake_devices}; it must be at least 1"
+      )
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", arguments.fake_devices)
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    jax.config.update(
+      "jax_compilation_cache_dir", str(pathlib.Path(cache) / "jaxplay" / "xla")
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  alone = arguments.coordinator is None
+  if arguments.distributed or not alone:
+    if not alone and None in (arguments.num_processes, arguments.process_id):
+      raise jaxplay.UserError(
+        "--coordinator needs --num_processes and --process_id as well"
+      )
+    jax.distributed.initialize(
+      arguments.coordinator,
+      arguments.num_processes,
+      arguments.process_id,
+      # A host that dies ends the others within this time.
+      heartbeat_timeout_seconds=30,
+    )
+
+
+def _runtime_error(error):
+  text = str(error).strip().split("\n")[0]
+  if "RESOURCE_EXHAUSTED" in text:
+    return (
+      f"out of device memory ({text}); use a smaller config.batch_size, more"
+      " config.microbatches, or split parameters by config.mesh.fsdp"
+    )
+  return f"the run failed on the device: {text}"
+
+
+def _leave(code):
+  """Exits at once: a barrier with a host that died would wait for ever."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+class _Console:
+  """A progress bar on a terminal, plain lines in a log."""
+
+  def __init__(self, quiet):
+    self._quiet, self._bar = quiet, None
+    self._terminal = sys.stderr.isatty()
+
+  def __enter__(self):
+    return self
+
+  def tell(self, sentence):
+    if self._quiet:
+      return
+    if self._bar is not None:
+      self._bar.clear()
+    print(sentence, flush=True)
+
+  def progress(self, done, total, line):
+    if self._quiet:
+      return
+    shown = {
+      name.replace("error_rate", "error"): line[name]
+      for name in ("train/loss", "valid/error_rate")
+      if line.get(name) is not None
+    }
+    if not self._terminal:
+      values = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
+      if shown:
+        print(f"step {done}/{total}  {values}", flush=True)
+      return
+    if self._bar is None:
+      import tqdm
+
+      self._shown = {}
+      self._bar = tqdm.tqdm(
+        total=total, initial=done, unit="step", dynamic_ncols=True
+      )
+    self._shown |= {k: f"{v:.4g}" for k, v in shown.items()}
+    self._bar.set_postfix(self._shown, refresh=False)
+    self._bar.update(done - self._bar.n)
+
+  def __exit__(self, *unused):
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _close(arguments, status):
+  """The closing summary."""
+  print(status)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,586 @@
+"""Configs: every key with its default, loading, overriding, checking.
+
+An experiment file has `get_config()`, which edits `base()` and returns it; it
+may take one string, given on the command line as `--config=FILE:STRING`. Every
+mistake raises `jaxplay.UserError` with one sentence: the value, the nearest
+valid name, and the mend.
+"""
+
+import ast
+import copy
+import difflib
+import inspect
+import math
+import os
+import re
+import runpy
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+
+
+def base() -> ml_collections.ConfigDict:
+  """Every key, its default, and what it means."""
+  config = ml_collections.ConfigDict()
+
+  # The run.
+  config.seed = 0  # initialization, order of examples, augmentation, dropout
+  config.max_train_steps = 1000  # updates of the parameters
+  config.batch_size = 128  # examples per update, over all devices and hosts
+  config.microbatches = 1  # sequential parts of a batch: saves memory, not time
+  config.steps_per_call = 50  # most steps per dispatch, if the data fit on device
+  config.log_every = 50  # steps between lines of training metrics
+  config.eval_every = 100  # steps between evaluations
+  config.eval_batch_size = 512  # at least batch_size
+  config.checkpoint_every = 500  # steps between checkpoints for resuming
+  config.keep_best = 1  # best checkpoints to keep, beside the latest two
+  config.objective = "valid/error_rate"  # metric to minimize
+  config.report_test = False  # look at the test set, once, at the end
+  config.num_predictions = 64  # fixed examples whose predictions are saved; 0: none
+  config.export = True  # write the best checkpoint's forward function
+
+  # Structure: names decide what is compiled.
+  config.optimizer = "nesterov"  # one of OPTIMIZERS
+  config.schedule = "constant"  # one of SCHEDULES, each after a warmup
+  config.cooldown_shape = "1-sqrt"  # of schedule wsd; one of COOLDOWN_SHAPES
+  config.clipping = False  # clip the global gradient norm at hparams.clip_norm
+  config.averages = ()  # weight averages to evaluate beside: "ema", "window"
+
+  # Numbers of the training step. They are traced: changing one compiles nothing.
+  config.hparams = hparams = ml_collections.ConfigDict()
+  hparams.learning_rate = 0.1  # the base rate that the schedule multiplies
+  hparams.momentum = 0.9  # gamma of momentum, nesterov, rmsprop
+  hparams.rho = 0.9  # decay of rmsprop's second moment
+  hparams.beta1 = 0.9  # adam, nadam, adamw, lion, schedule_free_adamw
+  hparams.beta2 = 0.999  # as beta1
+  hparams.epsilon = 1e-8  # rmsprop, adam, nadam, adamw, schedule_free_adamw
+  hparams.weight_decay = 0.0  # decoupled, times the rate; not biases, norm scales
+  hparams.clip_norm = 1.0  # largest L2 norm of the gradient, if clipping
+  hparams.label_smoothing = 0.0  # mass spread evenly over the classes
+  hparams.dropout_rate = 0.0  # probability of zeroing, if model.dropout
+  hparams.norm_momentum = 0.9  # decay of batch norm's evaluation averages
+  hparams.warmup_steps = 0  # steps of linear increase of the rate from zero
+  hparams.final_factor = 0.0  # rate after the decay, as a share of the base rate
+  hparams.decay_timescale = 1000  # rsqrt: steps until the rate starts to fall
+  hparams.cooldown_fraction = 0.2  # wsd: share of all steps at the end
+  hparams.ema_decay = 0.999  # averages "ema": weight of the past, per step
+  hparams.window_steps = 100  # averages "window": steps in a uniform window
+
+  config.dataset = dataset = ml_collections.ConfigDict()
+  dataset.name = "digits"  # digits, synthetic, or tfds:<name>
+  dataset.augment = "none"  # one of AUGMENTATIONS, on training images
+  dataset.augment_pixels = 4  # largest shift
+  dataset.device_bytes = 2**28  # sets up to this size live on the device
+  dataset.workers = 0  # reader processes for larger sets; 0: threads
+  dataset.data_dir = ""  # tfds: where it is prepared; empty: TFDS's default
+  dataset.train_split = "train"  # tfds: split strings
+  dataset.valid_split = "validation"
+  dataset.test_split = "test"
+  dataset.image_size = 0  # tfds: resize to this height and width; 0: as stored
+  dataset.num_train = 10_000  # synthetic: examples of each split
+  dataset.num_valid = 1_000
+  dataset.num_test = 1_000
+  dataset.num_classes = 10  # synthetic
+  dataset.shape = (32, 32, 3)  # synthetic: height, width, channels
+  dataset.difficulty = 1.0  # synthetic: noise against signal; 0: no noise
+
+  config.model = model = ml_collections.ConfigDict()
+  model.name = "mlp"  # one of MODELS
+  model.depth = 2  # mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4
+  model.width = 128  # mlp: features; resnet: of stage 1; wide_resnet: factor
+  model.stem = "small"  # resnet: "small" (3x3) or "imagenet" (7x7, pooling)
+  model.norm = "none"  # one of NORMS
+  model.virtual_batch_size = 64  # norm ghost: examples per group
+  model.num_groups = 8  # norm group: groups of features
+  model.zero_init_residual = False  # resnets: last norm of a branch starts at 0
+  model.dropout = False  # dropout layers, at hparams.dropout_rate
+  model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
+
+  config.mesh = mesh = ml_collections.ConfigDict()
+  mesh.data = -1  # devices over which batches are split; -1: all that are left
+  mesh.fsdp = 1  # devices over which batches and large parameters are split
+  mesh.tensor = 1  # devices over which the axes named by rules are split
+  mesh.rules = ((".*", "fsdp"),)  # (path pattern, partition), first match; see
+  # training/sharding.py. "fsdp": the largest dimension that divides
+
+  return config.lock()
+
+
+MODELS = ("mlp", "resnet", "wide_resnet")
+NORMS = ("batch", "ghost", "layer", "group", "none")
+OPTIMIZERS = (
+  "sgd",
+  "momentum",
+  "nesterov",
+  "rmsprop",
+  "adam",
+  "nadam",
+  "adamw",
+  "lion",
+  "schedule_free_adamw",
+)
+SCHEDULES = ("constant", "linear", "cosine", "rsqrt", "wsd")
+COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")
+AUGMENTATIONS = ("none", "shift", "crop_flip")
+AVERAGES = ("ema", "window")
+RESNET_DEPTHS = (10, 18, 34, 50, 101)
+
+_CHOICES = {
+  "optimizer": OPTIMIZERS,
+  "schedule": SCHEDULES,
+  "cooldown_shape": COOLDOWN_SHAPES,
+  "dataset.augment": AUGMENTATIONS,
+  "model.name": MODELS,
+  "model.norm": NORMS,
+  "model.stem": ("small", "imagenet"),
+  "model.dtype": ("float32", "bfloat16"),
+}
+
+# Intervals in the usual notation: [ and ] belong to the interval, ( and ) don't.
+_RANGES = {
+  "seed": "[0, 4294967295]",
+  "max_train_steps": "[1, inf)",
+  "batch_size": "[1, inf)",
+  "microbatches": "[1, inf)",
+  "steps_per_call": "[1, inf)",
+  "log_every": "[1, inf)",
+  "eval_every": "[1, inf)",
+  "eval_batch_size": "[1, inf)",
+  "checkpoint_every": "[1, inf)",
+  "keep_best": "[1, inf)",
+  "num_predictions": "[0, inf)",
+  "hparams.learning_rate": "(0, inf)",
+  "hparams.momentum": "[0, 1)",
+  "hparams.rho": "[0, 1)",
+  "hparams.beta1": "[0, 1)",
+  "hparams.beta2": "[0, 1)",
+  "hparams.epsilon": "(0, inf)",
+  "hparams.weight_decay": "[0, inf)",
+  "hparams.clip_norm": "(0, inf)",
+  "hparams.label_smoothing": "[0, 1)",
+  "hparams.dropout_rate": "[0, 1)",
+  "hparams.norm_momentum": "[0, 1)",
+  "hparams.warmup_steps": "[0, inf)",
+  "hparams.final_factor": "[0, 1]",
+  "hparams.decay_timescale": "[1, inf)",
+  "hparams.cooldown_fraction": "[0, 1]",
+  "hparams.ema_decay": "[0, 1)",
+  "hparams.window_steps": "[1, inf)",
+  "dataset.augment_pixels": "[0, 65535]",
+  "dataset.device_bytes": "[0, inf)",
+  "dataset.workers": "[0, 1024]",
+  "dataset.image_size": "[0, inf)",
+  "dataset.num_train": "[1, 2147483647]",
+  "dataset.num_valid": "[1, 2147483647]",
+  "dataset.num_test": "[1, 2147483647]",
+  "dataset.num_classes": "[2, inf)",
+  "dataset.difficulty": "[0, inf)",
+  "model.depth": "[1, inf)",
+  "model.width": "[1, inf)",
+  "model.virtual_batch_size": "[1, inf)",
+  "model.num_groups": "[1, inf)",
+  "mesh.fsdp": "[1, inf)",
+  "mesh.tensor": "[1, inf)",
+}
+
+# Keys of a single optimizer, schedule, ... : setting one elsewhere does nothing.
+_USED_BY = {
+  "hparams.momentum": ("optimizer", ("momentum", "nesterov", "rmsprop")),
+  "hparams.rho": ("optimizer", ("rmsprop",)),
+  "hparams.beta1": ("optimizer", OPTIMIZERS[4:]),
+  "hparams.beta2": ("optimizer", OPTIMIZERS[4:]),
+  "hparams.epsilon": (
+    "optimizer",
+    ("rmsprop", "adam", "nadam", "adamw", "schedule_free_adamw"),
+  ),
+  "hparams.clip_norm": ("clipping", (True,)),
+  "hparams.dropout_rate": ("model.dropout", (True,)),
+  "hparams.norm_momentum": ("model.norm", ("batch", "ghost")),
+  "hparams.final_factor": ("schedule", ("linear", "cosine", "wsd")),
+  "hparams.decay_timescale": ("schedule", ("rsqrt",)),
+  "hparams.cooldown_fraction": ("schedule", ("wsd",)),
+  "cooldown_shape": ("schedule", ("wsd",)),
+  "model.virtual_batch_size": ("model.norm", ("ghost",)),
+  "model.num_groups": ("model.norm", ("group",)),
+  "model.stem": ("model.name", ("resnet",)),
+  "model.zero_init_residual": ("model.name", ("resnet", "wide_resnet")),
+  "dataset.augment_pixels": ("dataset.augment", ("shift", "crop_flip")),
+}
+
+# Keys that may differ when a run resumes: where and how it is computed, and
+# what is looked at afterwards, but not what is computed.
+RESUMABLE_KEYS = (
+  "mesh.",
+  "report_test",
+  "export",
+  "steps_per_call",
+  "dataset.workers",
+  "dataset.data_dir",
+  "dataset.device_bytes",
+)
+
+
+def load(spec: str, overrides: Mapping[str, str] = {}) -> ml_collections.ConfigDict:
+  """The config of an experiment file, with overrides.
+
+  Args:
+    spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
+      `get_config(STRING)`.
+    overrides: Dotted key to the text of a value.
+
+  Raises:
+    jaxplay.UserError: No such file, key or type.
+  """
+  path, _, argument = spec.partition(":")
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no config file {path!r}")
+  try:
+    module = runpy.run_path(path)
+    get_config = module["get_config"]
+  except KeyError:
+    raise jaxplay.UserError(
+      f"config file {path!r} defines no get_config()"
+    ) from None
+  except jaxplay.UserError:
+    raise
+  except Exception as error:  # The file is the user's own code.
+    raise jaxplay.UserError(
+      f"config file {path!r} does not run: {_describe(error)}"
+    ) from error
+  takes_argument = bool(inspect.signature(get_config).parameters)
+  if argument and not takes_argument:
+    raise jaxplay.UserError(
+      f"get_config() in {path!r} takes no argument, but {argument!r} was given"
+    )
+  try:
+    config = get_config(argument) if argument else get_config()
+  except jaxplay.UserError:
+    raise
+  except Exception as error:
+    raise jaxplay.UserError(
+      f"get_config() in {path!r} fails: {_describe(error)}"
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise jaxplay.UserError(
+      f"get_config() in {path!r} returns {type(config).__name__}, not a"
+      " ConfigDict; start from jaxplay.config.base() and return it"
+    )
+  for key, text in overrides.items():
+    override(config, key, _parse(text))
+  return config
+
+
+def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  """Sets the dotted `key` of `config` to a value of the default's type.
+
+  Raises:
+    jaxplay.UserError: There is no such key, or the type is wrong.
+  """
+  flat = flatten(config)
+  if key not in flat:
+    if any(name.startswith(key + ".") for name in flat):
+      raise jaxplay.UserError(
+        f"config.{key} is a group of keys; set one of them, such as"
+        f" config.{next(n for n in flat if n.startswith(key + '.'))}"
+      )
+    raise jaxplay.UserError(f"there is no config.{key}; {_nearest(key, flat)}")
+  old = flat[key]
+  if isinstance(old, str) and not isinstance(value, str):
+    value = str(value)
+  if isinstance(old, float) and type(value) is int:
+    value = float(value)
+  if isinstance(old, tuple) and isinstance(value, (str, int, float)):
+    value = (value,)
+  if isinstance(old, tuple) and isinstance(value, list):
+    value = tuple(value)
+  if type(value) is not type(old):
+    raise jaxplay.UserError(
+      f"config.{key} is {value!r}, of type {type(value).__name__}; it must be"
+      f" {type(old).__name__}, like {old!r}"
+    )
+  *groups, leaf = key.split(".")
+  for group in groups:
+    config = config[group]
+  with config.unlocked():
+    config[leaf] = value
+
+
+def _parse(text: str) -> Any:
+  """A Python literal, a comma list of them, or the text itself."""
+  if text.lower() in ("true", "false"):
+    return text.lower() == "true"
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    if "," in text:
+      return tuple(_parse(part.strip()) for part in text.split(",") if part)
+    return text
+
+
+def _nearest(key: str, names) -> str:
+  """Where a misspelt key may have wanted to go."""
+  leaves = {name.rpartition(".")[2]: name for name in names}
+  leaf = key.rpartition(".")[2]
+  close = difflib.get_close_matches(key, list(names), 1, 0.7)
+  if not close and (found := difflib.get_close_matches(leaf, leaves, 1, 0.7)):
+    close = [leaves[found[0]]]
+  if close:
+    return f"did you mean config.{close[0]}?"
+  return "jaxplay/config.py lists every key"
+
+
+def _describe(error: Exception) -> str:
+  text = str(error).strip().split("\n")[0]
+  return f"{type(error).__name__}: {text}"
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
+  """Dotted keys and leaf values, sorted. Takes nested dicts too."""
+  flat = {}
+  for key in sorted(config):
+    if isinstance(config[key], Mapping | ml_collections.ConfigDict):
+      flat.update(flatten(config[key], f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = config[key]
+  return flat
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Nested plain dicts of JSON values; tuples become lists."""
+
+  def plain(value):
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      return {key: plain(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple | list):
+      return [plain(item) for item in value]
+    return value
+
+  return plain(config)
+
+
+def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
+  """Keys whose change makes another run, with (old, new) values.
+
+  Both are nested dicts as from `as_json`; `RESUMABLE_KEYS` do not count.
+  """
+  old, new = flatten(old), flatten(new)
+  return {
+    key: (old.get(key), new.get(key))
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not key.startswith(RESUMABLE_KEYS)
+  }
+
+
+def without_effect(config: ml_collections.ConfigDict) -> list[str]:
+  """Sentences on keys set away from their default that nothing reads."""
+  flat, default = flatten(config), flatten(base())
+  return [
+    f"config.{key}={flat[key]!r} has no effect with"
+    f" config.{switch}={flat[switch]!r}"
+    for key, (switch, values) in _USED_BY.items()
+    if flat[key] != default[key] and flat[switch] not in values
+  ]
+
+
+def validate(
+  config: ml_collections.ConfigDict, num_devices: int | None = None
+) -> None:
+  """Checks values, ranges and pairs that must agree.
+
+  Args:
+    config: A config with exactly the keys of `base()`.
+    num_devices: Devices over all hosts; None: do not check the mesh.
+
+  Raises:
+    jaxplay.UserError: The first thing that is wrong.
+  """
+  flat, default = flatten(config), flatten(base())
+  for key in flat.keys() - default.keys():
+    raise jaxplay.UserError(f"there is no config.{key}; {_nearest(key, default)}")
+  for key in default.keys() - flat.keys():
+    raise jaxplay.UserError(f"config.{key} is missing; start from config.base()")
+  scratch = copy.deepcopy(config)
+  for key, value in flat.items():
+    override(scratch, key, value)  # The type.
+  for key, choices in _CHOICES.items():
+    if flat[key] not in choices:
+      close = difflib.get_close_matches(str(flat[key]), choices, 1, 0.5)
+      hint = f"did you mean {close[0]!r}? " if close else ""
+      raise jaxplay.UserError(
+        f"config.{key} is {flat[key]!r}; {hint}It can be"
+        f" {', '.join(map(repr, choices))}"
+      )
+  for key, interval in _RANGES.items():
+    if not _within(flat[key], interval):
+      raise jaxplay.UserError(
+        f"config.{key} is {flat[key]!r}; it must lie in {interval}"
+      )
+  _validate_pairs(config)
+  if num_devices is not None:
+    _validate_mesh(config, num_devices)
+
+
+def _within(value, interval: str) -> bool:
+  low, high = (float(bound) for bound in interval[1:-1].split(","))
+  if math.isnan(value) or math.isinf(value):
+    return False
+  above = value >= low if interval[0] == "[" else value > low
+  below = value <= high if interval[-1] == "]" else value < high
+  return above and below
+
+
+def _validate_pairs(config):
+  def refuse(message):
+    raise jaxplay.UserError(message)
+
+  steps, batch = config.max_train_steps, config.batch_size
+  model, hparams = config.model, config.hparams
+  for average in config.averages:
+    if average not in AVERAGES:
+      refuse(
+        f"config.averages names {average!r}; it can hold"
+        f" {', '.join(map(repr, AVERAGES))}"
+      )
+  suffixes = ["", *(f"_{average}" for average in config.averages)]
+  objectives = [
+    f"{split}{suffix}/{metric}"
+    for split in ("valid",)
+    for suffix in suffixes
+    for metric in ("loss", "error_rate")
+  ]
+  if config.objective not in objectives:
+    refuse(
+      f"config.objective is {config.objective!r}; with"
+      f" config.averages={tuple(config.averages)!r} it can be"
+      f" {', '.join(map(repr, objectives))}"
+    )
+  if config.eval_batch_size < batch:
+    refuse(
+      f"config.eval_batch_size is {config.eval_batch_size}, less than"
+      f" config.batch_size {batch}; evaluation keeps no activations, so set it"
+      f" to at least {batch} (Playbook, setting up periodic evaluations)"
+    )
+  if hparams.warmup_steps > steps:
+    refuse(
+      f"config.hparams.warmup_steps is {hparams.warmup_steps}, longer than the"
+      f" run of config.max_train_steps={steps}"
+    )
+  if config.schedule == "wsd":
+    cooldown = round(hparams.cooldown_fraction * steps)
+    if hparams.warmup_steps + cooldown > steps:
+      refuse(
+        f"a warmup of {hparams.warmup_steps} and a cooldown of {cooldown} steps"
+        f" (config.hparams.cooldown_fraction={hparams.cooldown_fraction}) are"
+        f" longer than the run of config.max_train_steps={steps}"
+      )
+  if hparams.dropout_rate and not model.dropout:
+    refuse(
+      f"config.hparams.dropout_rate is {hparams.dropout_rate} but the model has"
+      " no dropout layers; set config.model.dropout=True"
+    )
+  if batch % config.microbatches:
+    refuse(
+      f"config.batch_size {batch} does not split into config.microbatches"
+      f" {config.microbatches}; use {_multiples(batch, config.microbatches)}"
+    )
+  microbatch = batch // config.microbatches
+  if model.norm == "batch" and config.microbatches > 1:
+    refuse(
+      "config.model.norm='batch' needs the whole batch at once, and"
+      f" config.microbatches is {config.microbatches}; use norm 'ghost' with a"
+      f" virtual_batch_size that divides {microbatch}"
+    )
+  if model.norm == "ghost":
+    virtual = model.virtual_batch_size
+    if virtual > batch:
+      refuse(
+        f"config.model.virtual_batch_size is {virtual}, larger than"
+        f" config.batch_size {batch}"
+      )
+    if microbatch % virtual:
+      what = "microbatch" if config.microbatches > 1 else "batch"
+      refuse(
+        f"a {what} of {microbatch} examples does not split into ghost groups of"
+        f" config.model.virtual_batch_size={virtual}; use"
+        f" {_divisors(microbatch, virtual)}"
+      )
+  if model.name == "resnet" and model.depth not in RESNET_DEPTHS:
+    refuse(
+      f"config.model.depth is {model.depth}; a resnet has one of"
+      f" {', '.join(map(str, RESNET_DEPTHS))} layers"
+    )
+  if model.name == "wide_resnet" and (model.depth < 10 or model.depth % 6 != 4):
+    refuse(
+      f"config.model.depth is {model.depth}; a wide_resnet has 6n + 4 layers,"
+      " such as 10, 16, 22 or 28"
+    )
+  features = 16 if model.name == "wide_resnet" else model.width
+  if model.norm == "group" and features % model.num_groups:
+    refuse(
+      f"config.model.num_groups {model.num_groups} does not divide the"
+      f" {features} features of the first layer; use"
+      f" {_divisors(features, model.num_groups)}"
+    )
+  if len(config.dataset.shape) != 3 or not all(
+    type(size) is int and size > 0 for size in config.dataset.shape
+  ):
+    refuse(
+      f"config.dataset.shape is {tuple(config.dataset.shape)!r}; it must be"
+      " (height, width, channels)"
+    )
+
+
+def _validate_mesh(config, num_devices):
+  mesh = config.mesh
+  others = mesh.fsdp * mesh.tensor
+  if mesh.data != -1 and mesh.data < 1:
+    raise jaxplay.UserError(
+      f"config.mesh.data is {mesh.data}; it must be -1 (all that are left) or"
+      " a number of devices"
+    )
+  if num_devices % others or mesh.data not in (-1, num_devices // others):
+    raise jaxplay.UserError(
+      f"a mesh of data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor} does"
+      f" not cover {num_devices} devices; their product must be {num_devices}"
+    )
+  split = num_devices // mesh.tensor
+  microbatch = config.batch_size // config.microbatches
+  for key, size, unit in (
+    ("batch_size", microbatch, config.microbatches),
+    ("eval_batch_size", config.eval_batch_size, 1),
+  ):
+    if size % split:
+      parts = f" in {unit} microbatches" if unit > 1 else ""
+      raise jaxplay.UserError(
+        f"config.{key} {size * unit}{parts} does not divide over {split}"
+        f" devices; use {_multiples(size * unit, split * unit)}"
+      )
+  for rule in mesh.rules:
+    if len(rule) != 2 or not isinstance(rule[0], str):
+      raise jaxplay.UserError(
+        f"config.mesh.rules holds {rule!r}; each rule is a pair (path pattern,"
+        " partition)"
+      )
+    try:
+      re.compile(rule[0])
+    except re.error as error:
+      raise jaxplay.UserError(
+        f"config.mesh.rules: {rule[0]!r} is not a pattern ({error})"
+      ) from None
+
+
+def _multiples(number: int, unit: int) -> str:
+  """The multiples of unit on both sides of number."""
+  below, above = number // unit * unit, -(-number // unit) * unit
+  return f"{below} or {above}" if below else str(above)
+
+
+def _divisors(number: int, near: int) -> str:
+  """The divisors of number on both sides of near."""
+  divisors = [d for d in range(1, number + 1) if number % d == 0]
+  below = [str(d) for d in divisors if d < near][-1:]
+  above = [str(d) for d in divisors if d > near][:1]
+  return " or ".join(below + above)

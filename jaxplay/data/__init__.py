@@ -1,0 +1,135 @@
+"""Data: examples by index, in an order that is a function of (seed, step).
+
+The same batches can be assembled in two ways. `indices` and `moves` say what a
+stretch of steps is made of, for sets that live on the device; `train_batches`
+and `eval_batches` read, decode and ship arrays from the host, through grain's
+threads or worker processes, in that very order.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxplay.data import images, order, sources
+
+Dataset, load = sources.Dataset, sources.load
+
+
+def train_examples(
+  *,
+  seed: int,
+  step: int,
+  num_steps: int,
+  batch_size: int,
+  num_examples: int,
+  augment: str,
+  augment_pixels: int,
+) -> dict[str, np.ndarray]:
+  """What `num_steps` training batches from `step` on are made of.
+
+  Returns:
+    {"index": int32 [num_steps, batch_size]} and, with augmentation, {"moves":
+    int32 [num_steps, batch_size, 3]}.
+  """
+  index = order.batch_indices(seed, step, batch_size, num_examples, num_steps)
+  index = index.reshape(num_steps, batch_size)
+  examples = {"index": index}
+  if augment != "none":
+    steps = np.arange(step, step + num_steps)[:, None]
+    examples["moves"] = images.draw_moves(
+      seed, steps, index, augment, augment_pixels
+    )
+  return examples
+
+
+def eval_examples(num_examples: int, batch_size: int) -> dict[str, np.ndarray]:
+  """A whole split in batches; the last is padded with weight zero.
+
+  Returns:
+    {"index": int32 [batches, batch_size], "weight": float32, same shape}.
+  """
+  batches = -(-num_examples // batch_size)
+  position = np.arange(batches * batch_size, dtype=np.int32)
+  weight = position < num_examples
+  shape = (batches, batch_size)
+  return {
+    "index": np.where(weight, position, 0).reshape(shape),
+    "weight": weight.astype(np.float32).reshape(shape),
+  }
+
+
+def train_batches(
+  source: sources.Source,
+  *,
+  start_step: int,
+  stop_step: int,
+  rows: np.ndarray,
+  workers: int,
+  **order_kwargs,
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's part of each training batch, read ahead.
+
+  Args:
+    source: Examples by index.
+    start_step: First step.
+    stop_step: The iterator ends before this step.
+    rows: Rows of the global batch that this host needs, any shape.
+    workers: Reader processes; 0: threads in this process.
+    **order_kwargs: The other arguments of `train_examples`.
+
+  Yields:
+    {"image", "label"[, "moves"]} with leading shape `rows.shape`.
+  """
+
+  def examples(step):
+    parts = train_examples(
+      step=step,
+      num_steps=1,
+      num_examples=source.num_examples,
+      **order_kwargs,
+    )
+    return {name: part[0][rows] for name, part in parts.items()}
+
+  return _read(_Steps(source, examples, stop_step), start_step, workers)
+
+
+def eval_batches(
+  source: sources.Source, *, batch_size: int, rows: np.ndarray, workers: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's part of each evaluation batch, with "weight", read ahead."""
+  parts = eval_examples(source.num_examples, batch_size)
+
+  def examples(step):
+    return {name: part[step][rows] for name, part in parts.items()}
+
+  return _read(_Steps(source, examples, len(parts["index"])), 0, workers)
+
+
+class _Steps:
+  """Whole host batches by step, as grain reads them."""
+
+  def __init__(self, source, examples, length):
+    self._source, self._examples, self._length = source, examples, length
+
+  def __len__(self):
+    return self._length
+
+  def __getitem__(self, step):
+    batch = self._examples(step)
+    index = batch.pop("index")
+    fetched = self._source.fetch(index.reshape(-1))
+    for name, array in fetched.items():
+      batch[name] = array.reshape(index.shape + array.shape[1:])
+    return batch
+
+
+def _read(steps, start, workers):
+  """Iterates in order over `steps[start:]`, a few batches ahead."""
+  import grain  # Costs start-up time that sets on the device do not owe.
+
+  dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(
+    grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+  )
+  if workers:
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))
+  return iter(dataset)

@@ -1,0 +1,152 @@
+"""The order of examples, and every other random draw on data, by index alone.
+
+Position `p` of a run is example `p % batch_size` of step `p // batch_size`; it
+belongs to epoch `p // num_examples`, and each epoch is a pseudo-random
+permutation. So the position in the data *is* the step: resuming, and any number
+of hosts, cost nothing. The arithmetic is our own and will not change under a
+new numpy.
+"""
+
+import functools
+
+import numpy as np
+
+# Every stream of randomness in jaxplay. "all hosts": every host draws the same
+# values. "per example": a function of (seed, step, example), so it is the same
+# whichever host or device handles the example.
+STREAMS = {
+  "init": (1, "all hosts: parameters"),
+  "order": (2, "all hosts: epoch permutations; each host takes its rows"),
+  "augment": (3, "per example: crops, flips, shifts"),
+  "dropout": (4, "per example: masks, by row of the global batch"),
+  "synthetic": (5, "per example: made-up data"),
+  "predictions": (6, "all hosts: the sample of saved predictions"),
+}
+
+_SORTED = 1 << 22  # epochs of at most so many examples are sorted and kept
+_ROUNDS = 8
+
+
+def stream_seed(seed: int, stream: str) -> int:
+  """A 32-bit seed for one of `STREAMS`, from the run's seed."""
+  number = np.array([STREAMS[stream][0]], np.uint32)
+  return int(_mix(_mix(number, _low(seed)), _high(seed))[0])
+
+
+def batch_indices(
+  seed: int, step: int, batch_size: int, num_examples: int, num_steps: int = 1
+) -> np.ndarray:
+  """Example indices of `num_steps` batches from `step` on.
+
+  Args:
+    seed: The run's seed.
+    step: First step, from 0.
+    batch_size: Examples per step, over all hosts.
+    num_examples: Size of the data set, at most 2**31.
+    num_steps: Number of consecutive steps.
+
+  Returns:
+    int32 [num_steps * batch_size], each in [0, num_examples). Any
+    `num_examples` consecutive positions that start an epoch are a permutation.
+  """
+  position = step * batch_size
+  out = np.empty(num_steps * batch_size, np.int32)
+  done = 0
+  while done < len(out):
+    epoch, offset = divmod(position + done, num_examples)
+    count = min(num_examples - offset, len(out) - done)
+    if num_examples <= _SORTED:
+      part = _sorted_epoch(num_examples, seed, epoch)[offset : offset + count]
+    else:
+      part = _feistel(offset, count, num_examples, seed, epoch)
+    out[done : done + count] = part
+    done += count
+  return out
+
+
+def draws(
+  seed: int, stream: str, steps: np.ndarray, examples: np.ndarray, num: int
+) -> np.ndarray:
+  """Random 32-bit words for examples: a function of (seed, step, example).
+
+  Args:
+    seed: The run's seed.
+    stream: One of `STREAMS`.
+    steps: Step of each example, broadcast against `examples`.
+    examples: Index of each example, any shape.
+    num: Words per example.
+
+  Returns:
+    uint32 [*examples.shape, num].
+  """
+  state = _mix(examples.astype(np.uint32), np.uint32(stream_seed(seed, stream)))
+  state = _mix(state, _low(steps)) ^ _high(steps)
+  words = np.arange(1, num + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
+  return _mix(state[..., None] + words, np.uint32(0))
+
+
+def _epoch_keys(seed, epoch, num):
+  """`num` random words for one epoch."""
+  key = np.array([stream_seed(seed, "order") ^ (epoch >> 32)], np.uint32)
+  key = _mix(key, np.uint32(epoch & 0xFFFFFFFF))
+  return _mix(np.arange(num, dtype=np.uint32), key)
+
+
+@functools.lru_cache(maxsize=4)  # 16 MB each at most
+def _sorted_epoch(size, seed, epoch):
+  """A whole permutation: the order of random words, one for each example."""
+  words = _epoch_keys(seed, epoch, size).astype(np.uint64) << np.uint64(32)
+  # `_mix` is a bijection, so no two words are equal.
+  return np.sort(words | np.arange(size, dtype=np.uint64)).astype(np.uint32)
+
+
+def _feistel(offset, count, size, seed, epoch):
+  """A part of a permutation too long to store, position by position.
+
+  An unbalanced Feistel network with cycle walking (Black and Rogaway, CT-RSA
+  2002).
+  """
+  keys = _epoch_keys(seed, epoch, _ROUNDS)
+  bits = int(size - 1).bit_length()
+  out = np.arange(offset, offset + count, dtype=np.uint32)
+  # Blocks that stay in the cache: three times as fast.
+  for a in range(0, count, 16384):
+    values = _encrypt(out[a : a + 16384], bits, keys)
+    # What falls outside range(size), fewer than half, is encrypted again.
+    outside = np.flatnonzero(values >= size)
+    while len(outside):
+      values[outside] = _encrypt(values[outside], bits, keys)
+      outside = outside[values[outside] >= size]
+    out[a : a + 16384] = values
+  return out
+
+
+def _encrypt(values, bits, keys):
+  """One pass of the network over words of `bits` bits."""
+  low, high = np.uint32(bits - bits // 2), np.uint32(bits // 2)
+  left, right = values >> low, values & np.uint32((1 << int(low)) - 1)
+  for key_left, key_right in zip(keys[::2], keys[1::2], strict=True):
+    left ^= _mix(right, key_left) >> (np.uint32(32) - high)
+    right ^= _mix(left, key_right) >> (np.uint32(32) - low)
+  return (left << low) | right
+
+
+def _mix(values, key):
+  """A bijection of 32-bit words that scatters them (Wellons' lowbias32)."""
+  values = values ^ key
+  values ^= values >> np.uint32(16)
+  values *= np.uint32(0x7FEB352D)
+  values ^= values >> np.uint32(15)
+  values *= np.uint32(0x846CA68B)
+  values ^= values >> np.uint32(16)
+  return values
+
+
+def _low(number):
+  return np.asarray(number, np.int64).astype(np.uint64).astype(np.uint32)
+
+
+def _high(number):
+  return (np.asarray(number, np.int64).astype(np.uint64) >> np.uint64(32)).astype(
+    np.uint32
+  )

@@ -1,0 +1,261 @@
+"""Where examples come from: embedded digits, made-up images, TFDS records.
+
+A source has a length, tells its size in memory, and fetches any examples by
+index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}.
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import io
+from typing import Protocol
+
+import numpy as np
+
+import jaxplay
+from jaxplay.data import order
+
+
+class Source(Protocol):
+  """Examples by index."""
+
+  num_examples: int
+  nbytes: int  # Size of all examples in memory.
+
+  def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples at int `indices` [n]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Three splits and what a model must know about their examples."""
+
+  splits: dict[str, Source]  # keys: train, valid, test
+  num_classes: int
+  image_shape: tuple[int, int, int]
+  pixel_max: int  # Largest pixel value; the smallest is 0.
+
+
+def load(
+  name: str,
+  *,
+  data_dir: str,
+  splits: dict[str, str],
+  image_size: int,
+  synthetic: dict,
+) -> Dataset:
+  """The data set of that name.
+
+  Args:
+    name: `digits`, `synthetic` or `tfds:<name>[/config][:version]`.
+    data_dir: Where TFDS data sets were prepared; empty: TFDS's own default.
+    splits: TFDS split strings under `train`, `valid` and `test`.
+    image_size: Resize TFDS images to this height and width; 0: as stored.
+    synthetic: Keyword arguments of the synthetic set.
+
+  Raises:
+    jaxplay.UserError: There is no such data set, or it is not prepared.
+  """
+  if name == "digits":
+    return _digits()
+  if name == "synthetic":
+    return _synthetic(**synthetic)
+  if name.startswith("tfds:"):
+    return _tfds(name.removeprefix("tfds:"), data_dir, splits, image_size)
+  raise jaxplay.UserError(
+    f"there is no dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arrays:
+  """Examples held in memory."""
+
+  arrays: dict[str, np.ndarray]
+
+  @property
+  def num_examples(self):
+    return len(self.arrays["label"])
+
+  @property
+  def nbytes(self):
+    return sum(array.nbytes for array in self.arrays.values())
+
+  def fetch(self, indices):
+    return {name: array[indices] for name, array in self.arrays.items()}
+
+
+def _digits():
+  """1,797 handwritten digits of 8x8 pixels, values 0 to 16 (UCI, 1998).
+
+  `tools/make_digits.py` made the file and its stratified split: 1,197 train,
+  300 valid, 300 test.
+  """
+  data = importlib.resources.files("jaxplay.data").joinpath("digits.npz")
+  with np.load(io.BytesIO(data.read_bytes())) as arrays:
+    splits = {
+      split: _Arrays(
+        {
+          "image": arrays[f"{split}_image"][..., None],
+          "label": arrays[f"{split}_label"].astype(np.int32),
+        }
+      )
+      for split in ("train", "valid", "test")
+    }
+  return Dataset(splits, num_classes=10, image_shape=(8, 8, 1), pixel_max=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Synthetic:
+  """Made-up images: a pattern for each class under noise.
+
+  An example is a function of its index alone, so a set of any size costs no
+  memory until it is fetched.
+  """
+
+  first: int
+  num_examples: int
+  num_classes: int
+  shape: tuple[int, int, int]
+  difficulty: float
+
+  @property
+  def nbytes(self):
+    return self.num_examples * (int(np.prod(self.shape)) + 4)
+
+  def fetch(self, indices):
+    size = int(np.prod(self.shape))
+    indices = np.asarray(indices) + self.first
+    labels = order.draws(0, "synthetic", np.int64(0), indices, 1)[..., 0]
+    labels = (labels % np.uint32(self.num_classes)).astype(np.int32)
+    images = np.empty((len(indices), size), np.uint8)
+    signal = 1 / (1 + self.difficulty)
+    patterns = {int(k): _noise(1, int(k), size) for k in np.unique(labels)}
+    for image, index, label in zip(images, indices, labels, strict=True):
+      noise = _noise(0, int(index), size)
+      image[:] = signal * patterns[int(label)] + (1 - signal) * noise
+    return {"image": images.reshape(-1, *self.shape), "label": labels}
+
+
+def _noise(kind, index, size):
+  """`size` random bytes: raw bits, whose stream numpy promises to keep."""
+  words = np.random.Philox(key=(kind << 48) + index).random_raw(-(-size // 8))
+  return words.view(np.uint8)[:size]
+
+
+def _synthetic(*, num_train, num_valid, num_test, num_classes, shape, difficulty):
+  first, splits = 0, {}
+  for split, number in dict(
+    train=num_train, valid=num_valid, test=num_test
+  ).items():
+    splits[split] = _Synthetic(
+      first, number, num_classes, tuple(shape), difficulty
+    )
+    first += number
+  return Dataset(splits, num_classes, tuple(shape), pixel_max=255)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+  """Records of a prepared TFDS set; only image and label are decoded."""
+
+  source: object
+  image_key: str
+  label_key: str
+  shape: tuple[int, int, int]
+  resize: bool
+
+  @property
+  def num_examples(self):
+    return len(self.source)
+
+  @property
+  def nbytes(self):
+    return self.num_examples * (int(np.prod(self.shape)) + 4)
+
+  def fetch(self, indices):
+    records = self.source.__getitems__([int(index) for index in indices])
+    images = [record[self.image_key] for record in records]
+    if self.resize:
+      images = [_resize(image, self.shape[0]) for image in images]
+    labels = [record[self.label_key] for record in records]
+    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+
+def _resize(image, size):
+  """The largest centered square, resized to size x size (area filter)."""
+  from PIL import Image  # Costs start-up time that only such sets need.
+
+  height, width = image.shape[:2]
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  image = image[top : top + side, left : left + side]
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  resized = np.asarray(picture.resize((size, size), Image.Resampling.BOX))
+  return resized.reshape(size, size, image.shape[-1])
+
+
+def _tfds(name, data_dir, splits, image_size):
+  """A prepared TFDS image classification set, read without TensorFlow."""
+  # Imported here: it costs seconds of start-up that other sets do not owe.
+  import tensorflow_datasets as tfds
+
+  where = data_dir or "TFDS's default folder"
+  prepare = (
+    f"dataset {name!r} is not prepared in {where}; prepare it once there with"
+    f" tfds.builder({name!r}, data_dir=...,"
+    " file_format='array_record').download_and_prepare(), or set"
+    " config.dataset.data_dir to where it is"
+  )
+  try:
+    builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
+  except tfds.core.DatasetNotFoundError:
+    close = difflib.get_close_matches(name, tfds.list_builders(), 1)
+    hint = f" (nearest known name: {close[0]!r})" if close else ""
+    raise jaxplay.UserError(prepare + hint) from None
+  if not builder.info.splits:
+    raise jaxplay.UserError(prepare)
+  features = builder.info.features
+  by_type = {
+    kind: [key for key, value in features.items() if isinstance(value, kind)]
+    for kind in (tfds.features.Image, tfds.features.ClassLabel)
+  }
+  for kind, keys in by_type.items():
+    if not keys:
+      raise jaxplay.UserError(
+        f"dataset {name!r} has no {kind.__name__} feature among"
+        f" {sorted(features)}; only image classification sets can be used"
+      )
+  image_key, label_key = (keys[0] for keys in by_type.values())
+  shape = features[image_key].shape
+  if image_size:
+    shape = (image_size, image_size, shape[-1] or 3)
+  if None in shape:
+    raise jaxplay.UserError(
+      f"images of dataset {name!r} differ in size; set"
+      " config.dataset.image_size to the size to train on"
+    )
+  decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True})
+  sources = {}
+  for split, text in splits.items():
+    try:
+      source = builder.as_data_source(split=text, decoders=decoders)
+    except (ValueError, KeyError) as error:
+      raise jaxplay.UserError(
+        f"config.dataset.{split}_split={text!r} is not a split of {name!r},"
+        f" which has {sorted(builder.info.splits)} ({_first_line(error)})"
+      ) from None
+    except NotImplementedError as error:  # prepared as TFRecord
+      raise jaxplay.UserError(
+        f"dataset {name!r} was not prepared in array_record format:"
+        f" {_first_line(error)}"
+      ) from None
+    sources[split] = _Records(
+      source, image_key, label_key, tuple(shape), bool(image_size)
+    )
+  classes = features[label_key].num_classes
+  return Dataset(sources, classes, tuple(shape), pixel_max=255)
+
+
+def _first_line(error):
+  return str(error).strip().split("\n")[0]

@@ -1,0 +1,108 @@
+"""Models: a table of families, and the seam that hides Flax from training.
+
+Above this package a model is a pair of pure functions: `init` gives parameters
+and batch statistics, `apply` gives outputs. Only this package imports Flax.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxplay.models import mlp, norm, resnet
+
+FAMILIES = {
+  "mlp": mlp.MLP,
+  "resnet": resnet.ResNet,
+  "wide_resnet": resnet.WideResNet,
+}
+
+
+def build(
+  name: str,
+  num_classes: int,
+  *,
+  norm_kind: str,
+  virtual_batch_size: int,
+  num_groups: int,
+  dtype: str,
+  **sizes,
+):
+  """A model of family `name`.
+
+  Args:
+    name: Key of `FAMILIES`.
+    num_classes: Size of the output.
+    norm_kind: `batch`, `ghost`, `layer`, `group` or `none`.
+    virtual_batch_size: Examples per group of ghost batch norm.
+    num_groups: Feature groups of group norm.
+    dtype: Type of the computation; parameters are always float32.
+    **sizes: Size hyperparameters; those the family does not have are ignored.
+  """
+  family = FAMILIES[name]
+  fields = set(family.__dataclass_fields__)
+  sizes["norm_bias"] = norm_kind != "none"
+  return family(
+    num_classes=num_classes,
+    norm=functools.partial(
+      norm.Norm,
+      kind=norm_kind,
+      virtual_batch_size=virtual_batch_size,
+      num_groups=num_groups,
+      dtype=jnp.dtype(dtype),
+    ),
+    dtype=jnp.dtype(dtype),
+    **{k: v for k, v in sizes.items() if k in fields},
+  )
+
+
+def init(model, key: jax.Array, inputs: jax.Array) -> tuple[Any, Any]:
+  """Parameters and batch statistics (both nested dicts) from a PRNG key."""
+  variables = model.init(key, inputs, train=False)
+  return variables["params"], variables.get("batch_stats", {})
+
+
+def apply(
+  model,
+  params,
+  batch_stats,
+  inputs: jax.Array,
+  *,
+  train: bool = False,
+  weights: jax.Array | None = None,
+  rows: jax.Array | None = None,
+  dropout_rate: jax.Array | float = 0.0,
+  dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+  """Outputs, and (in training) the statistics of this very batch.
+
+  Args:
+    model: What `build` returned.
+    params: Parameters.
+    batch_stats: Averages of the batch statistics; used when not training.
+    inputs: [batch, ...].
+    train: Normalize by this batch's statistics and drop out.
+    weights: [batch]; rows of weight zero do not enter batch statistics.
+    rows: [batch] rows of the global batch, which fix each dropout mask.
+    dropout_rate: Probability, may be traced.
+    dropout_key: PRNG key of this step's dropout.
+
+  Returns:
+    Outputs [batch, ...], and a tree like `batch_stats`: the same averages when
+    not training, else this batch's statistics, for the caller to average.
+  """
+  variables = {"params": params, "batch_stats": batch_stats}
+  if not train:
+    return model.apply(variables, inputs, train=False), batch_stats
+  outputs, updated = model.apply(
+    variables,
+    inputs,
+    train=True,
+    weights=weights,
+    rows=rows,
+    dropout_rate=dropout_rate,
+    rngs={"dropout": dropout_key},
+    mutable=["batch_stats"],
+  )
+  return outputs, updated.get("batch_stats", {})

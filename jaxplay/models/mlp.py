@@ -1,0 +1,40 @@
+"""Multilayer perceptron: hidden layers of one width, norm, ReLU, dropout."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxplay.models import dropout
+
+
+class MLP(nn.Module):
+  """Classifier on flattened inputs.
+
+  Attributes:
+    num_classes: Size of the output.
+    norm: Constructor of a norm layer.
+    depth: Number of hidden layers.
+    width: Features of each hidden layer.
+    dropout: Whether there is dropout after each hidden layer.
+    dtype: Type of the computation; parameters are float32.
+  """
+
+  num_classes: int
+  norm: Any
+  depth: int = 2
+  width: int = 128
+  dropout: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
+    """Logits [batch, num_classes] of `x` [batch, ...]."""
+    x = x.reshape((x.shape[0], -1)).astype(self.dtype)
+    for _ in range(self.depth):
+      x = nn.Dense(self.width, dtype=self.dtype)(x)
+      x = self.norm()(x, train=train, weights=weights)
+      x = nn.relu(x)
+      if self.dropout:
+        x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)

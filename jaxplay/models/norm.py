@@ -1,0 +1,153 @@
+"""Normalization layers: batch norm over the global batch or over ghost groups.
+
+Batch norm is where training codebases quietly differ. Here:
+
+* Statistics are over the *global* batch, or over ghost groups of exactly
+  `virtual_batch_size` consecutive examples of it (Hoffer et al. 2017,
+  arXiv 1705.08741; Playbook, batch normalization implementation details),
+  whatever the device layout: a device may hold several groups and a group may
+  span devices. Under `jit` on a sharded batch that is true by construction,
+  because the groups are a function of the position in the global batch alone.
+* Moments are first taken within each example, so that only small [batch,
+  features] arrays are regrouped; activations stay where they are.
+* In training mode the `batch_stats` collection receives *this batch's*
+  statistics; the train step averages them (over microbatches, then over
+  steps). So the evaluation averages are one replicated array, the same on
+  every device and host, and gradient accumulation leaves them unchanged.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class BatchNorm(nn.Module):
+  """Batch norm over groups of consecutive examples.
+
+  Variances are biased (divided by the count), as in Flax.
+
+  Attributes:
+    virtual_batch_size: Examples per group; None: the whole batch is one group.
+    epsilon: Added to the variance.
+    scale_init: Initializer of the scale.
+    dtype: Type of the output; statistics are always float32.
+  """
+
+  virtual_batch_size: int | None = None
+  epsilon: float = 1e-5
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None):
+    """Normalizes `x` [batch, ..., features].
+
+    Args:
+      x: Activations [batch, ..., features].
+      train: Use this batch's statistics, and leave them in `batch_stats`.
+      weights: Optional [batch]; rows of weight zero (padding) do not enter the
+        statistics.
+    """
+    features = x.shape[-1]
+    scale = self.param("scale", self.scale_init, (features,), jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+    zeros, ones = jnp.zeros((features,)), jnp.ones((features,))
+    average_mean = self.variable("batch_stats", "mean", lambda: zeros)
+    average_var = self.variable("batch_stats", "var", lambda: ones)
+
+    x = x.astype(jnp.float32)
+    if train and not self.is_initializing():
+      x, mean, var = _center(x, self.virtual_batch_size, weights)
+      scale = scale * jnp.reciprocal(jnp.sqrt(var + self.epsilon))
+      average_mean.value, average_var.value = _over_groups(
+        (mean, var), x.shape[0], weights
+      )
+      scale = _per_example(scale, x)
+    else:
+      x = x - average_mean.value
+      scale = scale * jnp.reciprocal(jnp.sqrt(average_var.value + self.epsilon))
+    return (x * scale + bias).astype(self.dtype)
+
+
+def _center(x, group_size, weights):
+  """Returns x minus its group's mean, and mean and variance [groups, features].
+
+  The variance is taken after centering: E[x^2] - E[x]^2 in one pass loses its
+  digits where the mean is large against the deviation.
+  """
+  batch, features = x.shape[0], x.shape[-1]
+  group_size = group_size or batch
+  if batch % group_size:
+    raise ValueError(
+      f"a batch of {batch} does not split into groups of {group_size} examples"
+    )
+  if weights is None:
+    weights = jnp.ones((batch,))
+  weights = weights.reshape(-1, group_size)
+  # A group of nothing but padding has weight zero, not NaN.
+  shares = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-9)
+  inner = tuple(range(1, x.ndim - 1))
+
+  def group_mean(values):
+    per_example = values.mean(inner).reshape(-1, group_size, features)
+    return jnp.sum(per_example * shares[:, :, None], axis=1)
+
+  mean = group_mean(x)
+  x = x - _per_example(mean, x)
+  return x, mean, group_mean(jnp.square(x))
+
+
+def _per_example(values, x):
+  """Broadcasts [groups, features] to the examples of `x`."""
+  groups, features = values.shape
+  if groups > 1:
+    values = jnp.repeat(values, x.shape[0] // groups, axis=0)
+  return values.reshape((-1,) + (1,) * (x.ndim - 2) + (features,))
+
+
+def _over_groups(statistics, batch, weights):
+  """Means over the groups that hold at least one real example."""
+  if weights is None:
+    return tuple(values.mean(0) for values in statistics)
+  groups = statistics[0].shape[0]
+  real = weights.reshape(groups, batch // groups).any(1).astype(jnp.float32)
+  share = real / jnp.maximum(real.sum(), 1.0)
+  return tuple(jnp.sum(values * share[:, None], 0) for values in statistics)
+
+
+class Norm(nn.Module):
+  """The norm that the config names: a drop-in choice in every model.
+
+  Attributes:
+    kind: `batch`, `ghost`, `layer` (over features), `group` or `none`.
+    virtual_batch_size: Examples per group, for `ghost`.
+    num_groups: Feature groups, for `group`.
+    epsilon: Added to the variance.
+    zero_scale: Start the scale at zero (last norm of a residual branch).
+    dtype: Type of the output.
+  """
+
+  kind: str = "batch"
+  virtual_batch_size: int = 64
+  num_groups: int = 8
+  epsilon: float = 1e-5
+  zero_scale: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None):
+    """Normalizes `x` [batch, ..., features]."""
+    inits = nn.initializers
+    scale_init = inits.zeros if self.zero_scale else inits.ones
+    common = dict(epsilon=self.epsilon, scale_init=scale_init, dtype=self.dtype)
+    if self.kind == "none":
+      return x
+    if self.kind == "layer":
+      return nn.LayerNorm(**common)(x)
+    if self.kind == "group":
+      return nn.GroupNorm(num_groups=self.num_groups, **common)(x)
+    size = {"batch": None, "ghost": self.virtual_batch_size}[self.kind]
+    return BatchNorm(virtual_batch_size=size, **common)(
+      x, train=train, weights=weights
+    )

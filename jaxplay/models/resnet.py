@@ -1,0 +1,150 @@
+"""ResNet v1.5 (He et al. 2015, stride in the 3x3) and WideResNet (2016).
+
+`resnet` is the ImageNet family, ResNet-18/34/50/101 by depth, plus a ten-layer
+one for small images. `wide_resnet` is the pre-activation family WRN-depth-width
+of Zagoruyko and Komodakis (arXiv 1605.07146).
+"""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxplay.models import dropout
+
+# depth: (blocks per stage, bottleneck)
+STAGES = {
+  10: ((1, 1, 1, 1), False),
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+}
+
+_conv = functools.partial(
+  nn.Conv,
+  padding="SAME",
+  kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+)
+
+
+class ResNet(nn.Module):
+  """ResNet v1.5.
+
+  Attributes:
+    num_classes: Size of the output.
+    norm: Constructor of a norm layer.
+    norm_bias: Whether the norm has a bias (else the convolutions have one).
+    depth: One of `STAGES`.
+    width: Features of the first stage; each later stage doubles them.
+    stem: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1).
+    zero_init_residual: Start the last norm of each branch at zero.
+    dropout: Whether there is dropout before the classifier.
+    dtype: Type of the computation; parameters are float32.
+  """
+
+  num_classes: int
+  norm: Any
+  norm_bias: bool = True
+  depth: int = 18
+  width: int = 64
+  stem: str = "small"
+  zero_init_residual: bool = False
+  dropout: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
+    """Logits [batch, num_classes] of images [batch, height, width, channels]."""
+    conv = functools.partial(
+      _conv, dtype=self.dtype, use_bias=not self.norm_bias
+    )
+    stages, bottleneck = STAGES[self.depth]
+
+    def norm(x, **kwargs):
+      return self.norm(**kwargs)(x, train=train, weights=weights)
+
+    x = x.astype(self.dtype)
+    if self.stem == "imagenet":
+      x = nn.relu(norm(conv(self.width, (7, 7), (2, 2), name="stem")(x)))
+      x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+    else:
+      x = nn.relu(norm(conv(self.width, (3, 3), name="stem")(x)))
+    for stage, blocks in enumerate(stages):
+      features = self.width * 2**stage
+      for block in range(blocks):
+        stride = 2 if stage > 0 and block == 0 else 1
+        residual, strides = x, (stride, stride)
+        if bottleneck:
+          x = nn.relu(norm(conv(features, (1, 1))(x)))
+          x = nn.relu(norm(conv(features, (3, 3), strides)(x)))
+          x = conv(4 * features, (1, 1))(x)
+        else:
+          x = nn.relu(norm(conv(features, (3, 3), strides)(x)))
+          x = conv(features, (3, 3))(x)
+        x = norm(x, zero_scale=self.zero_init_residual)
+        if residual.shape != x.shape:
+          residual = norm(conv(x.shape[-1], (1, 1), strides)(residual))
+        x = nn.relu(x + residual)
+    return _classify(self, x, train, rows, dropout_rate)
+
+
+class WideResNet(nn.Module):
+  """Pre-activation wide residual network.
+
+  Attributes:
+    num_classes: Size of the output.
+    norm: Constructor of a norm layer.
+    norm_bias: Whether the norm has a bias (else the convolutions have one).
+    depth: Layers, 6n + 4.
+    width: Widening factor of the stages of 16, 32 and 64 features.
+    zero_init_residual: Start the last norm of each branch at zero.
+    dropout: Whether there is dropout between the convolutions of a block and
+      before the classifier.
+    dtype: Type of the computation; parameters are float32.
+  """
+
+  num_classes: int
+  norm: Any
+  norm_bias: bool = True
+  depth: int = 28
+  width: int = 10
+  zero_init_residual: bool = False
+  dropout: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
+    """Logits [batch, num_classes] of images [batch, height, width, channels]."""
+    conv = functools.partial(
+      _conv, dtype=self.dtype, use_bias=not self.norm_bias
+    )
+
+    def norm(x, **kwargs):
+      return self.norm(**kwargs)(x, train=train, weights=weights)
+
+    x = conv(16, (3, 3), name="stem")(x.astype(self.dtype))
+    for stage in range(3):
+      features = 16 * 2**stage * self.width
+      for block in range((self.depth - 4) // 6):
+        stride = 2 if stage > 0 and block == 0 else 1
+        residual = x
+        x = nn.relu(norm(x))
+        if residual.shape[-1] != features or stride != 1:
+          residual = conv(features, (1, 1), (stride, stride))(x)
+        x = conv(features, (3, 3), (stride, stride))(x)
+        x = nn.relu(norm(x, zero_scale=self.zero_init_residual))
+        if self.dropout:
+          x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
+        x = residual + conv(features, (3, 3))(x)
+    x = nn.relu(norm(x))
+    return _classify(self, x, train, rows, dropout_rate)
+
+
+def _classify(model, x, train, rows, dropout_rate):
+  """Global average pooling and the linear classifier, in float32."""
+  x = x.astype(jnp.float32).mean((1, 2))
+  if model.dropout:
+    x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
+  return nn.Dense(model.num_classes, name="head")(x)

@@ -1,0 +1,1 @@
+"""Training: the only package above the models that imports JAX."""

@@ -1,0 +1,212 @@
+"""Bringing examples to the step: gathered on the device, or shipped by the host.
+
+Both ways make the same batches in the same order. Sets that fit are copied to
+every device once and gathered there by index, many steps per dispatch; larger
+sets are read ahead by the host, which ships only its own rows.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplay import data
+from jaxplay.training import evaluate, sharding, step
+
+
+class DeviceFeed:
+  """Trains on a split that lives on the device, several steps per dispatch."""
+
+  def __init__(
+    self,
+    mesh,
+    source,
+    train_step: Callable,
+    state_shardings,
+    *,
+    microbatches: int,
+    most_steps: int,
+    **order_kwargs,
+  ):
+    """Copies the split to the devices.
+
+    Args:
+      mesh: From `sharding.make_mesh`.
+      source: Examples by index.
+      train_step: From `step.make_train_step`.
+      state_shardings: Where the train state lives.
+      microbatches: Parts of a batch.
+      most_steps: Most steps per dispatch.
+      **order_kwargs: seed, batch_size, augment, augment_pixels.
+    """
+    self.most_steps = most_steps
+    self._order = dict(order_kwargs, num_examples=source.num_examples)
+    self._microbatches = microbatches
+    self._arrays = _on_device(mesh, source)
+    size = order_kwargs["batch_size"] // microbatches
+    self._sharding = sharding.batch(mesh, axis=2)
+    self._rows, self._size = sharding.local_rows(mesh, size), size
+    self.program = jax.jit(
+      step.make_run_steps(train_step),
+      donate_argnums=1,
+      out_shardings=(state_shardings, sharding.replicated(mesh)),
+    )
+
+  def arguments(self, first: int, stop: int) -> tuple:
+    """What `program` takes after (hparams, state) for steps [first, stop)."""
+    examples = data.train_examples(
+      step=first, num_steps=stop - first, **self._order
+    )
+    # Always the same shape: one compilation for calls of any length.
+    padding = self.most_steps - (stop - first)
+    placed = {}
+    for name, array in examples.items():
+      array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+      parts = (self.most_steps, self._microbatches, self._size)
+      array = array.reshape(parts + array.shape[2:])[:, :, self._rows]
+      placed[name] = sharding.place(self._sharding, array, self._size, 2)
+    return self._arrays, placed, np.int32(stop - first)
+
+
+class HostFeed:
+  """Trains on a split that the host reads, one step per dispatch."""
+
+  most_steps = 1
+
+  def __init__(
+    self,
+    mesh,
+    source,
+    train_step: Callable,
+    state_shardings,
+    *,
+    microbatches: int,
+    start_step: int,
+    stop_step: int,
+    workers: int,
+    **order_kwargs,
+  ):
+    """Starts reading.
+
+    Args:
+      mesh: From `sharding.make_mesh`.
+      source: Examples by index.
+      train_step: From `step.make_train_step`.
+      state_shardings: Where the train state lives.
+      microbatches: Parts of a batch.
+      start_step: First step.
+      stop_step: Step before which the run ends.
+      workers: Reader processes; 0: threads in this process.
+      **order_kwargs: seed, batch_size, augment, augment_pixels.
+    """
+    batch_size = order_kwargs["batch_size"]
+    self._size = batch_size // microbatches
+    rows = np.arange(batch_size).reshape(microbatches, self._size)
+    self._batches = data.train_batches(
+      source,
+      start_step=start_step,
+      stop_step=stop_step,
+      rows=rows[:, sharding.local_rows(mesh, self._size)],
+      workers=workers,
+      **order_kwargs,
+    )
+    self._sharding = sharding.batch(mesh, axis=1)
+    self._next = start_step
+    self.program = jax.jit(
+      train_step,
+      donate_argnums=1,
+      out_shardings=(state_shardings, sharding.replicated(mesh)),
+    )
+
+  def arguments(self, first: int, stop: int) -> tuple:
+    """What `program` takes after (hparams, state) for the next step."""
+    if (first, stop) != (self._next, self._next + 1):
+      raise ValueError(f"steps are read in order; {self._next} is next")
+    self._next = stop
+    return (_placed(next(self._batches), self._sharding, self._size, 1),)
+
+
+def make_evaluator(
+  mesh,
+  source,
+  eval_batch: Callable,
+  *,
+  batch_size: int,
+  device_bytes: int,
+  workers: int,
+) -> Callable[[tuple], dict[str, np.ndarray]]:
+  """Makes `evaluator(variables)`: sums over the whole split, on the host.
+
+  Args:
+    mesh: From `sharding.make_mesh`.
+    source: Examples by index.
+    eval_batch: From `evaluate.make_eval_batch`.
+    batch_size: Examples per batch over all devices; the last one is padded.
+    device_bytes: Splits up to this size are copied to the devices.
+    workers: Reader processes for larger ones.
+  """
+  rows = sharding.local_rows(mesh, batch_size)
+  everywhere = sharding.replicated(mesh)
+  if fits(source, device_bytes):
+    arrays = _on_device(mesh, source)
+    examples = data.eval_examples(source.num_examples, batch_size)
+    examples = _placed(
+      {name: array[:, rows] for name, array in examples.items()},
+      sharding.batch(mesh, axis=1),
+      batch_size,
+      1,
+    )
+    split = jax.jit(
+      evaluate.make_eval_split(eval_batch), out_shardings=everywhere
+    )
+    return lambda variables: jax.device_get(split(variables, arrays, examples))
+
+  one = jax.jit(eval_batch, out_shardings=everywhere)
+  add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+  def evaluator(variables):
+    total = None
+    for batch in data.eval_batches(
+      source, batch_size=batch_size, rows=rows, workers=workers
+    ):
+      placed = _placed(batch, sharding.batch(mesh), batch_size, 0)
+      sums = one(variables, placed)
+      total = sums if total is None else add(total, sums)
+    return jax.device_get(total)
+
+  return evaluator
+
+
+def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):
+  """Makes `predictor(variables)`: logits of the examples at `indices`, on host."""
+  padded = -(-len(indices) // mesh.size) * mesh.size
+  fetched = source.fetch(np.resize(indices, padded))
+  rows = sharding.local_rows(mesh, padded)
+  batch = _placed(
+    {"image": fetched["image"][rows]}, sharding.batch(mesh), padded, 0
+  )
+  program = jax.jit(predict, out_shardings=sharding.replicated(mesh))
+  return lambda variables: jax.device_get(program(variables, batch))[
+    : len(indices)
+  ]
+
+
+def fits(source, device_bytes: int) -> bool:
+  """Whether a split is to live on the device."""
+  return source.nbytes <= device_bytes
+
+
+def _on_device(mesh, source):
+  everything = source.fetch(np.arange(source.num_examples))
+  return {
+    name: sharding.place_everywhere(mesh, array)
+    for name, array in everything.items()
+  }
+
+
+def _placed(batch, to, global_size, axis):
+  return {
+    name: sharding.place(to, array, global_size, axis)
+    for name, array in batch.items()
+  }

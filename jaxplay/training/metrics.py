@@ -1,0 +1,46 @@
+"""From sums on the device to lines of metrics.jsonl: means are formed here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The training part of a line, from the tally of the steps since the last.
+
+  Returns:
+    train/loss: mean of the optimized loss, nats. train/error_rate: mean.
+    train/grad_norm: L2 norm before clipping at this very step, and
+    train/grad_norm_max its largest value since the last line. train/clipped:
+    share of the updates that were clipped. learning_rate: of this step.
+  """
+  tally = {name: float(value) for name, value in tally.items()}
+  steps = tally["steps"]
+  return {
+    "train/loss": tally["loss"] / steps,
+    "train/error_rate": tally["error_rate"] / steps,
+    "train/grad_norm": tally["grad_norm"],
+    "train/grad_norm_max": tally["grad_norm_max"],
+    "train/clipped": tally["clipped"] / steps,
+    "learning_rate": tally["learning_rate"],
+  }
+
+
+def diverged(tally: Mapping[str, np.ndarray]) -> tuple[int, str] | None:
+  """The first step whose loss or gradient was not finite, and what it was."""
+  step = int(tally["bad_step"])
+  if not step:
+    return None
+  loss, norm = float(tally["bad_loss"]), float(tally["bad_grad_norm"])
+  what = "loss" if not np.isfinite(loss) else "gradient norm"
+  return step, f"{what} is {loss if what == 'loss' else norm} at step {step}"
+
+
+def eval_line(split: str, sums: Mapping[str, Any]) -> dict[str, float]:
+  """Means over a split: `split`/loss in nats and `split`/error_rate."""
+  weight = int(sums["weight"])
+  return {
+    f"{split}/loss": float(sums["loss"]) / weight,
+    f"{split}/error_rate": int(sums["errors"]) / weight,
+  }

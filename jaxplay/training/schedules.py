@@ -1,0 +1,88 @@
+"""Learning rate schedules whose numbers may all be traced.
+
+optax's schedules branch in Python on step counts, so one compilation could not
+serve a study over them; these are the same curves in `jnp.where`. A schedule is
+a factor in [0, 1] of the base learning rate, after a linear warmup from zero.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Share of the base rate left when a share c of the cooldown is done
+# (Hägele et al. 2024, arXiv 2405.18392, section 3 and appendix).
+COOLDOWN_SHAPES = {
+  "1-sqrt": lambda c: 1 - jnp.sqrt(c),
+  "linear": lambda c: 1 - c,
+  "cosine": lambda c: 0.5 * (1 + jnp.cos(jnp.pi * c)),
+  "square": lambda c: 1 - jnp.square(c),
+  # The cosine reflected in the straight line.
+  "mirror_cosine": lambda c: 2 * (1 - c) - 0.5 * (1 + jnp.cos(jnp.pi * c)),
+}
+
+
+def _constant(step, after_warmup, hparams, cooldown_shape):
+  return jnp.ones_like(after_warmup)
+
+
+def _linear(step, after_warmup, hparams, cooldown_shape):
+  return _down_to(hparams["final_factor"], 1 - after_warmup)
+
+
+def _cosine(step, after_warmup, hparams, cooldown_shape):
+  return _down_to(hparams["final_factor"], COOLDOWN_SHAPES["cosine"](after_warmup))
+
+
+def _rsqrt(step, after_warmup, hparams, cooldown_shape):
+  # Vaswani et al. 2017: falls as 1/sqrt(step) once past the timescale.
+  timescale = jnp.float32(hparams["decay_timescale"])
+  return jnp.sqrt(timescale / jnp.maximum(step + 1, timescale))
+
+
+def _wsd(step, after_warmup, hparams, cooldown_shape):
+  total = jnp.float32(hparams["max_train_steps"])
+  # A whole number of steps, so that a branch from a checkpoint can repeat it.
+  length = jnp.round(hparams["cooldown_fraction"] * total)
+  done = _share(step - (total - length), length)
+  return _down_to(hparams["final_factor"], COOLDOWN_SHAPES[cooldown_shape](done))
+
+
+SCHEDULES = {
+  "constant": _constant,
+  "linear": _linear,
+  "cosine": _cosine,
+  "rsqrt": _rsqrt,
+  "wsd": _wsd,  # warmup, stable, decay: constant, then a cooldown
+}
+
+
+def learning_rate(
+  step: jax.Array, hparams: dict, *, schedule: str, cooldown_shape: str
+) -> jax.Array:
+  """The learning rate of the update number `step`, counted from 0.
+
+  Args:
+    step: int32, updates already made.
+    hparams: Traced numbers: `learning_rate`, `warmup_steps`, `max_train_steps`,
+      `final_factor`, and `decay_timescale` or `cooldown_fraction` where the
+      schedule has them.
+    schedule: One of `SCHEDULES`. Decays span the steps after the warmup; `wsd`
+      decays over the last `cooldown_fraction` of all steps.
+    cooldown_shape: One of `COOLDOWN_SHAPES`, for `wsd`.
+  """
+  step = jnp.float32(step)
+  warmup = jnp.float32(hparams["warmup_steps"])
+  rest = jnp.float32(hparams["max_train_steps"]) - warmup
+  factor = SCHEDULES[schedule](
+    step, _share(step - warmup, rest), hparams, cooldown_shape
+  )
+  # The first update already moves: 1/warmup, ..., 1.
+  warm = jnp.where(step < warmup, (step + 1) / jnp.maximum(warmup, 1), 1.0)
+  return hparams["learning_rate"] * warm * factor
+
+
+def _share(done, of):
+  return jnp.clip(done / jnp.maximum(of, 1), 0.0, 1.0)
+
+
+def _down_to(final, factor):
+  return final + (1 - final) * factor

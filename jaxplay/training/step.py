@@ -1,0 +1,324 @@
+"""The train step: a pure function of (hparams, state, batch).
+
+`hparams` is a flat dict of traced numbers, so one compilation serves a study and
+`vmap` over (hparams, state) is a population. Names and shapes are fixed when
+the step is made.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxplay import models
+from jaxplay.data import order
+from jaxplay.training import optimizers, schedules
+
+
+class TrainState(NamedTuple):
+  """All that training carries from step to step, and a checkpoint holds."""
+
+  step: jax.Array  # int32, updates made
+  params: Any
+  batch_stats: Any  # averages for evaluation
+  opt_state: Any
+  averages: Any  # name -> weight average of (params, batch_stats)
+  dropout_key: jax.Array  # uint32 [2], raw PRNG key of the run
+  tally: dict[str, jax.Array]  # float32 sums since the last line of metrics
+
+
+# What a step adds to the tally. `bad_step` is 0 until the loss or the gradient
+# norm is not finite, then the number of that update for good.
+_TALLY = (
+  "loss",  # sum over steps, nats
+  "error_rate",  # sum over steps
+  "steps",
+  "clipped",  # updates clipped
+  "grad_norm",  # of the last step, before clipping
+  "grad_norm_max",
+  "learning_rate",  # of the last step
+  "bad_step",
+  "bad_loss",
+  "bad_grad_norm",
+)
+
+
+def init_state(
+  model,
+  *,
+  seed: int,
+  inputs_shape: tuple[int, ...],
+  optimizer: str,
+  hparams: dict,
+  averages: Sequence[str],
+) -> TrainState:
+  """The state before the first step; traceable.
+
+  Args:
+    model: From `models.build`.
+    seed: The run's seed.
+    inputs_shape: Shape of one example as the model takes it.
+    optimizer: Name of the optimizer.
+    hparams: Its numbers.
+    averages: Names of the weight averages to keep: "ema", "window".
+  """
+  key = jax.random.key(order.stream_seed(seed, "init"))
+  params, batch_stats = models.init(model, key, jnp.zeros((1, *inputs_shape)))
+  raw = jax.random.key(order.stream_seed(seed, "dropout"))
+  copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
+  kept = {"ema": copy, "window": {"partial": copy, "whole": copy}}
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=optimizers.build(optimizer, hparams, 0.0).init(params),
+    averages={name: kept[name] for name in averages},
+    dropout_key=jax.random.key_data(raw),
+    tally={name: jnp.zeros([], jnp.float32) for name in _TALLY},
+  )
+
+
+def make_train_step(
+  model,
+  task,
+  *,
+  optimizer: str,
+  schedule: str,
+  cooldown_shape: str,
+  clipping: bool,
+  averages: Sequence[str],
+  microbatches: int,
+  log_every: int,
+) -> Callable:
+  """Makes `train_step(hparams, state, batch) -> (state, metrics)`.
+
+  The arrays of a batch have leading dimensions [microbatches, examples]. The
+  gradient is that of the mean loss over the whole batch, however it is split:
+  microbatches add up before clipping and before the optimizer, and batch
+  statistics are averaged over them. Metrics are the tally of `state`: sums since
+  step `log_every * k`, the last line of metrics.
+
+  Args:
+    model: From `models.build`.
+    task: From `tasks`.
+    optimizer: Name of the optimizer.
+    schedule: Name of the schedule.
+    cooldown_shape: Of schedule `wsd`.
+    clipping: Whether to clip the global gradient norm at `hparams["clip_norm"]`.
+    averages: Names of the weight averages to keep.
+    microbatches: Parts of a batch that are computed one after the other.
+    log_every: Steps after which the tally begins anew.
+  """
+
+  def microbatch_grads(hparams, state, key, batch, rows, total_weight):
+    """Of one microbatch: its part of the mean loss, and what comes with it."""
+    weights = batch.get("weight")
+
+    def loss_fn(params):
+      logits, batch_stats = models.apply(
+        model,
+        params,
+        state.batch_stats,
+        task.inputs(batch),
+        train=True,
+        weights=weights,
+        rows=rows,
+        dropout_rate=hparams["dropout_rate"],
+        dropout_key=key,
+      )
+      loss = task.loss(logits, batch, hparams)
+      errors = task.errors(logits, batch).astype(jnp.float32)
+      if weights is not None:
+        loss, errors = loss * weights, errors * weights
+      return loss.sum() / total_weight, (errors.sum() / total_weight, batch_stats)
+
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return loss, *aux, grads
+
+  def batch_grads(hparams, state, batch):
+    """Of the whole batch: loss, error rate, batch statistics, gradient."""
+    key = jax.random.wrap_key_data(state.dropout_key)
+    key = jax.random.fold_in(key, state.step)
+    shape = batch["label"].shape
+    rows = jnp.arange(shape[0] * shape[1]).reshape(shape)
+    total_weight = batch["weight"].sum() if "weight" in batch else rows.size
+
+    def one(part, part_rows):
+      return microbatch_grads(
+        hparams, state, key, part, part_rows, total_weight
+      )
+
+    first = jax.tree.map(lambda array: array[0], (batch, rows))
+    if microbatches == 1:
+      return one(*first)
+    zeros = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, *first)
+    )
+    (loss, errors, stats, grads), _ = jax.lax.scan(
+      lambda total, part: (jax.tree.map(jnp.add, total, one(*part)), None),
+      zeros,
+      (batch, rows),
+    )
+    return loss, errors, jax.tree.map(lambda s: s / microbatches, stats), grads
+
+  def train_step(hparams, state, batch):
+    loss, error_rate, batch_stats, grads = batch_grads(hparams, state, batch)
+    grad_norm = optax.tree.norm(grads)
+    clipped = jnp.zeros([])
+    if clipping:
+      clip = hparams["clip_norm"]
+      clipped = jnp.float32(grad_norm > clip)
+      factor = jnp.where(grad_norm > clip, clip / grad_norm, 1.0)
+      grads = jax.tree.map(lambda g: g * factor, grads)
+
+    rate = schedules.learning_rate(
+      state.step, hparams, schedule=schedule, cooldown_shape=cooldown_shape
+    )
+    updates, opt_state = optimizers.build(optimizer, hparams, rate).update(
+      grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    keep = hparams["norm_momentum"]
+    batch_stats = jax.tree.map(
+      lambda old, new: keep * old + (1 - keep) * new,
+      state.batch_stats,
+      batch_stats,
+    )
+
+    step = state.step + 1
+    evaluated = (
+      optimizers.eval_params(optimizer, hparams, opt_state, params),
+      batch_stats,
+    )
+    tally = _add_to_tally(
+      _begin_anew(state.tally, state.step % log_every == 0),
+      step,
+      loss=loss,
+      error_rate=error_rate,
+      clipped=clipped,
+      grad_norm=grad_norm,
+      learning_rate=rate,
+    )
+    new_averages = {
+      name: _AVERAGE[name](state.averages[name], evaluated, step, hparams)
+      for name in averages
+    }
+    state = TrainState(
+      step,
+      params,
+      batch_stats,
+      opt_state,
+      new_averages,
+      state.dropout_key,
+      tally,
+    )
+    return state, tally
+
+  return train_step
+
+
+def make_run_steps(train_step: Callable) -> Callable:
+  """Makes `run_steps(hparams, state, arrays, examples, num_steps)`.
+
+  Runs `num_steps` (traced) train steps in one dispatch on data that is on the
+  device. One program serves every number of steps, so how a run is cut into
+  calls, by logging or by a preemption, cannot change its results.
+
+  `arrays` holds all examples of the split; `examples["index"]` [most steps,
+  microbatches, examples] says which of them each step uses, and the other
+  entries of `examples` go into the batch as they are.
+  """
+
+  def run_steps(hparams, state, arrays, examples, num_steps):
+    def body(i, state):
+      part = {name: array[i] for name, array in examples.items()}
+      index = part.pop("index")
+      batch = {name: array[index] for name, array in arrays.items()}
+      return train_step(hparams, state, batch | part)[0]
+
+    state = jax.lax.fori_loop(0, num_steps, body, state)
+    return state, state.tally
+
+  return run_steps
+
+
+def eval_variables(state: TrainState, hparams: dict, optimizer: str) -> dict:
+  """What to evaluate: suffix of the split's name -> (params, batch_stats).
+
+  "" are the raw weights (for schedule-free methods, their average), "_ema" and
+  "_window" the weight averages.
+  """
+  params = optimizers.eval_params(
+    optimizer, hparams, state.opt_state, state.params
+  )
+  variables = {"": (params, state.batch_stats)}
+  if "ema" in state.averages:
+    variables["_ema"] = state.averages["ema"]
+  if "window" in state.averages:
+    window = state.averages["window"]
+    full = state.step >= hparams["window_steps"]
+    variables["_window"] = jax.tree.map(
+      lambda whole, partial: jnp.where(full, whole, partial),
+      window["whole"],
+      window["partial"],
+    )
+  return variables
+
+
+def _exponential(average, new, step, hparams):
+  """Exponential average, unbiased from the first step on: weights sum to 1."""
+  decay = jnp.float32(hparams["ema_decay"])
+  share = (1 - decay) / (1 - decay ** step.astype(jnp.float32))
+  return jax.tree.map(lambda a, n: a + share * (n - a), average, new)
+
+
+def _uniform_window(average, new, step, hparams):
+  """Uniform averages over windows of `window_steps` steps, end to end.
+
+  `partial` grows over the current window, `whole` is the last full one (Hägele
+  et al. 2024, section 4.2). Two copies serve windows of any, even traced, length.
+  """
+  length = jnp.int32(hparams["window_steps"])
+  place = (step - 1) % length
+  partial = jax.tree.map(
+    lambda a, n: jnp.where(place == 0, n, a + (n - a) / (place + 1)),
+    average["partial"],
+    new,
+  )
+  whole = jax.tree.map(
+    lambda w, p: jnp.where(place == length - 1, p, w), average["whole"], partial
+  )
+  return {"partial": partial, "whole": whole}
+
+
+_AVERAGE = {"ema": _exponential, "window": _uniform_window}
+
+
+def _begin_anew(tally, fresh):
+  kept = ("bad_step", "bad_loss", "bad_grad_norm")
+  return {
+    name: value if name in kept else jnp.where(fresh, 0.0, value)
+    for name, value in tally.items()
+  }
+
+
+def _add_to_tally(
+  tally, step, *, loss, error_rate, clipped, grad_norm, learning_rate
+):
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  first_bad = ~finite & (tally["bad_step"] == 0)
+  new = {
+    "loss": tally["loss"] + loss,
+    "error_rate": tally["error_rate"] + error_rate,
+    "steps": tally["steps"] + 1,
+    "clipped": tally["clipped"] + clipped,
+    "grad_norm": grad_norm,
+    "grad_norm_max": jnp.maximum(tally["grad_norm_max"], grad_norm),
+    "learning_rate": learning_rate,
+    "bad_step": jnp.where(first_bad, step, tally["bad_step"]),
+    "bad_loss": jnp.where(first_bad, loss, tally["bad_loss"]),
+    "bad_grad_norm": jnp.where(first_bad, grad_norm, tally["bad_grad_norm"]),
+  }
+  return {name: jnp.float32(value) for name, value in new.items()}

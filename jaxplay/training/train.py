@@ -1,0 +1,599 @@
+"""Trains one config in one run directory, from wherever it stands to its end."""
+
+import collections
+import dataclasses
+import importlib.metadata
+import signal
+import threading
+import time
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import data, models, rundir
+from jaxplay.data import order
+from jaxplay.training import (
+  checkpoint,
+  evaluate,
+  feed,
+  metrics,
+  sharding,
+  step,
+  tasks,
+)
+
+
+class Console(Protocol):
+  """Where a run shows itself; only host 0's does anything."""
+
+  def tell(self, sentence: str) -> None:
+    """Prints a line."""
+
+  def progress(self, done: int, total: int, line: dict[str, Any]) -> None:
+    """Shows that `done` of `total` steps are made; `line` is the newest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """A config made into things: the one place that takes it apart."""
+
+  mesh: Any
+  dataset: data.Dataset
+  model: Any
+  task: Any
+  hparams: dict[str, np.generic]  # the traced numbers, with max_train_steps
+  state: step.TrainState  # ShapeDtypeStructs with shardings
+  init: Any  # jitted: () -> TrainState
+  train_step: Any
+
+
+def make_workload(config: ml_collections.ConfigDict) -> Workload:
+  """Builds mesh, data set, model and step of a checked config.
+
+  Raises:
+    jaxplay.UserError: The data set cannot be had.
+  """
+  mesh = sharding.make_mesh(
+    data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor
+  )
+  dataset = _load_dataset(config.dataset)
+  sizes = config.model.to_dict()
+  model = models.build(
+    sizes.pop("name"),
+    dataset.num_classes,
+    norm_kind=sizes.pop("norm"),
+    **sizes,
+  )
+  task = tasks.Classification(dataset.num_classes, dataset.pixel_max)
+  hparams = traced(config)
+
+  def init():
+    return step.init_state(
+      model,
+      seed=config.seed,
+      inputs_shape=dataset.image_shape,
+      optimizer=config.optimizer,
+      hparams=hparams,
+      averages=config.averages,
+    )
+
+  shapes = jax.eval_shape(init)
+  shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
+  return Workload(
+    mesh=mesh,
+    dataset=dataset,
+    model=model,
+    task=task,
+    hparams=hparams,
+    state=jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+      ),
+      shapes,
+      shardings,
+    ),
+    init=jax.jit(init, out_shardings=shardings),
+    train_step=step.make_train_step(
+      model,
+      task,
+      optimizer=config.optimizer,
+      schedule=config.schedule,
+      cooldown_shape=config.cooldown_shape,
+      clipping=config.clipping,
+      averages=config.averages,
+      microbatches=config.microbatches,
+      log_every=config.log_every,
+    ),
+  )
+
+
+def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
+  """The numbers that a step takes as an argument, as 32-bit scalars."""
+  numbers = dict(config.hparams, max_train_steps=config.max_train_steps)
+  return {
+    name: np.int32(number) if type(number) is int else np.float32(number)
+    for name, number in numbers.items()
+  }
+
+
+def _load_dataset(dataset):
+  return data.load(
+    dataset.name,
+    data_dir=dataset.data_dir,
+    splits={
+      "train": dataset.train_split,
+      "valid": dataset.valid_split,
+      "test": dataset.test_split,
+    },
+    image_size=dataset.image_size,
+    synthetic=dict(
+      num_train=dataset.num_train,
+      num_valid=dataset.num_valid,
+      num_test=dataset.num_test,
+      num_classes=dataset.num_classes,
+      shape=dataset.shape,
+      difficulty=dataset.difficulty,
+    ),
+  )
+
+
+def make_feed(
+  workload: Workload, config: ml_collections.ConfigDict, start_step: int
+) -> feed.DeviceFeed | feed.HostFeed:
+  """How training examples reach the step, by the size of the split."""
+  source = workload.dataset.splits["train"]
+  common = dict(
+    microbatches=config.microbatches,
+    seed=config.seed,
+    batch_size=config.batch_size,
+    augment=config.dataset.augment,
+    augment_pixels=config.dataset.augment_pixels,
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
+  arguments = (workload.mesh, source, workload.train_step, shardings)
+  if feed.fits(source, config.dataset.device_bytes):
+    return feed.DeviceFeed(
+      *arguments,
+      most_steps=min(config.steps_per_call, config.max_train_steps),
+      **common,
+    )
+  return feed.HostFeed(
+    *arguments,
+    start_step=start_step,
+    stop_step=config.max_train_steps,
+    workers=config.dataset.workers,
+    **common,
+  )
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: str, console: Console
+) -> dict[str, Any]:
+  """Trains until `max_train_steps`, divergence or preemption; resumes.
+
+  Called on every host. A run directory that holds a finished run is left as it
+  is, save that its test metrics are added when `config.report_test` asks for
+  them.
+
+  Args:
+    config: A checked config.
+    workdir: The run directory.
+    console: Where to show progress.
+
+  Returns:
+    What status.json holds at the end.
+
+  Raises:
+    jaxplay.UserError: The request is wrong: another config in this workdir, a
+      data set that is not there.
+  """
+  run = rundir.RunDir(workdir)
+  status = _begin(run, config)
+  done = status.get("status") in ("completed", "infeasible")
+  wants_test = config.report_test and status.get("status") == "completed"
+  if done and (not wants_test or "test" in status):
+    console.tell(
+      f"{workdir} holds a finished run ({status['status']} at step"
+      f" {status['step']}); nothing to do"
+    )
+    return status
+  workload = make_workload(config)
+  if jax.process_index() == 0:
+    run.write_config(config_lib.as_json(config))
+    run.write_provenance(rundir.provenance(_devices(), _versions()))
+  checkpoints = checkpoint.Checkpoints(
+    run.checkpoints, keep_best=config.keep_best
+  )
+  trainer = _Run(config, workload, run, checkpoints, console, status)
+  try:
+    ended = None if done else trainer.train()
+    status = ended or trainer.finish()
+  except Exception as error:
+    if not isinstance(error, jaxplay.UserError):
+      trainer.write_status(
+        "failed", reason=f"{type(error).__name__}: {error}".split("\n")[0]
+      )
+    raise
+  checkpoints.close()
+  return status
+
+
+def _begin(run, config):
+  """Opens the run directory; the status that an earlier start left."""
+  earlier = run.config()
+  if earlier is not None:
+    different = config_lib.differences(earlier, config_lib.as_json(config))
+    if different:
+      keys = "; ".join(
+        f"config.{key} was {old!r} and is now {new!r}"
+        for key, (old, new) in list(different.items())[:4]
+      )
+      more = f" and {len(different) - 4} more" if len(different) > 4 else ""
+      raise jaxplay.UserError(
+        f"workdir {str(run.path)!r} holds a run of another config: {keys}{more};"
+        " use another workdir"
+      )
+  elif jax.process_index() == 0:
+    run.create()
+  return run.status()
+
+
+class _Run:
+  """One start of one run: the loop and what it keeps between steps."""
+
+  def __init__(self, config, workload, run, checkpoints, console, status):
+    self._config, self._workload = config, workload
+    self._run, self._checkpoints, self._console = run, checkpoints, console
+    self._writes = jax.process_index() == 0
+    self._seconds_before = status.get("seconds", 0.0)
+    self._started = time.monotonic()
+    self._facts = {k: status[k] for k in ("chance",) if k in status}
+    self._lines = []  # lines of metrics so far, on every host
+    self._step = status.get("step", 0)
+    eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+    self._evaluators = {
+      split: self._make_evaluator(split, eval_batch)
+      for split in ("valid", *(["test"] if config.report_test else []))
+    }
+    self._predict = evaluate.make_predict(workload.model, workload.task)
+    self._sample, self._sample_logits = self._make_sample()
+    get = lambda state, hparams: step.eval_variables(  # noqa: E731
+      state, hparams, config.optimizer
+    )
+    derived = config.averages or config.optimizer == "schedule_free_adamw"
+    # Without derived weights there is nothing to compute, nor to copy.
+    self._eval_variables = jax.jit(get) if derived else get
+
+  def _make_evaluator(self, split, eval_batch):
+    config = self._config
+    return feed.make_evaluator(
+      self._workload.mesh,
+      self._workload.dataset.splits[split],
+      eval_batch,
+      batch_size=config.eval_batch_size,
+      device_bytes=config.dataset.device_bytes,
+      workers=config.dataset.workers,
+    )
+
+  def _make_sample(self):
+    """The fixed validation examples whose predictions are saved."""
+    source = self._workload.dataset.splits["valid"]
+    number = min(self._config.num_predictions, source.num_examples)
+    if not number:
+      return None, None
+    # Of no run's seed, so that runs can be compared example by example.
+    seed = order.stream_seed(0, "predictions")
+    index = np.sort(order.batch_indices(seed, 0, number, source.num_examples))
+    sample = {"index": index, "label": source.fetch(index)["label"]}
+    return sample, feed.make_predictor(
+      self._workload.mesh, source, self._predict, index
+    )
+
+  def train(self):
+    """Runs from the newest checkpoint on.
+
+    Returns:
+      None at the last step, else the status of a run that ended before it.
+    """
+    config, workload = self._config, self._workload
+    state, start = self._restore()
+    self._lines = [
+      line for line in self._run.metrics() if line["step"] <= start
+    ]
+    if self._writes:
+      self._run.rewind_metrics(start)
+    self._step = start
+    self.write_status("running")
+    feeder = make_feed(workload, config, start)
+    total = config.max_train_steps
+
+    clock = _Clock(start)
+    in_flight = collections.deque()
+    diverged = None
+    with _Preemption() as preemption:
+      at = start
+      while at < total:
+        if preemption.now():
+          break
+        stop = min(
+          at + feeder.most_steps,
+          total,
+          *(
+            (at // every + 1) * every
+            for every in (
+              config.log_every,
+              config.eval_every,
+              config.checkpoint_every,
+            )
+          ),
+        )
+        with clock.waiting_for_data():
+          arguments = feeder.arguments(at, stop)
+        state, tally = feeder.program(workload.hparams, state, *arguments)
+        if at == start:
+          clock.restart(start)  # Compiling is not training.
+        at = stop
+        in_flight.append((stop, tally))
+        rest_here = self._rests(stop)
+        # Looked at once the next call is dispatched: the device never waits.
+        while len(in_flight) > (0 if rest_here else 1) and not diverged:
+          line, diverged = self._settle(*in_flight.popleft(), clock)
+        if diverged:
+          break
+        if rest_here:
+          self._rest(stop, state, line)
+          clock.restart(stop)
+      else:
+        return None
+      if diverged:
+        return self._infeasible(*diverged)
+      return self._preempted(at, state, in_flight, clock)
+
+  def _restore(self):
+    restored = self._checkpoints.restore_newest(
+      self._workload.state, self._console.tell
+    )
+    if restored is None:
+      return self._workload.init(), 0
+    start, state = restored
+    self._console.tell(f"resuming from the checkpoint of step {start}")
+    return state, start
+
+  def _rests(self, at):
+    """Whether the loop waits for the device after this step."""
+    config = self._config
+    return at == config.max_train_steps or not (
+      at % config.eval_every and at % config.checkpoint_every
+    )
+
+  def _settle(self, at, tally, clock):
+    """Waits for a call, and logs it if its last step is a logged one.
+
+    Returns:
+      (line, None), or (None, (step, reason)) once training has diverged. A line
+      of a step that also rests is left for `_rest` to write.
+    """
+    config = self._config
+    logged = at % config.log_every == 0 or at == config.max_train_steps
+    if not logged and not self._rests(at):
+      jax.block_until_ready(tally)  # Bounds how far the host runs ahead.
+      return None, None
+    tally = jax.device_get(tally)
+    bad = metrics.diverged(tally)
+    if bad:
+      self._bad_tally = tally
+      return None, bad
+    line = {"step": at}
+    if logged:
+      line |= metrics.train_line(tally)
+      line |= clock.rates(at, config.batch_size)
+    self._step = at
+    if not self._rests(at):
+      self._write_line(line)
+    return line, None
+
+  def _rest(self, at, state, line):
+    """Evaluates and checkpoints after step `at`, as far as it is time to."""
+    config = self._config
+    value = np.nan
+    keep = at % config.checkpoint_every == 0 or at == config.max_train_steps
+    if at % config.eval_every == 0 or at == config.max_train_steps:
+      line |= self._evaluate(at, state)
+      value = line[config.objective]
+      better = [
+        earlier[config.objective]
+        for earlier in self._lines
+        if earlier.get(config.objective) is not None
+        and earlier[config.objective] <= value
+      ]
+      keep |= np.isfinite(value) and len(better) < config.keep_best
+    if len(line) > 1:
+      self._write_line(line)
+    if keep:
+      # A checkpoint promises that all lines up to its step are on the disk.
+      if self._writes:
+        self._run.sync_metrics()
+      self._checkpoints.save(at, state, value)
+    self.write_status("running")
+
+  def _evaluate(self, at, state):
+    variables = self._eval_variables(state, self._workload.hparams)
+    line = {}
+    for suffix, weights in variables.items():
+      sums = self._evaluators["valid"](weights)
+      line |= metrics.eval_line(f"valid{suffix}", sums)
+      if suffix == "":
+        counts = sums["class_count"]
+        self._facts["chance"] = {
+          "majority_error_rate": 1 - float(counts.max() / counts.sum()),
+          "num_valid": int(counts.sum()),
+        }
+        if self._sample is not None:
+          logits = self._sample_logits(weights)
+          if self._writes:
+            self._run.write_predictions(
+              at,
+              **self._sample,
+              logits=logits,
+              class_correct=sums["class_correct"],
+              class_count=counts,
+            )
+    return line
+
+  def _write_line(self, line):
+    self._lines.append(line)
+    self._console.progress(line["step"], self._config.max_train_steps, line)
+    if self._writes:
+      self._run.append_metrics([line])
+
+  def _infeasible(self, at, reason):
+    self._step = at
+    self._write_line({"step": at} | metrics.train_line(self._bad_tally))
+    return self.write_status("infeasible", reason=reason)
+
+  def _preempted(self, at, state, in_flight, clock):
+    diverged = None
+    while in_flight and not diverged:
+      _, diverged = self._settle(*in_flight.popleft(), clock)
+    if diverged:
+      return self._infeasible(*diverged)
+    self._step = at
+    if self._writes:
+      self._run.sync_metrics()
+    self._checkpoints.save(at, state, np.nan)
+    self._checkpoints.wait()
+    return self.write_status("preempted", reason="asked to stop by a signal")
+
+  def finish(self):
+    """Chooses the best checkpoint, exports it, and tests it if asked to."""
+    config = self._config
+    self._checkpoints.wait()
+    self._step, self._lines = config.max_train_steps, self._run.metrics()
+    kept = self._checkpoints.steps()
+    best = rundir.best_line(
+      [line for line in self._lines if line["step"] in kept], config.objective
+    )
+    if best is None:  # Every evaluation was NaN: nothing to choose.
+      return self.write_status("completed")
+    state = self._checkpoints.restore(best["step"], self._workload.state)
+    variables = self._eval_variables(state, self._workload.hparams)
+    suffix = config.objective.split("/")[0].removeprefix("valid")
+    extra = {"best": best}
+    if config.report_test:
+      sums = self._evaluators["test"](variables[suffix])
+      extra["test"] = metrics.eval_line("test", sums) | {"step": best["step"]}
+    if config.export and not self._run.export.exists():
+      weights = _to_host(variables[suffix])
+      if self._writes:
+        evaluate.export_forward(
+          self._run.export,
+          self._predict,
+          weights,
+          self._workload.dataset.image_shape,
+        )
+    return self.write_status("completed", **extra)
+
+  def write_status(self, status, **fields):
+    """Writes status.json on host 0; returns what it holds."""
+    seconds = self._seconds_before + time.monotonic() - self._started
+    content = dict(
+      step=self._step,
+      max_train_steps=self._config.max_train_steps,
+      best=rundir.best_line(self._lines, self._config.objective),
+      final=self._lines[-1] if self._lines else None,
+      seconds=round(seconds, 3),
+      **self._facts,
+    )
+    content |= fields
+    if self._writes:
+      self._run.write_status(status, **content)
+    return dict(content, status=status)
+
+
+class _Clock:
+  """Throughput since the last line, evaluations left out."""
+
+  def __init__(self, at):
+    self.restart(at)
+
+  def restart(self, at):
+    self._since, self._at, self._waited = time.monotonic(), at, 0.0
+
+  def rates(self, at, batch_size):
+    """Steps and examples per second, share of time spent waiting for data."""
+    seconds = max(time.monotonic() - self._since, 1e-9)
+    rate = (at - self._at) / seconds
+    waited = self._waited
+    self.restart(at)
+    return {
+      "steps_per_second": rate,
+      "examples_per_second": rate * batch_size,
+      "data_wait": min(waited / seconds, 1.0),
+    }
+
+  def waiting_for_data(self):
+    return _Waiting(self)
+
+
+class _Waiting:
+  def __init__(self, clock):
+    self._clock = clock
+
+  def __enter__(self):
+    self._since = time.monotonic()
+
+  def __exit__(self, *unused):
+    self._clock._waited += time.monotonic() - self._since
+
+
+class _Preemption:
+  """Asks to stop on SIGTERM or Ctrl-C, at the same step on every host."""
+
+  def __enter__(self):
+    self._asked, self._calls, self._old = False, 0, {}
+    # With several hosts JAX's own SIGTERM handler tells the others.
+    if jax.process_count() == 1 and (
+      threading.current_thread() is threading.main_thread()
+    ):
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._old[number] = signal.signal(number, self._ask)
+    return self
+
+  def _ask(self, number, frame):
+    if self._asked and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self._asked = True
+
+  def now(self):
+    """Whether to stop before the next call."""
+    if jax.process_count() == 1:
+      return self._asked
+    self._calls += 1
+    return multihost_utils.reached_preemption_sync_point(self._calls)
+
+  def __exit__(self, *unused):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+
+def _to_host(tree):
+  """Whole arrays on every host."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)
+
+
+def _devices():
+  kinds = collections.Counter(d.device_kind for d in jax.devices())
+  text = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
+  return f"{text} on {jax.process_count()} host(s)"
+
+
+def _versions():
+  names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+  return {name: importlib.metadata.version(name) for name in names}
