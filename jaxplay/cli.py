@@ -66,7 +66,9 @@ def _parser():
     help="one of several processes, found by JAX (TPU pod, Slurm, ...)",
   )
   train.add_argument(
-    "--coordinator", metavar="HOST:PORT", help="with several processes: process 0"
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="with several processes: process 0",
   )
   train.add_argument("--num_processes", type=int, metavar="N")
   train.add_argument("--process_id", type=int, metavar="I")
@@ -223,8 +225,51 @@ class _Console:
 
 
 def _close(arguments, status):
-  """The closing summary."""
-  print(status)
+  """Writes the run's findings, and the closing summary."""
+  from jaxplay import rundir
+  from jaxplay.analysis import curves
+
+  run = rundir.RunDir(arguments.workdir)
+  findings = curves.check_run(run)
+  run.write_findings([found.as_json() for found in findings])
+  print(f"\n{_headline(status)}")
+  best, test = status.get("best"), status.get("test")
+  rows = []
+  if best:
+    rows.append((f"best {best['metric']}", f"{best['value']:.4g}"))
+    rows.append(("at step", f"{best['step']} of {status['max_train_steps']}"))
+  if test:
+    rows.append(("test error there", f"{test['test/error_rate']:.4g}"))
+  rows.append(("run directory", arguments.workdir))
+  for name, value in rows:
+    print(f"  {name:<24}{value}")
+  for found in findings:
+    if found.verdict in ("warn", "fail"):
+      print(f"  {found.verdict}: {found.check}: {found.advice}")
+  print(f"next:\n  {_next_command(arguments, status)}")
+
+
+def _headline(status):
+  if status["status"] == "infeasible":
+    return (
+      f"infeasible: {status['reason']}. Training diverged; a lower learning"
+      " rate, warmup or clipping may help"
+    )
+  if status["status"] == "preempted":
+    return f"preempted at step {status['step']}; the same command resumes"
+  return f"completed {status['step']} steps in {status['seconds']:.0f} s"
+
+
+def _next_command(arguments, status):
+  if status["status"] == "preempted":
+    return "the same command again"
+  rate = status.get("final", {}).get("learning_rate")
+  command = (
+    f"jaxplay train --config={arguments.config} --workdir=ANOTHER_FOLDER"
+  )
+  if status["status"] == "infeasible" and rate:
+    return f"{command} --config.hparams.learning_rate={rate / 10:.2g}"
+  return f"{command} --config.seed=1    # how much does the seed matter?"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def base() -> ml_collections.ConfigDict:
   config.max_train_steps = 1000  # updates of the parameters
   config.batch_size = 128  # examples per update, over all devices and hosts
   config.microbatches = 1  # sequential parts of a batch: saves memory, not time
-  config.steps_per_call = 50  # most steps per dispatch, if the data fit on device
+  config.steps_per_call = (
+    50  # most steps per dispatch, if the data fit on device
+  )
   config.log_every = 50  # steps between lines of training metrics
   config.eval_every = 100  # steps between evaluations
   config.eval_batch_size = 512  # at least batch_size
@@ -39,7 +41,9 @@ def base() -> ml_collections.ConfigDict:
   config.keep_best = 1  # best checkpoints to keep, beside the latest two
   config.objective = "valid/error_rate"  # metric to minimize
   config.report_test = False  # look at the test set, once, at the end
-  config.num_predictions = 64  # fixed examples whose predictions are saved; 0: none
+  config.num_predictions = (
+    64  # fixed examples whose predictions are saved; 0: none
+  )
   config.export = True  # write the best checkpoint's forward function
 
   # Structure: names decide what is compiled.
@@ -57,13 +61,17 @@ def base() -> ml_collections.ConfigDict:
   hparams.beta1 = 0.9  # adam, nadam, adamw, lion, schedule_free_adamw
   hparams.beta2 = 0.999  # as beta1
   hparams.epsilon = 1e-8  # rmsprop, adam, nadam, adamw, schedule_free_adamw
-  hparams.weight_decay = 0.0  # decoupled, times the rate; not biases, norm scales
+  hparams.weight_decay = (
+    0.0  # decoupled, times the rate; not biases, norm scales
+  )
   hparams.clip_norm = 1.0  # largest L2 norm of the gradient, if clipping
   hparams.label_smoothing = 0.0  # mass spread evenly over the classes
   hparams.dropout_rate = 0.0  # probability of zeroing, if model.dropout
   hparams.norm_momentum = 0.9  # decay of batch norm's evaluation averages
   hparams.warmup_steps = 0  # steps of linear increase of the rate from zero
-  hparams.final_factor = 0.0  # rate after the decay, as a share of the base rate
+  hparams.final_factor = (
+    0.0  # rate after the decay, as a share of the base rate
+  )
   hparams.decay_timescale = 1000  # rsqrt: steps until the rate starts to fall
   hparams.cooldown_fraction = 0.2  # wsd: share of all steps at the end
   hparams.ema_decay = 0.999  # averages "ema": weight of the past, per step
@@ -223,7 +231,9 @@ RESUMABLE_KEYS = (
 )
 
 
-def load(spec: str, overrides: Mapping[str, str] = {}) -> ml_collections.ConfigDict:
+def load(
+  spec: str, overrides: Mapping[str, str] = {}
+) -> ml_collections.ConfigDict:
   """The config of an experiment file, with overrides.
 
   Args:
@@ -399,9 +409,13 @@ def validate(
   """
   flat, default = flatten(config), flatten(base())
   for key in flat.keys() - default.keys():
-    raise jaxplay.UserError(f"there is no config.{key}; {_nearest(key, default)}")
+    raise jaxplay.UserError(
+      f"there is no config.{key}; {_nearest(key, default)}"
+    )
   for key in default.keys() - flat.keys():
-    raise jaxplay.UserError(f"config.{key} is missing; start from config.base()")
+    raise jaxplay.UserError(
+      f"config.{key} is missing; start from config.base()"
+    )
   scratch = copy.deepcopy(config)
   for key, value in flat.items():
     override(scratch, key, value)  # The type.

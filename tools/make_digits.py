@@ -22,7 +22,10 @@ def main():
   )
   arrays = {}
   for name, part in dict(train=train, valid=valid, test=test).items():
-    arrays[f"{name}_image"], arrays[f"{name}_label"] = images[part], labels[part]
+    arrays[f"{name}_image"], arrays[f"{name}_label"] = (
+      images[part],
+      labels[part],
+    )
   folder = pathlib.Path(__file__).resolve().parent.parent / "jaxplay" / "data"
   np.savez_compressed(folder / "digits.npz", **arrays)
 

@@ -147,6 +147,6 @@ def _low(number):
 
 
 def _high(number):
-  return (np.asarray(number, np.int64).astype(np.uint64) >> np.uint64(32)).astype(
-    np.uint32
-  )
+  return (
+    np.asarray(number, np.int64).astype(np.uint64) >> np.uint64(32)
+  ).astype(np.uint32)

@@ -143,7 +143,9 @@ def _noise(kind, index, size):
   return words.view(np.uint8)[:size]
 
 
-def _synthetic(*, num_train, num_valid, num_test, num_classes, shape, difficulty):
+def _synthetic(
+  *, num_train, num_valid, num_test, num_classes, shape, difficulty
+):
   first, splits = 0, {}
   for split, number in dict(
     train=num_train, valid=num_valid, test=num_test

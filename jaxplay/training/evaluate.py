@@ -79,14 +79,17 @@ def export_forward(
     image_shape: Height, width, channels.
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
-  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
+  ]
 
   def forward(weights, images):
     tree = jax.tree.unflatten(structure, [weights[name] for name in names])
     return predict(tree, {"image": images})
 
   weights = {
-    name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)
+    name: np.asarray(leaf)
+    for name, (_, leaf) in zip(names, leaves, strict=True)
   }
   dimensions = ("batch", *map(str, image_shape))
   shape = jax_export.symbolic_shape(",".join(dimensions))

@@ -45,7 +45,9 @@ def _scale_by_faq_adam(hparams, nesterov):
     ahead = optax.tree.update_moment(grads, mu, beta1, 1) if nesterov else mu
     correction = jnp.sqrt(1 - beta2**count) / (1 - beta1**count)
     direction = jax.tree.map(
-      lambda m, v: correction * m / (jnp.sqrt(v) + hparams["epsilon"]), ahead, nu
+      lambda m, v: correction * m / (jnp.sqrt(v) + hparams["epsilon"]),
+      ahead,
+      nu,
     )
     return direction, optax.ScaleByAdamState(count, mu, nu)
 

@@ -29,7 +29,9 @@ def _linear(step, after_warmup, hparams, cooldown_shape):
 
 
 def _cosine(step, after_warmup, hparams, cooldown_shape):
-  return _down_to(hparams["final_factor"], COOLDOWN_SHAPES["cosine"](after_warmup))
+  return _down_to(
+    hparams["final_factor"], COOLDOWN_SHAPES["cosine"](after_warmup)
+  )
 
 
 def _rsqrt(step, after_warmup, hparams, cooldown_shape):
@@ -43,7 +45,9 @@ def _wsd(step, after_warmup, hparams, cooldown_shape):
   # A whole number of steps, so that a branch from a checkpoint can repeat it.
   length = jnp.round(hparams["cooldown_fraction"] * total)
   done = _share(step - (total - length), length)
-  return _down_to(hparams["final_factor"], COOLDOWN_SHAPES[cooldown_shape](done))
+  return _down_to(
+    hparams["final_factor"], COOLDOWN_SHAPES[cooldown_shape](done)
+  )
 
 
 SCHEDULES = {

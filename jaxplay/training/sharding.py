@@ -44,9 +44,7 @@ def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, _BATCH))
 
 
-def by_rules(
-  mesh: Mesh, tree: Any, rules: Sequence[tuple[str, Any]]
-) -> Any:
+def by_rules(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
   """A sharding for each leaf of a train state.
 
   Args:
@@ -91,7 +89,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.unique(np.concatenate(rows))
 
 
-def place(sharding: NamedSharding, local: np.ndarray, global_size: int, axis: int):
+def place(
+  sharding: NamedSharding, local: np.ndarray, global_size: int, axis: int
+):
   """A global array from this host's rows of it along `axis`."""
   shape = list(local.shape)
   shape[axis] = global_size
@@ -100,4 +100,6 @@ def place(sharding: NamedSharding, local: np.ndarray, global_size: int, axis: in
 
 def place_everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
   """A replicated global array from the same value on every host."""
-  return jax.make_array_from_process_local_data(replicated(mesh), array, array.shape)
+  return jax.make_array_from_process_local_data(
+    replicated(mesh), array, array.shape
+  )

@@ -132,7 +132,10 @@ def make_train_step(
       errors = task.errors(logits, batch).astype(jnp.float32)
       if weights is not None:
         loss, errors = loss * weights, errors * weights
-      return loss.sum() / total_weight, (errors.sum() / total_weight, batch_stats)
+      return loss.sum() / total_weight, (
+        errors.sum() / total_weight,
+        batch_stats,
+      )
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     return loss, *aux, grads
@@ -154,7 +157,8 @@ def make_train_step(
     if microbatches == 1:
       return one(*first)
     zeros = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, *first)
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+      jax.eval_shape(one, *first),
     )
     (loss, errors, stats, grads), _ = jax.lax.scan(
       lambda total, part: (jax.tree.map(jnp.add, total, one(*part)), None),

@@ -45,9 +45,7 @@ class Classification:
       smoothing * log_p.mean(-1)
     )
 
-  def errors(
-    self, logits: jax.Array, batch: dict[str, jax.Array]
-  ) -> jax.Array:
+  def errors(self, logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Whether each example is misclassified [batch]. NaN logits are."""
     best = jnp.argmax(logits, -1) == batch["label"]
     return ~(best & jnp.isfinite(logits).all(-1))

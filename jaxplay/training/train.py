@@ -98,17 +98,22 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
       shardings,
     ),
     init=jax.jit(init, out_shardings=shardings),
-    train_step=step.make_train_step(
-      model,
-      task,
-      optimizer=config.optimizer,
-      schedule=config.schedule,
-      cooldown_shape=config.cooldown_shape,
-      clipping=config.clipping,
-      averages=config.averages,
-      microbatches=config.microbatches,
-      log_every=config.log_every,
-    ),
+    train_step=make_train_step(config, model, task),
+  )
+
+
+def make_train_step(config: ml_collections.ConfigDict, model, task):
+  """The step that a config names; see `step.make_train_step`."""
+  return step.make_train_step(
+    model,
+    task,
+    optimizer=config.optimizer,
+    schedule=config.schedule,
+    cooldown_shape=config.cooldown_shape,
+    clipping=config.clipping,
+    averages=config.averages,
+    microbatches=config.microbatches,
+    log_every=config.log_every,
   )
 
 

@@ -1,0 +1,97 @@
+# `make demo` and `make test` set up everything themselves, in $(VENV), from
+# python3 (3.11 to 3.13), make and a C compiler. Written for GNU make 3.81, the
+# one macOS has.
+
+VENV ?= .venv
+PYTEST_ARGS ?= -n 2
+CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+
+.PHONY: help demo test test-fast lint lock clean FORCE
+
+help: ## show this list (the default)
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/\1:\2/p' Makefile | \
+	  awk -F: '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+# Two stamps, each written last, so that an interrupted set-up starts over: the
+# environment depends on the lock alone, and a change of pyproject.toml costs
+# only the seconds of the second step.
+LOCKED := $(VENV)/.lock-installed
+READY := $(VENV)/.jaxplay-installed
+
+demo: $(READY) ## train on the embedded digits, into runs/demo
+	@rm -rf runs/demo
+	$(VENV)/bin/jaxplay train --config=experiments/digits_mlp/config.py \
+	  --workdir=runs/demo
+
+test: lint $(READY) ## lint, then every test
+	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+test-fast: $(READY) ## the tests that need neither minutes nor processes
+	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not slow"
+
+lint: $(READY) ## ruff
+	@$(VENV)/bin/ruff check --quiet
+
+lock: ## remake requirements.lock (with newer versions if LOCK_ARGS=--upgrade)
+	@$(CHOOSE_PYTHON); \
+	"$$python" -m venv --clear .venv-lock && \
+	.venv-lock/bin/pip install -qq uv && \
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --extra dev --annotation-style line \
+	  --custom-compile-command "make lock" $(LOCK_ARGS) \
+	  --output-file requirements.lock pyproject.toml
+
+clean: ## remove environments, builds and caches, and keep runs/
+	rm -rf .venv* build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Sets $python, or ends with one sentence. Candidates are run, because a shim
+# can be on the PATH and fail when called. The base interpreter, because the
+# first python3 may belong to the environment that is about to be replaced.
+define CHOOSE_PYTHON
+python=; \
+for candidate in $(CANDIDATES); do \
+  python=$$("$$candidate" -c 'import sys; \
+sys.version_info[:2] in [(3, 11), (3, 12), (3, 13)] or sys.exit(1); \
+print(sys._base_executable)' 2>/dev/null) && break; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "No Python 3.11, 3.12 or 3.13 runs as $(CANDIDATES);" \
+    "install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+  exit 2; \
+fi; \
+if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+  echo "$$python lacks the modules venv and ensurepip; on Debian and Ubuntu:" \
+    "apt install $$("$$python" -c \
+    'import sys; print("python3.%d-venv" % sys.version_info[1])')" >&2; \
+  exit 2; \
+fi
+endef
+
+# An environment works only where it was made (it holds absolute paths; a copied
+# one would test the old tree), with the PYTHON it was made for, and as long as
+# that interpreter exists.
+ifneq (,$(shell test -x $(VENV)/bin/python || echo stale; \
+    for line in '$(CURDIR)' $(PYTHON); do \
+      grep -qsxF -e "$$line" $(LOCKED) || echo stale; done))
+$(LOCKED): FORCE
+endif
+
+$(LOCKED): requirements.lock
+	@$(CHOOSE_PYTHON); \
+	case "$(VENV)" in .venv*) ;; *) \
+	  if [ -e "$(VENV)" ] && [ ! -e $(LOCKED) ]; then \
+	    echo "$(VENV) exists and is not a finished environment of this" \
+	      "Makefile; remove it, or name another VENV" >&2; \
+	    exit 2; \
+	  fi;; \
+	esac; \
+	echo "Setting up $(VENV) (a few minutes the first time)..."; \
+	rm -rf "$(VENV)" && \
+	"$$python" -m venv "$(VENV)" && \
+	$(VENV)/bin/pip install -qq -r requirements.lock && \
+	printf '%s\n' '$(CURDIR)' "$$candidate" > $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(VENV)/bin/pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""Analysis: looks back at runs and studies; arrays in, Findings out."""
