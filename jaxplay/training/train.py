@@ -1,6 +1,7 @@
 """Trains one config in one run directory, from wherever it stands to its end."""
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import signal
@@ -223,6 +224,9 @@ def train(
       trainer.write_status(
         "failed", reason=f"{type(error).__name__}: {error}".split("\n")[0]
       )
+    if jax.process_count() == 1:  # Else a host that died is waited for.
+      with contextlib.suppress(Exception):  # The first error is the one to tell.
+        checkpoints.close()
     raise
   checkpoints.close()
   return status

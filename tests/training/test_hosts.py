@@ -1,0 +1,132 @@
+"""Several hosts, as local processes: the same results, one writer, no hanging."""
+
+import json
+import re
+import signal
+import socket
+
+import pytest
+
+from jaxplay import rundir
+from tests.training import runs
+
+pytestmark = pytest.mark.slow
+
+_WORKLOADS = {
+  "mlp": runs.MLP,
+  "resnet_batch": runs.RESNET | {"model.norm": "batch"},
+  "resnet_ghost": runs.RESNET
+  | {"model.norm": "ghost", "model.virtual_batch_size": 16},
+}
+_SHORT = dict(
+  max_train_steps=6, log_every=2, eval_every=3, steps_per_call=2, batch_size=32
+)
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp"])
+@pytest.mark.parametrize("workload", _WORKLOADS)
+def test_one_two_and_eight_are_equal(tmp_path, workload, mesh):
+  """N1, N3, N4, M3, M4: 1 device = 1 process x 8 = 2 processes x 4.
+
+  Parameters, batch norm averages, evaluations and lines of metrics; with
+  parameters on every device, and split over all or some of them.
+  """
+  keys = runs.overrides(**_SHORT) | _WORKLOADS[workload]
+  many = keys | {"mesh.fsdp": 4 if mesh == "fsdp" else 1}
+  runs.train_here(keys | {"mesh.data": 1}, tmp_path / "one")
+  runs.train_here(many, tmp_path / "eight")
+  out = runs.launch(runs.command(many, tmp_path / "two"), 2, 4)
+  # M1: host 0 alone writes to the console; the files have each line once.
+  assert not re.search(r"^\[1\] step", out, re.M)
+  one = runs.lines(tmp_path / "one")
+  assert [line["step"] for line in one] == [2, 3, 4, 6]
+  state = runs.last_state(keys, tmp_path / "one")
+  for other in ("eight", "two"):
+    runs.assert_close(one, runs.lines(tmp_path / other), 1e-3, 1e-5)
+    runs.assert_close(
+      state, runs.last_state(keys, tmp_path / other), 1e-3, 1e-5
+    )
+
+
+def test_begun_on_one_host_ends_on_two(tmp_path):
+  """M3, G7: a run of 1 process x 8 resumes on 2 processes x 4."""
+  keys = runs.overrides(**runs.MLP)
+  runs.train_here(keys, tmp_path / "whole")
+  runs.train_here(keys, tmp_path / "run", 20, runs.preempt)
+  out = runs.launch(runs.command(keys, tmp_path / "run"), 2, 4)
+  assert "resuming" in out
+  runs.assert_close(
+    runs.lines(tmp_path / "whole"), runs.lines(tmp_path / "run"), 2e-3, 2e-4
+  )
+
+
+def test_host_feed_on_two_hosts(tmp_path):
+  """M3: each host reads only its rows, and the batches are the same."""
+  keys = runs.overrides(**_SHORT) | runs.MLP
+  runs.train_here(keys, tmp_path / "one")
+  streamed = keys | {"dataset.device_bytes": 0}
+  runs.launch(runs.command(streamed, tmp_path / "two"), 2, 4)
+  runs.assert_close(
+    runs.lines(tmp_path / "one"), runs.lines(tmp_path / "two"), 2e-3, 2e-4
+  )
+
+
+def test_a_finished_job_exports_and_tests(tmp_path):
+  """M1, C10: export and test metrics work when parameters span hosts."""
+  keys = runs.overrides(**_SHORT) | runs.MLP
+  keys |= {"export": True, "report_test": True, "mesh.fsdp": 8}
+  runs.launch(runs.command(keys, tmp_path / "run"), 2, 4)
+  run = rundir.RunDir(tmp_path / "run")
+  assert 0 <= run.status()["test"]["test/error_rate"] <= 1
+  assert (run.export / "forward.jaxexport").stat().st_size > 0
+
+
+def _long_job(workdir):
+  """Two processes that train for ever, once they do; one writer of output."""
+  keys = runs.overrides(**_SHORT) | {"max_train_steps": 10**6}
+  with socket.socket() as listener:
+    listener.bind(("localhost", 0))
+    port = listener.getsockname()[1]
+  processes = [
+    runs.start(
+      runs.command(
+        keys,
+        workdir,
+        "--fake_devices=2",
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={i}",
+      )
+    )
+    for i in range(2)
+  ]
+  for line in processes[0].stdout:  # Both take part in every step.
+    if line.startswith("step 6/"):
+      return processes
+  raise AssertionError("the job ended early")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_host_does_not_leave_the_other_hanging(tmp_path, victim):
+  """M: SIGKILL one process; the other exits with a message within a minute."""
+  processes = _long_job(tmp_path / "run")
+  processes[victim].kill()
+  survivor = processes[1 - victim]
+  output, _ = survivor.communicate(timeout=60)
+  assert survivor.returncode not in (0, 75)
+  assert output.strip()
+  processes[victim].communicate()
+
+
+def test_preemption_reaches_every_host(tmp_path):
+  """M4, G7: SIGTERM to one host: all save at the same step and exit with 75."""
+  processes = _long_job(tmp_path / "run")
+  processes[1].send_signal(signal.SIGTERM)
+  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [75, 75], outputs
+  run = rundir.RunDir(tmp_path / "run")
+  status = run.status()
+  assert status["status"] == "preempted"
+  assert (run.checkpoints / str(status["step"])).exists()
+  steps = [line["step"] for line in run.metrics()]
+  assert steps == sorted(set(steps)), json.dumps(steps[-5:])

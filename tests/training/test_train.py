@@ -1,0 +1,267 @@
+"""Properties of whole runs: resume, kill, preempt, damage, feeds, objectives."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jaxplay
+from jaxplay import rundir
+from jaxplay.training import checkpoint
+from tests.training import runs
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run: its keys and folder."""
+  keys = runs.overrides(**runs.MLP, averages=("ema", "window"))
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  status, _ = runs.train_here(keys, workdir)
+  assert status["status"] == "completed"
+  return keys, workdir
+
+
+def test_leaves_what_others_read(whole):
+  """A finished run directory holds every file by its documented name."""
+  keys, workdir = whole
+  run = rundir.RunDir(workdir)
+  assert run.config()["max_train_steps"] == keys["max_train_steps"]
+  assert [line["step"] for line in run.metrics()] == list(range(4, 49, 4))
+  evaluated = [line for line in run.metrics() if "valid/loss" in line]
+  assert [line["step"] for line in evaluated] == list(range(8, 49, 8))
+  assert all("train/grad_norm" in line for line in run.metrics())
+  assert all("valid_ema/error_rate" in line for line in evaluated)
+  status = run.status()
+  assert status["status"] == "completed" and status["step"] == 48
+  least = min(line["valid/error_rate"] for line in evaluated)
+  assert status["best"]["value"] == least
+  assert run.provenance()["command"] and run.provenance()["versions"]["jax"]
+
+
+def test_predictions_of_a_fixed_sample(whole):
+  """G5: each evaluation saves the logits of the same examples."""
+  _, workdir = whole
+  run = rundir.RunDir(workdir)
+  first, last = run.predictions(8), run.predictions(48)
+  np.testing.assert_array_equal(first["index"], last["index"])
+  assert first["logits"].shape == (8, 10)
+  assert not np.array_equal(first["logits"], last["logits"])
+  line = next(line for line in run.metrics() if line["step"] == 48)
+  errors = 1 - last["class_correct"].sum() / last["class_count"].sum()
+  assert errors == pytest.approx(line["valid/error_rate"])
+
+
+@pytest.mark.parametrize("step", [4, 24, 36])
+def test_preempted_and_resumed_is_uninterrupted(whole, tmp_path, step):
+  """G7: SIGTERM saves; resumed, the run ends bit for bit the same."""
+  keys, workdir = whole
+  status, _ = runs.train_here(keys, tmp_path / "run", step, runs.preempt)
+  assert status["status"] == "preempted"
+  assert step <= status["step"] < 48
+  status, told = runs.train_here(keys, tmp_path / "run")
+  assert status["status"] == "completed"
+  assert any("resuming" in sentence for sentence in told)
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+  runs.assert_same(
+    runs.last_state(keys, workdir), runs.last_state(keys, tmp_path / "run")
+  )
+
+
+_KILLED = """
+import os, pathlib, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+from tests.training import runs
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+keys, workdir, moment = eval(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
+
+def die_while_saving():
+  folder = pathlib.Path(workdir) / "checkpoints"
+  while not list(folder.glob("*tmp*")):
+    pass
+  die()
+
+if moment == "saving":
+  threading.Thread(target=die_while_saving, daemon=True).start()
+  runs.train_here(keys, workdir)
+else:
+  runs.train_here(keys, workdir, int(moment), die)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_is_uninterrupted(whole, tmp_path):
+  """G7: SIGKILL, also in the middle of saves: bit for bit, no line twice."""
+  keys, workdir = whole
+  for moment in ("4", "saving", "16", "saving", "32", "44"):
+    killed = subprocess.run(
+      [
+        *(sys.executable, "-c", _KILLED),
+        *(str(runs.ROOT), repr(keys)),
+        *(str(tmp_path / "run"), moment),
+      ],
+      cwd=runs.ROOT,
+    )
+    assert killed.returncode == -signal.SIGKILL
+  status, _ = runs.train_here(keys, tmp_path / "run")
+  assert status["status"] == "completed"
+  assert status["best"] == rundir.RunDir(workdir).status()["best"]
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+  runs.assert_same(
+    runs.last_state(keys, workdir), runs.last_state(keys, tmp_path / "run")
+  )
+
+
+def test_how_steps_are_cut_into_calls_changes_nothing(whole, tmp_path):
+  """Idea 3: any number of steps per dispatch gives the same bits."""
+  keys, workdir = whole
+  runs.train_here(keys | {"steps_per_call": 1}, tmp_path / "run")
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_resumes_on_another_number_of_devices(whole, tmp_path, devices):
+  """M3: begun on 8 devices, continued on fewer, to float tolerance the same."""
+  keys, workdir = whole
+  runs.train_here(keys, tmp_path / "run", 20, runs.preempt)
+  fewer = keys | {"mesh.data": devices}
+  status, _ = runs.train_here(fewer, tmp_path / "run")
+  assert status["status"] == "completed"
+  runs.assert_close(
+    runs.lines(workdir), runs.lines(tmp_path / "run"), 2e-3, 1e-4
+  )
+  runs.assert_close(
+    runs.last_state(keys, workdir),
+    runs.last_state(fewer, tmp_path / "run"),
+    2e-3,
+    1e-4,
+  )
+
+
+def test_host_feed_equals_device_feed(whole, tmp_path):
+  """G2: shipping batches from the host trains on the same batches."""
+  keys, workdir = whole
+  runs.train_here(keys | {"dataset.device_bytes": 0}, tmp_path / "run")
+  runs.assert_close(
+    runs.lines(workdir), runs.lines(tmp_path / "run"), 2e-3, 1e-4
+  )
+
+
+def test_finished_run_is_left_alone(whole):
+  """The same command on a finished run says so and does nothing."""
+  keys, workdir = whole
+  before = {
+    path: path.stat().st_mtime_ns
+    for path in pathlib.Path(workdir).rglob("*")
+    if path.is_file()
+  }
+  status, told = runs.train_here(keys, workdir)
+  assert status["status"] == "completed" and "nothing to do" in told[0]
+  after = {path: path.stat().st_mtime_ns for path in before}
+  assert before == after
+
+
+def test_the_test_set_is_looked_at_only_when_asked(whole, tmp_path):
+  """C10: no test metric without report_test; asked later, it is added."""
+  keys, workdir = whole
+  assert "test" not in json.dumps(rundir.RunDir(workdir).status())
+  shutil.copytree(workdir, tmp_path / "run")
+  status, _ = runs.train_here(keys | {"report_test": True}, tmp_path / "run")
+  assert 0 <= status["test"]["test/error_rate"] <= 1
+  assert status["test"]["step"] == status["best"]["step"]
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole):
+  """A run directory holds one run: the differing keys are named."""
+  keys, workdir = whole
+  with pytest.raises(jaxplay.UserError, match="learning_rate was 0.1 and is"):
+    runs.train_here(keys | {"hparams.learning_rate": 0.2}, workdir)
+  assert rundir.RunDir(workdir).status()["status"] == "completed"
+
+
+def _truncate(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip_bits(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  path.write_bytes(data)
+
+
+# A restore that fails leaves orbax's other reads to end on a closed event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", [_truncate, _flip_bits, os.unlink])
+def test_damaged_newest_checkpoint(whole, tmp_path, damage):
+  """G7: a damaged newest checkpoint is told, and the one before serves."""
+  keys, workdir = whole
+  runs.train_here(keys, tmp_path / "run", 36, runs.preempt)
+  folder = tmp_path / "run" / "checkpoints"
+  newest = max(int(path.name) for path in folder.iterdir())
+  largest = sorted(
+    (path.stat().st_size, path)
+    for path in (folder / str(newest)).rglob("*")
+    if path.is_file()
+  )[-3:]
+  for _, path in largest:
+    damage(path)
+  status, told = runs.train_here(keys, tmp_path / "run")
+  assert any(f"step {newest} is damaged" in sentence for sentence in told)
+  assert status["status"] == "completed"
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+
+
+def test_divergence_is_a_result(tmp_path):
+  """A non-finite loss: infeasible with step and reason, a final line."""
+  keys = runs.overrides(hparams__learning_rate=1e6, model__width=32)
+  status, _ = runs.train_here(keys, tmp_path / "run")
+  assert status["status"] == "infeasible"
+  last = rundir.RunDir(tmp_path / "run").metrics()[-1]
+  assert last["step"] == status["step"] and last["train/loss"] is None
+  assert f"at step {status['step']}" in status["reason"]
+  assert runs.train_here(keys, tmp_path / "run")[0]["status"] == "infeasible"
+
+
+def test_a_nan_objective_deletes_nothing(tmp_path):
+  """G7: N best and the latest survive; a NaN objective is only the worst."""
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=2)
+  values = [5.0, 1.0, 3.0, float("nan"), 4.0, 9.0]
+  for step, value in enumerate(values):
+    checkpoints.save(step, {"x": np.float32(step)}, value)
+  checkpoints.wait()
+  assert checkpoints.steps() == [1, 2, 4, 5]  # best two, latest two
+  checkpoints.close()
+
+
+def test_ties_go_to_the_earlier_step(tmp_path):
+  """G7: of equal objectives the earlier checkpoint is the best."""
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=1)
+  for step in range(5):
+    checkpoints.save(step, {"x": np.float32(step)}, 1.0)
+  checkpoints.wait()
+  assert checkpoints.steps() == [0, 3, 4]
+  checkpoints.close()
+
+
+def test_a_crash_is_not_a_result(tmp_path):
+  """A crash leaves status failed with its reason, and the run resumes."""
+  keys = runs.overrides(model__width=32)
+
+  def crash():
+    raise OSError("disk on fire")
+
+  with pytest.raises(OSError, match="disk on fire"):
+    runs.train_here(keys, tmp_path / "run", 20, crash)
+  status = rundir.RunDir(tmp_path / "run").status()
+  assert status["status"] == "failed" and "disk on fire" in status["reason"]
+  assert runs.train_here(keys, tmp_path / "run")[0]["status"] == "completed"
