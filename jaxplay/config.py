@@ -7,13 +7,14 @@ valid name, and the mend.
 """
 
 import ast
-import copy
 import difflib
 import inspect
 import math
 import os
 import re
 import runpy
+import struct
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +32,7 @@ def base() -> ml_collections.ConfigDict:
   config.max_train_steps = 1000  # updates of the parameters
   config.batch_size = 128  # examples per update, over all devices and hosts
   config.microbatches = 1  # sequential parts of a batch: saves memory, not time
-  config.steps_per_call = (
-    50  # most steps per dispatch, if the data fit on device
-  )
+  config.steps_per_call = 0  # steps per dispatch, data on device; 0: chosen
   config.log_every = 50  # steps between lines of training metrics
   config.eval_every = 100  # steps between evaluations
   config.eval_batch_size = 512  # at least batch_size
@@ -53,7 +52,7 @@ def base() -> ml_collections.ConfigDict:
   config.clipping = False  # clip the global gradient norm at hparams.clip_norm
   config.averages = ()  # weight averages to evaluate beside: "ema", "window"
 
-  # Numbers of the training step. They are traced: changing one compiles nothing.
+  # Numbers of the training step, traced: changing one compiles nothing.
   config.hparams = hparams = ml_collections.ConfigDict()
   hparams.learning_rate = 0.1  # the base rate that the schedule multiplies
   hparams.momentum = 0.9  # gamma of momentum, nesterov, rmsprop
@@ -147,19 +146,20 @@ _CHOICES = {
   "model.dtype": ("float32", "bfloat16"),
 }
 
-# Intervals in the usual notation: [ and ] belong to the interval, ( and ) don't.
+# Intervals in the usual notation: [ and ] belong to it, ( and ) do not. The
+# integers that a step takes are of 32 bits.
 _RANGES = {
   "seed": "[0, 4294967295]",
-  "max_train_steps": "[1, inf)",
-  "batch_size": "[1, inf)",
-  "microbatches": "[1, inf)",
-  "steps_per_call": "[1, inf)",
-  "log_every": "[1, inf)",
-  "eval_every": "[1, inf)",
-  "eval_batch_size": "[1, inf)",
-  "checkpoint_every": "[1, inf)",
-  "keep_best": "[1, inf)",
-  "num_predictions": "[0, inf)",
+  "max_train_steps": "[1, 2147483647]",
+  "batch_size": "[1, 2147483647]",
+  "microbatches": "[1, 2147483647]",
+  "steps_per_call": "[0, 2147483647]",
+  "log_every": "[1, 2147483647]",
+  "eval_every": "[1, 2147483647]",
+  "eval_batch_size": "[1, 2147483647]",
+  "checkpoint_every": "[1, 2147483647]",
+  "keep_best": "[1, 2147483647]",
+  "num_predictions": "[0, 2147483647]",
   "hparams.learning_rate": "(0, inf)",
   "hparams.momentum": "[0, 1)",
   "hparams.rho": "[0, 1)",
@@ -171,30 +171,30 @@ _RANGES = {
   "hparams.label_smoothing": "[0, 1)",
   "hparams.dropout_rate": "[0, 1)",
   "hparams.norm_momentum": "[0, 1)",
-  "hparams.warmup_steps": "[0, inf)",
+  "hparams.warmup_steps": "[0, 2147483647]",
   "hparams.final_factor": "[0, 1]",
-  "hparams.decay_timescale": "[1, inf)",
+  "hparams.decay_timescale": "[1, 2147483647]",
   "hparams.cooldown_fraction": "[0, 1]",
   "hparams.ema_decay": "[0, 1)",
-  "hparams.window_steps": "[1, inf)",
+  "hparams.window_steps": "[1, 2147483647]",
   "dataset.augment_pixels": "[0, 65535]",
   "dataset.device_bytes": "[0, inf)",
   "dataset.workers": "[0, 1024]",
-  "dataset.image_size": "[0, inf)",
+  "dataset.image_size": "[0, 2147483647]",
   "dataset.num_train": "[1, 2147483647]",
   "dataset.num_valid": "[1, 2147483647]",
   "dataset.num_test": "[1, 2147483647]",
-  "dataset.num_classes": "[2, inf)",
+  "dataset.num_classes": "[2, 2147483647]",
   "dataset.difficulty": "[0, inf)",
-  "model.depth": "[1, inf)",
-  "model.width": "[1, inf)",
-  "model.virtual_batch_size": "[1, inf)",
-  "model.num_groups": "[1, inf)",
-  "mesh.fsdp": "[1, inf)",
-  "mesh.tensor": "[1, inf)",
+  "model.depth": "[1, 2147483647]",
+  "model.width": "[1, 2147483647]",
+  "model.virtual_batch_size": "[1, 2147483647]",
+  "model.num_groups": "[1, 2147483647]",
+  "mesh.fsdp": "[1, 2147483647]",
+  "mesh.tensor": "[1, 2147483647]",
 }
 
-# Keys of a single optimizer, schedule, ... : setting one elsewhere does nothing.
+# Keys of one optimizer, schedule, ...: setting one elsewhere does nothing.
 _USED_BY = {
   "hparams.momentum": ("optimizer", ("momentum", "nesterov", "rmsprop")),
   "hparams.rho": ("optimizer", ("rmsprop",)),
@@ -248,18 +248,15 @@ def load(
   if not os.path.isfile(path):
     raise jaxplay.UserError(f"there is no config file {path!r}")
   try:
-    module = runpy.run_path(path)
-    get_config = module["get_config"]
-  except KeyError:
-    raise jaxplay.UserError(
-      f"config file {path!r} defines no get_config()"
-    ) from None
+    get_config = runpy.run_path(path).get("get_config")
   except jaxplay.UserError:
     raise
   except Exception as error:  # The file is the user's own code.
     raise jaxplay.UserError(
-      f"config file {path!r} does not run: {_describe(error)}"
+      f"config file {path!r} does not run: {_describe(error, path)}"
     ) from error
+  if not callable(get_config):
+    raise jaxplay.UserError(f"config file {path!r} defines no get_config()")
   takes_argument = bool(inspect.signature(get_config).parameters)
   if argument and not takes_argument:
     raise jaxplay.UserError(
@@ -271,15 +268,18 @@ def load(
     raise
   except Exception as error:
     raise jaxplay.UserError(
-      f"get_config() in {path!r} fails: {_describe(error)}"
+      f"get_config() in {path!r} fails: {_describe(error, path)}"
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise jaxplay.UserError(
       f"get_config() in {path!r} returns {type(config).__name__}, not a"
       " ConfigDict; start from jaxplay.config.base() and return it"
     )
+  flat = flatten(config)
   for key, text in overrides.items():
-    override(config, key, _parse(text))
+    # A text is taken as it is written: a folder may be called 007.
+    literal = isinstance(flat.get(key), str)
+    override(config, key, text if literal else _parse(text))
   return config
 
 
@@ -301,7 +301,7 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   if isinstance(old, str) and not isinstance(value, str):
     value = str(value)
   if isinstance(old, float) and type(value) is int:
-    value = float(value)
+    value = float(repr(value))  # float(10**400) raises, this is inf.
   if isinstance(old, tuple) and isinstance(value, (str, int, float)):
     value = (value,)
   if isinstance(old, tuple) and isinstance(value, list):
@@ -332,19 +332,32 @@ def _parse(text: str) -> Any:
 
 def _nearest(key: str, names) -> str:
   """Where a misspelt key may have wanted to go."""
-  leaves = {name.rpartition(".")[2]: name for name in names}
-  leaf = key.rpartition(".")[2]
-  close = difflib.get_close_matches(key, list(names), 1, 0.7)
-  if not close and (found := difflib.get_close_matches(leaf, leaves, 1, 0.7)):
-    close = [leaves[found[0]]]
+  leaves = {name: name.rpartition(".")[2] for name in names}
+  # By its last part, or hparams.foo would be close to all the hparams.
+  close = difflib.get_close_matches(
+    key.rpartition(".")[2], leaves.values(), 1, 0.7
+  )
   if close:
-    return f"did you mean config.{close[0]}?"
+    same = [name for name, leaf in leaves.items() if leaf == close[0]]
+    nearest = difflib.get_close_matches(key, same, 1, 0.0)[0]
+    return f"did you mean config.{nearest}?"
   return "jaxplay/config.py lists every key"
 
 
-def _describe(error: Exception) -> str:
-  text = str(error).strip().split("\n")[0]
-  return f"{type(error).__name__}: {text}"
+def _describe(error: Exception, path: str) -> str:
+  """What the user's code in `path` did wrong, and on which line."""
+  lines = [
+    f"line {frame.lineno}: "
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == path
+  ]
+  where = lines[-1] if lines else ""
+  text = str(error).strip()
+  # A locked ConfigDict's own words hold the whole config.
+  if unknown := re.search(r'Key "(.*?)" does not exist', text):
+    nearest = _nearest(unknown[1], flatten(base()))
+    return f"{where}there is no key {unknown[1]!r}; {nearest}"
+  return f"{where}{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
 def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -408,15 +421,15 @@ def validate(
     jaxplay.UserError: The first thing that is wrong.
   """
   flat, default = flatten(config), flatten(base())
-  for key in flat.keys() - default.keys():
+  for key in sorted(flat.keys() - default.keys()):
     raise jaxplay.UserError(
       f"there is no config.{key}; {_nearest(key, default)}"
     )
-  for key in default.keys() - flat.keys():
+  for key in sorted(default.keys() - flat.keys()):
     raise jaxplay.UserError(
       f"config.{key} is missing; start from config.base()"
     )
-  scratch = copy.deepcopy(config)
+  scratch = base()
   for key, value in flat.items():
     override(scratch, key, value)  # The type.
   for key, choices in _CHOICES.items():
@@ -428,10 +441,18 @@ def validate(
         f" {', '.join(map(repr, choices))}"
       )
   for key, interval in _RANGES.items():
-    if not _within(flat[key], interval):
+    value = flat[key]
+    if not _within(value, interval):
       raise jaxplay.UserError(
-        f"config.{key} is {flat[key]!r}; it must lie in {interval}"
+        f"config.{key} is {value!r}; it must lie in {interval}"
       )
+    if key.startswith("hparams.") and isinstance(value, float):
+      rounded = _rounded(value)
+      if not _within(rounded, interval):
+        raise jaxplay.UserError(
+          f"config.{key} is {value!r}, which the step's 32 bits round to"
+          f" {rounded:g}; it must lie in {interval}"
+        )
   _validate_pairs(config)
   if num_devices is not None:
     _validate_mesh(config, num_devices)
@@ -439,11 +460,17 @@ def validate(
 
 def _within(value, interval: str) -> bool:
   low, high = (float(bound) for bound in interval[1:-1].split(","))
-  if math.isnan(value) or math.isinf(value):
-    return False
   above = value >= low if interval[0] == "[" else value > low
   below = value <= high if interval[-1] == "]" else value < high
   return above and below
+
+
+def _rounded(value: float) -> float:
+  """To the nearest number of 32 bits."""
+  try:
+    return struct.unpack("f", struct.pack("f", value))[0]
+  except OverflowError:
+    return math.inf
 
 
 def _validate_pairs(config):
@@ -490,6 +517,11 @@ def _validate_pairs(config):
         f" (config.hparams.cooldown_fraction={hparams.cooldown_fraction}) are"
         f" longer than the run of config.max_train_steps={steps}"
       )
+  if config.optimizer == "schedule_free_adamw" and not hparams.beta1:
+    refuse(
+      "config.hparams.beta1 is 0, and config.optimizer='schedule_free_adamw'"
+      " divides by it; use a value such as 0.9"
+    )
   if hparams.dropout_rate and not model.dropout:
     refuse(
       f"config.hparams.dropout_rate is {hparams.dropout_rate} but the model has"
@@ -545,6 +577,7 @@ def _validate_pairs(config):
       f"config.dataset.shape is {tuple(config.dataset.shape)!r}; it must be"
       " (height, width, channels)"
     )
+  _validate_rules(config.mesh.rules)
 
 
 def _validate_mesh(config, num_devices):
@@ -572,18 +605,33 @@ def _validate_mesh(config, num_devices):
         f"config.{key} {size * unit}{parts} does not divide over {split}"
         f" devices; use {_multiples(size * unit, split * unit)}"
       )
-  for rule in mesh.rules:
-    if len(rule) != 2 or not isinstance(rule[0], str):
+
+
+def _validate_rules(rules):
+  axes = ("data", "fsdp", "tensor")
+  for rule in rules:
+    if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise jaxplay.UserError(
         f"config.mesh.rules holds {rule!r}; each rule is a pair (path pattern,"
         " partition)"
       )
+    pattern, partition = rule
     try:
-      re.compile(rule[0])
-    except re.error as error:
+      re.compile(pattern)
+    except (re.error, TypeError) as error:
       raise jaxplay.UserError(
-        f"config.mesh.rules: {rule[0]!r} is not a pattern ({error})"
+        f"config.mesh.rules: {pattern!r} is not a pattern ({error})"
       ) from None
+    if partition == "fsdp":
+      continue
+    named = partition if isinstance(partition, tuple | list) else "?"
+    named = [axis for axis in named if axis is not None]
+    if any(axis not in axes or named.count(axis) > 1 for axis in named):
+      raise jaxplay.UserError(
+        f"config.mesh.rules: {partition!r} is not a partition; it can be"
+        " 'fsdp', or for each dimension None or one of"
+        f" {', '.join(map(repr, axes))}, each axis once"
+      )
 
 
 def _multiples(number: int, unit: int) -> str:

@@ -90,12 +90,12 @@ class RunDir:
 
   def metrics(self) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl; a torn last line is left out."""
-    try:
-      text = (self.path / "metrics.jsonl").read_text()
-    except FileNotFoundError:
-      return []
-    complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()]
+    path = self.path / "metrics.jsonl"
+    text = _read_text(path) or ""
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    return [
+      _parse_json(path, line, number) for number, line in enumerate(complete, 1)
+    ]
 
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
@@ -149,7 +149,7 @@ def best_line(
   scored = [
     (line[objective], line["step"])
     for line in lines
-    if line.get(objective) is not None
+    if line.get(objective) is not None and math.isfinite(line[objective])
   ]
   if not scored:
     return None
@@ -199,15 +199,30 @@ def _plain(value):
   return value
 
 
-def _read_json(path):
+def _read_text(path):
+  """What is in a file, or None where there is no such file."""
   try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
+    return path.read_text(encoding="utf-8", errors="replace")
+  except (FileNotFoundError, NotADirectoryError):
     return None
+  except OSError as error:
+    raise jaxplay.UserError(
+      f"cannot read {str(path)!r}: {error.strerror}"
+    ) from None
+
+
+def _read_json(path):
+  text = _read_text(path)
+  return None if text is None else _parse_json(path, text)
+
+
+def _parse_json(path, text, line=None):
+  try:
+    return json.loads(text)
   except json.JSONDecodeError as error:
     raise jaxplay.UserError(
-      f"{str(path)!r} is damaged (line {error.lineno}); restore it from a copy,"
-      " or start in another workdir"
+      f"{str(path)!r} is damaged (line {line or error.lineno}); restore it from"
+      " a copy, or start in another workdir"
     ) from None
 
 

@@ -2,11 +2,11 @@
 
     python launch/local.py --processes 2 --devices 4 -- train --config=... ...
 
-Each process is a `jaxplay` with its own emulated CPU devices, as a host of a pod
-is; their lines come out prefixed by the process's number. Ctrl-C and SIGTERM are
-passed on, so that the job saves and can resume. When a process fails, the others
-are ended: a job is whole or it is nothing. The exit code is that of the first
-process that failed, else the job's own.
+Each process is a `jaxplay` with its own emulated CPU devices, as a host of a
+pod is; their lines come out prefixed by the process's number. Ctrl-C and
+SIGTERM are passed on, so that the job saves and can resume. When a process
+fails, the others are ended: a job is whole or it is nothing. The exit code is
+that of the first process that failed, else the job's own.
 """
 
 import argparse

@@ -28,10 +28,11 @@ def better_than_chance(
 ) -> finding.Finding:
   """Is the result "reasonable": clearly better than chance on validation?
 
-  Chance is the error rate of always answering the most frequent class. The rule:
-  `fail` where the best error rate is not below chance by 5 standard errors of a
-  share of `num_examples`; `warn` where it is, but by less than a tenth of chance;
-  else `ok`. Source: Playbook, choosing the initial configuration.
+  Chance is the error rate of always answering the most frequent class. The
+  rule: `fail` where the best error rate is not below chance by 5 standard
+  errors of a share of `num_examples`; `warn` where it is, but by less than a
+  tenth of chance; else `ok`. Source: Playbook, choosing the initial
+  configuration.
 
   Args:
     error_rate: Best validation error rate, in [0, 1]; None: never evaluated.

@@ -131,5 +131,10 @@ def _read(steps, start, workers):
     grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
   )
   if workers:
+    from absl import flags
+
+    # Grain asks absl for its own flags, and cli.py parses none of absl's.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))
   return iter(dataset)

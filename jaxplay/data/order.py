@@ -29,7 +29,9 @@ _ROUNDS = 8
 
 def stream_seed(seed: int, stream: str) -> int:
   """A 32-bit seed for one of `STREAMS`, from the run's seed."""
-  number = np.array([STREAMS[stream][0]], np.uint32)
+  # Mixed before the seed comes in, or stream 1 of seed 0 would be stream 2 of
+  # seed 3.
+  number = _mix(np.array([STREAMS[stream][0]], np.uint32), np.uint32(0))
   return int(_mix(_mix(number, _low(seed)), _high(seed))[0])
 
 
@@ -79,10 +81,12 @@ def draws(
   Returns:
     uint32 [*examples.shape, num].
   """
-  state = _mix(examples.astype(np.uint32), np.uint32(stream_seed(seed, stream)))
+  examples = np.asarray(examples, np.uint32)[..., None]
+  steps = np.asarray(steps)[..., None]
+  state = _mix(examples, np.uint32(stream_seed(seed, stream)))
   state = _mix(state, _low(steps)) ^ _high(steps)
   words = np.arange(1, num + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
-  return _mix(state[..., None] + words, np.uint32(0))
+  return _mix(state + words, np.uint32(0))
 
 
 def _epoch_keys(seed, epoch, num):

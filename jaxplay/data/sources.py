@@ -161,7 +161,8 @@ def _synthetic(
 class _Records:
   """Records of a prepared TFDS set; only image and label are decoded."""
 
-  source: object
+  source: object  # serialized records
+  features: object  # how to decode image and label from one
   image_key: str
   label_key: str
   shape: tuple[int, int, int]
@@ -176,7 +177,10 @@ class _Records:
     return self.num_examples * (int(np.prod(self.shape)) + 4)
 
   def fetch(self, indices):
-    records = self.source.__getitems__([int(index) for index in indices])
+    serialized = self.source.__getitems__([int(index) for index in indices])
+    records = [
+      self.features.deserialize_example_np(record) for record in serialized
+    ]
     images = [record[self.image_key] for record in records]
     if self.resize:
       images = [_resize(image, self.shape[0]) for image in images]
@@ -204,7 +208,8 @@ def _tfds(name, data_dir, splits, image_size):
 
   where = data_dir or "TFDS's default folder"
   prepare = (
-    f"dataset {name!r} is not prepared in {where}; prepare it once there with"
+    f"dataset {name!r} is not prepared in {where}; prepare it once there (most"
+    f" sets need TensorFlow for that, and only for that) with"
     f" tfds.builder({name!r}, data_dir=...,"
     " file_format='array_record').download_and_prepare(), or set"
     " config.dataset.data_dir to where it is"
@@ -212,14 +217,25 @@ def _tfds(name, data_dir, splits, image_size):
   try:
     builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
   except tfds.core.DatasetNotFoundError:
-    close = difflib.get_close_matches(name, tfds.list_builders(), 1)
+    # Of TFDS's own sets: the list of all would take TensorFlow to read.
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name, known, 1)
     hint = f" (nearest known name: {close[0]!r})" if close else ""
     raise jaxplay.UserError(prepare + hint) from None
+  except Exception as error:  # Names can be wrong in many ways.
+    raise jaxplay.UserError(
+      f"dataset {name!r} cannot be loaded: {_first_line(error)}"
+    ) from error
   if not builder.info.splits:
     raise jaxplay.UserError(prepare)
   features = builder.info.features
+  # Of several, what TFDS names for supervised learning, then what is usual.
+  usual = (*(builder.info.supervised_keys or ()), "image", "label")
   by_type = {
-    kind: [key for key, value in features.items() if isinstance(value, kind)]
+    kind: sorted(
+      (key for key, value in features.items() if isinstance(value, kind)),
+      key=lambda key: ((*usual, key).index(key), key),
+    )
     for kind in (tfds.features.Image, tfds.features.ClassLabel)
   }
   for kind, keys in by_type.items():
@@ -229,6 +245,11 @@ def _tfds(name, data_dir, splits, image_size):
         f" {sorted(features)}; only image classification sets can be used"
       )
   image_key, label_key = (keys[0] for keys in by_type.values())
+  if features[image_key].np_dtype != np.uint8:
+    raise jaxplay.UserError(
+      f"images of dataset {name!r} are of type"
+      f" {np.dtype(features[image_key].np_dtype)}; only uint8 can be used"
+    )
   shape = features[image_key].shape
   if image_size:
     shape = (image_size, image_size, shape[-1] or 3)
@@ -237,11 +258,18 @@ def _tfds(name, data_dir, splits, image_size):
       f"images of dataset {name!r} differ in size; set"
       " config.dataset.image_size to the size to train on"
     )
-  decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True})
+  # Not PartialDecoding, which data sources ignore and TensorFlow has to make.
+  partial = tfds.features.FeaturesDict(
+    {key: features[key] for key in (image_key, label_key)}
+  )
   sources = {}
   for split, text in splits.items():
     try:
-      source = builder.as_data_source(split=text, decoders=decoders)
+      source = builder.as_data_source(
+        split=text, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+      )
+      if not len(source):  # ValueError where it begins after it ends
+        raise ValueError("it holds no examples")
     except (ValueError, KeyError) as error:
       raise jaxplay.UserError(
         f"config.dataset.{split}_split={text!r} is not a split of {name!r},"
@@ -253,7 +281,7 @@ def _tfds(name, data_dir, splits, image_size):
         f" {_first_line(error)}"
       ) from None
     sources[split] = _Records(
-      source, image_key, label_key, tuple(shape), bool(image_size)
+      source, partial, image_key, label_key, tuple(shape), bool(image_size)
     )
   classes = features[label_key].num_classes
   return Dataset(sources, classes, tuple(shape), pixel_max=255)

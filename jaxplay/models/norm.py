@@ -59,15 +59,16 @@ class BatchNorm(nn.Module):
     x = x.astype(jnp.float32)
     if train and not self.is_initializing():
       x, mean, var = _center(x, self.virtual_batch_size, weights)
-      scale = scale * jnp.reciprocal(jnp.sqrt(var + self.epsilon))
+      scale = scale[None] * jnp.reciprocal(jnp.sqrt(var + self.epsilon))
       average_mean.value, average_var.value = _over_groups(
         (mean, var), x.shape[0], weights
       )
       scale = _per_example(scale, x)
     else:
-      x = x - average_mean.value
+      x = x - _as_features(average_mean.value, x)
       scale = scale * jnp.reciprocal(jnp.sqrt(average_var.value + self.epsilon))
-    return (x * scale + bias).astype(self.dtype)
+      scale = _as_features(scale, x)
+    return (x * scale + _as_features(bias, x)).astype(self.dtype)
 
 
 def _center(x, group_size, weights):
@@ -84,6 +85,10 @@ def _center(x, group_size, weights):
     )
   if weights is None:
     weights = jnp.ones((batch,))
+  else:
+    # A product with zero would let infinities through.
+    real = weights.reshape((batch,) + (1,) * (x.ndim - 1)) > 0
+    x = jnp.where(real, x, 0.0)
   weights = weights.reshape(-1, group_size)
   # A group of nothing but padding has weight zero, not NaN.
   shares = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-9)
@@ -106,13 +111,18 @@ def _per_example(values, x):
   return values.reshape((-1,) + (1,) * (x.ndim - 2) + (features,))
 
 
+def _as_features(values, x):
+  """[features] in the rank of `x`."""
+  return values.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def _over_groups(statistics, batch, weights):
-  """Means over the groups that hold at least one real example."""
+  """Means over the groups, each weighing as much as its real examples."""
   if weights is None:
     return tuple(values.mean(0) for values in statistics)
   groups = statistics[0].shape[0]
-  real = weights.reshape(groups, batch // groups).any(1).astype(jnp.float32)
-  share = real / jnp.maximum(real.sum(), 1.0)
+  real = weights.reshape(groups, batch // groups).sum(1)
+  share = real / jnp.maximum(real.sum(), 1e-9)
   return tuple(jnp.sum(values * share[:, None], 0) for values in statistics)
 
 

@@ -56,7 +56,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
-    """Logits [batch, num_classes] of images [batch, height, width, channels]."""
+    """Logits [batch, num_classes] of x [batch, height, width, channels]."""
     conv = functools.partial(
       _conv, dtype=self.dtype, use_bias=not self.norm_bias
     )
@@ -116,7 +116,7 @@ class WideResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
-    """Logits [batch, num_classes] of images [batch, height, width, channels]."""
+    """Logits [batch, num_classes] of x [batch, height, width, channels]."""
     conv = functools.partial(
       _conv, dtype=self.dtype, use_bias=not self.norm_bias
     )

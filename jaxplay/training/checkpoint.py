@@ -21,7 +21,7 @@ class Checkpoints:
   """The checkpoints of one run. Every method is called on every host."""
 
   def __init__(self, folder: pathlib.Path, *, keep_best: int):
-    """Opens or makes `folder`, and keeps `keep_best` checkpoints of the best."""
+    """Opens or makes `folder`; keeps the `keep_best` best checkpoints."""
     keep = [
       preservation_policy.LatestN(2),
       preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness),

@@ -25,9 +25,10 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   axes = " x ".join(f"{n} {axis}" for axis, n in workload.mesh.shape.items())
   yield f"mesh: {axes} ({workload.mesh.devices.flat[0].device_kind})"
   yield (
-    f"one training step, per device: {costs['flops']:.4g} FLOPs,"
-    f" {_bytes(costs['bytes'])} of memory (state {_bytes(costs['state_bytes'])},"
-    f" temporaries {_bytes(costs['temporary_bytes'])})"
+    f"one training step, per device: {costs['flops']:.4g} FLOPs"
+    f" and {_bytes(costs['bytes'])} of memory (of these, state"
+    f" {_bytes(costs['state_bytes'])}, temporaries"
+    f" {_bytes(costs['temporary_bytes'])})"
   )
   examples = config.max_train_steps * config.batch_size
   epochs = examples / workload.dataset.splits["train"].num_examples

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
@@ -23,28 +22,6 @@ def make_eval_batch(model, task) -> Callable:
     return task.eval_sums(logits, batch)
 
   return eval_batch
-
-
-def make_eval_split(eval_batch: Callable) -> Callable:
-  """Makes `eval_split(variables, arrays, examples)`: sums over a whole split.
-
-  For data on the device. `arrays` holds all examples, `examples` is laid out as
-  `data.eval_examples` makes it; all batches run in one dispatch.
-  """
-
-  def eval_split(variables, arrays, examples):
-    def sums(part):
-      batch = {name: array[part["index"]] for name, array in arrays.items()}
-      return eval_batch(variables, batch | {"weight": part["weight"]})
-
-    first = jax.eval_shape(sums, jax.tree.map(lambda array: array[0], examples))
-    return jax.lax.scan(
-      lambda total, part: (jax.tree.map(jnp.add, total, sums(part)), None),
-      jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first),
-      examples,
-    )[0]
-
-  return eval_split
 
 
 def make_predict(model, task) -> Callable:
@@ -68,7 +45,8 @@ def export_forward(
   for CPU, CUDA and TPU and for any batch size; `weights.npz` holds its first
   argument:
 
-      forward = jax.export.deserialize((folder / "forward.jaxexport").read_bytes())
+      saved = (folder / "forward.jaxexport").read_bytes()
+      forward = jax.export.deserialize(saved)
       weights = dict(np.load(folder / "weights.npz"))
       logits = forward.call(weights, images)  # uint8 [batch, *image_shape]
 

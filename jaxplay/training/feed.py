@@ -1,18 +1,21 @@
-"""Bringing examples to the step: gathered on the device, or shipped by the host.
+"""Examples to the step: gathered on the device, or shipped by the host.
 
 Both ways make the same batches in the same order. Sets that fit are copied to
 every device once and gathered there by index, many steps per dispatch; larger
 sets are read ahead by the host, which ships only its own rows.
 """
 
+import collections
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxplay import data
-from jaxplay.training import evaluate, sharding, step
+from jaxplay.training import sharding, step
+
+# Sums over batches are added up on the host, where that costs nothing.
+_WIDE = {"f": np.float64, "i": np.int64}
 
 
 class DeviceFeed:
@@ -48,7 +51,7 @@ class DeviceFeed:
     self._sharding = sharding.batch(mesh, axis=2)
     self._rows, self._size = sharding.local_rows(mesh, size), size
     self.program = jax.jit(
-      step.make_run_steps(train_step),
+      step.make_run_steps(train_step, most_steps),
       donate_argnums=1,
       out_shardings=(state_shardings, sharding.replicated(mesh)),
     )
@@ -147,39 +150,57 @@ def make_evaluator(
     workers: Reader processes for larger ones.
   """
   rows = sharding.local_rows(mesh, batch_size)
-  everywhere = sharding.replicated(mesh)
+  arrays = None
   if fits(source, device_bytes):
     arrays = _on_device(mesh, source)
-    examples = data.eval_examples(source.num_examples, batch_size)
-    examples = _placed(
-      {name: array[:, rows] for name, array in examples.items()},
-      sharding.batch(mesh, axis=1),
-      batch_size,
-      1,
-    )
-    split = jax.jit(
-      evaluate.make_eval_split(eval_batch), out_shardings=everywhere
-    )
-    return lambda variables: jax.device_get(split(variables, arrays, examples))
+    parts = data.eval_examples(source.num_examples, batch_size)
+    batches = [
+      _placed(
+        {name: array[i, rows] for name, array in parts.items()},
+        sharding.batch(mesh),
+        batch_size,
+        0,
+      )
+      for i in range(len(parts["index"]))
+    ]
 
-  one = jax.jit(eval_batch, out_shardings=everywhere)
-  add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
-
-  def evaluator(variables):
-    total = None
+  def read():
+    """The batches of the split, each placed on the devices."""
+    if arrays is not None:
+      yield from batches
+      return
     for batch in data.eval_batches(
       source, batch_size=batch_size, rows=rows, workers=workers
     ):
-      placed = _placed(batch, sharding.batch(mesh), batch_size, 0)
-      sums = one(variables, placed)
-      total = sums if total is None else add(total, sums)
-    return jax.device_get(total)
+      yield _placed(batch, sharding.batch(mesh), batch_size, 0)
+
+  def sums_of(variables, arrays, batch):
+    if arrays is not None:
+      batch = dict(batch)
+      index = batch.pop("index")
+      batch |= {name: array[index] for name, array in arrays.items()}
+    return eval_batch(variables, batch)
+
+  # A dispatch for each batch, not a loop: see `steps_per_call` in train.py.
+  program = jax.jit(sums_of, out_shardings=sharding.replicated(mesh))
+
+  def evaluator(variables):
+    in_flight, fetched = collections.deque(), []
+    for batch in read():
+      in_flight.append(program(variables, arrays, batch))
+      if len(in_flight) > 2:  # Bounds the batches that are held.
+        fetched.append(jax.device_get(in_flight.popleft()))
+    fetched.extend(jax.device_get(list(in_flight)))
+    return jax.tree.map(
+      lambda *parts: np.sum(parts, axis=0, dtype=_WIDE[parts[0].dtype.kind]),
+      *fetched,
+    )
 
   return evaluator
 
 
 def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):
-  """Makes `predictor(variables)`: logits of the examples at `indices`, on host."""
+  """Makes `predictor(variables)`: logits of the examples at `indices`."""
   padded = -(-len(indices) // mesh.size) * mesh.size
   fetched = source.fetch(np.resize(indices, padded))
   rows = sharding.local_rows(mesh, padded)

@@ -1,9 +1,9 @@
 """The mesh, and who holds what: the only module that says PartitionSpec.
 
 Three axes: `data` splits batches, `fsdp` splits batches and large parameters,
-`tensor` splits what a rule names. Rules are (path pattern, partition) pairs from
-the config, searched in order in the path of each leaf of the train state; an
-optimizer's moments end in their parameter's path, so they follow it.
+`tensor` splits what a rule names. Rules are (path pattern, partition) pairs
+from the config, searched in order in the path of each leaf of the train state;
+an optimizer's moments end in their parameter's path, so they follow it.
 """
 
 import re

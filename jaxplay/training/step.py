@@ -1,8 +1,8 @@
 """The train step: a pure function of (hparams, state, batch).
 
-`hparams` is a flat dict of traced numbers, so one compilation serves a study and
-`vmap` over (hparams, state) is a population. Names and shapes are fixed when
-the step is made.
+`hparams` is a flat dict of traced numbers, so one compilation serves a study
+and `vmap` over (hparams, state) is a population. Names and shapes are fixed
+when the step is made.
 """
 
 from collections.abc import Callable, Sequence
@@ -97,8 +97,8 @@ def make_train_step(
   The arrays of a batch have leading dimensions [microbatches, examples]. The
   gradient is that of the mean loss over the whole batch, however it is split:
   microbatches add up before clipping and before the optimizer, and batch
-  statistics are averaged over them. Metrics are the tally of `state`: sums since
-  step `log_every * k`, the last line of metrics.
+  statistics are averaged over them. Metrics are the tally of `state`: sums
+  since step `log_every * k`, the last line of metrics.
 
   Args:
     model: From `models.build`.
@@ -106,7 +106,7 @@ def make_train_step(
     optimizer: Name of the optimizer.
     schedule: Name of the schedule.
     cooldown_shape: Of schedule `wsd`.
-    clipping: Whether to clip the global gradient norm at `hparams["clip_norm"]`.
+    clipping: Whether to clip the gradient norm at `hparams["clip_norm"]`.
     averages: Names of the weight averages to keep.
     microbatches: Parts of a batch that are computed one after the other.
     log_every: Steps after which the tally begins anew.
@@ -132,6 +132,9 @@ def make_train_step(
       errors = task.errors(logits, batch).astype(jnp.float32)
       if weights is not None:
         loss, errors = loss * weights, errors * weights
+      # Of this part's examples in the whole batch.
+      share = (rows.size if weights is None else weights.sum()) / total_weight
+      batch_stats = jax.tree.map(lambda mean: share * mean, batch_stats)
       return loss.sum() / total_weight, (
         errors.sum() / total_weight,
         batch_stats,
@@ -160,12 +163,12 @@ def make_train_step(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
       jax.eval_shape(one, *first),
     )
-    (loss, errors, stats, grads), _ = jax.lax.scan(
+    total, _ = jax.lax.scan(
       lambda total, part: (jax.tree.map(jnp.add, total, one(*part)), None),
       zeros,
       (batch, rows),
     )
-    return loss, errors, jax.tree.map(lambda s: s / microbatches, stats), grads
+    return total
 
   def train_step(hparams, state, batch):
     loss, error_rate, batch_stats, grads = batch_grads(hparams, state, batch)
@@ -223,14 +226,15 @@ def make_train_step(
   return train_step
 
 
-def make_run_steps(train_step: Callable) -> Callable:
+def make_run_steps(train_step: Callable, most_steps: int) -> Callable:
   """Makes `run_steps(hparams, state, arrays, examples, num_steps)`.
 
-  Runs `num_steps` (traced) train steps in one dispatch on data that is on the
-  device. One program serves every number of steps, so how a run is cut into
-  calls, by logging or by a preemption, cannot change its results.
+  Runs `num_steps` (traced, at most `most_steps`) train steps in one dispatch on
+  data that is on the device. One program serves every number of steps, so how a
+  run is cut into calls, by logging or by a preemption, cannot change its
+  results.
 
-  `arrays` holds all examples of the split; `examples["index"]` [most steps,
+  `arrays` holds all examples of the split; `examples["index"]` [most_steps,
   microbatches, examples] says which of them each step uses, and the other
   entries of `examples` go into the batch as they are.
   """
@@ -242,7 +246,10 @@ def make_run_steps(train_step: Callable) -> Callable:
       batch = {name: array[index] for name, array in arrays.items()}
       return train_step(hparams, state, batch | part)[0]
 
-    state = jax.lax.fori_loop(0, num_steps, body, state)
+    if most_steps == 1:
+      state = body(0, state)
+    else:
+      state = jax.lax.fori_loop(0, num_steps, body, state)
     return state, state.tally
 
   return run_steps
@@ -282,7 +289,7 @@ def _uniform_window(average, new, step, hparams):
   """Uniform averages over windows of `window_steps` steps, end to end.
 
   `partial` grows over the current window, `whole` is the last full one (Hägele
-  et al. 2024, section 4.2). Two copies serve windows of any, even traced, length.
+  et al. 2024, section 4.2). Two copies serve windows of any traced length.
   """
   length = jnp.int32(hparams["window_steps"])
   place = (step - 1) % length

@@ -1,4 +1,4 @@
-"""What is learned: inputs, per-example loss, and the sums that metrics are made of.
+"""What is learned: inputs, per-example loss, the sums that make metrics.
 
 A task sees whole batches as dicts of arrays. Sums and counts cross devices and
 hosts; means are formed once, on the host (`metrics.py`).

@@ -1,0 +1,43 @@
+"""What every test stands on: eight emulated devices and strict numbers."""
+
+import os
+import shutil
+import tempfile
+
+# Compiled programs of tests, and of the processes that they start, are shared
+# among themselves and with nobody else. Before JAX is imported: it reads this.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not _IS_WORKER:
+  os.environ[_CACHE] = tempfile.mkdtemp(prefix="jaxplay-tests-")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from jaxplay.training import sharding  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+  if not _IS_WORKER:
+    shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+  """Eight devices, over which batches are split."""
+  return sharding.make_mesh(data=8, fsdp=1, tensor=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_tfds_dir(tmp_path_factory):
+  """A folder with every config of `tiny_tfds` prepared."""
+  from tests.data import tiny_tfds
+
+  folder = tmp_path_factory.mktemp("tfds")
+  for kind in tiny_tfds.SHAPES:
+    tiny_tfds.prepare(folder, kind)
+  return str(folder)

@@ -1,0 +1,84 @@
+"""A TFDS image set small enough to be made by a test, without TensorFlow."""
+
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+SPLITS = {"train": 23, "validation": 9, "test": 6}
+NUM_CLASSES = 5
+SHAPES = {
+  "fixed": (6, 8, 3),
+  "gray": (6, 6, 1),
+  "varying": (None, None, 3),
+  "deep": (6, 6, 1),  # of 16 bits
+  "unlabelled": (6, 8, 3),
+}
+
+
+class TinyTfds(tfds.core.GeneratorBasedBuilder):
+  """Random pictures: of one size, of many, gray, deep, or without a label."""
+
+  # Nothing to download. TFDS 4.9.10 would look for a file of checksums by means
+  # of importlib_resources, which it needs but does not require
+  # (github.com/tensorflow/datasets/issues/11212).
+  url_infos = {}
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=kind) for kind in SHAPES]
+
+  def _info(self):
+    kind = self.builder_config.name
+    features = {
+      "image": tfds.features.Image(shape=SHAPES[kind], dtype=_dtype(kind)),
+      "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
+      # Sorts before "image", and nothing can decode it.
+      "depth": tfds.features.Image(shape=(6, 6, 1)),
+    }
+    if kind == "unlabelled":
+      del features["label"]
+    # Directly: a folder of metadata is looked for by importlib_resources too.
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {split: self._generate_examples(split) for split in SPLITS}
+
+  def _generate_examples(self, split):
+    kind = self.builder_config.name
+    images, labels = pictures(kind, split)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+      # As a file: TFDS would encode an array by means of TensorFlow.
+      file = io.BytesIO()
+      Image.fromarray(image.squeeze()).save(file, format="PNG")
+      file.seek(0)
+      record = {"image": file, "depth": io.BytesIO(b"no picture at all")}
+      yield i, record if kind == "unlabelled" else record | {"label": label}
+
+
+def pictures(kind, split):
+  """What is written: a list of images and one of labels.
+
+  TFDS shuffles records when it writes them.
+  """
+  rng = np.random.default_rng(list(SPLITS).index(split))
+  images, labels = [], []
+  for _ in range(SPLITS[split]):
+    shape = [size or int(rng.integers(5, 12)) for size in SHAPES[kind]]
+    largest = np.iinfo(_dtype(kind)).max
+    images.append(rng.integers(0, largest, shape).astype(_dtype(kind)))
+    labels.append(int(rng.integers(NUM_CLASSES)))
+  return images, labels
+
+
+def prepare(folder, kind="fixed"):
+  """Writes the set; afterwards `tfds:tiny_tfds/<kind>` can be loaded."""
+  builder = TinyTfds(
+    data_dir=str(folder), config=kind, file_format="array_record"
+  )
+  builder.download_and_prepare()
+
+
+def _dtype(kind):
+  return np.uint16 if kind == "deep" else np.uint8

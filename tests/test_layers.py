@@ -1,0 +1,205 @@
+"""Who may import whom (DESIGN.md, floors), read from the source itself."""
+
+import ast
+import pathlib
+
+import pytest
+
+from jaxplay import config as config_lib
+from jaxplay import models
+from jaxplay.models import resnet
+from jaxplay.training import optimizers, schedules
+
+ROOT = pathlib.Path(config_lib.__file__).parent
+
+# Modules of jaxplay/, by path: "training/step.py".
+SOURCES = {
+  path.relative_to(ROOT).as_posix(): path.read_text()
+  for path in sorted(ROOT.rglob("*.py"))
+}
+
+# Each package, and those of ours that it may import beside itself. `jaxplay`
+# itself, which holds UserError, is open to all.
+GROUND = ("models", "data", "rundir", "finding", "config")
+NEIGHBOURS = ("training", "study", "planning")
+FLOORS = {
+  **{name: () for name in GROUND},
+  **{name: GROUND for name in NEIGHBOURS},
+  "analysis": (*GROUND, *NEIGHBOURS),
+  "report": (*GROUND, *NEIGHBOURS, "analysis"),
+  "cli": (*GROUND, *NEIGHBOURS, "analysis", "report"),
+}
+# What is read from a run directory must not need the machine that made it.
+NEEDS_NO_JAX = ("training", "models")
+
+# Within training only downwards, from the last to the first.
+TRAINING = (
+  ("schedules", "sharding", "tasks", "metrics"),
+  ("optimizers",),
+  ("step",),
+  ("evaluate", "checkpoint"),
+  ("feed",),
+  ("train", "population", "probe"),
+  ("dry_run",),
+)
+
+# One door per dependency.
+DOORS = {
+  "flax": ("models/",),
+  "grain": ("data/",),
+  "tensorflow_datasets": ("data/",),
+  "tensorflow": (),
+  "orbax": ("training/checkpoint.py",),
+  "argparse": ("cli.py",),
+  # data: grain's workers ask absl whether its flags were parsed.
+  "absl": ("cli.py", "data/__init__.py"),
+}
+
+
+def _imports(source, top_level_only=False):
+  """Modules that a source imports, as full dotted names."""
+  tree = ast.parse(source)
+  nodes = ast.walk(tree)
+  if top_level_only:
+    inside = {
+      id(inner)
+      for outer in ast.walk(tree)
+      if isinstance(outer, ast.FunctionDef)
+      for inner in ast.walk(outer)
+    }
+    nodes = [node for node in ast.walk(tree) if id(node) not in inside]
+  names = []
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, "relative imports hide the floor"
+      names += [f"{node.module}.{alias.name}" for alias in node.names]
+  return names
+
+
+def _package(path):
+  """models/norm.py -> models; cli.py -> cli; __init__.py -> "" (the root)."""
+  first = path.split("/")[0].removesuffix(".py")
+  return "" if first == "__init__" else first
+
+
+def _module_exists(name):
+  path = name.replace(".", "/")
+  return f"{path}.py" in SOURCES or f"{path}/__init__.py" in SOURCES
+
+
+def _ours(path, **kwargs):
+  """The parts of ours that `path` imports: "training.step", "models"."""
+  for name in _imports(SOURCES[path], **kwargs):
+    if name == "jaxplay" or not name.startswith("jaxplay."):
+      continue
+    name = name.removeprefix("jaxplay.")
+    while not _module_exists(name):  # a function of a module
+      name = name.rpartition(".")[0]
+      assert name, f"{path} imports what does not exist"
+    yield name
+
+
+def test_floors():
+  """Floors: a package imports only from the floors below it and itself."""
+  assert {_package(path) for path in SOURCES} - {""} <= FLOORS.keys()
+  for path in SOURCES:
+    package = _package(path)
+    for name in _ours(path):
+      target = name.split(".")[0]
+      allowed = (package, *FLOORS[package]) if package else ()
+      assert target in allowed, f"{path} imports jaxplay.{name}"
+
+
+def test_only_training_and_models_import_jax():
+  """Floors: a laptop reads a pod's run without JAX; cli imports it late."""
+  for path in SOURCES:
+    package = _package(path)
+    late_is_allowed = package == "cli"
+    names = _imports(SOURCES[path], top_level_only=late_is_allowed)
+    if package not in NEEDS_NO_JAX:
+      jax = [n for n in names if n.split(".")[0] in ("jax", "jaxlib", "optax")]
+      assert not jax, f"{path} imports {jax}"
+      training = [n for n in names if n.startswith("jaxplay.training")]
+      assert not training, f"{path} imports {training}"
+
+
+def test_one_door_per_dependency():
+  """Floors: each outside library is imported in one place only."""
+  for path, source in SOURCES.items():
+    for name in _imports(source):
+      doors = DOORS.get(name.split(".")[0])
+      if doors is not None:
+        assert path.startswith(doors), f"{path} imports {name}"
+
+
+def test_only_sharding_says_partition_spec():
+  """Floors: training/sharding.py alone says Mesh and PartitionSpec."""
+  words = ("Mesh", "PartitionSpec", "NamedSharding", "AxisType", "make_mesh")
+  for path, source in SOURCES.items():
+    if path == "training/sharding.py":
+      continue
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, "id", "")
+        if node.attr == "make_mesh" and owner == "sharding":
+          continue
+        assert node.attr not in words, f"{path} says {node.attr}"
+      elif isinstance(node, ast.Name):
+        assert node.id not in words, f"{path} says {node.id}"
+
+
+def test_training_imports_downwards():
+  """Floors: schedules -> optimizers -> step -> evaluate -> feed -> train."""
+  level = {name: i for i, names in enumerate(TRAINING) for name in names}
+  for path in SOURCES:
+    if _package(path) != "training" or path.endswith("__init__.py"):
+      continue
+    name = path.removeprefix("training/").removesuffix(".py")
+    for imported in _ours(path):
+      package, _, module = imported.partition(".")
+      if package == "training":
+        assert level[module] < level[name], f"{path} imports {module}"
+
+
+def test_tables_written_twice_agree():
+  """Floors: what config cannot import, it repeats without a difference."""
+  assert config_lib.MODELS == tuple(models.FAMILIES)
+  assert config_lib.RESNET_DEPTHS == tuple(resnet.STAGES)
+  assert config_lib.OPTIMIZERS == tuple(optimizers.OPTIMIZERS)
+  assert config_lib.SCHEDULES == tuple(schedules.SCHEDULES)
+  assert config_lib.COOLDOWN_SHAPES == tuple(schedules.COOLDOWN_SHAPES)
+
+
+@pytest.mark.parametrize("table", ["_RANGES", "_CHOICES", "_USED_BY"])
+def test_config_tables_name_existing_keys(table):
+  """Config: a key that base() lost is in no table of config.py either."""
+  assert getattr(config_lib, table).keys() <= _defaults().keys()
+
+
+def test_switches_name_existing_values():
+  """Config: what decides whether a key has an effect is a key and a value."""
+  flat = _defaults()
+  for switch, values in config_lib._USED_BY.values():
+    choices = config_lib._CHOICES.get(switch, (True, False))
+    assert switch in flat
+    assert set(values) <= set(choices)
+
+
+def test_every_number_has_a_range():
+  """Config: every number is checked, and its default passes."""
+  unbounded = ("mesh.data",)  # -1 or a number of devices, checked with those
+  for key, value in _defaults().items():
+    if type(value) in (int, float) and key not in unbounded:
+      assert config_lib._within(value, config_lib._RANGES[key]), key
+
+
+def test_every_resumable_key_exists():
+  """Config: the keys that may differ on resume are keys."""
+  for prefix in config_lib.RESUMABLE_KEYS:
+    assert any(key.startswith(prefix) for key in _defaults())
+
+
+def _defaults():
+  return config_lib.flatten(config_lib.base())

@@ -1,0 +1,306 @@
+"""A run on disk: what was written is read, whatever broke in between."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import jaxplay
+from jaxplay import rundir
+
+
+@pytest.fixture
+def run(tmp_path):
+  run = rundir.RunDir(tmp_path / "run")
+  run.create()
+  return run
+
+
+def _refusal(function, *args):
+  with pytest.raises(jaxplay.UserError) as caught:
+    function(*args)
+  message = str(caught.value)
+  assert "\n" not in message
+  return message
+
+
+def test_before_the_run_began(tmp_path):
+  """Names on disk: every read copes with the absence of what it reads."""
+  run = rundir.RunDir(tmp_path / "none")
+  assert run.config() is None and run.provenance() is None
+  assert run.status() == {} and run.metrics() == [] and run.findings() == []
+  assert not run.path.exists()
+
+
+def test_names_on_disk(run):
+  """Names on disk: other programs find the files under their stable names."""
+  run.write_config({"b": {"z": 1, "a": (2, 3)}, "a": None})
+  run.write_status("running", step=3)
+  run.append_metrics([{"step": 1}])
+  run.write_findings([{"check": "x"}])
+  run.write_provenance({"host": "me"})
+  run.write_predictions(12, logits=np.ones(3))
+  names = sorted(
+    path.relative_to(run.path).as_posix()
+    for path in run.path.rglob("*")
+    if path.is_file()
+  )
+  assert names == [
+    "config.json",
+    "findings.json",
+    "metrics.jsonl",
+    "predictions/00000012.npz",
+    "provenance.json",
+    "status.json",
+  ]
+  text = (run.path / "config.json").read_text()
+  assert (
+    json.loads(text) == run.config() == {"a": None, "b": {"a": [2, 3], "z": 1}}
+  )
+  # Keys are sorted, so that two configs can be compared line by line.
+  assert [text.index(f'"{key}"') for key in "ab"] == sorted(
+    text.index(f'"{key}"') for key in "ab"
+  )
+  assert run.status() == {"status": "running", "step": 3}
+  assert run.findings() == [{"check": "x"}]
+  np.testing.assert_array_equal(run.predictions(12)["logits"], np.ones(3))
+
+
+def test_only_known_statuses(run):
+  """Names on disk: diverged is infeasible, crashed is failed; no other word."""
+  for status in rundir.STATUSES:
+    run.write_status(status)
+  with pytest.raises(ValueError, match="diverged"):
+    run.write_status("diverged")
+  assert run.status() == {"status": rundir.STATUSES[-1]}
+
+
+# metrics.jsonl
+
+
+def test_metrics_are_appended(run):
+  """Names on disk: lines come back as they were written, in order."""
+  lines = [{"step": 1, "train/loss": 0.1}, {"step": 2, "train/loss": 1 / 3}]
+  run.append_metrics(lines[:1])
+  run.append_metrics(lines[1:])
+  assert run.metrics() == lines
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "tra', "{", '{"step": 3}'])
+def test_a_torn_last_line_is_no_line(run, torn):
+  """Resume: a line that a crash cut off, even whole but unended, is left out."""
+  run.append_metrics([{"step": 1}, {"step": 2}])
+  with open(run.path / "metrics.jsonl", "a") as file:
+    file.write(torn)
+  assert [line["step"] for line in run.metrics()] == [1, 2]
+  run.rewind_metrics(2)
+  run.append_metrics([{"step": 3}])
+  assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_rewind(run):
+  """Resume: lines and predictions after the checkpoint are forgotten."""
+  run.append_metrics([{"step": step, "x": 0.1} for step in (5, 10, 15, 20)])
+  for step in (10, 20):
+    run.write_predictions(step, a=np.zeros(1))
+  run.rewind_metrics(10)
+  assert run.metrics() == [{"step": 5, "x": 0.1}, {"step": 10, "x": 0.1}]
+  kept = sorted(path.name for path in (run.path / "predictions").iterdir())
+  assert kept == ["00000010.npz"]
+  run.rewind_metrics(0)
+  assert run.metrics() == []
+
+
+def test_rewind_changes_no_line_that_stays(run):
+  """Resume: not a byte of the earlier lines changes, nor any number."""
+  run.append_metrics(
+    [{"step": 1, "x": 0.1 + 0.2, "y": float("nan"), "z": 1e-7}]
+  )
+  before = (run.path / "metrics.jsonl").read_bytes()
+  run.rewind_metrics(1)
+  assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_is_not_finite_becomes_null(run):
+  """Names on disk: NaN and infinity are not JSON; numpy numbers are."""
+  line = {
+    "step": np.int32(3),
+    "a": float("nan"),
+    "b": np.float32("inf"),
+    "c": [1.5, -np.inf],
+    "d": {"e": np.array([1.0, np.nan])},
+    "f": np.float32(0.5),
+    "g": np.bool_(True),
+  }
+  run.append_metrics([line])
+  text = (run.path / "metrics.jsonl").read_text()
+
+  def fail(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+  strict = json.loads(text, parse_constant=fail)
+  assert strict == {
+    "step": 3,
+    "a": None,
+    "b": None,
+    "c": [1.5, None],
+    "d": {"e": [1.0, None]},
+    "f": 0.5,
+    "g": True,
+  }
+  run.write_status("infeasible", best={"value": float("nan")})
+  assert run.status()["best"] == {"value": None}
+
+
+# best_line
+
+
+def _lines(*values):
+  return [{"step": 10 * i, "valid/loss": v} for i, v in enumerate(values, 1)]
+
+
+def test_best_line_is_the_least_and_the_earliest():
+  """G7: the best step has the least objective; of equals it is the earlier."""
+  best = rundir.best_line(_lines(3.0, 1.0, 2.0, 1.0), "valid/loss")
+  assert best == {"step": 20, "metric": "valid/loss", "value": 1.0}
+
+
+def test_best_line_passes_over_what_is_not_finite():
+  """G7: NaN, infinity and null are never best, wherever they stand."""
+  nan, inf = float("nan"), float("inf")
+  for values in [
+    (nan, 2.0, 1.0),
+    (2.0, nan, 1.0),
+    (2.0, 1.0, nan),
+    (2.0, None, 1.0),
+    (-inf, 2.0, 1.0),
+    (inf, nan, 1.0),
+  ]:
+    assert rundir.best_line(_lines(*values), "valid/loss")["value"] == 1.0
+
+
+def test_best_line_of_nothing():
+  """G7: without one finite objective there is no best step."""
+  assert rundir.best_line([], "valid/loss") is None
+  assert (
+    rundir.best_line([{"step": 1, "train/loss": 1.0}], "valid/loss") is None
+  )
+  lines = _lines(float("nan"), None, float("inf"))
+  assert rundir.best_line(lines, "valid/loss") is None
+
+
+# Accidents.
+
+
+def test_replace_keeps_the_old_until_the_new_is_whole(run):
+  """Names on disk: a file is replaced, never rewritten where it stands."""
+  run.write_status("running", step=1)
+  with open(run.path / "status.json") as reader:
+    run.write_status("running", step=2)
+    assert json.load(reader)["step"] == 1
+  with pytest.raises(TypeError):
+    run.write_status("running", step=object())
+  assert run.status()["step"] == 2
+
+
+def test_a_reader_never_sees_half_a_file(run):
+  """Names on disk: read at any moment, status.json is whole."""
+  run.write_status("running", step=0)
+  stop, seen = threading.Event(), set()
+
+  def read():
+    while not stop.is_set():
+      status = run.status()
+      seen.add(len(status["text"]) if "text" in status else 0)
+
+  reader = threading.Thread(target=read)
+  reader.start()
+  try:
+    for size in range(0, 200_000, 1000):
+      run.write_status("running", text="x" * size)
+  finally:
+    stop.set()
+    reader.join()
+  assert len(seen) > 1 and seen <= {0, *range(0, 200_000, 1000)}
+
+
+@pytest.mark.parametrize(
+  "text", [b"", b'{"a": 1', b"\xff\xfe\x00", b"{'a': 1}"]
+)
+@pytest.mark.parametrize("name", ["config", "status", "provenance", "findings"])
+def test_damaged_json(run, name, text):
+  """Errors: a damaged file is named, with what to do; no traceback."""
+  (run.path / f"{name}.json").write_bytes(text)
+  message = _refusal(getattr(run, name))
+  assert f"{name}.json" in message and "damaged" in message
+  assert "workdir" in message
+
+
+def test_a_damaged_line_of_metrics(run):
+  """Errors: a broken line in the middle is told by its number."""
+  run.append_metrics([{"step": 1}, {"step": 2}])
+  with open(run.path / "metrics.jsonl", "ab") as file:
+    file.write(b"\x00\x00\n")
+  run.append_metrics([{"step": 3}])
+  message = _refusal(run.metrics)
+  assert "metrics.jsonl" in message and "line 3" in message
+
+
+def test_a_file_in_the_way(tmp_path):
+  """Errors: a workdir that cannot be made says so, and reads as empty."""
+  (tmp_path / "file").write_text("")
+  for path in (tmp_path / "file", tmp_path / "file" / "run"):
+    run = rundir.RunDir(path)
+    assert run.config() is None and run.metrics() == []
+    assert repr(str(path)) in _refusal(run.create)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(tmp_path):
+  """Errors: a workdir without permission is told before training starts."""
+  tmp_path.chmod(0o500)
+  for path in (tmp_path, tmp_path / "run"):
+    message = _refusal(rundir.RunDir(path).create)
+    assert "cannot write" in message and "denied" in message
+
+
+def test_create_leaves_nothing_behind(run):
+  """Names on disk: the check that a folder is writable leaves no file."""
+  run.create()
+  assert list(run.path.iterdir()) == []
+
+
+# provenance.json
+
+
+def test_provenance_lists_resumes(run):
+  """G8: the first start stays, each later one is listed."""
+  for host in ("first", "second", "third"):
+    run.write_provenance({"host": host})
+  assert run.provenance() == {
+    "host": "first",
+    "resumes": [{"host": "second"}, {"host": "third"}],
+  }
+
+
+def test_provenance_tells_what_made_the_run(run):
+  """G8: commit, uncommitted changes, versions, devices, host and command."""
+  entry = rundir.provenance("8 x cpu", {"jax": "1.2"})
+  assert entry["devices"] == "8 x cpu" and entry["versions"]["jax"] == "1.2"
+  assert entry["versions"]["python"] == sys.version.split()[0]
+  assert entry["command"] == sys.argv and entry["folder"] == os.getcwd()
+  run.write_provenance(entry)
+  assert run.provenance() == entry | {"resumes": []}
+
+
+def test_reading_needs_no_jax():
+  """Idea 2: a laptop without JAX reads a pod's run."""
+  code = "import sys; from jaxplay import rundir; print('jax' in sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True
+  )
+  assert done.stdout.strip() == "False", done.stderr
