@@ -92,7 +92,7 @@ def test_metrics_are_appended(run):
 
 @pytest.mark.parametrize("torn", ['{"step": 3, "tra', "{", '{"step": 3}'])
 def test_a_torn_last_line_is_no_line(run, torn):
-  """Resume: a line that a crash cut off, even whole but unended, is left out."""
+  """Resume: a line that a crash cut off, even just its end, is left out."""
   run.append_metrics([{"step": 1}, {"step": 2}])
   with open(run.path / "metrics.jsonl", "a") as file:
     file.write(torn)

@@ -86,7 +86,7 @@ def apply(
     weights: [batch]; rows of weight zero do not enter batch statistics.
     rows: [batch] rows of the global batch, which fix each dropout mask.
     dropout_rate: Probability, may be traced.
-    dropout_key: PRNG key of this step's dropout.
+    dropout_key: PRNG key of this step's dropout, if the model has any.
 
   Returns:
     Outputs [batch, ...], and a tree like `batch_stats`: the same averages when
@@ -102,7 +102,7 @@ def apply(
     weights=weights,
     rows=rows,
     dropout_rate=dropout_rate,
-    rngs={"dropout": dropout_key},
+    rngs={} if dropout_key is None else {"dropout": dropout_key},
     mutable=["batch_stats"],
   )
   return outputs, updated.get("batch_stats", {})

@@ -5,6 +5,7 @@ checkpoints and retrospectively selecting the best checkpoint). The latest two,
 so that a run whose newest checkpoint is damaged can fall back.
 """
 
+import logging
 import math
 import pathlib
 from collections.abc import Callable
@@ -81,10 +82,12 @@ class Checkpoints:
       try:
         state, problem = self.restore(step, like), None
       except Exception as error:  # orbax raises many kinds for many damages.
-        state, problem = None, f"{type(error).__name__}: {error}".split("\n")[0]
+        state, problem = None, f"{type(error).__name__}: {error}"[:100]
       # A shard may be damaged for one host only; all fall back together.
       if _all_hosts(problem is None):
         return step, state
+      # orbax leaves its other reads to fail; each would be logged at length.
+      logging.getLogger("asyncio").setLevel(logging.CRITICAL)
       tell(
         f"the checkpoint of step {step} is damaged and was deleted"
         f" ({problem or 'on another host'}); falling back to the one before"

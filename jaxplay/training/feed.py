@@ -14,6 +14,8 @@ import numpy as np
 from jaxplay import data
 from jaxplay.training import sharding, step
 
+# Where each step is a call, the host still plans so many of them at a time.
+_CHUNK_STEPS = 50
 # Sums over batches are added up on the host, where that costs nothing.
 _WIDE = {"f": np.float64, "i": np.int64}
 
@@ -29,7 +31,7 @@ class DeviceFeed:
     state_shardings,
     *,
     microbatches: int,
-    most_steps: int,
+    steps_per_call: int,
     **order_kwargs,
   ):
     """Copies the split to the devices.
@@ -40,10 +42,13 @@ class DeviceFeed:
       train_step: From `step.make_train_step`.
       state_shardings: Where the train state lives.
       microbatches: Parts of a batch.
-      most_steps: Most steps per dispatch.
+      steps_per_call: Most steps per dispatch.
       **order_kwargs: seed, batch_size, augment, augment_pixels.
     """
-    self.most_steps = most_steps
+    self._one_by_one = steps_per_call == 1
+    # The host says what a whole chunk of steps is made of at a time.
+    self._chunk_steps = _CHUNK_STEPS if self._one_by_one else steps_per_call
+    self._chunk, self._placed = None, None
     self._order = dict(order_kwargs, num_examples=source.num_examples)
     self._microbatches = microbatches
     self._arrays = _on_device(mesh, source)
@@ -51,31 +56,45 @@ class DeviceFeed:
     self._sharding = sharding.batch(mesh, axis=2)
     self._rows, self._size = sharding.local_rows(mesh, size), size
     self.program = jax.jit(
-      step.make_run_steps(train_step, most_steps),
+      step.make_run_steps(train_step, one_by_one=self._one_by_one),
       donate_argnums=1,
       out_shardings=(state_shardings, sharding.replicated(mesh)),
     )
 
+  def next_stop(self, at: int) -> int:
+    """The furthest step that one call can go to."""
+    if self._one_by_one:
+      return at + 1
+    return (at // self._chunk_steps + 1) * self._chunk_steps
+
   def arguments(self, first: int, stop: int) -> tuple:
     """What `program` takes after (hparams, state) for steps [first, stop)."""
-    examples = data.train_examples(
-      step=first, num_steps=stop - first, **self._order
+    chunk = first // self._chunk_steps
+    begin = chunk * self._chunk_steps
+    if chunk != self._chunk:
+      self._chunk, self._placed = chunk, self._place(begin)
+    return (
+      self._arrays,
+      self._placed,
+      np.int32(first - begin),
+      np.int32(stop - begin),
     )
-    # Always the same shape: one compilation for calls of any length.
-    padding = self.most_steps - (stop - first)
+
+  def _place(self, begin):
+    """What the steps of a chunk are made of, on the devices."""
+    examples = data.train_examples(
+      step=begin, num_steps=self._chunk_steps, **self._order
+    )
     placed = {}
     for name, array in examples.items():
-      array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-      parts = (self.most_steps, self._microbatches, self._size)
+      parts = (self._chunk_steps, self._microbatches, self._size)
       array = array.reshape(parts + array.shape[2:])[:, :, self._rows]
       placed[name] = sharding.place(self._sharding, array, self._size, 2)
-    return self._arrays, placed, np.int32(stop - first)
+    return placed
 
 
 class HostFeed:
   """Trains on a split that the host reads, one step per dispatch."""
-
-  most_steps = 1
 
   def __init__(
     self,
@@ -121,6 +140,10 @@ class HostFeed:
       donate_argnums=1,
       out_shardings=(state_shardings, sharding.replicated(mesh)),
     )
+
+  def next_stop(self, at: int) -> int:
+    """The furthest step that one call can go to."""
+    return at + 1
 
   def arguments(self, first: int, stop: int) -> tuple:
     """What `program` takes after (hparams, state) for the next step."""

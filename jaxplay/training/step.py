@@ -226,30 +226,31 @@ def make_train_step(
   return train_step
 
 
-def make_run_steps(train_step: Callable, most_steps: int) -> Callable:
-  """Makes `run_steps(hparams, state, arrays, examples, num_steps)`.
+def make_run_steps(train_step: Callable, *, one_by_one: bool) -> Callable:
+  """Makes `run_steps(hparams, state, arrays, examples, begin, end)`.
 
-  Runs `num_steps` (traced, at most `most_steps`) train steps in one dispatch on
-  data that is on the device. One program serves every number of steps, so how a
-  run is cut into calls, by logging or by a preemption, cannot change its
-  results.
+  Runs train steps in one dispatch on data that is on the device. One program
+  serves every (traced) begin and end, so how a run is cut into calls, by
+  logging or by a preemption, cannot change its results.
 
-  `arrays` holds all examples of the split; `examples["index"]` [most_steps,
-  microbatches, examples] says which of them each step uses, and the other
-  entries of `examples` go into the batch as they are.
+  `arrays` holds all examples of the split. `examples` says what each of several
+  steps is made of: `examples["index"]` [steps, microbatches, examples] points
+  into `arrays`, and its other entries go into the batch as they are. The steps
+  from `begin` to before `end` are run; if `one_by_one`, that of `begin`,
+  without a loop.
   """
 
-  def run_steps(hparams, state, arrays, examples, num_steps):
+  def run_steps(hparams, state, arrays, examples, begin, end):
     def body(i, state):
       part = {name: array[i] for name, array in examples.items()}
       index = part.pop("index")
       batch = {name: array[index] for name, array in arrays.items()}
       return train_step(hparams, state, batch | part)[0]
 
-    if most_steps == 1:
-      state = body(0, state)
+    if one_by_one:
+      state = body(begin, state)
     else:
-      state = jax.lax.fori_loop(0, num_steps, body, state)
+      state = jax.lax.fori_loop(begin, end, body, state)
     return state, state.tally
 
   return run_steps

@@ -167,10 +167,9 @@ def make_feed(
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
   arguments = (workload.mesh, source, workload.train_step, shardings)
   if feed.fits(source, config.dataset.device_bytes):
-    most_steps = config.steps_per_call or steps_per_call(workload)
     return feed.DeviceFeed(
       *arguments,
-      most_steps=min(most_steps, config.max_train_steps),
+      steps_per_call=config.steps_per_call or steps_per_call(workload),
       **common,
     )
   return feed.HostFeed(
@@ -263,8 +262,8 @@ def _begin(run, config):
       )
       more = f" and {len(different) - 4} more" if len(different) > 4 else ""
       raise jaxplay.UserError(
-        f"workdir {str(run.path)!r} holds a run of another config: {keys}{more};"
-        " use another workdir"
+        f"workdir {str(run.path)!r} holds a run of another config: {keys}"
+        f"{more}; use another workdir"
       )
   elif jax.process_index() == 0:
     run.create()
@@ -380,7 +379,7 @@ class _Run:
     config = self._config
     intervals = (config.log_every, config.eval_every, config.checkpoint_every)
     return min(
-      at + feeder.most_steps,
+      feeder.next_stop(at),
       config.max_train_steps,
       *((at // every + 1) * every for every in intervals),
     )
@@ -412,7 +411,7 @@ class _Run:
     config = self._config
     logged = at % config.log_every == 0 or at == config.max_train_steps
     if not logged and not self._rests(at):
-      jax.block_until_ready(tally)  # Bounds how far the host runs ahead.
+      tally["loss"].block_until_ready()  # Bounds how far the host is ahead.
       return None, None
     tally = jax.device_get(tally)
     bad = metrics.diverged(tally)
