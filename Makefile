@@ -21,7 +21,7 @@ READY := $(VENV)/.jaxplay-installed
 demo: $(READY) ## train on the embedded digits, into runs/demo
 	@rm -rf runs/demo
 	$(VENV)/bin/jaxplay train --config=experiments/digits_mlp/config.py \
-	  --workdir=runs/demo
+	  --workdir=runs/demo --config.report_test=True
 
 test: lint $(READY) ## lint, then every test
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

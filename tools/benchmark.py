@@ -26,9 +26,9 @@ def loop(rounds: int) -> None:
   """Examples per second of `jaxplay train` over those of its bare step.
 
   With a line every 50 steps, an evaluation every 500, an asynchronous
-  checkpoint every 5,000 and at each new best. `steady` is what the run logs: evaluations
-  and waits for checkpoints left out. `whole` counts all time from the first
-  line of metrics to the last.
+  checkpoint every 5,000 and at each new best. `steady` is what the run logs:
+  evaluations and waits for checkpoints left out. `whole` counts all time from
+  the first line of metrics to the last.
   """
   from jaxplay import config as config_lib
 

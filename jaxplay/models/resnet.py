@@ -6,8 +6,10 @@ of Zagoruyko and Komodakis (arXiv 1605.07146).
 """
 
 import functools
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -22,11 +24,19 @@ STAGES = {
   101: ((3, 4, 23, 3), True),
 }
 
-_conv = functools.partial(
-  nn.Conv,
-  padding="SAME",
-  kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-)
+
+def _he_normal(key, shape, dtype=jnp.float32):
+  """Normal, of variance 2 / fan-out (He et al. 2015).
+
+  The numbers of `variance_scaling(2.0, "fan_out", "normal")`, drawn flat: XLA
+  takes ten times as long to compile a draw in four dimensions.
+  """
+  fan_out = math.prod(shape[:-2]) * shape[-1]
+  flat = jax.random.normal(key, (math.prod(shape),), dtype)
+  return flat.reshape(shape) * jnp.asarray(math.sqrt(2 / fan_out), dtype)
+
+
+_conv = functools.partial(nn.Conv, padding="SAME", kernel_init=_he_normal)
 
 
 class ResNet(nn.Module):

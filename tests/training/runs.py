@@ -107,7 +107,7 @@ def start(arguments, **kwargs):
 
 
 def launch(arguments, processes, devices):
-  """Runs a job of several processes; returns its output. Exit code 0 or fail."""
+  """Runs a job of several processes, which must succeed; its output."""
   done = subprocess.run(
     [
       *(sys.executable, "launch/local.py"),

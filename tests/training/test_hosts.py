@@ -1,4 +1,4 @@
-"""Several hosts, as local processes: the same results, one writer, no hanging."""
+"""Several hosts, as local processes: same results, one writer, no hanging."""
 
 import json
 import re

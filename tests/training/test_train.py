@@ -1,4 +1,4 @@
-"""Properties of whole runs: resume, kill, preempt, damage, feeds, objectives."""
+"""Properties of whole runs: resume, kill, preempt, damage, feeds."""
 
 import json
 import os
