@@ -5,8 +5,10 @@ traceback), 75 preempted and resumable.
 """
 
 import argparse
+import difflib
 import os
 import pathlib
+import shutil
 import sys
 
 import jaxplay
@@ -79,7 +81,7 @@ def _parser():
 def _train(arguments, rest):
   from jaxplay import config as config_lib
 
-  config = config_lib.load(arguments.config, _overrides(rest))
+  config = config_lib.load(arguments.config, _overrides(rest, vars(arguments)))
   config_lib.validate(config)
   if not arguments.workdir and not arguments.dry_run:
     raise jaxplay.UserError("--workdir is missing: where the run is to be kept")
@@ -111,14 +113,18 @@ def _train(arguments, rest):
   return EXIT_PREEMPTED if status["status"] == "preempted" else 0
 
 
-def _overrides(rest):
+def _overrides(rest, flags):
   """--config.KEY=VALUE, also as two words, from what argparse left over."""
   overrides, words = {}, list(rest)
   while words:
     word = words.pop(0)
     if not word.startswith("--config."):
+      name = word.partition("=")[0].lstrip("-")
+      known = difflib.get_close_matches(name, flags, 1)
+      hint = f"did you mean --{known[0]}? " if known else ""
       raise jaxplay.UserError(
-        f"unknown argument {word!r}; config keys are set by --config.KEY=VALUE"
+        f"unknown argument {word!r}; {hint}Config keys are set by"
+        " --config.KEY=VALUE"
       )
     key, equals, value = word.removeprefix("--config.").partition("=")
     if not equals:
@@ -162,11 +168,19 @@ def _start_jax(arguments):
 
 
 def _runtime_error(error):
+  """A sentence on what the devices, or the other hosts, ran into."""
+  import jax
+
   text = str(error).strip().split("\n")[0]
   if "RESOURCE_EXHAUSTED" in text:
     return (
       f"out of device memory ({text}); use a smaller config.batch_size, more"
       " config.microbatches, or split parameters by config.mesh.fsdp"
+    )
+  if jax.process_count() > 1:
+    return (
+      f"the job broke, most likely because another host is gone ({text}); start"
+      " it again to resume from the newest checkpoint"
     )
   return f"the run failed on the device: {text}"
 
@@ -246,7 +260,8 @@ def _close(arguments, status):
   for found in findings:
     if found.verdict in ("warn", "fail"):
       print(f"  {found.verdict}: {found.check}: {found.advice}")
-  print(f"next:\n  {_next_command(arguments, status)}")
+  what, command = _next(arguments, status)
+  print(f"next: {what}\n  {command}")
 
 
 def _headline(status):
@@ -260,16 +275,20 @@ def _headline(status):
   return f"completed {status['step']} steps in {status['seconds']:.0f} s"
 
 
-def _next_command(arguments, status):
+def _next(arguments, status):
+  """What to type next, and why."""
+  program = "jaxplay" if shutil.which("jaxplay") else sys.argv[0]
   if status["status"] == "preempted":
-    return "the same command again"
-  rate = status.get("final", {}).get("learning_rate")
-  command = (
-    f"jaxplay train --config={arguments.config} --workdir=ANOTHER_FOLDER"
-  )
+    return "to resume", " ".join([program, *sys.argv[1:]])
+  command = f"{program} train --config={arguments.config} --workdir=ANOTHER"
+  rate = (status.get("final") or {}).get("learning_rate")
   if status["status"] == "infeasible" and rate:
-    return f"{command} --config.hparams.learning_rate={rate / 10:.2g}"
-  return f"{command} --config.seed=1    # how much does the seed matter?"
+    lower = f"--config.hparams.learning_rate={rate / 10:.2g}"
+    return "a tenth of the learning rate", f"{command} {lower}"
+  return (
+    "another seed, to see how much it matters",
+    f"{command} --config.seed=1",
+  )
 
 
 if __name__ == "__main__":
