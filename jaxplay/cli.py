@@ -10,10 +10,11 @@ import os
 import pathlib
 import shutil
 import sys
+import traceback
 
 import jaxplay
 
-EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
+EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,10 +22,22 @@ def main(argv: list[str] | None = None) -> int:
   parser = _parser()
   arguments, rest = parser.parse_known_args(argv)
   try:
-    return arguments.verb(arguments, rest)
+    code = arguments.verb(arguments, rest)
   except jaxplay.UserError as error:
     print(f"jaxplay: {error}", file=sys.stderr)
-    return EXIT_WRONG
+    code = EXIT_WRONG
+  except KeyboardInterrupt:
+    print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
+    code = EXIT_INTERRUPTED
+  except Exception:
+    traceback.print_exc()
+    code = EXIT_FAILED
+  if code not in (0, EXIT_PREEMPTED) and _one_of_several(arguments):
+    # Without the farewell of Python and JAX: they would wait for the others.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
 
 
 def _parser():
@@ -107,7 +120,7 @@ def _train(arguments, rest):
       status = train.train(config, arguments.workdir, console)
   except jax.errors.JaxRuntimeError as error:
     print(f"jaxplay: {_runtime_error(error)}", file=sys.stderr)
-    _leave(EXIT_FAILED)
+    return EXIT_FAILED
   if jax.process_index() == 0:
     _close(arguments, status)
   return EXIT_PREEMPTED if status["status"] == "preempted" else 0
@@ -152,19 +165,23 @@ def _start_jax(arguments):
       "jax_compilation_cache_dir", str(pathlib.Path(cache) / "jaxplay" / "xla")
     )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  alone = arguments.coordinator is None
-  if arguments.distributed or not alone:
-    if not alone and None in (arguments.num_processes, arguments.process_id):
+  if _one_of_several(arguments):
+    process = (arguments.num_processes, arguments.process_id)
+    if arguments.coordinator is not None and None in process:
       raise jaxplay.UserError(
         "--coordinator needs --num_processes and --process_id as well"
       )
     jax.distributed.initialize(
       arguments.coordinator,
-      arguments.num_processes,
-      arguments.process_id,
+      *process,
       # A host that dies ends the others within this time.
       heartbeat_timeout_seconds=30,
     )
+
+
+def _one_of_several(arguments):
+  """Whether this process is one of a job's."""
+  return arguments.distributed or arguments.coordinator is not None
 
 
 def _runtime_error(error):
@@ -183,13 +200,6 @@ def _runtime_error(error):
       " it again to resume from the newest checkpoint"
     )
   return f"the run failed on the device: {text}"
-
-
-def _leave(code):
-  """Exits at once: a barrier with a host that died would wait for ever."""
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
 
 
 class _Console:

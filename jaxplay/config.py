@@ -522,6 +522,11 @@ def _validate_pairs(config):
       "config.hparams.beta1 is 0, and config.optimizer='schedule_free_adamw'"
       " divides by it; use a value such as 0.9"
     )
+  if config.optimizer == "schedule_free_adamw" and not hparams.beta1:
+    refuse(
+      "config.hparams.beta1 is 0, and schedule_free_adamw averages by it; use a"
+      " number in (0, 1), such as 0.9"
+    )
   if hparams.dropout_rate and not model.dropout:
     refuse(
       f"config.hparams.dropout_rate is {hparams.dropout_rate} but the model has"

@@ -14,6 +14,7 @@ import pytest
 import jaxplay
 from jaxplay import rundir
 from jaxplay.training import checkpoint
+from tests.data import tiny_tfds
 from tests.training import runs
 
 
@@ -76,6 +77,7 @@ def test_preempted_and_resumed_is_uninterrupted(whole, tmp_path, step):
 _KILLED = """
 import os, pathlib, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
+from tests.data import tiny_tfds
 from tests.training import runs
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
@@ -270,3 +272,25 @@ def test_a_crash_is_not_a_result(tmp_path):
   status = rundir.RunDir(tmp_path / "run").status()
   assert status["status"] == "failed" and "disk on fire" in status["reason"]
   assert runs.train_here(keys, tmp_path / "run")[0]["status"] == "completed"
+
+
+def test_trains_on_tfds_records(tmp_path):
+  """M3, G2: a TFDS set in array_record, streamed, equals it on the device."""
+  tiny_tfds.prepare(tmp_path / "data")
+  keys = runs.overrides(
+    batch_size=8, eval_batch_size=16, max_train_steps=16
+  ) | {
+    "dataset.name": "tfds:tiny_tfds/fixed",
+    "dataset.data_dir": str(tmp_path / "data"),
+    "dataset.augment": "crop_flip",
+    "model.width": 16,
+  }
+  runs.train_here(keys, tmp_path / "device")
+  streamed = keys | {"dataset.device_bytes": 0}
+  status, _ = runs.train_here(streamed, tmp_path / "run", 8, runs.preempt)
+  assert status["status"] == "preempted"
+  status, _ = runs.train_here(streamed, tmp_path / "run")
+  assert status["status"] == "completed"
+  runs.assert_close(
+    runs.lines(tmp_path / "device"), runs.lines(tmp_path / "run"), 1e-3, 1e-5
+  )

@@ -1,0 +1,113 @@
+"""The command line: exit codes, one sentence for each mistake, dry run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxplay import cli, rundir
+from tests.training import runs
+
+_CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
+
+
+@pytest.mark.parametrize(
+  "arguments, sentence",
+  [
+    (["--config.optimizr=adam"], "did you mean config.optimizer?"),
+    (["--config.optimizer=adm"], "did you mean 'adam'?"),
+    (["--config.hparams.learning_rate=fast"], "it must be float, like 0.1"),
+    (["--config.hparams.momentum=1.5"], "it must lie in [0, 1)"),
+    (["--config.model.norm=batch", "--config.microbatches=2"], "use norm 'gh"),
+    (["--config.eval_batch_size=64"], "set it to at least 128"),
+    (["--config.seed"], "write --config.seed=VALUE"),
+    (["--workdri=x"], "did you mean --workdir?"),
+    (["--config.hparams=1"], "is a group of keys"),
+  ],
+)
+def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
+  """Each mistake: exit code 2, one line on stderr, nothing written."""
+  workdir = tmp_path / "run"
+  code = cli.main(
+    ["train", f"--config={_CONFIG}", f"--workdir={workdir}", *arguments]
+  )
+  error = capsys.readouterr().err
+  assert code == cli.EXIT_WRONG
+  assert sentence in error and error.count("\n") == 1
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "arguments, sentence",
+  [
+    (
+      ["--fake_devices=8", "--config.batch_size=100"],
+      "does not divide over 8 devices; use 96 or 104",
+    ),
+    (["--fake_devices=8", "--config.mesh.fsdp=3"], "product must be 8"),
+    (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
+    (["--fake_devices=0"], "it must be at least 1"),
+    (["--coordinator=localhost:1"], "needs --num_processes"),
+  ],
+)
+def test_a_mistake_about_the_machine(arguments, sentence, tmp_path):
+  """As above, where devices have to be counted or data found first."""
+  process = runs.start(
+    ["train", f"--config={_CONFIG}", f"--workdir={tmp_path}", *arguments]
+  )
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == cli.EXIT_WRONG, output
+  assert sentence in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_dry_run_tells_what_it_would_cost(tmp_path):
+  """A dry run prints config, parameters, FLOPs and memory, writes nothing."""
+  process = runs.start(
+    [
+      *("train", f"--config={_CONFIG}", f"--workdir={tmp_path / 'run'}"),
+      *("--dry_run", "--fake_devices=8", "--config.mesh.fsdp=8"),
+    ]
+  )
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  assert '"max_train_steps": 1000' in output
+  assert "(None, 'fsdp')" in output  # a kernel split over devices
+  flops = float(output.split("one training step, per device: ")[1].split()[0])
+  parameters = 64 * 128 + 128 * 128 + 128 * 10
+  # Forward and backward, two FLOPs for each parameter and example, an eighth
+  # of the batch on each device; the first layer needs no gradient of inputs.
+  expected = 2 * 128 / 8 * (3 * parameters - 64 * 128)
+  assert expected < flops < 1.25 * expected
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_from_the_shell(tmp_path):
+  """Exit code 0, plain lines in a log, summary, findings; then finished."""
+  keys = runs.overrides(report_test=True)
+  arguments = runs.command(keys, tmp_path / "run")
+  process = runs.start(arguments)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  for part in ("step 48/48", "best valid/error_rate", "test error", "next:"):
+    assert part in output
+  findings = rundir.RunDir(tmp_path / "run").findings()
+  assert [found["check"] for found in findings] == ["better_than_chance"]
+  again, _ = runs.start(arguments).communicate(timeout=120)
+  assert "nothing to do" in again
+
+
+@pytest.mark.slow
+def test_reading_a_run_needs_no_jax(tmp_path):
+  """The waist: rundir and analysis import neither JAX nor Flax."""
+  code = (
+    "import sys, jaxplay.rundir, jaxplay.analysis.curves, jaxplay.config;"
+    "print([name for name in ('jax', 'flax', 'orbax') if name in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT
+  )
+  assert json.loads(done.stdout.replace("'", '"')) == []
