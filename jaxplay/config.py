@@ -210,6 +210,8 @@ _USED_BY = {
   "hparams.final_factor": ("schedule", ("linear", "cosine", "wsd")),
   "hparams.decay_timescale": ("schedule", ("rsqrt",)),
   "hparams.cooldown_fraction": ("schedule", ("wsd",)),
+  "hparams.ema_decay": ("averages", ("ema",)),
+  "hparams.window_steps": ("averages", ("window",)),
   "cooldown_shape": ("schedule", ("wsd",)),
   "model.virtual_batch_size": ("model.norm", ("ghost",)),
   "model.num_groups": ("model.norm", ("group",)),
@@ -404,8 +406,15 @@ def without_effect(config: ml_collections.ConfigDict) -> list[str]:
     f"config.{key}={flat[key]!r} has no effect with"
     f" config.{switch}={flat[switch]!r}"
     for key, (switch, values) in _USED_BY.items()
-    if flat[key] != default[key] and flat[switch] not in values
+    if flat[key] != default[key] and not _is_on(flat[switch], values)
   ]
+
+
+def _is_on(switch, values):
+  """Whether a switch, or one of several, has one of the values."""
+  if isinstance(switch, tuple):
+    return any(one in values for one in switch)
+  return switch in values
 
 
 def validate(

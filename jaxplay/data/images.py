@@ -26,9 +26,8 @@ def draw_moves(
     int32 [*examples.shape, 3]: shift down, shift right, whether to mirror.
   """
   words = order.draws(seed, "augment", steps, examples, 3)
-  shifts = (words[..., :2] % np.uint32(2 * pixels + 1)).astype(
-    np.int32
-  ) - pixels
+  shifts = words[..., :2] % np.uint32(2 * pixels + 1)
+  shifts = shifts.astype(np.int32) - pixels
   # The top bit: the low ones of the three words already serve the shifts.
   mirror = (words[..., 2:] >> np.uint32(31)).astype(np.int32)
   return np.concatenate([shifts, mirror * (augment == "crop_flip")], axis=-1)
