@@ -12,7 +12,14 @@ if not _IS_WORKER:
   os.environ[_CACHE] = tempfile.mkdtemp(prefix="jaxplay-tests-")
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Shapes in signatures are checked here, and cost nothing elsewhere.
+jaxtyping.install_import_hook(
+  ["jaxplay.data.order", "jaxplay.data.images", "jaxplay.training.tasks"],
+  "beartype.beartype",
+)
 
 from jaxplay.training import sharding  # noqa: E402
 

@@ -5,14 +5,21 @@ alike on numpy and on JAX arrays, so it runs on the device wherever the images
 already are.
 """
 
+from typing import Any
+
 import numpy as np
+from jaxtyping import Int, Int32, Shaped
 
 from jaxplay.data import order
 
 
 def draw_moves(
-  seed: int, steps: np.ndarray, examples: np.ndarray, augment: str, pixels: int
-) -> np.ndarray:
+  seed: int,
+  steps: Int[np.ndarray | np.generic, "..."],
+  examples: Int[np.ndarray, "..."],
+  augment: str,
+  pixels: int,
+) -> Int32[np.ndarray, "... 3"]:
   """How to move each image.
 
   Args:
@@ -33,7 +40,10 @@ def draw_moves(
   return np.concatenate([shifts, mirror * (augment == "crop_flip")], axis=-1)
 
 
-def move(images, moves):
+def move(
+  images: Shaped[Any, "batch height width channels"],
+  moves: Int32[Any, "batch 3"],
+) -> Shaped[Any, "batch height width channels"]:
   """Shifts images [batch, height, width, channels], filling with zeros.
 
   Args:

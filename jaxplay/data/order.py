@@ -10,6 +10,7 @@ new numpy.
 import functools
 
 import numpy as np
+from jaxtyping import Int, Int32, UInt32
 
 # Every stream of randomness in jaxplay. "all hosts": every host draws the same
 # values. "per example": a function of (seed, step, example), so it is the same
@@ -37,7 +38,7 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def batch_indices(
   seed: int, step: int, batch_size: int, num_examples: int, num_steps: int = 1
-) -> np.ndarray:
+) -> Int32[np.ndarray, " positions"]:
   """Example indices of `num_steps` batches from `step` on.
 
   Args:
@@ -67,8 +68,12 @@ def batch_indices(
 
 
 def draws(
-  seed: int, stream: str, steps: np.ndarray, examples: np.ndarray, num: int
-) -> np.ndarray:
+  seed: int,
+  stream: str,
+  steps: Int[np.ndarray | np.generic, "..."],
+  examples: Int[np.ndarray, "..."],
+  num: int,
+) -> UInt32[np.ndarray, "... {num}"]:
   """Random 32-bit words for examples: a function of (seed, step, example).
 
   Args:

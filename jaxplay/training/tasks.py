@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32
 
 from jaxplay.data import images
 
@@ -24,7 +25,9 @@ class Classification:
   num_classes: int
   pixel_max: int
 
-  def inputs(self, batch: dict[str, jax.Array]) -> jax.Array:
+  def inputs(
+    self, batch: dict[str, Array]
+  ) -> Float32[Array, "batch height width channels"]:
     """Float32 [batch, height, width, channels] in [-1, 1], moved if asked."""
     image = batch["image"]
     if "moves" in batch:
@@ -32,8 +35,11 @@ class Classification:
     return image.astype(jnp.float32) * (2 / self.pixel_max) - 1
 
   def loss(
-    self, logits: jax.Array, batch: dict[str, jax.Array], hparams: dict
-  ) -> jax.Array:
+    self,
+    logits: Float32[Array, "batch classes"],
+    batch: dict[str, Array],
+    hparams: dict,
+  ) -> Float32[Array, " batch"]:
     """Cross-entropy of each example [batch], nats, with label smoothing.
 
     Smoothing takes `label_smoothing` from the true class and spreads it evenly
@@ -45,14 +51,16 @@ class Classification:
       smoothing * log_p.mean(-1)
     )
 
-  def errors(self, logits: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+  def errors(
+    self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
+  ) -> Bool[Array, " batch"]:
     """Whether each example is misclassified [batch]. NaN logits are."""
     best = jnp.argmax(logits, -1) == batch["label"]
     return ~(best & jnp.isfinite(logits).all(-1))
 
   def eval_sums(
-    self, logits: jax.Array, batch: dict[str, jax.Array]
-  ) -> dict[str, jax.Array]:
+    self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
+  ) -> dict[str, Array]:
     """Sums over the examples of weight one, to be added up over batches.
 
     Returns:

@@ -59,7 +59,7 @@ def test_what_comes_in_is_zero():
 
 def test_moves_cover_their_range_and_no_more():
   """Augmentation: shifts are uniform in [-pixels, pixels], mirrors half."""
-  steps, examples = np.arange(100)[:, None], np.arange(100)[None]
+  steps, examples = np.arange(100)[:, None], np.tile(np.arange(100), (100, 1))
   moves = images.draw_moves(0, steps, examples, "crop_flip", 2)
   assert moves.shape == (100, 100, 3) and moves.dtype == np.int32
   for axis in (0, 1):
@@ -74,7 +74,7 @@ def test_moves_cover_their_range_and_no_more():
 
 def test_shift_never_mirrors():
   """Augmentation: a mirrored digit is no digit; `shift` only shifts."""
-  arguments = (0, np.arange(50)[:, None], np.arange(50)[None])
+  arguments = (0, np.arange(50)[:, None], np.tile(np.arange(50), (50, 1)))
   shift = images.draw_moves(*arguments, "shift", 3)
   crop_flip = images.draw_moves(*arguments, "crop_flip", 3)
   assert not shift[..., 2].any()

@@ -525,6 +525,19 @@ def test_how_a_run_is_cut_changes_nothing(one_by_one):
   _assert_close(ends[0], jax.device_get((state, tally)))
 
 
+def test_masks_change_from_step_to_step():
+  """M2: dropout is drawn anew at each step, from the step's number."""
+  config = _config(**ACCUMULATED, hparams__learning_rate=1e-12)
+  program, hparams = _program(config), train.traced(config)
+  state = program.init(seed=0, hparams=hparams)
+  losses = []
+  for number in (0, 1, 0):
+    at = state._replace(step=np.int32(number))
+    _, tally = program.step(hparams, at, _batch(0, config))
+    losses.append(float(tally["loss"]))
+  assert losses[0] == losses[2] != losses[1]
+
+
 def test_seeds_are_streams():
   """M2: initialization and dropout of one seed, and of no other, are equal."""
   config = _config(**ACCUMULATED)
