@@ -104,7 +104,7 @@ def _train(arguments, rest):
 
   config_lib.validate(config, jax.device_count())
   console = _Console(quiet=jax.process_index() != 0)
-  for sentence in config_lib.without_effect(config):
+  for sentence in config_lib.notes(config):
     console.tell(f"note: {sentence}")
   if arguments.dry_run:
     from jaxplay.training import dry_run
@@ -217,7 +217,7 @@ class _Console:
       return
     if self._bar is not None:
       self._bar.clear()
-    print(sentence, flush=True)
+    self._print(sentence)
 
   def progress(self, done, total, line):
     if self._quiet:
@@ -230,7 +230,7 @@ class _Console:
     if not self._terminal:
       values = "  ".join(f"{k} {v:.4g}" for k, v in shown.items())
       if shown:
-        print(f"step {done}/{total}  {values}", flush=True)
+        self._print(f"step {done}/{total}  {values}")
       return
     if self._bar is None:
       import tqdm
@@ -242,6 +242,13 @@ class _Console:
     self._shown |= {k: f"{v:.4g}" for k, v in shown.items()}
     self._bar.set_postfix(self._shown, refresh=False)
     self._bar.update(done - self._bar.n)
+
+  def _print(self, text):
+    try:
+      print(text, flush=True)
+    except BrokenPipeError:  # `| head` must not end a run of days.
+      self._quiet = True
+      sys.stdout = open(os.devnull, "w")
 
   def __exit__(self, *unused):
     if self._bar is not None:

@@ -417,6 +417,17 @@ def _is_on(switch, values):
   return switch in values
 
 
+def notes(config: ml_collections.ConfigDict) -> list[str]:
+  """Sentences worth a line on the terminal before a run begins."""
+  found = without_effect(config)
+  if config.microbatches > 1:
+    found.append(
+      f"config.microbatches={config.microbatches} saves memory, not time:"
+      " gradient accumulation buys no throughput"
+    )
+  return found
+
+
 def validate(
   config: ml_collections.ConfigDict, num_devices: int | None = None
 ) -> None:

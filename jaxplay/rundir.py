@@ -11,6 +11,8 @@
 Needs only the standard library and numpy, so a laptop reads a pod's run.
 """
 
+import contextlib
+import fcntl
 import json
 import math
 import os
@@ -19,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,23 @@ class RunDir:
       raise jaxplay.UserError(
         f"cannot write in workdir {str(self.path)!r}: {error.strerror}"
       ) from None
+
+  @contextlib.contextmanager
+  def lock(self) -> Iterator[None]:
+    """Keeps other processes from training here; ends with this process.
+
+    Raises:
+      jaxplay.UserError: Another process is training here.
+    """
+    with open(self.path / ".lock", "a") as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise jaxplay.UserError(
+          f"another process is training in {str(self.path)!r}; wait for it, or"
+          " use another workdir"
+        ) from None
+      yield
 
   def config(self) -> dict[str, Any] | None:
     """The resolved config, or None before the run began."""

@@ -54,8 +54,8 @@ def by_rules(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
       as "params/Dense_0/kernel", decides. A partition is an axis name or None
       per dimension, or the word "fsdp": split the largest dimension that
       divides over that axis, where the leaf has at least 4,096 elements. Leaves
-      of other rank than the partition, or that no pattern matches, are
-      replicated.
+      of other rank than the partition, of a dimension that does not divide, or
+      that no pattern matches, are replicated.
   """
 
   def sharding(path, leaf):
@@ -64,12 +64,19 @@ def by_rules(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
       if re.search(pattern, name):
         if partition == "fsdp":
           partition = _largest_dimension(leaf.shape, mesh.shape["fsdp"])
-        if len(partition) != len(leaf.shape):
+        if not _divides(leaf.shape, partition, mesh):
           partition = ()
         return NamedSharding(mesh, PartitionSpec(*partition))
     return replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def _divides(shape, partition, mesh):
+  return len(partition) == len(shape) and not any(
+    axis and size % mesh.shape[axis]
+    for size, axis in zip(shape, partition, strict=True)
+  )
 
 
 def _largest_dimension(shape, parts):

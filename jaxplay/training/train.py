@@ -215,12 +215,21 @@ def train(
       data set that is not there.
   """
   run = rundir.RunDir(workdir)
-  status = _begin(run, config)
+  if jax.process_index() != 0:
+    return _train(config, run, console)
+  run.create()
+  with run.lock():
+    return _train(config, run, console)
+
+
+def _train(config, run, console):
+  _check_same_config(run, config)
+  status = run.status()
   done = status.get("status") in ("completed", "infeasible")
   wants_test = config.report_test and status.get("status") == "completed"
   if done and (not wants_test or "test" in status):
     console.tell(
-      f"{workdir} holds a finished run ({status['status']} at step"
+      f"{run.path} holds a finished run ({status['status']} at step"
       f" {status['step']}); nothing to do"
     )
     return status
@@ -236,38 +245,33 @@ def train(
     ended = None if done else trainer.train()
     status = ended or trainer.finish()
   except Exception as error:
-    if not isinstance(error, jaxplay.UserError):
-      trainer.write_status(
-        "failed", reason=f"{type(error).__name__}: {error}".split("\n")[0]
-      )
+    trainer.write_status(
+      "failed", reason=f"{type(error).__name__}: {error}".split("\n")[0]
+    )
     if jax.process_count() == 1:  # Else a host that died is waited for.
-      with contextlib.suppress(
-        Exception
-      ):  # The first error is the one to tell.
+      with contextlib.suppress(Exception):  # The first error is to be told.
         checkpoints.close()
     raise
   checkpoints.close()
   return status
 
 
-def _begin(run, config):
-  """Opens the run directory; the status that an earlier start left."""
+def _check_same_config(run, config):
+  """Refuses to go on with a run of another config."""
   earlier = run.config()
-  if earlier is not None:
-    different = config_lib.differences(earlier, config_lib.as_json(config))
-    if different:
-      keys = "; ".join(
-        f"config.{key} was {old!r} and is now {new!r}"
-        for key, (old, new) in list(different.items())[:4]
-      )
-      more = f" and {len(different) - 4} more" if len(different) > 4 else ""
-      raise jaxplay.UserError(
-        f"workdir {str(run.path)!r} holds a run of another config: {keys}"
-        f"{more}; use another workdir"
-      )
-  elif jax.process_index() == 0:
-    run.create()
-  return run.status()
+  if earlier is None:
+    return
+  different = config_lib.differences(earlier, config_lib.as_json(config))
+  if different:
+    keys = "; ".join(
+      f"config.{key} was {old!r} and is now {new!r}"
+      for key, (old, new) in list(different.items())[:4]
+    )
+    more = f" and {len(different) - 4} more" if len(different) > 4 else ""
+    raise jaxplay.UserError(
+      f"workdir {str(run.path)!r} holds a run of another config: {keys}"
+      f"{more}; use another workdir"
+    )
 
 
 class _Run:
@@ -565,19 +569,12 @@ class _Clock:
       "data_wait": min(waited / seconds, 1.0),
     }
 
+  @contextlib.contextmanager
   def waiting_for_data(self):
-    return _Waiting(self)
-
-
-class _Waiting:
-  def __init__(self, clock):
-    self._clock = clock
-
-  def __enter__(self):
-    self._since = time.monotonic()
-
-  def __exit__(self, *unused):
-    self._clock._waited += time.monotonic() - self._since
+    """Counts the time inside as waiting."""
+    since = time.monotonic()
+    yield
+    self._waited += time.monotonic() - since
 
 
 class _Preemption:

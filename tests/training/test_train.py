@@ -196,6 +196,20 @@ def test_another_config_in_the_same_workdir_is_refused(whole):
   assert rundir.RunDir(workdir).status()["status"] == "completed"
 
 
+def test_two_processes_never_train_in_one_workdir(tmp_path):
+  """The same command typed twice at once: the second is refused."""
+  keys = runs.overrides(model__width=16)
+  refused = []
+
+  def again():
+    with pytest.raises(jaxplay.UserError, match="another process is training"):
+      runs.train_here(keys, tmp_path / "run")
+    refused.append(True)
+
+  status, _ = runs.train_here(keys, tmp_path / "run", 20, again)
+  assert refused and status["status"] == "completed"
+
+
 def _truncate(path):
   os.truncate(path, path.stat().st_size // 2)
 
