@@ -143,10 +143,14 @@ def test_any_picture_goes(name):
 
 
 @pytest.mark.parametrize(
-  "name, depth",
-  [("resnet", BASIC), ("resnet", BOTTLENECK), ("wide_resnet", 10)],
+  "name, depth, zero",
+  [
+    ("resnet", BASIC, True),
+    ("resnet", BASIC, False),
+    ("resnet", BOTTLENECK, True),
+    ("wide_resnet", 10, True),
+  ],
 )
-@pytest.mark.parametrize("zero", [True, False])
 def test_zero_init_residual(name, depth, zero):
   """I6: zero-initialized branches are the identity: their kernels are mute.
 
