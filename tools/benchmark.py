@@ -32,7 +32,7 @@ def loop(rounds: int) -> None:
   """
   from jaxplay import config as config_lib
 
-  for experiment, steps in (("digits_mlp", 20_000), ("digits_resnet", 1_000)):
+  for experiment, steps in (("digits_mlp", 20_000), ("digits_resnet", 2_000)):
     config = config_lib.load(
       str(ROOT / "experiments" / experiment / "config.py")
     )
