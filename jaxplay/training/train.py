@@ -346,6 +346,11 @@ class _Run:
     self._step = start
     self.write_status("running")
     feeder = make_feed(workload, config, start)
+    # On the devices once, not at every call.
+    hparams = {
+      name: sharding.place_everywhere(workload.mesh, np.asarray(number))
+      for name, number in workload.hparams.items()
+    }
     total = config.max_train_steps
 
     clock = _Clock(start)
@@ -355,7 +360,7 @@ class _Run:
     arguments = feeder.arguments(at, stop) if at < total else None
     with _Preemption() as preemption:
       while at < total and not preemption.now():
-        state, tally = feeder.program(workload.hparams, state, *arguments)
+        state, tally = feeder.program(hparams, state, *arguments)
         if at == start:
           clock.restart(start)  # Compiling is not training.
         at = stop
