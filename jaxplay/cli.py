@@ -1,7 +1,7 @@
 """The command line: `jaxplay VERB ...`; the only module that knows flags.
 
 Exit codes: 0 done, 1 the run failed, 2 the request was wrong (one sentence, no
-traceback), 75 preempted and resumable.
+traceback), 75 preempted and resumable, 130 interrupted outside the loop.
 """
 
 import argparse

@@ -49,7 +49,7 @@ class Checkpoints:
       value: The objective, less is better. NaN counts as the worst: orbax's own
         comparison would then delete the true best.
     """
-    # From other shapes of the same run (preempted at this very step).
+    # Preempted at a step that was just saved.
     if step in self._manager.all_steps():
       return
     worst = value if math.isfinite(value) else math.inf

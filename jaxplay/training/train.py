@@ -524,7 +524,9 @@ class _Run:
     if config.report_test:
       sums = self._evaluators["test"](variables[suffix])
       extra["test"] = metrics.eval_line("test", sums) | {"step": best["step"]}
-    if config.export and not self._run.export.exists():
+    # Written last: an export that was killed half-way is made again.
+    exported = (self._run.export / "forward.jaxexport").exists()
+    if config.export and not exported:
       weights = _to_host(variables[suffix])
       if self._writes:
         evaluate.export_forward(
