@@ -15,7 +15,7 @@ import re
 import runpy
 import struct
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -291,14 +291,27 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Raises:
     jaxplay.UserError: There is no such key, or the type is wrong.
   """
-  flat = flatten(config)
+  value = typed(key, value, flatten(config))
+  *groups, leaf = key.split(".")
+  for group in groups:
+    config = config[group]
+  with config.unlocked():
+    config[leaf] = value
+
+
+def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
+  """`value` as the type that the dotted `key` has in the `flat` config.
+
+  Raises:
+    jaxplay.UserError: There is no such key, or the type is wrong.
+  """
   if key not in flat:
     if any(name.startswith(key + ".") for name in flat):
       raise jaxplay.UserError(
         f"config.{key} is a group of keys; set one of them, such as"
         f" config.{next(n for n in flat if n.startswith(key + '.'))}"
       )
-    raise jaxplay.UserError(f"there is no config.{key}; {_nearest(key, flat)}")
+    raise jaxplay.UserError(f"there is no config.{key}; {nearest(key, flat)}")
   old = flat[key]
   if isinstance(old, str) and not isinstance(value, str):
     value = str(value)
@@ -313,11 +326,7 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
       f"config.{key} is {value!r}, of type {type(value).__name__}; it must be"
       f" {type(old).__name__}, like {old!r}"
     )
-  *groups, leaf = key.split(".")
-  for group in groups:
-    config = config[group]
-  with config.unlocked():
-    config[leaf] = value
+  return value
 
 
 def _parse(text: str) -> Any:
@@ -332,8 +341,8 @@ def _parse(text: str) -> Any:
     return text
 
 
-def _nearest(key: str, names) -> str:
-  """Where a misspelt key may have wanted to go."""
+def nearest(key: str, names: Iterable[str]) -> str:
+  """Where a misspelt key may have wanted to go: a question, or a pointer."""
   leaves = {name: name.rpartition(".")[2] for name in names}
   # By its last part, or hparams.foo would be close to all the hparams.
   close = difflib.get_close_matches(
@@ -341,8 +350,8 @@ def _nearest(key: str, names) -> str:
   )
   if close:
     same = [name for name, leaf in leaves.items() if leaf == close[0]]
-    nearest = difflib.get_close_matches(key, same, 1, 0.0)[0]
-    return f"did you mean config.{nearest}?"
+    best = difflib.get_close_matches(key, same, 1, 0.0)[0]
+    return f"did you mean config.{best}?"
   return "jaxplay/config.py lists every key"
 
 
@@ -357,8 +366,8 @@ def _describe(error: Exception, path: str) -> str:
   text = str(error).strip()
   # A locked ConfigDict's own words hold the whole config.
   if unknown := re.search(r'Key "(.*?)" does not exist', text):
-    nearest = _nearest(unknown[1], flatten(base()))
-    return f"{where}there is no key {unknown[1]!r}; {nearest}"
+    hint = nearest(unknown[1], flatten(base()))
+    return f"{where}there is no key {unknown[1]!r}; {hint}"
   return f"{where}{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
@@ -410,6 +419,11 @@ def without_effect(config: ml_collections.ConfigDict) -> list[str]:
   ]
 
 
+def used_by(key: str) -> tuple[str, tuple] | None:
+  """The switch and its values with which `key` has an effect; None: always."""
+  return _USED_BY.get(key)
+
+
 def _is_on(switch, values):
   """Whether a switch, or one of several, has one of the values."""
   if isinstance(switch, tuple):
@@ -443,15 +457,14 @@ def validate(
   flat, default = flatten(config), flatten(base())
   for key in sorted(flat.keys() - default.keys()):
     raise jaxplay.UserError(
-      f"there is no config.{key}; {_nearest(key, default)}"
+      f"there is no config.{key}; {nearest(key, default)}"
     )
   for key in sorted(default.keys() - flat.keys()):
     raise jaxplay.UserError(
       f"config.{key} is missing; start from config.base()"
     )
-  scratch = base()
   for key, value in flat.items():
-    override(scratch, key, value)  # The type.
+    typed(key, value, default)
   for key, choices in _CHOICES.items():
     if flat[key] not in choices:
       close = difflib.get_close_matches(str(flat[key]), choices, 1, 0.5)
@@ -541,11 +554,6 @@ def _validate_pairs(config):
     refuse(
       "config.hparams.beta1 is 0, and config.optimizer='schedule_free_adamw'"
       " divides by it; use a value such as 0.9"
-    )
-  if config.optimizer == "schedule_free_adamw" and not hparams.beta1:
-    refuse(
-      "config.hparams.beta1 is 0, and schedule_free_adamw averages by it; use a"
-      " number in (0, 1), such as 0.9"
     )
   if hparams.dropout_rate and not model.dropout:
     refuse(
