@@ -9,6 +9,7 @@ valid name, and the mend.
 import ast
 import difflib
 import inspect
+import json
 import math
 import os
 import re
@@ -240,7 +241,7 @@ def load(
 
   Args:
     spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
-      `get_config(STRING)`.
+      `get_config(STRING)`, or the config.json of a run.
     overrides: Dotted key to the text of a value.
 
   Raises:
@@ -249,13 +250,33 @@ def load(
   path, _, argument = spec.partition(":")
   if not os.path.isfile(path):
     raise jaxplay.UserError(f"there is no config file {path!r}")
+  config = _load_json(path) if path.endswith(".json") else _run(path, argument)
+  flat = flatten(config)
+  for key, text in overrides.items():
+    # A text is taken as it is written: a folder may be called 007.
+    literal = isinstance(flat.get(key), str)
+    override(config, key, text if literal else _parse(text))
+  return config
+
+
+def _load_json(path):
+  try:
+    with open(path) as file:
+      nested = json.load(file)
+  except ValueError as error:
+    raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
+  return from_json(nested)
+
+
+def _run(path, argument):
+  """The config that `get_config` of a file returns."""
   try:
     get_config = runpy.run_path(path).get("get_config")
   except jaxplay.UserError:
     raise
   except Exception as error:  # The file is the user's own code.
     raise jaxplay.UserError(
-      f"config file {path!r} does not run: {_describe(error, path)}"
+      f"config file {path!r} does not run: {describe(error, path)}"
     ) from error
   if not callable(get_config):
     raise jaxplay.UserError(f"config file {path!r} defines no get_config()")
@@ -270,18 +291,13 @@ def load(
     raise
   except Exception as error:
     raise jaxplay.UserError(
-      f"get_config() in {path!r} fails: {_describe(error, path)}"
+      f"get_config() in {path!r} fails: {describe(error, path)}"
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise jaxplay.UserError(
       f"get_config() in {path!r} returns {type(config).__name__}, not a"
       " ConfigDict; start from jaxplay.config.base() and return it"
     )
-  flat = flatten(config)
-  for key, text in overrides.items():
-    # A text is taken as it is written: a folder may be called 007.
-    literal = isinstance(flat.get(key), str)
-    override(config, key, text if literal else _parse(text))
   return config
 
 
@@ -355,8 +371,8 @@ def nearest(key: str, names: Iterable[str]) -> str:
   return "jaxplay/config.py lists every key"
 
 
-def _describe(error: Exception, path: str) -> str:
-  """What the user's code in `path` did wrong, and on which line."""
+def describe(error: Exception, path: str) -> str:
+  """What a user's code in `path` did wrong, and on which line."""
   lines = [
     f"line {frame.lineno}: "
     for frame in traceback.extract_tb(error.__traceback__)
@@ -393,6 +409,22 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return value
 
   return plain(config)
+
+
+def from_json(nested: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The config that `as_json` was given.
+
+  Raises:
+    jaxplay.UserError: It has other keys or types than `base()`.
+  """
+  config = base()
+  for key, value in flatten(nested).items():
+    override(config, key, _as_tuple(value))
+  return config
+
+
+def _as_tuple(value):
+  return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:

@@ -55,15 +55,18 @@ class RunDir:
       ) from None
 
   @contextlib.contextmanager
-  def lock(self) -> Iterator[None]:
+  def lock(self, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from training here; ends with this process.
+
+    Args:
+      wait: Whether to wait until the other process is done.
 
     Raises:
       jaxplay.UserError: Another process is training here.
     """
     with open(self.path / ".lock", "a") as file:
       try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
       except BlockingIOError:
         raise jaxplay.UserError(
           f"another process is training in {str(self.path)!r}; wait for it, or"
@@ -73,14 +76,14 @@ class RunDir:
 
   def config(self) -> dict[str, Any] | None:
     """The resolved config, or None before the run began."""
-    return _read_json(self.path / "config.json")
+    return read_json(self.path / "config.json")
 
   def write_config(self, config: Mapping[str, Any]) -> None:
-    _write_json(self.path / "config.json", config)
+    write_json(self.path / "config.json", config)
 
   def provenance(self) -> dict[str, Any] | None:
     """What made the run; "resumes" lists the later starts."""
-    return _read_json(self.path / "provenance.json")
+    return read_json(self.path / "provenance.json")
 
   def write_provenance(self, entry: Mapping[str, Any]) -> None:
     """Keeps the first entry and lists each later one under "resumes"."""
@@ -89,11 +92,11 @@ class RunDir:
       first = dict(entry, resumes=[])
     else:
       first["resumes"].append(dict(entry))
-    _write_json(self.path / "provenance.json", first)
+    write_json(self.path / "provenance.json", first)
 
   def status(self) -> dict[str, Any]:
     """How the run stands; {} before it began."""
-    return _read_json(self.path / "status.json") or {}
+    return read_json(self.path / "status.json") or {}
 
   def write_status(self, status: str, **fields: Any) -> None:
     """Replaces status.json.
@@ -105,7 +108,7 @@ class RunDir:
     """
     if status not in STATUSES:
       raise ValueError(f"unknown status {status!r}")
-    _write_json(self.path / "status.json", dict(fields, status=status))
+    write_json(self.path / "status.json", dict(fields, status=status))
 
   def metrics(self) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl; a torn last line is left out."""
@@ -136,11 +139,11 @@ class RunDir:
         path.unlink()
 
   def write_findings(self, findings: list[Mapping[str, Any]]) -> None:
-    _write_json(self.path / "findings.json", findings)
+    write_json(self.path / "findings.json", findings)
 
   def findings(self) -> list[dict[str, Any]]:
     """The rows of findings.json; [] where there are none."""
-    return _read_json(self.path / "findings.json") or []
+    return read_json(self.path / "findings.json") or []
 
   def write_predictions(self, step: int, **arrays: np.ndarray) -> None:
     """Saves arrays about the evaluation after `step` updates."""
@@ -230,7 +233,12 @@ def _read_text(path):
     ) from None
 
 
-def _read_json(path):
+def read_json(path: pathlib.Path) -> Any:
+  """What a file of JSON holds, or None where there is no such file.
+
+  Raises:
+    jaxplay.UserError: It is damaged, or cannot be read.
+  """
   text = _read_text(path)
   return None if text is None else _parse_json(path, text)
 
@@ -245,7 +253,8 @@ def _parse_json(path, text, line=None):
     ) from None
 
 
-def _write_json(path, value):
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Replaces a file atomically. Non-finite numbers become null."""
   text = json.dumps(_plain(value), indent=1, sort_keys=True)
   _replace(path, text + "\n")
 

@@ -1,0 +1,339 @@
+"""A study: its definition in a Python file, and its directory on disk.
+
+    STUDY/study.json      goal, base config, space, algorithm, seed, trials, ...
+          provenance.json what made it, as in a run
+          trials/0007/    a run directory
+          reruns/0007/3/  trial 7 again with seed 3, a run directory
+          trials.csv      derived: a row per trial
+          findings.json   derived, as report.html and next_study.py are
+
+A trial is a function of (space, seed, index), so a study needs no coordinator:
+who holds the lock of a run directory runs that trial.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.study import sampling
+from jaxplay.study import space as space_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """What `get_study()` of a study file returns.
+
+  Attributes:
+    goal: The question, in a sentence.
+    config: The base config as `--config` takes it, FILE[:ARG]; the path is
+      relative to the study file or, failing that, to the current folder.
+    space: Config key -> domain, or several under different `when`; see
+      `space.Space`. Or the path of a search space in AlgoPerf's JSON format.
+    num_trials: Length of the study; more can be added later.
+    overrides: Config keys fixed for this study at another value than the
+      base config's.
+    algorithm: One of `sampling.ALGORITHMS`.
+    points: The trials themselves, {config key: value}, for "explicit".
+    seed: Of the search. (That of training is `config.seed`, and the same for
+      all trials: `study rerun` varies it.)
+    objective: Logged metric to minimize; "final:METRIC" for its last value.
+      Empty: `config.objective`.
+    notes: Anything that the reader of the tracking table should know.
+  """
+
+  goal: str
+  config: str
+  space: Mapping[str, Any] | str | None = None
+  num_trials: int = 0
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  algorithm: str = "halton"
+  points: Sequence[Mapping[str, Any]] | None = None
+  seed: int = 0
+  objective: str = ""
+  notes: str = ""
+
+
+def load(path: str) -> tuple[dict[str, Any], list[str]]:
+  """Reads and checks a study file.
+
+  Returns:
+    What study.json is to hold, and sentences worth a line on the terminal.
+
+  Raises:
+    jaxplay.UserError: It does not run, or asks for what makes no sense.
+  """
+  study = _get_study(path)
+  for name, kind in (("goal", str), ("num_trials", int), ("seed", int)):
+    if type(getattr(study, name)) is not kind:
+      raise jaxplay.UserError(
+        f"study file {path!r}: {name} is {getattr(study, name)!r}; it must be"
+        f" {kind.__name__}"
+      )
+  if not study.goal.strip():
+    raise jaxplay.UserError(
+      f"study file {path!r} has no goal; say in one sentence what the study is"
+      " to find out (Playbook, choosing the goal for the next round)"
+    )
+  if study.algorithm not in sampling.ALGORITHMS:
+    raise jaxplay.UserError(
+      f"study file {path!r}: algorithm is {study.algorithm!r}; it can be"
+      f" {', '.join(map(repr, sampling.ALGORITHMS))}"
+    )
+  config_file = _beside(path, study.config)
+  config = config_lib.load(config_file)
+  for key, value in study.overrides.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  space, algorithm, points = _space(path, study)
+  num_trials = study.num_trials or len(points or ())
+  if num_trials < 1:
+    raise jaxplay.UserError(
+      f"study file {path!r}: num_trials is {num_trials}; it must be at least 1"
+    )
+  space.check(config)
+  objective = study.objective or config.objective
+  metric = objective.rpartition(":")[2]
+  if metric.startswith("valid") and metric != config.objective:
+    # So that the best checkpoint is the best one by the study's objective.
+    config_lib.override(config, "objective", metric)
+    config_lib.validate(config)
+  definition = {
+    "goal": study.goal,
+    "notes": study.notes,
+    "config_file": config_file,
+    "overrides": config_lib.as_json(study.overrides),
+    "config": config_lib.as_json(config),
+    "space": space.as_json(),
+    "algorithm": algorithm,
+    "points": points,
+    "seed": study.seed,
+    "num_trials": num_trials,
+    "objective": objective,
+  }
+  # As it will be read again, so that comparing is comparing.
+  return json.loads(json.dumps(definition)), space.notes(config)
+
+
+def _get_study(path):
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no study file {path!r}")
+  try:
+    get_study = runpy.run_path(path).get("get_study")
+    study = get_study() if callable(get_study) else None
+  except jaxplay.UserError:
+    raise
+  except Exception as error:  # The file is the user's own code.
+    raise jaxplay.UserError(
+      f"study file {path!r} does not run: {config_lib.describe(error, path)}"
+    ) from error
+  if get_study is None:
+    raise jaxplay.UserError(f"study file {path!r} defines no get_study()")
+  if not isinstance(study, Study):
+    raise jaxplay.UserError(
+      f"get_study() in {path!r} returns {type(study).__name__}, not a"
+      " study.Study"
+    )
+  return study
+
+
+def _space(path, study):
+  """(space, algorithm, explicit points) of a study file."""
+  space, algorithm, points = study.space, study.algorithm, study.points
+  if isinstance(space, str):
+    space = space_lib.from_algoperf(_beside(path, space))
+  if isinstance(space, list):
+    algorithm, points = "explicit", space
+  if algorithm == "explicit":
+    if not points:
+      raise jaxplay.UserError(
+        f"study file {path!r}: algorithm 'explicit' needs points, a list of"
+        " {config key: value}"
+      )
+    space = _varied(points)
+  if not isinstance(space, space_lib.Space):
+    space = space_lib.Space(space or {})
+  return space, algorithm, points
+
+
+def _varied(points):
+  """The space that explicit points span: a choice for each key."""
+  values = {}
+  for point in points:
+    for key, value in point.items():
+      if value not in values.setdefault(key, []):
+        values[key].append(value)
+  return {key: space_lib.Choice(found) for key, found in values.items()}
+
+
+def _beside(path, spec):
+  """A path as it is seen from the study file, or from the current folder."""
+  file, colon, argument = spec.partition(":")
+  beside = os.path.join(os.path.dirname(path), file)
+  if os.path.isfile(beside):
+    return os.path.relpath(beside) + colon + argument
+  return spec
+
+
+class StudyDir:
+  """Reads and writes one study directory."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    # The files that a study shares with a run: provenance, findings, lock.
+    self.own = rundir.RunDir(path)
+
+  def study(self) -> dict[str, Any]:
+    """What study.json holds.
+
+    Raises:
+      jaxplay.UserError: There is no study here.
+    """
+    study = rundir.read_json(self.path / "study.json")
+    if study is None:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds no study (no study.json)"
+      )
+    return study
+
+  def create(self, definition: Mapping[str, Any]) -> None:
+    """Makes the study, or checks that this is the one that is here.
+
+    The goal, the notes and a larger number of trials are taken over; anything
+    else would make the trials of one study incomparable.
+
+    Raises:
+      jaxplay.UserError: Another study is here.
+    """
+    self.own.create()
+    with self.own.lock(wait=True):
+      here = rundir.read_json(self.path / "study.json")
+      if here is None:
+        here = dict(definition, command=sys.argv)
+        self.own.write_provenance(rundir.provenance("", {}))
+      else:
+        self._check_same(here, definition)
+        here["num_trials"] = max(here["num_trials"], definition["num_trials"])
+        here |= {key: definition[key] for key in ("goal", "notes")}
+      self._sample(here)  # Whether there are so many.
+      rundir.write_json(self.path / "study.json", here)
+
+  def _check_same(self, here, definition):
+    may_differ = ("goal", "notes", "num_trials", "config_file", "overrides")
+    for key, value in definition.items():
+      if here[key] == value or key in may_differ:
+        continue
+      what = f"{key} was {here[key]!r} and is now {value!r}"
+      if key == "config":
+        changed = config_lib.differences(here[key], value)
+        if not changed:
+          continue
+        name, (old, new) = next(iter(changed.items()))
+        what = f"config.{name} was {old!r} and is now {new!r}"
+      elif key in ("space", "points"):
+        what = f"its {key} were others"
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds another study: {what}; use another workdir"
+      )
+
+  def extend(self, num_trials: int) -> None:
+    """Lengthens the study; its sequence goes on where it ended.
+
+    Raises:
+      jaxplay.UserError: That would shorten it, or there are no more points.
+    """
+    with self.own.lock(wait=True):
+      study = self.study()
+      if num_trials < study["num_trials"]:
+        raise jaxplay.UserError(
+          f"the study has {study['num_trials']} trials already; --trials is"
+          f" the new total, and {num_trials} is less"
+        )
+      study["num_trials"] = num_trials
+      self._sample(study)
+      rundir.write_json(self.path / "study.json", study)
+
+  def points(self) -> list[dict[str, Any]]:
+    """Each trial as {config key: value}."""
+    return self._sample(self.study())
+
+  def _sample(self, study):
+    return sampling.points(
+      space_lib.Space.from_json(study["space"]),
+      algorithm=study["algorithm"],
+      seed=study["seed"],
+      num=study["num_trials"],
+      explicit=study["points"],
+    )
+
+  def trial(self, index: int) -> rundir.RunDir:
+    """The run directory of a trial, there or not."""
+    return rundir.RunDir(self.path / "trials" / f"{index:04d}")
+
+  def rerun(self, index: int, seed: int) -> rundir.RunDir:
+    """The run directory of a trial that is run again with another seed."""
+    return rundir.RunDir(self.path / "reruns" / f"{index:04d}" / f"{seed}")
+
+  def reruns(self) -> list[tuple[int, rundir.RunDir]]:
+    """(trial, run directory) of every rerun that was begun."""
+    folders = (self.path / "reruns").glob("[0-9]*/[0-9]*")
+    ordered = sorted(folders, key=lambda f: (int(f.parent.name), int(f.name)))
+    return [(int(f.parent.name), rundir.RunDir(f)) for f in ordered]
+
+
+def trial_config(
+  base: Mapping[str, Any], point: Mapping[str, Any], **more: Any
+) -> ml_collections.ConfigDict:
+  """The checked config of a trial.
+
+  Args:
+    base: Nested config of study.json.
+    point: {config key: value}.
+    **more: Further top-level keys, such as seed.
+
+  Raises:
+    jaxplay.UserError: The config's checks refuse the values.
+  """
+  config = config_lib.from_json(base)
+  for key, value in {**point, **more}.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  return config
+
+
+def find(root: str | os.PathLike) -> list[StudyDir]:
+  """Every study under a folder, in the order of their paths.
+
+  Raises:
+    jaxplay.UserError: There is no such folder.
+  """
+  if not os.path.isdir(root):
+    raise jaxplay.UserError(f"there is no folder {str(root)!r}")
+  found = []
+  for folder, below, files in os.walk(root):
+    below.sort()
+    if "study.json" in files:
+      below.clear()  # Its trials hold no studies.
+      found.append(StudyDir(folder))
+  return found
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Rows as CSV; every key that some row has is a column, in order."""
+  columns = list(dict.fromkeys(key for row in rows for key in row))
+  file = io.StringIO()
+  writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
+  writer.writeheader()
+  writer.writerows(rows)
+  return file.getvalue()
