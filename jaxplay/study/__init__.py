@@ -1,0 +1,1 @@
+"""Studies: which trials to run, in what order, and running them."""
