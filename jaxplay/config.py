@@ -447,16 +447,16 @@ def without_effect(config: ml_collections.ConfigDict) -> list[str]:
     f"config.{key}={flat[key]!r} has no effect with"
     f" config.{switch}={flat[switch]!r}"
     for key, (switch, values) in _USED_BY.items()
-    if flat[key] != default[key] and not _is_on(flat[switch], values)
+    if flat[key] != default[key] and not is_on(flat[switch], values)
   ]
 
 
 def used_by(key: str) -> tuple[str, tuple] | None:
-  """The switch and its values with which `key` has an effect; None: always."""
+  """The switch with which `key` has an effect, as `is_on`; None: always."""
   return _USED_BY.get(key)
 
 
-def _is_on(switch, values):
+def is_on(switch: Any, values: tuple) -> bool:
   """Whether a switch, or one of several, has one of the values."""
   if isinstance(switch, tuple):
     return any(one in values for one in switch)
