@@ -183,7 +183,8 @@ def _cover(choices, seed, num):
     turn, within = np.divmod(rank, len(starts) * length)
     walk, step = np.divmod(within, length)
     turns = int(turn[-1]) + 1 if len(turn) else 0
-    order = _shuffles(seed, "|".join(p.label for p in group), turns, len(starts))
+    name = "order of " + ", ".join(p.label for p in group)
+    order = _shuffles(seed, name, turns, len(starts))
     begin = starts[order[turn, walk]]
     for j, p in enumerate(group):
       names = _shuffles(seed, p.label, turns, len(p.values))
@@ -195,6 +196,11 @@ def _cover(choices, seed, num):
 
 def _circles(sizes):
   """A combination of each circle, [circles, choices], and their length."""
+  if math.prod(sizes) > 100_000:
+    raise jaxplay.UserError(
+      f"the choices that are covered have {math.prod(sizes):,} combinations;"
+      " make fewer of them scientific, or take algorithm 'halton', not a grid"
+    )
   length = math.lcm(*sizes)
   seen, starts = set(), []
   for combination in itertools.product(*map(range, sizes)):

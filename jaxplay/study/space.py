@@ -18,12 +18,10 @@ hyperparameters.
 
 import collections
 import dataclasses
-import difflib
-import itertools
+import functools
 import json
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import ml_collections
@@ -31,72 +29,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-
-ROLES = ("nuisance", "scientific")
-SCALES = {
-  "float": ("linear", "log", "log_one_minus"),
-  "int": ("linear", "log"),
-}
-
-# What no space may hold, and why; a dot at the end stands for a group.
-_FIXED = (
-  (
-    ("max_train_steps",),
-    "never tune the number of steps in a study: pick one for all its trials,"
-    " and make a study for each length (Playbook, deciding how long to train"
-    " when training is not compute-bound)",
-  ),
-  (
-    ("seed",),
-    "it is no hyperparameter; `jaxplay study rerun` measures the variance over"
-    " seeds (Playbook, determining whether to adopt a training pipeline change"
-    " or hyperparameter configuration)",
-  ),
-  (
-    ("report_test",),
-    "the test set is looked at once, at the end, for the trial that was chosen"
-    " (Playbook, after exploration concludes)",
-  ),
-  (
-    ("objective",),
-    "one objective ranks all trials of a study; take another one afterwards,"
-    " from the same trials",
-  ),
-  (
-    ("averages",),
-    "averages are evaluated beside the raw weights; name all of them in the"
-    " base config, and compare their metrics in the same trials",
-  ),
-  (
-    ("microbatches", "steps_per_call", "mesh."),
-    "it says how a trial is computed, not what; set it in the base config",
-  ),
-  (
-    (
-      *("log_every", "eval_every", "eval_batch_size", "checkpoint_every"),
-      *("keep_best", "num_predictions", "export"),
-    ),
-    "trials are compared only if all are looked at alike; set it in the base"
-    " config",
-  ),
-  (
-    (
-      *("dataset.name", "dataset.shape", "dataset.difficulty"),
-      *("dataset.num_", "dataset.train_split", "dataset.valid_split"),
-      *("dataset.test_split", "dataset.workers", "dataset.data_dir"),
-      "dataset.device_bytes",
-    ),
-    "results on different data are not comparable; make a study for each data"
-    " set",
-  ),
-)
-
-# What a change of batch size changes the best value of, as far as it is used.
-_TIED_TO_BATCH_SIZE = (
-  *("learning_rate", "momentum", "rho", "beta1", "beta2", "epsilon"),
-  *("weight_decay", "label_smoothing", "dropout_rate"),
-)
-_MOST_PROBES = 300  # configs to validate before a study, at 2 ms each
+from jaxplay.study import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +181,10 @@ class Parameter:
       numbers = np.floor(numbers).astype(np.int64)
     return numbers.tolist()
 
+  def exists(self, point: Mapping[str, Any]) -> bool:
+    """Whether `when` holds; `point` has only the keys that exist."""
+    return all(point.get(key) in values for key, values in self.when.items())
+
   def holds(self, value: Any) -> bool:
     """Whether `value` belongs to the domain."""
     value = _plain(value)
@@ -315,31 +252,26 @@ class Space:
       parameters.append(Parameter(key, label, domain))
     object.__setattr__(self, "parameters", tuple(parameters))
 
-  @property
-  def ordered(self) -> list[Parameter]:
+  @functools.cached_property
+  def ordered(self) -> tuple[Parameter, ...]:
     """The parameters, each after those that its `when` names.
 
-    Those of a circle, which exist under no condition, are left out.
+    Those of a circle, which never exist, are left out.
     """
-    left, done = list(self.parameters), []
-    while ready := [
-      p for p in left if not any(q.key in p.when for q in left)
-    ]:
-      done += ready
+    left, done = self.parameters, ()
+    while ready := [p for p in left if not any(q.key in p.when for q in left)]:
+      done += tuple(ready)
       left = [p for p in left if p not in ready]
     return done
 
   def active(self, point: Mapping[str, Any]) -> list[Parameter]:
     """The parameters that exist under the values of `point`, by config key."""
-    keys, labels = set(), set()
-    for parameter in self.ordered:
-      if all(
-        key in keys and _plain(point.get(key)) in values
-        for key, values in parameter.when.items()
-      ):
-        keys.add(parameter.key)
-        labels.add(parameter.label)
-    return [p for p in self.parameters if p.label in labels]
+    found = {}
+    for p in self.ordered:
+      # A switch that does not exist itself switches nothing on.
+      if p.exists({key: _plain(point.get(key)) for key in found}):
+        found[p.key] = p.label
+    return [p for p in self.parameters if p.label == found.get(p.key)]
 
   def labelled(self, point: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value, of the parameters that exist in `point`."""
@@ -364,20 +296,161 @@ class Space:
     kinds = {kind.kind: kind for kind in (Float, Int, Choice)}
     mapping = collections.defaultdict(list)
     for row in rows:
-      fields = {k: v for k, v in row.items() if k not in ("key", "label", "kind")}
-      mapping[row["key"]].append(kinds[row["kind"]](**fields))
+      fields = dict(row)
+      fields.pop("label", None)  # made of the rest
+      mapping[fields.pop("key")].append(kinds[fields.pop("kind")](**fields))
     return cls(mapping)
 
-  def check(self, config: ml_collections.ConfigDict) -> None:
-    """Refuses a space that no good study has.
+  def check(
+    self,
+    config: ml_collections.ConfigDict,
+    points: Sequence[Mapping[str, Any]] | None = None,
+  ) -> None:
+    """Refuses a space that no good study has: see `checks.check`.
 
     Raises:
       jaxplay.UserError: The first thing that is wrong.
     """
+    checks.check(self, config, points)
 
   def notes(self, config: ml_collections.ConfigDict) -> list[str]:
     """Sentences worth a line on the terminal before a study begins."""
-    return []
+    return checks.notes(self, config)
+
+
+def adam_space(
+  num_trials: int,
+  learning_rate: tuple[float, float] = (1e-5, 1e-1),
+  when: Mapping[str, Any] | None = None,
+) -> dict[str, Domain]:
+  """What of Adam to tune with a number of trials, for `Space`.
+
+  Under 10 trials the learning rate; from 10 also beta1; from 25 also epsilon;
+  "substantially more than 25" also beta2, for which the Playbook gives no
+  number: here 100, four times as many. Source: Playbook, how should Adam's
+  hyperparameters be tuned.
+
+  Args:
+    num_trials: Trials of the study, or for each value of a scientific
+      parameter.
+    learning_rate: Its ends. The other ranges are our own: wide, to be narrowed
+      by a first study.
+    when: For all of them, such as {"optimizer": "adam"}.
+
+  Raises:
+    jaxplay.UserError: Not a number of trials.
+  """
+  if type(num_trials) is not int or num_trials < 1:
+    raise jaxplay.UserError(
+      f"num_trials is {num_trials!r}; it must be a whole number above 0"
+    )
+  ranges = (
+    (1, "learning_rate", (*learning_rate, "log")),
+    (10, "beta1", (0.5, 0.999, "log_one_minus")),
+    (25, "epsilon", (1e-10, 1e-3, "log")),
+    (100, "beta2", (0.9, 0.9999, "log_one_minus")),
+  )
+  return {
+    f"hparams.{name}": Float(*domain, when=when)
+    for least, name, domain in ranges
+    if num_trials >= least
+  }
+
+
+def from_algoperf(
+  path: str, max_train_steps: int | None = None
+) -> Space | list[dict[str, Any]]:
+  """Reads a tuning_search_space.json of AlgoPerf.
+
+  Sampled with algorithm "algoperf" this gives AlgoPerf's points, in the order
+  that they have before its unseeded shuffle. A name is a config key or one of
+  hparams; `one_minus_beta1` (and so on) becomes beta1 on the log_one_minus
+  scale; `warmup_factor`, a share of all steps, becomes warmup_steps.
+
+  Args:
+    path: The file.
+    max_train_steps: Steps of each trial; for `warmup_factor` only.
+
+  Returns:
+    A space of nuisance parameters in the file's order, or for a list of points
+    those points by config key, for algorithm "explicit".
+
+  Raises:
+    jaxplay.UserError: The file cannot be read, or something in it has no
+      counterpart here.
+  """
+  try:
+    with open(path) as file:
+      content = json.load(file)
+  except (OSError, ValueError) as error:
+    raise jaxplay.UserError(
+      f"cannot read the search space {str(path)!r}: {error}"
+    ) from None
+  try:
+    if not isinstance(content, list):
+      return Space(_from_algoperf(content, max_train_steps))
+    points = []
+    for point in content:
+      specs = {
+        # Explicit values come bare, or as the only feasible point.
+        name: value if isinstance(value, dict) else {"feasible_points": [value]}
+        for name, value in point.items()
+      }
+      domains = _from_algoperf(specs, max_train_steps)
+      points.append({key: choice.values[0] for key, choice in domains.items()})
+    return points
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise jaxplay.UserError(
+      f"{str(path)!r} is no search space of AlgoPerf ({error!r}); it maps names"
+      ' to {"min", "max", "scaling"} or {"feasible_points"}, or lists points'
+    ) from None
+
+
+def _from_algoperf(specs, max_train_steps):
+  """Config key to domain, in the file's order."""
+  flat = config_lib.flatten(config_lib.base())
+  domains = {}
+  for name, spec in specs.items():
+    is_complement = name.startswith("one_minus_")
+    is_share = name == "warmup_factor"
+    key = "warmup_steps" if is_share else name.removeprefix("one_minus_")
+    key = key if key in flat else f"hparams.{key}"
+    if key not in flat:
+      raise jaxplay.UserError(
+        f"AlgoPerf's {name} is no hyperparameter here;"
+        f" {config_lib.nearest(key, flat)}"
+      )
+    if key in domains:
+      raise jaxplay.UserError(
+        f"AlgoPerf's {name} is config.{key}, which is there already; leave one"
+        " of them out"
+      )
+    if is_share and max_train_steps is None:
+      raise jaxplay.UserError(
+        "AlgoPerf's warmup_factor is a share of all steps; say how many there"
+        " are, from_algoperf(path, max_train_steps=...)"
+      )
+    if "feasible_points" in spec or spec["min"] == spec["max"]:
+      values = spec.get("feasible_points") or [spec["min"]]
+      if is_complement:
+        values = [1 - value for value in values]
+      if is_share:
+        values = [int(value * max_train_steps) for value in values]
+      domains[key] = Choice(values)
+      continue
+    low, high, scale = spec["min"], spec["max"], spec["scaling"]
+    if is_share or (is_complement and scale != "log"):
+      raise jaxplay.UserError(
+        f"AlgoPerf's {name} with a {scale} range has no counterpart here; list"
+        " its values as feasible_points, or rewrite it as a range of"
+        f" {key.removeprefix('hparams.')}"
+      )
+    if is_complement:
+      domains[key] = Float(1 - high, 1 - low, "log_one_minus")
+    else:
+      kind = Int if type(flat[key]) is int else Float
+      domains[key] = kind(low, high, scale)
+  return domains
 
 
 def _make_plain(domain):

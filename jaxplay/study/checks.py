@@ -1,0 +1,439 @@
+"""What no good study has in its search space: refusals, and notes.
+
+A space that is refused would waste its trials, or compare what cannot be
+compared; the sentence names the parameter, the reason and the mend.
+"""
+
+import difflib
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+
+ROLES = ("nuisance", "scientific")
+SCALES = {
+  "float": ("linear", "log", "log_one_minus"),
+  "int": ("linear", "log"),
+}
+
+# What no space may hold, and why; a dot at the end stands for a group.
+_FIXED = (
+  (
+    ("max_train_steps",),
+    "never tune the number of steps in a study: pick one for all its trials,"
+    " and make a study for each length (Playbook, deciding how long to train"
+    " when training is not compute-bound)",
+  ),
+  (
+    ("seed",),
+    "it is no hyperparameter; `jaxplay study rerun` measures the variance over"
+    " seeds (Playbook, determining whether to adopt a training pipeline change"
+    " or hyperparameter configuration)",
+  ),
+  (
+    ("report_test",),
+    "the test set is looked at once, at the end, for the trial that was chosen"
+    " (Playbook, after exploration concludes)",
+  ),
+  (
+    ("objective",),
+    "one objective ranks all trials of a study; take another one afterwards,"
+    " from the same trials",
+  ),
+  (
+    ("averages",),
+    "averages are evaluated beside the raw weights; name all of them in the"
+    " base config, and compare their metrics in the same trials",
+  ),
+  (
+    ("microbatches", "steps_per_call", "mesh."),
+    "it says how a trial is computed, not what; set it in the base config",
+  ),
+  (
+    (
+      *("log_every", "eval_every", "eval_batch_size", "checkpoint_every"),
+      *("keep_best", "num_predictions", "export"),
+    ),
+    "trials are compared only if all are looked at alike; set it in the base"
+    " config",
+  ),
+  (
+    (
+      *("dataset.name", "dataset.shape", "dataset.difficulty"),
+      *("dataset.num_", "dataset.train_split", "dataset.valid_split"),
+      *("dataset.test_split", "dataset.workers", "dataset.data_dir"),
+      "dataset.device_bytes",
+    ),
+    "results on different data are not comparable; make a study for each data"
+    " set",
+  ),
+)
+
+# Numbers of the optimizers, and of regularization.
+_OPTIMIZER = tuple(
+  f"hparams.{name}"
+  for name in ("learning_rate", "momentum", "rho", "beta1", "beta2", "epsilon")
+)
+_REGULARIZATION = tuple(
+  f"hparams.{name}"
+  for name in ("weight_decay", "label_smoothing", "dropout_rate")
+)
+_SECTION = (
+  "Playbook, identifying scientific, nuisance, and fixed hyperparameters"
+)
+_MOST_COMBINATIONS = 100  # of choices, tried before a study at 2 ms each
+
+
+def check(
+  space,
+  config: ml_collections.ConfigDict,
+  points: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+  """Refuses a space that no good study has.
+
+  Tries up to some hundred trials on the config's validation: all combinations
+  of choices (of many some), both ends of numbers, and what lies between. A
+  trial that is not among them can still be refused when it is made.
+
+  Args:
+    space: A `space.Space`.
+    config: The base config, of which the trials differ in the space.
+    points: All the trials, where they are a given list: tried instead.
+
+  Raises:
+    jaxplay.UserError: The first thing that is wrong.
+  """
+  if not space.parameters:
+    _refuse("the space is empty; vary a hyperparameter, or train one run")
+  flat = config_lib.flatten(config)
+  for p in space.parameters:
+    _check_key(p, flat)
+    _check_domain(p, flat)
+  for p in space.parameters:
+    _check_condition(space, p)
+  for p, q in itertools.combinations(space.parameters, 2):
+    if p.key == q.key and _overlap(_implied(space, p), _implied(space, q)):
+      _refuse(
+        f"{p.key} is in the space twice, as {p.label} and as {q.label}, which"
+        f" can exist together; give each its own when= ({_SECTION})"
+      )
+  _check_trials(space, config, points)
+
+
+def _check_key(p, flat):
+  """Refuses what no space may hold."""
+  if p.key not in flat:
+    _typed(p, None, flat)
+  for keys, reason in _FIXED:
+    if p.key.startswith(keys):
+      _refuse(f"{p.key} cannot be in a search space: {reason}")
+  _check_name(p, "role", ROLES)
+  if p.key == "batch_size" and p.role == "nuisance":
+    _refuse(
+      "batch_size cannot be a nuisance parameter: it should not be tuned for"
+      " validation performance, because with everything else tuned for each"
+      " size there is no evidence that it matters; choose it for speed, or make"
+      " it scientific (Playbook, why shouldn't the batch size be tuned to"
+      " directly improve validation set performance)"
+    )
+
+
+def _check_domain(p, flat):
+  """Refuses a domain that has no values, or values of another type."""
+  kind = {float: "float", int: "int"}.get(type(flat[p.key]), "choice")
+  if p.kind not in ("choice", kind):
+    _refuse(
+      f"{p.label} is a {p.kind.title()}, and config.{p.key} is"
+      f" {flat[p.key]!r}, of type {type(flat[p.key]).__name__}; use"
+      f" {kind.title()}"
+    )
+  if p.kind == "choice":
+    values = [_typed(p, value, flat) for value in p.values]
+    if not values:
+      _refuse(f"{p.label} is a Choice of nothing; give it values")
+    for value in values:
+      if values.count(value) > 1:
+        _refuse(
+          f"{p.label} has {value!r} more than once, which would be tried more"
+          " often; give each value once"
+        )
+    return
+  _check_name(p, "scale", SCALES[p.kind])
+  for end in ("low", "high"):
+    number = getattr(p, end)
+    types = (int,) if p.kind == "int" else (int, float)
+    if type(number) not in types or not math.isfinite(number):
+      _refuse(
+        f"{p.label} has {end}={number!r}; it must be a"
+        f" {'whole' if p.kind == 'int' else 'finite'} number"
+      )
+  if p.low >= p.high:
+    _refuse(
+      f"{p.label} goes from {p.low!r} to {p.high!r}; low must be below high (a"
+      " fixed value belongs in the base config)"
+    )
+  if p.scale == "log" and p.low <= 0:
+    _refuse(
+      f"{p.label} has scale 'log' and reaches {p.low!r}, which has no"
+      " logarithm; start above 0, or use scale 'linear'"
+    )
+  if p.scale == "log_one_minus" and p.high >= 1:
+    _refuse(
+      f"{p.label} has scale 'log_one_minus' and reaches {p.high!r}; it must end"
+      " below 1, such as at 0.999"
+    )
+
+
+def _typed(p, value, flat):
+  try:
+    return config_lib.typed(p.key, value, flat)
+  except jaxplay.UserError as error:
+    _refuse(f"in the search space, {error}")
+
+
+def _check_name(p, field, names):
+  name = getattr(p, field)
+  if name not in names:
+    close = difflib.get_close_matches(str(name).lower(), names, 1, 0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    _refuse(
+      f"{p.label} has {field} {name!r}; {hint}It can be"
+      f" {', '.join(map(repr, names))}"
+    )
+
+
+def _check_condition(space, p):
+  """Refuses a `when` under which a parameter cannot exist, or not fairly."""
+  for key, values in p.when.items():
+    choices = [q for q in space.parameters if q.kind == "choice"]
+    switches = [q for q in choices if q.key == key]
+    if not switches:
+      names = ", ".join(q.key for q in choices if q != p) or "none"
+      _refuse(
+        f"{p.label} has when={{{key!r}: ...}}, and {key} is no Choice of the"
+        f" space (there is: {names}); add it, or set it in the base config"
+        " and leave out when="
+      )
+    known = [value for q in switches for value in q.values]
+    for value in values or [()]:
+      if value not in known:
+        _refuse(
+          f"{p.label} has when={{{key!r}: {value!r}}}, which is none of the"
+          f" values of {key}: {', '.join(map(repr, known))}"
+        )
+    if p.role == "scientific" and "nuisance" in [q.role for q in switches]:
+      _refuse(
+        f"{p.label} is scientific but exists only under values of {key},"
+        " which is nuisance, so it could not be covered uniformly; make"
+        f" {key} scientific too, or {p.label} nuisance (Playbook, creating a"
+        " set of studies)"
+      )
+  if p not in space.ordered:
+    circle = [q.label for q in space.parameters if q not in space.ordered]
+    _refuse(
+      f"{', '.join(circle)} exist only under one another, so never; take one"
+      " of the when= away"
+    )
+  if () in _implied(space, p).values():
+    _refuse(
+      f"{p.label} can never exist: its when= and those of what it names"
+      " contradict each other"
+    )
+
+
+def _implied(space, p):
+  """All conditions of a parameter: its own, and those of its switches."""
+  implied = dict(p.when)
+  for key, values in p.when.items():
+    switches = [
+      q
+      for q in space.ordered
+      if q.key == key and any(v in values for v in q.values)
+    ]
+    # Of several switches it would be either's conditions: none is certain.
+    if len(switches) == 1:
+      for other, allowed in _implied(space, switches[0]).items():
+        both = implied.get(other, allowed)
+        implied[other] = tuple(v for v in both if v in allowed)
+  return implied
+
+
+def _overlap(conditions, others):
+  """Whether both can hold at once."""
+  return all(
+    any(value in others[key] for value in values)
+    for key, values in conditions.items()
+    if key in others
+  )
+
+
+def _check_trials(space, config, points):
+  """Refuses a space with a trial that cannot be, or varies what is not used."""
+  for point in _probes(space) if points is None else points:
+    trial = _trial(config, point)
+    if points is None:
+      flat = config_lib.flatten(trial)
+      for p in space.active(point):
+        switch, values = config_lib.used_by(p.key) or (None, ())
+        if switch and not config_lib.is_on(flat[switch], values):
+          _refuse_idle(space, p, switch, flat[switch], values)
+    if error := _error(trial):
+      # What is at fault: it is named, or the base config's value would do.
+      values = ", ".join(
+        f"{key}={value!r}"
+        for key, value in point.items()
+        if f"config.{key}" in error
+        or not _error(_trial(config, {**point, key: None}))
+      )
+      _refuse(f"the space allows {values}, which cannot be trained: {error}")
+
+
+def _trial(config, point):
+  trial = config.copy_and_resolve_references()
+  for key, value in point.items():
+    if value is not None:
+      config_lib.override(trial, key, value)
+  return trial
+
+
+def _error(config):
+  try:
+    config_lib.validate(config)
+  except jaxplay.UserError as error:
+    return str(error)
+
+
+def _refuse_idle(space, p, switch, value, values):
+  useful = [v for v in _values(space, switch) if config_lib.is_on(v, values)]
+  if useful:
+    when = {switch: tuple(useful) if len(useful) > 1 else useful[0]}
+    mend = f"give it when={when}"
+  else:
+    mend = (
+      f"take it out of the space, or set config.{switch} to"
+      f" {' or '.join(map(repr, values))}"
+    )
+  _refuse(
+    f"{p.label} has no effect with config.{switch}={value!r}; {mend}"
+    f" ({_SECTION})"
+  )
+
+
+def _values(space, key):
+  """All values that a choice of the space, if it is one, takes somewhere."""
+  return [v for p in space.parameters if p.key == key for v in p.values]
+
+
+def _probes(space) -> Iterator[dict[str, Any]]:
+  """Points to try: corners, integers between, and some of the inside."""
+  rng = random.Random(0)
+  combinations = [{}]
+  for p in space.ordered:
+    if p.kind == "choice":
+      combinations = [
+        longer
+        for point in combinations
+        for longer in (
+          [point | {p.key: value} for value in p.values]
+          if p.exists(point)
+          else [point]
+        )
+      ]
+      if len(combinations) > _MOST_COMBINATIONS:
+        combinations = rng.sample(combinations, _MOST_COMBINATIONS)
+  numbers = [p for p in space.ordered if p.kind != "choice"]
+
+  def probe(combination, unit):
+    return combination | {
+      p.key: p.from_unit(unit(p)) for p in numbers if p.exists(combination)
+    }
+
+  for combination in combinations:
+    yield probe(combination, lambda p: 0.0)
+    yield probe(combination, lambda p: 1.0)
+  for number in numbers:
+    if number.kind == "int":
+      possible = [c for c in combinations if number.exists(c)]
+      for i in range(1, 16):
+        units = {number.label: i / 16}
+        yield probe(
+          possible[i % len(possible)],
+          lambda p, units=units: units.get(p.label, 0.0),
+        )
+  for _ in range(32):
+    yield probe(rng.choice(combinations), lambda p: rng.random())
+
+
+def notes(space, config: ml_collections.ConfigDict) -> list[str]:
+  """Sentences worth a line on the terminal before a study begins.
+
+  Args:
+    space: A `space.Space` that `check` accepts.
+    config: The base config, of which the trials differ in the space.
+  """
+  flat = config_lib.flatten(config)
+  varied = {p.key for p in space.parameters}
+  tuned = {p.key for p in space.parameters if p.role == "nuisance"}
+  found = []
+  if "batch_size" in varied:
+    untuned = [
+      key
+      for key in (*_OPTIMIZER, *_REGULARIZATION)
+      if key not in tuned and flat[key] and _has_effect(space, key, flat)
+    ]
+    found.append(
+      "batch_size is varied, and the best values of most hyperparameters change"
+      " with it"
+      + (f"; nothing tunes {', '.join(untuned)}" if untuned else "")
+      + "; compare sizes at an equal target, each with the steps it needs"
+      " (Playbook, changing the batch size requires re-tuning most"
+      " hyperparameters)"
+    )
+  compared = [
+    p.label
+    for p in space.parameters
+    if p.role == "scientific" and p.key not in _OPTIMIZER
+  ]
+  if compared and not tuned & set(_OPTIMIZER):
+    found.append(
+      f"values of {', '.join(compared)} are compared at one learning rate,"
+      " which may suit some better than others; at least some of the"
+      " optimizer's hyperparameters should be nuisance parameters"
+      f" ({_SECTION})"
+    )
+  for p in space.parameters:
+    if p.key == "hparams.learning_rate" and "optimizer" in varied:
+      optimizers = dict(_implied(space, p)).get("optimizer")
+      optimizers = optimizers or _values(space, "optimizer")
+      if len(optimizers) > 1:
+        found.append(
+          f"{p.label} has one range for {', '.join(optimizers)}; the ranges"
+          " that work typically differ by orders of magnitude, so give each"
+          f" optimizer its own with when= ({_SECTION})"
+        )
+    if p.kind == "float" and p.scale == "linear" and 0 < 100 * p.low <= p.high:
+      found.append(
+        f"{p.label} is linear from {p.low:g} to {p.high:g}, so nine of ten"
+        f" trials lie above {p.from_unit(0.1):.2g}; scale='log' spreads them"
+        " over the orders of magnitude"
+      )
+  return found
+
+
+def _has_effect(space, key, flat):
+  """Whether some trial reads the key."""
+  switch, values = config_lib.used_by(key) or (None, ())
+  return switch is None or any(
+    config_lib.is_on(value, values)
+    for value in _values(space, switch) or [flat[switch]]
+  )
+
+
+def _refuse(message):
+  raise jaxplay.UserError(message)
