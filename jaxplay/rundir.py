@@ -29,6 +29,7 @@ import numpy as np
 import jaxplay
 
 STATUSES = ("running", "completed", "infeasible", "preempted", "failed")
+DONE = ("completed", "infeasible")  # There is nothing left to run.
 
 
 class RunDir:

@@ -35,11 +35,12 @@ NEEDS_NO_JAX = ("training", "models")
 # Within training only downwards, from the last to the first.
 TRAINING = (
   ("schedules", "sharding", "tasks", "metrics"),
-  ("optimizers",),
+  ("optimizers", "record"),
   ("step",),
   ("evaluate", "checkpoint"),
   ("feed",),
-  ("train", "population", "probe"),
+  ("train",),
+  ("population", "probe"),
   ("dry_run",),
 )
 

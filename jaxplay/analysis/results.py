@@ -18,9 +18,6 @@ from jaxplay import rundir
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
-# Statuses that end a trial. A diverged trial is a result, a crashed one is not.
-DONE = ("completed", "infeasible")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxplay.data import images, order, sources
 
-Dataset, load = sources.Dataset, sources.load
+Dataset, Source, load = sources.Dataset, sources.Source, sources.load
 
 
 def train_examples(

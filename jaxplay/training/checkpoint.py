@@ -5,10 +5,11 @@ checkpoints and retrospectively selecting the best checkpoint). The latest two,
 so that a run whose newest checkpoint is damaged can fall back.
 """
 
+import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,10 +24,11 @@ class Checkpoints:
 
   def __init__(self, folder: pathlib.Path, *, keep_best: int):
     """Opens or makes `folder`; keeps the `keep_best` best checkpoints."""
-    keep = [
-      preservation_policy.LatestN(2),
-      preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness),
-    ]
+    keep = [preservation_policy.LatestN(2)]
+    if keep_best:
+      keep.append(
+        preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
+      )
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -46,17 +48,15 @@ class Checkpoints:
     Args:
       step: Updates made.
       state: Tree of arrays.
-      value: The objective, less is better. NaN counts as the worst: orbax's own
-        comparison would then delete the true best.
+      value: The objective, less is better; NaN counts as the worst.
     """
     # Preempted at a step that was just saved.
     if step in self._manager.all_steps():
       return
-    worst = value if math.isfinite(value) else math.inf
     self._manager.save(
       step,
       args=ocp.args.StandardSave(state),
-      metrics={"objective": worst, "step": step},
+      metrics=_metrics(step, value),
       force=True,
     )
 
@@ -102,6 +102,45 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and gives the folder free."""
     self._manager.close()
+
+
+def write(
+  folder: pathlib.Path, states: Mapping[int, tuple[Any, float]]
+) -> None:
+  """Writes finished checkpoints that `Checkpoints(folder)` can read.
+
+  For many small runs that end together: opening a manager for each would cost
+  as much again.
+
+  Args:
+    folder: The run's folder of checkpoints; there is nothing in it.
+    states: Step -> (tree of numpy arrays, objective).
+  """
+  for step, (state, value) in states.items():
+    _writer().save(
+      folder.absolute() / str(step),
+      args=ocp.args.Composite(
+        default=ocp.args.StandardSave(state),
+        metrics=ocp.args.JsonSave(_metrics(step, value)),
+      ),
+      force=True,
+    )
+
+
+@functools.cache
+def _writer():
+  return ocp.Checkpointer(
+    ocp.CompositeCheckpointHandler(
+      default=ocp.StandardCheckpointHandler(),
+      metrics=ocp.JsonCheckpointHandler(),
+    )
+  )
+
+
+def _metrics(step, value):
+  # NaN counts as the worst: orbax's comparison would delete the true best.
+  worst = value if math.isfinite(value) else math.inf
+  return {"objective": worst, "step": step}
 
 
 def _goodness(metrics):

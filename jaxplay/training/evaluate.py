@@ -33,17 +33,44 @@ def make_predict(model, task) -> Callable:
   return predict
 
 
-def export_forward(
-  folder: pathlib.Path,
-  predict: Callable,
-  variables: Any,
-  image_shape: tuple[int, ...],
-) -> None:
-  """Writes the forward function, to be run where jaxplay is not installed.
+def suffix(objective: str) -> str:
+  """Of the weights that an objective is about: "valid_ema/loss" -> "_ema"."""
+  return objective.split("/")[0].removeprefix("valid")
 
-  `forward.jaxexport` is `predict` on raw images, as serialized by `jax.export`
-  for CPU, CUDA and TPU and for any batch size; `weights.npz` holds its first
-  argument:
+
+def export_forward(
+  predict: Callable, variables: Any, image_shape: tuple[int, ...]
+) -> bytes:
+  """`predict` on raw images, as `jax.export` serializes it; any batch size.
+
+  Args:
+    predict: From `make_predict`.
+    variables: (params, batch_stats) of numpy arrays.
+    image_shape: Height, width, channels.
+  """
+  leaves, structure = jax.tree.flatten(variables)
+  names = list(_named(variables))
+
+  def forward(weights, images):
+    tree = jax.tree.unflatten(structure, [weights[name] for name in names])
+    return predict(tree, {"image": images})
+
+  weights = {
+    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    for name, leaf in zip(names, leaves, strict=True)
+  }
+  dimensions = ("batch", *map(str, image_shape))
+  shape = jax_export.symbolic_shape(",".join(dimensions))
+  return jax_export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))(
+    weights, jax.ShapeDtypeStruct(shape, np.uint8)
+  ).serialize()
+
+
+def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
+  """Writes what runs the model where jaxplay is not installed.
+
+  `forward.jaxexport` is the program, for CPU, CUDA and TPU, and `weights.npz`
+  holds its first argument:
 
       saved = (folder / "forward.jaxexport").read_bytes()
       forward = jax.export.deserialize(saved)
@@ -52,28 +79,24 @@ def export_forward(
 
   Args:
     folder: Where to write; is made.
-    predict: From `make_predict`.
+    program: From `export_forward`.
     variables: (params, batch_stats) of numpy arrays.
-    image_shape: Height, width, channels.
   """
-  leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
-  names = [
-    jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
-  ]
-
-  def forward(weights, images):
-    tree = jax.tree.unflatten(structure, [weights[name] for name in names])
-    return predict(tree, {"image": images})
-
-  weights = {
-    name: np.asarray(leaf)
-    for name, (_, leaf) in zip(names, leaves, strict=True)
-  }
-  dimensions = ("batch", *map(str, image_shape))
-  shape = jax_export.symbolic_shape(",".join(dimensions))
-  exported = jax_export.export(
-    jax.jit(forward), platforms=("cpu", "cuda", "tpu")
-  )(weights, jax.ShapeDtypeStruct(shape, np.uint8))
   folder.mkdir(exist_ok=True)
-  np.savez(folder / "weights.npz", **weights)
-  (folder / "forward.jaxexport").write_bytes(exported.serialize())
+  np.savez(folder / "weights.npz", **_named(variables))
+  # Last: an export that was killed half-way is made again.
+  (folder / "forward.jaxexport").write_bytes(program)
+
+
+def exported(folder: pathlib.Path) -> bool:
+  """Whether `write_export` was here, and finished."""
+  return (folder / "forward.jaxexport").exists()
+
+
+def _named(variables):
+  """Path of each leaf, such as "0/Dense_0/kernel", -> numpy array."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+    for path, leaf in leaves
+  }

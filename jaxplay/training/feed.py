@@ -6,7 +6,8 @@ sets are read ahead by the host, which ships only its own rows.
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from jaxplay import data
 from jaxplay.training import sharding, step
 
 # Where each step is a call, the host still plans so many of them at a time.
-_CHUNK_STEPS = 50
+CHUNK_STEPS = 50
 # Sums over batches are added up on the host, where that costs nothing.
 _WIDE = {"f": np.float64, "i": np.int64}
 
@@ -47,11 +48,11 @@ class DeviceFeed:
     """
     self._one_by_one = steps_per_call == 1
     # The host says what a whole chunk of steps is made of at a time.
-    self._chunk_steps = _CHUNK_STEPS if self._one_by_one else steps_per_call
+    self._chunk_steps = CHUNK_STEPS if self._one_by_one else steps_per_call
     self._chunk, self._placed = None, None
     self._order = dict(order_kwargs, num_examples=source.num_examples)
     self._microbatches = microbatches
-    self._arrays = _on_device(mesh, source)
+    self._arrays = on_device(mesh, source)
     size = order_kwargs["batch_size"] // microbatches
     self._sharding = sharding.batch(mesh, axis=2)
     self._rows, self._size = sharding.local_rows(mesh, size), size
@@ -82,15 +83,33 @@ class DeviceFeed:
 
   def _place(self, begin):
     """What the steps of a chunk are made of, on the devices."""
-    examples = data.train_examples(
-      step=begin, num_steps=self._chunk_steps, **self._order
+    chunk = examples(
+      begin, self._chunk_steps, microbatches=self._microbatches, **self._order
     )
-    placed = {}
-    for name, array in examples.items():
-      parts = (self._chunk_steps, self._microbatches, self._size)
-      array = array.reshape(parts + array.shape[2:])[:, :, self._rows]
-      placed[name] = sharding.place(self._sharding, array, self._size, 2)
-    return placed
+    return {
+      name: sharding.place(
+        self._sharding, array[:, :, self._rows], self._size, 2
+      )
+      for name, array in chunk.items()
+    }
+
+
+def examples(
+  first: int, num_steps: int, *, microbatches: int, **order_kwargs
+) -> dict[str, np.ndarray]:
+  """What training steps are made of: [num_steps, microbatches, examples, ...].
+
+  Args:
+    first: First step.
+    num_steps: Number of steps.
+    microbatches: Parts of a batch.
+    **order_kwargs: As for `data.train_examples`.
+  """
+  flat = data.train_examples(step=first, num_steps=num_steps, **order_kwargs)
+  return {
+    name: array.reshape(num_steps, microbatches, -1, *array.shape[2:])
+    for name, array in flat.items()
+  }
 
 
 class HostFeed:
@@ -153,14 +172,96 @@ class HostFeed:
     return (_placed(next(self._batches), self._sharding, self._size, 1),)
 
 
+class EvalFeed:
+  """A whole split in padded batches, over and over."""
+
+  def __init__(
+    self,
+    mesh,
+    source,
+    *,
+    batch_size: int,
+    device_bytes: int,
+    workers: int,
+    split: bool = True,
+  ):
+    """Copies the split to the devices if it fits.
+
+    Args:
+      mesh: From `sharding.make_mesh`.
+      source: Examples by index.
+      batch_size: Examples per batch over all devices; the last one is padded.
+      device_bytes: Splits up to this size are copied to the devices.
+      workers: Reader processes for larger ones.
+      split: Whether each device takes its part of a batch, or all of it.
+    """
+    self._source, self._workers = source, workers
+    self._size, self._mesh, self._split = batch_size, mesh, split
+    self._rows = np.arange(batch_size)
+    if split:
+      self._rows = sharding.local_rows(mesh, batch_size)
+    self._batches = None
+    if fits(source, device_bytes):
+      arrays = on_device(mesh, source)
+      parts = data.eval_examples(source.num_examples, batch_size)
+      self._batches = [
+        {
+          "arrays": arrays,
+          **self._place({name: array[i] for name, array in parts.items()}),
+        }
+        for i in range(len(parts["index"]))
+      ]
+
+  def __iter__(self):
+    """Yields what `gathered` makes a batch of."""
+    if self._batches is not None:
+      yield from self._batches
+      return
+    for batch in data.eval_batches(
+      self._source,
+      batch_size=self._size,
+      rows=self._rows,
+      workers=self._workers,
+    ):
+      yield self._placed(batch)
+
+  def _place(self, batch):
+    return self._placed({n: array[self._rows] for n, array in batch.items()})
+
+  def _placed(self, local):
+    if self._split:
+      return _placed(local, sharding.batch(self._mesh), self._size, 0)
+    return {
+      name: sharding.place_everywhere(self._mesh, array)
+      for name, array in local.items()
+    }
+
+
+def gathered(batch: dict) -> dict:
+  """The batch itself, from what an `EvalFeed` yields; traceable."""
+  if "arrays" not in batch:
+    return batch
+  batch = dict(batch)
+  index, arrays = batch.pop("index"), batch.pop("arrays")
+  return batch | {name: array[index] for name, array in arrays.items()}
+
+
+def total(sums: Iterable) -> Any:
+  """Adds up trees of sums that are computed on the devices, on the host."""
+  in_flight, fetched = collections.deque(), []
+  for part in sums:
+    in_flight.append(part)
+    if len(in_flight) > 2:  # Bounds the batches that are held.
+      fetched.append(sharding.to_host(in_flight.popleft()))
+  fetched.extend(sharding.to_host(part) for part in in_flight)
+  return jax.tree.map(
+    lambda *parts: np.sum(parts, axis=0, dtype=_WIDE[parts[0].dtype.kind]),
+    *fetched,
+  )
+
+
 def make_evaluator(
-  mesh,
-  source,
-  eval_batch: Callable,
-  *,
-  batch_size: int,
-  device_bytes: int,
-  workers: int,
+  mesh, source, eval_batch: Callable, **feed_kwargs
 ) -> Callable[[tuple], dict[str, np.ndarray]]:
   """Makes `evaluator(variables)`: sums over the whole split, on the host.
 
@@ -168,58 +269,15 @@ def make_evaluator(
     mesh: From `sharding.make_mesh`.
     source: Examples by index.
     eval_batch: From `evaluate.make_eval_batch`.
-    batch_size: Examples per batch over all devices; the last one is padded.
-    device_bytes: Splits up to this size are copied to the devices.
-    workers: Reader processes for larger ones.
+    **feed_kwargs: Of `EvalFeed`.
   """
-  rows = sharding.local_rows(mesh, batch_size)
-  arrays = None
-  if fits(source, device_bytes):
-    arrays = _on_device(mesh, source)
-    parts = data.eval_examples(source.num_examples, batch_size)
-    batches = [
-      _placed(
-        {name: array[i, rows] for name, array in parts.items()},
-        sharding.batch(mesh),
-        batch_size,
-        0,
-      )
-      for i in range(len(parts["index"]))
-    ]
-
-  def read():
-    """The batches of the split, each placed on the devices."""
-    if arrays is not None:
-      yield from batches
-      return
-    for batch in data.eval_batches(
-      source, batch_size=batch_size, rows=rows, workers=workers
-    ):
-      yield _placed(batch, sharding.batch(mesh), batch_size, 0)
-
-  def sums_of(variables, arrays, batch):
-    if arrays is not None:
-      batch = dict(batch)
-      index = batch.pop("index")
-      batch |= {name: array[index] for name, array in arrays.items()}
-    return eval_batch(variables, batch)
-
+  batches = EvalFeed(mesh, source, **feed_kwargs)
   # A dispatch for each batch, not a loop: see `steps_per_call` in train.py.
-  program = jax.jit(sums_of, out_shardings=sharding.replicated(mesh))
-
-  def evaluator(variables):
-    in_flight, fetched = collections.deque(), []
-    for batch in read():
-      in_flight.append(program(variables, arrays, batch))
-      if len(in_flight) > 2:  # Bounds the batches that are held.
-        fetched.append(jax.device_get(in_flight.popleft()))
-    fetched.extend(jax.device_get(list(in_flight)))
-    return jax.tree.map(
-      lambda *parts: np.sum(parts, axis=0, dtype=_WIDE[parts[0].dtype.kind]),
-      *fetched,
-    )
-
-  return evaluator
+  program = jax.jit(
+    lambda variables, batch: eval_batch(variables, gathered(batch)),
+    out_shardings=sharding.replicated(mesh),
+  )
+  return lambda variables: total(program(variables, b) for b in batches)
 
 
 def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):
@@ -241,7 +299,8 @@ def fits(source, device_bytes: int) -> bool:
   return source.nbytes <= device_bytes
 
 
-def _on_device(mesh, source):
+def on_device(mesh, source) -> dict[str, jax.Array]:
+  """All examples of a split, on every device."""
   everything = source.fetch(np.arange(source.num_examples))
   return {
     name: sharding.place_everywhere(mesh, array)

@@ -7,11 +7,12 @@ an optimizer's moments end in their parameter's path, so they follow it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _BATCH = ("data", "fsdp")
@@ -110,3 +111,39 @@ def place_everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
   return jax.make_array_from_process_local_data(
     replicated(mesh), array, array.shape
   )
+
+
+def trials(mesh: Mesh) -> NamedSharding:
+  """The leading dimension, of trials, split over all devices."""
+  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def over_trials(mesh: Mesh, function: Callable) -> Callable:
+  """Lets each device call `function(trials, shared)` on the trials it holds.
+
+  The arrays of `trials` and of what is returned have a leading dimension of
+  trials, split as `trials(mesh)` says; `shared` is the same everywhere. No
+  device waits for another.
+  """
+  split = PartitionSpec(mesh.axis_names)
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=(split, PartitionSpec()),
+    out_specs=split,
+    check_vma=False,
+  )
+
+
+def place_trials(mesh: Mesh, array: np.ndarray) -> jax.Array:
+  """A global array over trials from the same value on every host."""
+  return jax.make_array_from_callback(
+    array.shape, trials(mesh), lambda index: array[index]
+  )
+
+
+def to_host(tree: Any) -> Any:
+  """Whole numpy arrays on every host."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)

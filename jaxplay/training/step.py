@@ -5,11 +5,12 @@ and `vmap` over (hparams, state) is a population. Names and shapes are fixed
 when the step is made.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxplay import models
@@ -45,10 +46,18 @@ _TALLY = (
 )
 
 
+def stream_seeds(seed: int) -> dict[str, np.uint32]:
+  """What `init_state` makes of a run's seed."""
+  return {
+    stream: np.uint32(order.stream_seed(seed, stream))
+    for stream in ("init", "dropout")
+  }
+
+
 def init_state(
   model,
   *,
-  seed: int,
+  seeds: Mapping[str, Any],
   inputs_shape: tuple[int, ...],
   optimizer: str,
   hparams: dict,
@@ -58,15 +67,15 @@ def init_state(
 
   Args:
     model: From `models.build`.
-    seed: The run's seed.
+    seeds: From `stream_seeds`; may be traced.
     inputs_shape: Shape of one example as the model takes it.
     optimizer: Name of the optimizer.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
   """
-  key = jax.random.key(order.stream_seed(seed, "init"))
+  key = jax.random.key(seeds["init"])
   params, batch_stats = models.init(model, key, jnp.zeros((1, *inputs_shape)))
-  raw = jax.random.key(order.stream_seed(seed, "dropout"))
+  raw = jax.random.key(seeds["dropout"])
   copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
   kept = {"ema": copy, "window": {"partial": copy, "whole": copy}}
   return TrainState(
@@ -226,7 +235,9 @@ def make_train_step(
   return train_step
 
 
-def make_run_steps(train_step: Callable, *, one_by_one: bool) -> Callable:
+def make_run_steps(
+  train_step: Callable, *, one_by_one: bool, until_diverged: bool = False
+) -> Callable:
   """Makes `run_steps(hparams, state, arrays, examples, begin, end)`.
 
   Runs train steps in one dispatch on data that is on the device. One program
@@ -237,7 +248,8 @@ def make_run_steps(train_step: Callable, *, one_by_one: bool) -> Callable:
   steps is made of: `examples["index"]` [steps, microbatches, examples] points
   into `arrays`, and its other entries go into the batch as they are. The steps
   from `begin` to before `end` are run; if `one_by_one`, that of `begin`,
-  without a loop.
+  without a loop. If `until_diverged`, what would come after a step that was
+  not finite is left out.
   """
 
   def run_steps(hparams, state, arrays, examples, begin, end):
@@ -249,6 +261,12 @@ def make_run_steps(train_step: Callable, *, one_by_one: bool) -> Callable:
 
     if one_by_one:
       state = body(begin, state)
+    elif until_diverged:
+      _, state = jax.lax.while_loop(
+        lambda carry: (carry[0] < end) & (carry[1].tally["bad_step"] == 0),
+        lambda carry: (carry[0] + 1, body(*carry)),
+        (begin, state),
+      )
     else:
       state = jax.lax.fori_loop(begin, end, body, state)
     return state, state.tally

@@ -4,6 +4,7 @@ import bisect
 import collections
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import signal
 import threading
@@ -24,13 +25,15 @@ from jaxplay.training import (
   evaluate,
   feed,
   metrics,
+  record,
   sharding,
   step,
   tasks,
 )
 
+PREEMPTED = "asked to stop by a signal"
 # How often status.json of a running run is brought up to date, at evaluations.
-_STATUS_SECONDS = 2.0
+STATUS_SECONDS = 2.0
 
 
 class Console(Protocol):
@@ -54,6 +57,7 @@ class Workload:
   hparams: dict[str, np.generic]  # the traced numbers, with max_train_steps
   state: step.TrainState  # ShapeDtypeStructs with shardings
   init: Any  # jitted: () -> TrainState
+  init_state: Any  # (seeds=, hparams=) -> TrainState, traceable
   train_step: Any
 
 
@@ -77,15 +81,16 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
   task = tasks.Classification(dataset.num_classes, dataset.pixel_max)
   hparams = traced(config)
 
+  init_state = functools.partial(
+    step.init_state,
+    model,
+    inputs_shape=dataset.image_shape,
+    optimizer=config.optimizer,
+    averages=config.averages,
+  )
+
   def init():
-    return step.init_state(
-      model,
-      seed=config.seed,
-      inputs_shape=dataset.image_shape,
-      optimizer=config.optimizer,
-      hparams=hparams,
-      averages=config.averages,
-    )
+    return init_state(seeds=step.stream_seeds(config.seed), hparams=hparams)
 
   shapes = jax.eval_shape(init)
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
@@ -103,6 +108,7 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
       shardings,
     ),
     init=jax.jit(init, out_shardings=shardings),
+    init_state=init_state,
     train_step=make_train_step(config, model, task),
   )
 
@@ -223,7 +229,7 @@ def train(
 
 
 def _train(config, run, console):
-  _check_same_config(run, config)
+  check_same_config(run, config)
   status = run.status()
   done = status.get("status") in ("completed", "infeasible")
   wants_test = config.report_test and status.get("status") == "completed"
@@ -236,18 +242,16 @@ def _train(config, run, console):
   workload = make_workload(config)
   if jax.process_index() == 0:
     run.write_config(config_lib.as_json(config))
-    run.write_provenance(rundir.provenance(_devices(), _versions()))
+    run.write_provenance(provenance())
   checkpoints = checkpoint.Checkpoints(
     run.checkpoints, keep_best=config.keep_best
   )
-  trainer = _Run(config, workload, run, checkpoints, console, status)
+  trainer = _Run(config, workload, run, checkpoints, console)
   try:
     ended = None if done else trainer.train()
     status = ended or trainer.finish()
   except Exception as error:
-    trainer.write_status(
-      "failed", reason=f"{type(error).__name__}: {error}".split("\n")[0]
-    )
+    trainer.record.failed(error)
     if jax.process_count() == 1:  # Else a host that died is waited for.
       with contextlib.suppress(Exception):  # The first error is to be told.
         checkpoints.close()
@@ -256,7 +260,9 @@ def _train(config, run, console):
   return status
 
 
-def _check_same_config(run, config):
+def check_same_config(
+  run: rundir.RunDir, config: ml_collections.ConfigDict
+) -> None:
   """Refuses to go on with a run of another config."""
   earlier = run.config()
   if earlier is None:
@@ -277,15 +283,10 @@ def _check_same_config(run, config):
 class _Run:
   """One start of one run: the loop and what it keeps between steps."""
 
-  def __init__(self, config, workload, run, checkpoints, console, status):
+  def __init__(self, config, workload, run, checkpoints, console):
     self._config, self._workload = config, workload
-    self._run, self._checkpoints, self._console = run, checkpoints, console
-    self._writes = jax.process_index() == 0
-    self._seconds_before = status.get("seconds", 0.0)
-    self._started = time.monotonic()
-    self._facts = {k: status[k] for k in ("chance",) if k in status}
-    self._lines = []  # lines of metrics so far, on every host
-    self._step = status.get("step", 0)
+    self._checkpoints, self._console = checkpoints, console
+    self.record = record.Record(run, config)
     eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
     self._evaluators = {
       split: self._make_evaluator(split, eval_batch)
@@ -312,17 +313,12 @@ class _Run:
     )
 
   def _make_sample(self):
-    """The fixed validation examples whose predictions are saved."""
     source = self._workload.dataset.splits["valid"]
-    number = min(self._config.num_predictions, source.num_examples)
-    if not number:
+    sample = prediction_sample(source, self._config.num_predictions)
+    if sample is None:
       return None, None
-    # Of no run's seed, so that runs can be compared example by example.
-    seed = order.stream_seed(0, "predictions")
-    index = np.sort(order.batch_indices(seed, 0, number, source.num_examples))
-    sample = {"index": index, "label": source.fetch(index)["label"]}
     return sample, feed.make_predictor(
-      self._workload.mesh, source, self._predict, index
+      self._workload.mesh, source, self._predict, sample["index"]
     )
 
   def train(self):
@@ -333,18 +329,8 @@ class _Run:
     """
     config, workload = self._config, self._workload
     state, start = self._restore()
-    self._lines = [
-      line for line in self._run.metrics() if line["step"] <= start
-    ]
-    if self._writes:
-      self._run.rewind_metrics(start)
-    self._values = sorted(
-      line[config.objective]
-      for line in self._lines
-      if line.get(config.objective) is not None
-    )
-    self._step = start
-    self.write_status("running")
+    self.record.resume(start)
+    self._values = sorted(self.record.values())
     feeder = make_feed(workload, config, start)
     # On the devices once, not at every call.
     hparams = {
@@ -353,12 +339,12 @@ class _Run:
     }
     total = config.max_train_steps
 
-    clock = _Clock(start)
+    clock = Clock(start)
     in_flight = collections.deque()
     diverged = None
     at, stop = start, self._next_stop(start, feeder)
     arguments = feeder.arguments(at, stop) if at < total else None
-    with _Preemption() as preemption:
+    with Preemption() as preemption:
       while at < total and not preemption.now():
         state, tally = feeder.program(hparams, state, *arguments)
         if at == start:
@@ -371,12 +357,12 @@ class _Run:
           stop = self._next_stop(at, feeder)
           with clock.waiting_for_data():
             arguments = feeder.arguments(at, stop)
-        rests = self._rests(at)
-        while len(in_flight) > (0 if rests else 1) and not diverged:
+        rests_here = rests(at, config)
+        while len(in_flight) > (0 if rests_here else 1) and not diverged:
           line, diverged = self._settle(*in_flight.popleft(), clock)
         if diverged:
-          return self._infeasible(*diverged)
-        if rests:
+          return self.record.infeasible(*diverged)
+        if rests_here:
           self._rest(at, state, line)
           clock.restart(at)
     if at == total:
@@ -384,14 +370,7 @@ class _Run:
     return self._preempted(at, state, in_flight, clock)
 
   def _next_stop(self, at, feeder):
-    """Where the next call has to end: a step that is logged, evaluated, ..."""
-    config = self._config
-    intervals = (config.log_every, config.eval_every, config.checkpoint_every)
-    return min(
-      feeder.next_stop(at),
-      config.max_train_steps,
-      *((at // every + 1) * every for every in intervals),
-    )
+    return min(feeder.next_stop(at), next_stop(at, self._config))
 
   def _restore(self):
     restored = self._checkpoints.restore_newest(
@@ -403,36 +382,28 @@ class _Run:
     self._console.tell(f"resuming from the checkpoint of step {start}")
     return state, start
 
-  def _rests(self, at):
-    """Whether the loop waits for the device after this step."""
-    config = self._config
-    return at == config.max_train_steps or not (
-      at % config.eval_every and at % config.checkpoint_every
-    )
-
   def _settle(self, at, tally, clock):
     """Waits for a call, and logs it if its last step is a logged one.
 
     Returns:
-      (line, None), or (None, (step, reason)) once training has diverged. A line
-      of a step that also rests is left for `_rest` to write.
+      (line, None), or (None, (tally, step, reason)) once training has diverged.
+      A line of a step that also rests is left for `_rest` to write.
     """
     config = self._config
     logged = at % config.log_every == 0 or at == config.max_train_steps
-    if not logged and not self._rests(at):
+    if not logged and not rests(at, config):
       tally["loss"].block_until_ready()  # Bounds how far the host is ahead.
       return None, None
     tally = jax.device_get(tally)
     bad = metrics.diverged(tally)
     if bad:
-      self._bad_tally = tally
-      return None, bad
+      return None, (tally, *bad)
     line = {"step": at}
     if logged:
       line |= metrics.train_line(tally)
       line |= clock.rates(at, config.batch_size)
-    self._step = at
-    if not self._rests(at):
+    self.record.step = at
+    if not rests(at, config):
       self._write_line(line)
     return line, None
 
@@ -452,110 +423,97 @@ class _Run:
       self._write_line(line)
     if keep:
       # A checkpoint promises that all lines up to its step are on the disk.
-      if self._writes:
-        self._run.sync_metrics()
+      self.record.sync()
       self._checkpoints.save(at, state, value)
-    if time.monotonic() - self._told > _STATUS_SECONDS:
-      self.write_status("running")
+    if self.record.seconds_since_status() > STATUS_SECONDS:
+      self.record.write_status("running")
 
   def _evaluate(self, at, state):
     variables = self._eval_variables(state, self._workload.hparams)
-    line = {}
-    for suffix, weights in variables.items():
-      sums = self._evaluators["valid"](weights)
-      line |= metrics.eval_line(f"valid{suffix}", sums)
-      if suffix == "":
-        counts = sums["class_count"]
-        self._facts["chance"] = {
-          "majority_error_rate": 1 - float(counts.max() / counts.sum()),
-          "num_valid": int(counts.sum()),
-        }
-        if self._sample is not None:
-          logits = self._sample_logits(weights)
-          if self._writes:
-            self._run.write_predictions(
-              at,
-              **self._sample,
-              logits=logits,
-              class_correct=sums["class_correct"],
-              class_count=counts,
-            )
-    return line
+    sums = {
+      suffix: self._evaluators["valid"](weights)
+      for suffix, weights in variables.items()
+    }
+    if self._sample is not None:
+      logits = self._sample_logits(variables[""])
+      self.record.write_predictions(at, self._sample, logits, sums[""])
+    return self.record.evaluation(sums)
 
   def _write_line(self, line):
-    self._lines.append(line)
+    self.record.write_line(line)
     self._console.progress(line["step"], self._config.max_train_steps, line)
-    if self._writes:
-      self._run.append_metrics([line])
-
-  def _infeasible(self, at, reason):
-    self._step = at
-    self._write_line({"step": at} | metrics.train_line(self._bad_tally))
-    return self.write_status("infeasible", reason=reason)
 
   def _preempted(self, at, state, in_flight, clock):
     diverged = None
     while in_flight and not diverged:
       _, diverged = self._settle(*in_flight.popleft(), clock)
     if diverged:
-      return self._infeasible(*diverged)
-    self._step = at
-    if self._writes:
-      self._run.sync_metrics()
+      return self.record.infeasible(*diverged)
+    self.record.step = at
+    self.record.sync()
     self._checkpoints.save(at, state, np.nan)
     self._checkpoints.wait()
-    return self.write_status("preempted", reason="asked to stop by a signal")
+    return self.record.write_status("preempted", reason=PREEMPTED)
 
   def finish(self):
     """Chooses the best checkpoint, exports it, and tests it if asked to."""
-    config = self._config
+    config, record = self._config, self.record
     self._checkpoints.wait()
-    self._step, self._lines = config.max_train_steps, self._run.metrics()
+    record.step, record.lines = config.max_train_steps, record.run.metrics()
     kept = self._checkpoints.steps()
     best = rundir.best_line(
-      [line for line in self._lines if line["step"] in kept], config.objective
+      [line for line in record.lines if line["step"] in kept], config.objective
     )
     if best is None:  # Every evaluation was NaN: nothing to choose.
-      return self.write_status("completed")
+      return record.write_status("completed")
     state = self._checkpoints.restore(best["step"], self._workload.state)
     variables = self._eval_variables(state, self._workload.hparams)
-    suffix = config.objective.split("/")[0].removeprefix("valid")
+    weights = variables[evaluate.suffix(config.objective)]
     extra = {"best": best}
     if config.report_test:
-      sums = self._evaluators["test"](variables[suffix])
+      sums = self._evaluators["test"](weights)
       extra["test"] = metrics.eval_line("test", sums) | {"step": best["step"]}
-    # Written last: an export that was killed half-way is made again.
-    exported = (self._run.export / "forward.jaxexport").exists()
-    if config.export and not exported:
-      weights = _to_host(variables[suffix])
-      if self._writes:
-        evaluate.export_forward(
-          self._run.export,
-          self._predict,
-          weights,
-          self._workload.dataset.image_shape,
+    if config.export and not evaluate.exported(record.run.export):
+      weights = sharding.to_host(weights)
+      if record.writes:
+        program = evaluate.export_forward(
+          self._predict, weights, self._workload.dataset.image_shape
         )
-    return self.write_status("completed", **extra)
-
-  def write_status(self, status, **fields):
-    """Writes status.json on host 0; returns what it holds."""
-    seconds = self._seconds_before + time.monotonic() - self._started
-    content = dict(
-      step=self._step,
-      max_train_steps=self._config.max_train_steps,
-      best=rundir.best_line(self._lines, self._config.objective),
-      final=self._lines[-1] if self._lines else None,
-      seconds=round(seconds, 3),
-      **self._facts,
-    )
-    content |= fields
-    self._told = time.monotonic()
-    if self._writes:
-      self._run.write_status(status, **content)
-    return dict(content, status=status)
+        evaluate.write_export(record.run.export, program, weights)
+    return record.write_status("completed", **extra)
 
 
-class _Clock:
+def next_stop(at: int, config: ml_collections.ConfigDict) -> int:
+  """The next step after which there is something to do, such as a line."""
+  intervals = (config.log_every, config.eval_every, config.checkpoint_every)
+  return min(
+    config.max_train_steps, *((at // every + 1) * every for every in intervals)
+  )
+
+
+def rests(at: int, config: ml_collections.ConfigDict) -> bool:
+  """Whether the loop waits for the device after this step."""
+  return at == config.max_train_steps or not (
+    at % config.eval_every and at % config.checkpoint_every
+  )
+
+
+def prediction_sample(
+  source: data.Source, number: int
+) -> dict[str, np.ndarray] | None:
+  """The fixed examples whose predictions are saved: "index" and "label".
+
+  They depend on no run's seed, so that runs can be compared example by example.
+  """
+  number = min(number, source.num_examples)
+  if not number:
+    return None
+  seed = order.stream_seed(0, "predictions")
+  index = np.sort(order.batch_indices(seed, 0, number, source.num_examples))
+  return {"index": index, "label": source.fetch(index)["label"]}
+
+
+class Clock:
   """Throughput since the last line, evaluations left out."""
 
   def __init__(self, at):
@@ -584,7 +542,7 @@ class _Clock:
     self._waited += time.monotonic() - since
 
 
-class _Preemption:
+class Preemption:
   """Asks to stop on SIGTERM or Ctrl-C, at the same step on every host."""
 
   def __enter__(self):
@@ -614,19 +572,12 @@ class _Preemption:
       signal.signal(number, handler)
 
 
-def _to_host(tree):
-  """Whole arrays on every host."""
-  if jax.process_count() > 1:
-    return multihost_utils.process_allgather(tree, tiled=True)
-  return jax.device_get(tree)
-
-
-def _devices():
+def provenance() -> dict[str, Any]:
+  """What makes the runs of this process; see `rundir.provenance`."""
   kinds = collections.Counter(d.device_kind for d in jax.devices())
   text = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
-  return f"{text} on {jax.process_count()} host(s)"
-
-
-def _versions():
   names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-  return {name: importlib.metadata.version(name) for name in names}
+  return rundir.provenance(
+    f"{text} on {jax.process_count()} host(s)",
+    {name: importlib.metadata.version(name) for name in names},
+  )

@@ -245,7 +245,8 @@ def test_exported_model(tmp_path, valid, name, norm_kind):
   variables = _variables(model)
   predict = evaluate.make_predict(model, TASK)
   folder = tmp_path / "export"
-  evaluate.export_forward(folder, predict, variables, SHAPE)
+  program = evaluate.export_forward(predict, variables, SHAPE)
+  evaluate.write_export(folder, program, variables)
   np.save(folder / "images.npy", valid["image"])
   done = subprocess.run(
     [sys.executable, "-c", _RELOAD, str(folder)],
@@ -267,9 +268,9 @@ def test_export_over_an_older_one(tmp_path):
   model = _model("none")
   for factor in (1, 2):
     variables = jax.tree.map(lambda x, f=factor: x * f, _variables(model))
-    evaluate.export_forward(
-      tmp_path, evaluate.make_predict(model, TASK), variables, SHAPE
-    )
+    predict = evaluate.make_predict(model, TASK)
+    program = evaluate.export_forward(predict, variables, SHAPE)
+    evaluate.write_export(tmp_path, program, variables)
   with np.load(tmp_path / "weights.npz") as file:
     weights = dict(file)
   leaves = jax.tree.leaves(variables)

@@ -60,7 +60,10 @@ class _Program:
       optimizer=config.optimizer,
       averages=config.averages,
     )
-    self.init = jax.jit(init, static_argnames="seed")
+    init = jax.jit(init)
+    self.init = lambda seed, hparams: init(
+      seeds=step.stream_seeds(seed), hparams=hparams
+    )
 
 
 _PROGRAMS = {}

@@ -1,0 +1,600 @@
+"""Trains many trials in one program: a population.
+
+Trials of one static config differ only in `hparams` and seed, which a step
+takes as arguments, so they share one compilation. The axis of trials is laid
+over all devices of all hosts, each trial whole on one device; no device waits
+for another. A trial leaves the run directory that it would have left alone.
+"""
+
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.training import (
+  checkpoint,
+  evaluate,
+  feed,
+  metrics,
+  record,
+  sharding,
+  step,
+  train,
+)
+
+# Each trial holds a file open, its lock.
+_MAX_TRIALS = 512
+# Share of the memory of a device that a population may take.
+_MEMORY_SHARE = 0.8
+
+
+class Group:
+  """Trials of one static config: one compilation, some populations."""
+
+  def __init__(
+    self,
+    configs: Sequence[ml_collections.ConfigDict],
+    tell: Callable[[str], None],
+    device_bytes: float | None = None,
+  ):
+    """Compiles for as many of the trials as fit into memory together.
+
+    Args:
+      configs: One for each trial, equal but for `hparams` and `seed`.
+      tell: Called with a sentence on how many fit.
+      device_bytes: Memory to use on each device; None: most of it.
+
+    Raises:
+      jaxplay.UserError: The training split does not fit on a device.
+    """
+    config = ml_collections.ConfigDict(configs[0])
+    with config.unlocked():
+      config.mesh = config_lib.base().mesh  # A trial lives on one device.
+    self.config = config
+    self.workload = train.make_workload(config)
+    self.mesh = self.workload.mesh
+    splits = self.workload.dataset.splits
+    if not feed.fits(splits["train"], config.dataset.device_bytes):
+      raise jaxplay.UserError(
+        "a population needs its training examples on the device, and"
+        f" {splits['train'].nbytes:,} bytes are more than"
+        f" config.dataset.device_bytes={config.dataset.device_bytes:,}; raise"
+        " it, or use --runner=processes"
+      )
+    self._same_order = len({c.seed for c in configs}) == 1
+    self._mode, self.chunk_steps = self._choose_mode()
+    self.arrays = feed.on_device(self.mesh, splits["train"])
+    self.sample = train.prediction_sample(
+      splits["valid"], config.num_predictions
+    )
+    self._exported = None
+    self._choose_size(len(configs), device_bytes, tell)
+
+  def _choose_mode(self):
+    """How a device goes through its trials; steps per call."""
+    config = self.config
+    if jax.default_backend() != "cpu":
+      return "together", config.steps_per_call or feed.CHUNK_STEPS
+    # A core has nothing to gain from many small matrices at once.
+    steps = config.steps_per_call or train.steps_per_call(self.workload)
+    if steps == 1:
+      # XLA makes loops slow: each step of each trial is a call.
+      return "called", feed.CHUNK_STEPS
+    return "looped", steps
+
+  def _choose_size(self, num, device_bytes, tell):
+    """Sets `size`, the trials of a population, and compiles for it."""
+    devices = self.mesh.size
+    limit = device_bytes or _memory() * _MEMORY_SHARE
+    most = _MAX_TRIALS
+    while True:
+      populations = -(-num // most)
+      self.size = -(-num // (populations * devices)) * devices
+      self.state = self._state_like()
+      try:
+        self._program = self._compile()
+        needed = self._needed_bytes()
+      except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+          raise
+        needed = 2 * limit
+      needed, least = _agreed(needed), -_agreed(-limit)
+      if needed <= least or self.size == devices:
+        break
+      most = int(self.size * least / needed) // devices * devices or devices
+    tell(
+      f"{num} trials in {populations} population(s) of {self.size} on"
+      f" {devices} device(s), {needed / 1e9:.2g} GB of"
+      f" {least / 1e9:.2g} GB each"
+    )
+
+  def _needed_bytes(self):
+    """Of one device, for states, the best states, and the computation."""
+    memory = self._program.memory_analysis()
+    best = sum(
+      leaf.dtype.itemsize * leaf.size for leaf in jax.tree.leaves(self.state)
+    )
+    return best / self.mesh.size + (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
+
+  def _state_like(self):
+    """The states of a population, as ShapeDtypeStructs."""
+    where = sharding.trials(self.mesh)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (self.size, *leaf.shape), leaf.dtype, sharding=where
+      ),
+      self.workload.state,
+    )
+
+  def _compile(self):
+    run_steps = step.make_run_steps(
+      self.workload.train_step,
+      one_by_one=self._mode == "called",
+      # All at once, one that stops would cost the others a selection.
+      until_diverged=self._mode == "looped",
+    )
+
+    def one(trial, shared):
+      hparams, state, own = trial
+      arrays, examples, begin, end = shared
+      return run_steps(hparams, state, arrays, examples | own, begin, end)
+
+    def of_device(trials, shared):
+      place, *shared = shared
+      if self._mode == "together":
+        return jax.vmap(one, in_axes=(0, None))(trials, shared)
+      if self._mode == "looped":
+        return jax.lax.map(lambda trial: one(trial, shared), trials)
+      state, tally = one(_at(trials, place), shared)
+      states = jax.tree.map(
+        lambda leaves, leaf: leaves.at[place].set(leaf), trials[1], state
+      )
+      return states, jax.tree.map(lambda leaf: leaf[None], tally)
+
+    def program(hparams, states, own, shared):
+      return sharding.over_trials(self.mesh, of_device)(
+        (hparams, states, own), shared
+      )
+
+    own, examples = self.examples([self.config.seed], 0)
+    shared = (np.int32(0), self.arrays, examples, np.int32(0), np.int32(1))
+    arguments = (self.hparams([self.config]), self.state, own, shared)
+    return jax.jit(program, donate_argnums=1).lower(*arguments).compile()
+
+  def hparams(self, configs):
+    """The traced numbers of trials, name -> [size], on the devices."""
+    return self._stacked([train.traced(config) for config in configs])
+
+  def init(self, configs, hparams):
+    """The states before the first step."""
+    seeds = self._stacked([step.stream_seeds(c.seed) for c in configs])
+    return self._init((hparams, seeds), ())
+
+  def _stacked(self, of_trials):
+    """A dict for each trial -> name -> [size, ...], on the devices."""
+    # Who stands in for the trials that a population lacks is never looked at.
+    of_trials = of_trials + of_trials[-1:] * (self.size - len(of_trials))
+    return {
+      name: sharding.place_trials(
+        self.mesh, np.stack([numbers[name] for numbers in of_trials])
+      )
+      for name in of_trials[0]
+    }
+
+  def examples(self, seeds, begin):
+    """What the steps of a chunk are made of: (of each trial, of all)."""
+    config = self.config
+
+    @functools.cache
+    def of_seed(seed):
+      return feed.examples(
+        begin,
+        self.chunk_steps,
+        microbatches=config.microbatches,
+        seed=seed,
+        batch_size=config.batch_size,
+        num_examples=self.workload.dataset.splits["train"].num_examples,
+        augment=config.dataset.augment,
+        augment_pixels=config.dataset.augment_pixels,
+      )
+
+    if not self._same_order:
+      return self._stacked([of_seed(seed) for seed in seeds]), {}
+    return {}, {
+      name: sharding.place_everywhere(self.mesh, array)
+      for name, array in of_seed(seeds[0]).items()
+    }
+
+  @functools.cached_property
+  def _init(self):
+    return self._over_trials(
+      lambda trial, _: self.workload.init_state(
+        hparams=trial[0], seeds=trial[1]
+      )
+    )
+
+  def _over_trials(self, function):
+    """Jits `function(trial, shared)` over the trials of a population."""
+    if self._mode == "together":
+      of_device = jax.vmap(function, in_axes=(0, None))
+    else:
+
+      def of_device(trials, shared):
+        return jax.lax.map(lambda trial: function(trial, shared), trials)
+
+    return jax.jit(sharding.over_trials(self.mesh, of_device))
+
+  def run_steps(self, hparams, states, examples, begin, end, live):
+    """Runs steps [begin, end) of a chunk.
+
+    Args:
+      hparams: From `hparams`.
+      states: Donated.
+      examples: From `examples`.
+      begin: First step, counted from the chunk's.
+      end: Step before which to stop.
+      live: Which trials matter, bool [size].
+
+    Returns:
+      (states, tallies), with a leading dimension of trials.
+    """
+    own, shared = examples[0], (self.arrays, examples[1])
+    if self._mode != "called":
+      steps = (np.int32(begin), np.int32(end))
+      return self._program(hparams, states, own, (np.int32(0), *shared, *steps))
+    # The i-th trial of each device in turn, if one of these is alive.
+    for i in np.flatnonzero(live.reshape(self.mesh.size, -1).any(axis=0)):
+      for at in range(begin, end):
+        steps = (np.int32(at), np.int32(at + 1))
+        states, _ = self._program(
+          hparams, states, own, (np.int32(i), *shared, *steps)
+        )
+    return states, states.tally
+
+  def evaluate(self, split, hparams, states):
+    """Sums over a split: suffix -> name -> numpy [size, ...]."""
+    batches = self._eval_feed(split)
+    return feed.total(self._sums((hparams, states), b) for b in batches)
+
+  @functools.cache  # noqa: B019
+  def _eval_feed(self, split):
+    return feed.EvalFeed(
+      self.mesh,
+      self.workload.dataset.splits[split],
+      batch_size=self.config.eval_batch_size,
+      device_bytes=self.config.dataset.device_bytes,
+      workers=self.config.dataset.workers,
+      split=False,
+    )
+
+  @functools.cached_property
+  def _sums(self):
+    workload = self.workload
+    eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+
+    def one(trial, batch):
+      batch = feed.gathered(batch)
+      return {
+        suffix: eval_batch(variables, batch)
+        for suffix, variables in self.variables(*trial).items()
+      }
+
+    return self._over_trials(one)
+
+  def logits(self, hparams, states):
+    """Of the sample of predictions: numpy [size, examples, classes]."""
+    batch = {
+      "image": self.workload.dataset.splits["valid"].fetch(
+        self.sample["index"]
+      )["image"]
+    }
+    return sharding.to_host(self._logits((hparams, states), batch))
+
+  @functools.cached_property
+  def _logits(self):
+    return self._over_trials(
+      lambda trial, batch: self.predict(self.variables(*trial)[""], batch)
+    )
+
+  @functools.cached_property
+  def predict(self):
+    """`predict(variables, batch) -> logits`."""
+    return evaluate.make_predict(self.workload.model, self.workload.task)
+
+  def variables(self, hparams, state):
+    """What to evaluate of one trial; see `step.eval_variables`."""
+    return step.eval_variables(state, hparams, self.config.optimizer)
+
+  @functools.cached_property
+  def choose(self):
+    """(mask [size], new, old) -> states: new where the mask is set."""
+
+    def one(trial, _):
+      mask, new, old = trial
+      return jax.tree.map(lambda n, o: jax.numpy.where(mask, n, o), new, old)
+
+    def program(mask, new, old):
+      of_device = jax.vmap(one, in_axes=(0, None))
+      return sharding.over_trials(self.mesh, of_device)((mask, new, old), ())
+
+    return jax.jit(program, donate_argnums=2)
+
+  @functools.cached_property
+  def take(self):
+    """(tree, place) -> one trial of the tree, on every device."""
+    return jax.jit(_at, out_shardings=sharding.replicated(self.mesh))
+
+  @functools.cached_property
+  def evaluated(self):
+    """(hparams, state) of one trial -> suffix -> variables; jitted."""
+    return jax.jit(self.variables)
+
+  def export(self, variables):
+    """The forward function, the same for all trials; see `evaluate`."""
+    if self._exported is None:
+      self._exported = evaluate.export_forward(
+        self.predict, variables, self.workload.dataset.image_shape
+      )
+    return self._exported
+
+  def train(
+    self,
+    configs: Sequence[ml_collections.ConfigDict],
+    runs: Sequence[rundir.RunDir],
+    folder: pathlib.Path,
+    progress: Callable[[int, record.Record], None],
+  ) -> list[dict[str, Any]]:
+    """Trains a population to its end; goes on where it was stopped.
+
+    Args:
+      configs: Of at most `size` trials.
+      runs: Their run directories, locked. Trials that are done are left alone.
+      folder: Where the population keeps its checkpoints meanwhile.
+      progress: Called with the place of a trial and its record as it moves.
+
+    Returns:
+      What each status.json holds at the end.
+    """
+    return _Population(self, configs, runs, folder, progress).train()
+
+
+class _Population:
+  """One start of one population: the loop and what it keeps between steps."""
+
+  def __init__(self, group, configs, runs, folder, progress):
+    self._group, self._configs, self._progress = group, configs, progress
+    self._config = group.config
+    self._records = [
+      record.Record(run, config)
+      for run, config in zip(runs, configs, strict=True)
+    ]
+    self._seeds = [config.seed for config in configs]
+    self._live = np.zeros(group.size, bool)
+    self._live[: len(runs)] = [
+      run.status().get("status") not in rundir.DONE for run in runs
+    ]
+    self._hparams = group.hparams(configs)
+    self._checkpoints = checkpoint.Checkpoints(folder, keep_best=0)
+
+  def train(self):
+    for i in self._alive():
+      train.check_same_config(self._records[i].run, self._configs[i])
+    self._write_beginnings()
+    try:
+      return self._train()
+    except Exception as error:
+      for i in self._alive():
+        self._records[i].failed(error)
+      raise
+    finally:
+      self._checkpoints.close()
+
+  def _alive(self):
+    return np.flatnonzero(self._live)
+
+  def _write_beginnings(self):
+    if jax.process_index() != 0:
+      return
+    provenance = train.provenance()
+    for i in self._alive():
+      run = self._records[i].run
+      run.write_config(config_lib.as_json(self._configs[i]))
+      run.write_provenance(provenance)
+
+  def _train(self):
+    config, group = self._config, self._group
+    at = self._restore()
+    total, chunk = config.max_train_steps, None
+    clock = train.Clock(at)
+    with train.Preemption() as preemption:
+      while at < total and self._live.any():
+        if preemption.now():
+          return self._preempted(at)
+        begin = at // group.chunk_steps * group.chunk_steps
+        if chunk != begin:
+          examples, chunk = group.examples(self._seeds, begin), begin
+        stop = min(train.next_stop(at, config), begin + group.chunk_steps)
+        self._states, tally = group.run_steps(
+          self._hparams,
+          self._states,
+          examples,
+          at - begin,
+          stop - begin,
+          self._live,
+        )
+        if stop == begin + group.chunk_steps and stop < total:
+          # While the devices are busy.
+          examples, chunk = group.examples(self._seeds, stop), stop
+        at = stop
+        logged = at % config.log_every == 0 or at == total
+        if logged or train.rests(at, config):
+          self._settle(at, sharding.to_host(tally), logged, clock)
+        if train.rests(at, config):
+          clock.restart(at)
+    for i in self._alive():
+      self._finish(i)
+    return [one.run.status() for one in self._records]
+
+  def _restore(self):
+    """Begins with the newest checkpoint; returns its step."""
+    group = self._group
+    like = {"states": group.state, "best": group.state}
+    restored = self._checkpoints.restore_newest(like, lambda sentence: None)
+    start = 0
+    if restored is not None:
+      start, trees = restored
+      self._states, self._best = trees["states"], trees["best"]
+    else:
+      self._states = group.init(self._configs, self._hparams)
+      self._best = jax.tree.map(jax.numpy.copy, self._states)
+    for i in self._alive():
+      one = self._records[i]
+      one.resume(start)
+      # Of another runner, that did not finish this trial.
+      if one.writes:
+        shutil.rmtree(one.run.checkpoints, ignore_errors=True)
+      self._progress(i, one)
+    return start
+
+  def _settle(self, at, tally, logged, clock):
+    """Looks at every trial after step `at`; logs, evaluates, checkpoints."""
+    config = self._config
+    rates = clock.rates(at, config.batch_size)
+    lines = {}
+    for i in self._alive():
+      of_trial = _at(tally, i)
+      bad = metrics.diverged(of_trial)
+      if bad:
+        self._diverged(i, of_trial, *bad)
+        continue
+      lines[i] = {"step": at}
+      if logged:
+        lines[i] |= metrics.train_line(of_trial) | rates
+    if at % config.eval_every == 0 or at == config.max_train_steps:
+      self._evaluate(at, lines)
+    for i, line in lines.items():
+      if len(line) > 1:
+        self._records[i].write_line(line)
+      self._progress(i, self._records[i])
+    if at % config.checkpoint_every == 0 and at < config.max_train_steps:
+      self._save(at)
+
+  def _evaluate(self, at, lines):
+    """Adds the evaluation to the lines; keeps the states that are best."""
+    group, objective = self._group, self._config.objective
+    sums = group.evaluate("valid", self._hparams, self._states)
+    if group.sample is not None:
+      logits = group.logits(self._hparams, self._states)
+    better = np.zeros(group.size, bool)
+    for i, line in lines.items():
+      one, of_trial = self._records[i], _at(sums, i)
+      if group.sample is not None:
+        one.write_predictions(at, group.sample, logits[i], of_trial[""])
+      line |= one.evaluation(of_trial)
+      best = one.best()
+      # NaN is better than nothing no more than it is better than a number.
+      better[i] = line[objective] < (best["value"] if best else np.inf)
+    mask = sharding.place_trials(group.mesh, better)
+    self._best = group.choose(mask, self._states, self._best)
+
+  def _save(self, at):
+    # A checkpoint promises that all lines up to its step are on the disk.
+    for i in self._alive():
+      self._records[i].sync()
+    trees = {"states": self._states, "best": self._best}
+    self._checkpoints.save(at, trees, np.nan)
+    for i in self._alive():
+      self._records[i].write_status("running")
+
+  def _preempted(self, at):
+    self._save(at)
+    self._checkpoints.wait()
+    for i in self._alive():
+      self._records[i].write_status("preempted", reason=train.PREEMPTED)
+    return [one.run.status() for one in self._records]
+
+  def _diverged(self, i, tally, step_, reason):
+    one = self._records[i]
+    self._write_checkpoints(i)
+    one.infeasible(tally, step_, reason)
+    self._live[i] = False
+    self._progress(i, one)
+
+  def _finish(self, i):
+    """Writes what `train` leaves at the end of a run."""
+    config, group, one = self._config, self._group, self._records[i]
+    extra = {}
+    best = self._write_checkpoints(i)
+    if best is not None:
+      hparams = group.take(self._hparams, i)
+      variables = group.evaluated(hparams, best)
+      weights = variables[evaluate.suffix(config.objective)]
+      if config.report_test:
+        extra["test"] = self._test(i) | {"step": one.best()["step"]}
+      if config.export:
+        weights = jax.device_get(weights)
+        if one.writes:
+          program = group.export(weights)
+          evaluate.write_export(one.run.export, program, weights)
+    one.write_status("completed", **extra)
+    self._live[i] = False
+    self._progress(i, one)
+
+  def _write_checkpoints(self, i):
+    """Writes the best state and, at the end, the last; returns the best."""
+    group, config, one = self._group, self._config, self._records[i]
+    best, state, states = one.best(), None, {}
+    if one.step == config.max_train_steps:
+      last = jax.device_get(group.take(self._states, i))
+      value = one.lines[-1][config.objective]
+      states[one.step] = last, value
+    if best is not None:
+      state = jax.device_get(group.take(self._best, i))
+      states[best["step"]] = state, best["value"]
+    checkpoint.write(one.run.checkpoints, states)
+    return state
+
+  def _test(self, i):
+    if self._tests is None:
+      self._tests = self._group.evaluate("test", self._hparams, self._best)
+    sums = _at(self._tests, i)[evaluate.suffix(self._config.objective)]
+    return metrics.eval_line("test", sums)
+
+  _tests = None
+
+
+def _at(tree, i):
+  """One trial of a tree over trials."""
+  return jax.tree.map(lambda leaves: leaves[i], tree)
+
+
+def _agreed(number):
+  """The largest of all hosts."""
+  if jax.process_count() == 1:
+    return number
+  return float(multihost_utils.process_allgather(np.float64(number)).max())
+
+
+def _memory():
+  """Bytes that each device can have."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  with open("/proc/meminfo") as file:
+    kib = next(int(line.split()[1]) for line in file if "MemAvail" in line)
+  return kib * 1024 / jax.local_device_count()

@@ -1,0 +1,134 @@
+"""What one run leaves in its directory while it trains.
+
+Every host keeps the record, host 0 writes it (M1).
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxplay import rundir
+from jaxplay.training import metrics
+
+
+class Record:
+  """Lines of metrics, evaluations and the status of one run."""
+
+  def __init__(self, run: rundir.RunDir, config: ml_collections.ConfigDict):
+    """Goes on with what the run directory holds.
+
+    Args:
+      run: The run directory.
+      config: The run's config.
+    """
+    status = run.status()
+    self.run, self._config = run, config
+    self.writes = jax.process_index() == 0
+    self.lines = []  # lines of metrics so far
+    self.step = status.get("step", 0)
+    self._facts = {
+      key: status[key] for key in ("chance", "failures") if key in status
+    }
+    self._seconds_before = status.get("seconds", 0.0)
+    self._started = self._told = time.monotonic()
+
+  def resume(self, step: int) -> None:
+    """Forgets what comes after `step`: it will be made again."""
+    self.lines = [line for line in self.run.metrics() if line["step"] <= step]
+    if self.writes:
+      self.run.rewind_metrics(step)
+    self.step = step
+    self.write_status("running")
+
+  def write_line(self, line: dict[str, Any]) -> None:
+    """Appends a line of metrics."""
+    self.lines.append(line)
+    self.step = line["step"]
+    if self.writes:
+      self.run.append_metrics([line])
+
+  def sync(self) -> None:
+    """Waits until all lines are on the disk."""
+    if self.writes:
+      self.run.sync_metrics()
+
+  def evaluation(
+    self, sums: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, float]:
+    """The validation part of a line.
+
+    Args:
+      sums: Suffix of the weights' name -> sums over the validation split.
+    """
+    counts = sums[""]["class_count"]
+    self._facts["chance"] = {
+      "majority_error_rate": 1 - float(counts.max() / counts.sum()),
+      "num_valid": int(counts.sum()),
+    }
+    line = {}
+    for suffix, of_weights in sums.items():
+      line |= metrics.eval_line(f"valid{suffix}", of_weights)
+    return line
+
+  def write_predictions(
+    self,
+    step: int,
+    sample: Mapping[str, np.ndarray],
+    logits: np.ndarray,
+    sums: Mapping[str, np.ndarray],
+  ) -> None:
+    """Saves the logits of the fixed sample, and counts per class."""
+    if self.writes:
+      self.run.write_predictions(
+        step,
+        **sample,
+        logits=logits,
+        class_correct=sums["class_correct"],
+        class_count=sums["class_count"],
+      )
+
+  def values(self) -> list[float]:
+    """The finite objectives so far, in the order of their steps."""
+    logged = (line.get(self._config.objective) for line in self.lines)
+    return [v for v in logged if v is not None and np.isfinite(v)]
+
+  def best(self) -> dict[str, Any] | None:
+    """Where the objective was least; see `rundir.best_line`."""
+    return rundir.best_line(self.lines, self._config.objective)
+
+  def infeasible(
+    self, tally: Mapping[str, np.ndarray], step: int, reason: str
+  ) -> dict[str, Any]:
+    """Ends the run as diverged at `step`."""
+    self.write_line({"step": step} | metrics.train_line(tally))
+    return self.write_status("infeasible", reason=reason)
+
+  def write_status(self, status: str, **fields: Any) -> dict[str, Any]:
+    """Writes status.json; returns what it holds."""
+    content = dict(
+      step=self.step,
+      max_train_steps=self._config.max_train_steps,
+      best=self.best(),
+      final=self.lines[-1] if self.lines else None,
+      seconds=round(self._seconds_before + time.monotonic() - self._started, 3),
+      **self._facts,
+    )
+    content |= fields
+    self._told = time.monotonic()
+    if self.writes:
+      self.run.write_status(status, **content)
+    return dict(content, status=status)
+
+  def failed(self, error: BaseException) -> dict[str, Any]:
+    """Ends this attempt as crashed; counts how often that happened."""
+    self._facts["failures"] = self._facts.get("failures", 0) + 1
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    return self.write_status("failed", reason=reason)
+
+  def seconds_since_status(self) -> float:
+    """Age of status.json."""
+    return time.monotonic() - self._told
