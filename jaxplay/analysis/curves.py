@@ -118,7 +118,7 @@ def better_than_chance(
       evidence={},
       advice="The run was never evaluated; it needs one finite evaluation.",
     )
-  error = _resolution(chance, num_examples)
+  error = resolution(chance, num_examples)
   below = chance - error_rate
   if below <= 5 * error:
     verdict = "fail"
@@ -169,8 +169,8 @@ def overfitting(
   at = int(np.argmin(levels))
   low, end = levels[at], levels[-1]
   error = _noise(values[len(values) // 5 :]) * math.sqrt(2 / width)
-  resolution = _resolution(low, num_examples)
-  rises = end - low > max(0.1 * abs(low), 5 * error, resolution)
+  smallest = resolution(low, num_examples)
+  rises = end - low > max(0.1 * abs(low), 5 * error, smallest)
   return _finding(
     "overfitting",
     "warn" if rises else "ok",
@@ -179,7 +179,7 @@ def overfitting(
       lowest_until_step=int(steps[at + width - 1]),
       final_level=end,
       standard_error=error,
-      resolution=resolution,
+      resolution=smallest,
     ),
     "The validation objective rises after step"
     f" {steps[at + width - 1]:,}. Add regularization or tune what there is"
@@ -214,8 +214,8 @@ def late_variance(
   residuals = _residuals(late, 2)
   deviation = math.sqrt(residuals @ residuals / (len(late) - 2))
   level = float(late.mean())
-  resolution = _resolution(level, num_examples)
-  share = _final_rate(learning_rates)
+  smallest = resolution(level, num_examples)
+  share = final_rate(learning_rates)
   remedy = (
     "decay the learning rate, or average the weights"
     if share is None or share > 0.5
@@ -223,11 +223,11 @@ def late_variance(
   )
   return _finding(
     "late_variance",
-    "warn" if deviation > max(0.05 * abs(level), resolution) else "ok",
+    "warn" if deviation > max(0.05 * abs(level), smallest) else "ok",
     dict(
       standard_deviation=deviation,
       level=level,
-      resolution=resolution,
+      resolution=smallest,
       final_learning_rate_share=share,
     ),
     f"The objective still moves by {deviation:.2g} around {level:.3g} between"
@@ -261,16 +261,16 @@ def still_improving(
     return _too_short("still_improving", len(values), 10)
   gain, error = last_gain(values)
   level = float(values[-(len(values) // 5) :].mean())
-  resolution = _resolution(level, num_examples)
-  share = _final_rate(learning_rates)
+  smallest = resolution(level, num_examples)
+  share = final_rate(learning_rates)
   evidence = dict(
     gain_of_last_fifth=gain,
     level=level,
     standard_error=error,
-    resolution=resolution,
+    resolution=smallest,
     final_learning_rate_share=share,
   )
-  if gain <= max(0.04 * abs(level), 4 * error, resolution):
+  if gain <= max(0.04 * abs(level), 4 * error, smallest):
     return _finding("still_improving", "ok", evidence, "", _TRAINING_CURVES)
   if share is not None and share < 0.2:
     return _finding(
@@ -605,6 +605,21 @@ def aggressive_clipping(
 # What the rules share.
 
 
+def resolution(error_rate: float, num_examples: int) -> float:
+  """Standard error of an error rate on `num_examples`; 0 of other metrics."""
+  if not num_examples:
+    return 0.0
+  # One error at least: sets without a single one are not infinitely sharp.
+  share = min(max(float(error_rate), 1 / num_examples), 1.0)
+  return math.sqrt(share * (1 - share) / num_examples)
+
+
+def final_rate(learning_rates: np.ndarray) -> float | None:
+  """The last learning rate as a share of the largest; None: not logged."""
+  rates = learning_rates[np.isfinite(learning_rates)]
+  return float(rates[-1] / rates.max()) if len(rates) and rates.max() else None
+
+
 def _finding(
   check, verdict, evidence, advice, source, subject="validation"
 ) -> finding.Finding:
@@ -676,15 +691,6 @@ def _noise(values):
   return float(np.abs(second).mean()) * math.sqrt(math.pi / 12)
 
 
-def _resolution(error_rate, num_examples):
-  """Standard error of an error rate on `num_examples`; 0 of other metrics."""
-  if not num_examples:
-    return 0.0
-  # One error at least: sets without a single one are not infinitely sharp.
-  share = min(max(float(error_rate), 1 / num_examples), 1.0)
-  return math.sqrt(share * (1 - share) / num_examples)
-
-
 def _levels(values, width):
   """Means over windows of `width`, [len(values) - width + 1]."""
   sums = np.cumsum(np.concatenate([[0.0], values]))
@@ -709,9 +715,3 @@ def _trend(length, num_terms):
   t = np.linspace(0.05, 1, length)
   columns = [np.ones(length), t, np.log(t), t * t][:num_terms]
   return np.linalg.qr(np.stack(columns, axis=1))[0]
-
-
-def _final_rate(learning_rates):
-  """The last learning rate as a share of the largest; None: not logged."""
-  rates = learning_rates[np.isfinite(learning_rates)]
-  return float(rates[-1] / rates.max()) if len(rates) and rates.max() else None

@@ -1,0 +1,329 @@
+"""Whole studies in memory, healthy or with a planted fault; and what is told.
+
+    python -m tests.analysis.generated [--studies=300]
+
+prints for each check the share of healthy studies that it warns of (false
+alarms) and the share of faulty ones that it passes (misses): the table in
+docs/checks.md.
+
+A study varies learning rate, momentum and weight decay (which does nothing).
+The error that a trial ends with grows with the square of the distance of its
+effective rate, learning_rate / (1 - momentum), from the best one; far above it
+training diverges. Curves fall to their end as exponentials, with multiplicative
+autocorrelated noise that follows the learning rate, and the validation error is
+a share of `num_valid` examples.
+"""
+
+import argparse
+import math
+import pathlib
+import time
+
+import numpy as np
+
+from jaxplay import config as config_lib
+from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
+from jaxplay.study import sampling
+from jaxplay.study import space as space_lib
+
+STEPS, LINES, EVALUATIONS = 10_000, 200, 100
+CHANCE = 0.9
+BEST_RATE = 0.3  # learning_rate / (1 - momentum); diverges at 30 times it
+FIRST_LOSS = 2.3
+
+# Fault -> (check that has to tell it, weak to strong); the last is plain.
+FAULTS = {
+  "edge": ("search_space_boundary", (-0.05, 0.1, 0.3)),
+  "edge_of_feasible": ("optimization_instability", (0.0, 0.2)),
+  "needle": ("enough_trials", (0.1, 0.2, 0.5)),
+  "infeasible": ("infeasible_share", (0.4, 0.6, 0.8)),
+  "noisy_retraining": ("retrain_variance", (0.1, 0.2, 0.4)),
+  "too_long": ("max_train_steps", (0.2, 0.5)),
+  "too_short": ("max_train_steps", (0.5, 1.0)),
+  "compute_bound": ("compute_bound", (0.5, 1.0)),
+  "chance": ("better_than_chance", (1.0,)),
+  "overfitting": ("overfitting", (0.1, 0.2, 0.4)),
+  "late_variance": ("late_variance", (0.05, 0.1, 0.2)),
+  "improving": ("still_improving", (0.5, 1.0)),
+  "saturated": ("saturated_early", (1.0,)),
+  "loss_rises": ("training_loss_rises", (0.02, 0.05, 0.2)),
+  "periodic": ("periodic_validation", (1.0, 2.0, 4.0)),
+  "early_bump": ("early_instability", (0.3, 1.0, 3.0)),
+  "mid_spike": ("mid_training_instability", (0.1, 0.5, 2.0)),
+  "clipping": ("aggressive_clipping", (0.55, 0.8)),
+}
+# Those that the schedule would hide, or that need another.
+CONSTANT = ("too_short", "compute_bound", "improving", "late_variance")
+
+
+def study(
+  seed: int,
+  num_trials: int = 64,
+  fault: str | None = None,
+  strength: float = 0.0,
+  schedule: str = "linear",
+  num_valid: int = 10_000,
+  optimizers: tuple[str, ...] = (),
+  num_reruns: int = 0,
+) -> results_lib.Results:
+  """A study, healthy unless a fault is planted.
+
+  Args:
+    seed: Of everything.
+    num_trials: Its length.
+    fault: One of `FAULTS`.
+    strength: Of the fault; what it means is seen where it is used.
+    schedule: "constant" or "linear".
+    num_valid: Validation examples.
+    optimizers: A scientific choice, each with its own learning rate.
+    num_reruns: Of the best trial, with other seeds.
+  """
+  rng = np.random.default_rng([seed, 7])
+  config = config_lib.base()
+  config.schedule = schedule
+  config.max_train_steps = STEPS
+  # The best rate lies in the middle of the range, give or take a tenth.
+  low, high = 1e-4, 1.0
+  best = math.log10(0.01) + rng.uniform(-0.4, 0.4)
+  if fault == "edge":
+    beyond = 4 * strength
+    best = rng.choice([math.log10(low) - beyond, math.log10(high) + beyond])
+  rate = space_lib.Float(low, high, "log")
+  mapping = {"hparams.learning_rate": rate}
+  if optimizers:
+    mapping = {
+      "optimizer": space_lib.Choice(optimizers, role="scientific"),
+      "hparams.learning_rate": [
+        space_lib.Float(low, high, "log", when={"optimizer": name})
+        for name in optimizers
+      ],
+    }
+  mapping["hparams.momentum"] = space_lib.Float(0.5, 0.95, "log_one_minus")
+  mapping["hparams.weight_decay"] = space_lib.Float(1e-6, 1e-2, "log")
+  space = space_lib.Space(mapping)
+  points = sampling.points(space, algorithm="halton", seed=seed, num=num_trials)
+  rates = np.array([p["hparams.learning_rate"] for p in points])
+  # The best rate belongs to a momentum in the middle, 0.84.
+  slowness = np.array([1 - p["hparams.momentum"] for p in points]) / 0.16
+  distance = np.log10(rates) - best - 0.5 * np.log10(slowness)
+  diverged = distance > {"edge": 99.0}.get(fault, 1.4)
+  error = 0.05 * (1 + 0.15 * distance**2)
+  if fault == "edge_of_feasible":
+    # Better and better, until it breaks.
+    error = 0.05 * (1.5 - (0.1 + strength) * distance)
+    diverged = distance > 0.6
+    error = np.maximum(error, 0.01)
+  elif fault == "infeasible":
+    diverged = distance > np.quantile(distance, 1 - strength)
+  elif fault == "chance":
+    error = np.full(num_trials, CHANCE)
+  make = lambda e, d, r: _curves(  # noqa: E731
+    rng, e, d, r, fault, strength, schedule, num_valid
+  )
+  level = error * (1 + 0.01 * rng.standard_normal(num_trials))
+  if fault == "needle":
+    level[np.argmin(np.where(diverged, np.inf, level))] *= 1 - strength
+  curves = make(level, diverged, rates)
+  trials = [
+    _trial(i, points[i], space, curve, diverged[i], num_valid)
+    for i, curve in enumerate(curves)
+  ]
+  results = results_lib.Results(
+    path=pathlib.Path("generated"),
+    study={
+      "goal": "A generated study",
+      "notes": "",
+      "config_file": "experiments/digits_mlp/config.py",
+      "overrides": {},
+      "config": config_lib.as_json(config),
+      "space": space.as_json(),
+      "algorithm": "halton",
+      "points": None,
+      "seed": seed,
+      "num_trials": num_trials,
+      "objective": "valid/error_rate",
+      "command": [],
+    },
+    space=space,
+    objective="valid/error_rate",
+    select="best",
+    trials=trials,
+    reruns={},
+  )
+  if num_reruns and results.ranked:
+    index = results.ranked[0].index
+    spread = strength if fault == "noisy_retraining" else 0.01
+    again = error[index] * (1 + spread * rng.standard_normal(num_reruns))
+    no = np.zeros(num_reruns, bool)
+    results.reruns[index] = [
+      _trial(index, points[index], space, curve, False, num_valid)
+      for curve in make(again, no, np.full(num_reruns, rates[index]))
+    ]
+  return results
+
+
+def _trial(index, point, space, curves, diverged, num_valid):
+  return results_lib.Trial(
+    index=index,
+    path=pathlib.Path(f"generated/{index}"),
+    status="infeasible" if diverged else "completed",
+    reason="",
+    point=space.labelled(point),
+    seed=0,
+    step=STEPS,
+    max_train_steps=STEPS,
+    curves=curves,
+    chance=CHANCE,
+    num_valid=num_valid,
+  )
+
+
+def _curves(rng, error, diverged, rates, fault, strength, schedule, num_valid):
+  """Curves of each trial, from the error rate that it is to end with."""
+  count = len(error)
+  line = np.arange(1, LINES + 1) / LINES  # share of the steps done
+  factor = np.ones(LINES) if schedule == "constant" else 1 - line
+  noise = 0.02 * (0.3 + factor) * _autocorrelated(rng, count, LINES)
+  noise *= rng.uniform(0.5, 1.0, (count, 1))
+  speed = rng.uniform(5.5, 6.5, (count, 1))
+  # 1 at the end; what the decay gains; a slow start at low rates.
+  shape = 1 + 4 * np.exp(-speed * line)
+  if schedule != "constant":
+    shape = shape + 0.2 * factor - 0.2 * factor[-1]
+  if fault in ("too_short", "compute_bound", "improving"):
+    shape = line ** -(0.3 + strength)
+  if fault == "saturated":
+    shape = 1 + 4 * np.exp(-30 * line) + np.zeros((count, 1))
+  shape = shape + np.zeros((count, 1))
+  train = FIRST_LOSS * 0.3 * error[:, None] / 0.05 * shape / 5
+  train = np.minimum(train, FIRST_LOSS) * (1 + noise)
+  train[:, 0] = np.maximum(train[:, 0], FIRST_LOSS * 0.8)
+  valid = error[:, None] * shape
+  if fault in ("overfitting", "too_long"):
+    since = 0.05 if fault == "too_long" else 0.5
+    valid = error[:, None] * (
+      1
+      + 4 * np.exp(-(3 / since) * line)
+      + strength * np.clip((line - since) / (1 - since), 0, 1)
+    )
+  other = _autocorrelated(rng, count, LINES)
+  deviation = 0.01 * (0.3 + factor)
+  if fault == "late_variance":
+    deviation = strength * np.ones(LINES)
+    other = rng.standard_normal((count, LINES))
+  valid = valid * (1 + deviation * other)
+  # Which examples are hard does not change: less than binomial noise.
+  share = np.clip(valid, 0, CHANCE)
+  sampled = share + 0.3 * np.sqrt(share * (1 - share) / num_valid) * (
+    rng.standard_normal((count, 1)) + (0.2 + factor) * other
+  )
+  loss = 3 * sampled * (1 + 0.005 * rng.standard_normal((count, LINES)))
+  if fault == "periodic":
+    wave = np.sin(2 * math.pi * line * LINES / 12 + rng.uniform(0, 6))
+    loss = loss * (1 + 0.01 * strength * wave)
+  if fault == "loss_rises":
+    train += strength * FIRST_LOSS * np.clip(line - 0.4, 0, None) / 0.6
+  norms = np.exp(0.2 * rng.standard_normal((count, LINES)))
+  norms *= 0.2 + 2 * np.exp(-8 * line)
+  if fault == "early_bump":
+    at = (line > 0.06) & (line < 0.1)
+    train[:, at] += strength * train[:, at].mean(axis=1, keepdims=True)
+  if fault == "mid_spike":
+    train[:, LINES // 2] += strength * FIRST_LOSS
+  clipped = np.full((count, LINES), strength if fault == "clipping" else 0.05)
+  end = np.where(diverged, rng.integers(3, LINES, count), LINES)
+  quantized = np.round(np.clip(sampled, 0, 1) * num_valid) / num_valid
+  steps = np.round(line * STEPS).astype(np.int64)
+  every = LINES // EVALUATIONS
+  evaluated = steps[every - 1 :: every]
+  found = []
+  for i, n in enumerate(end.tolist()):
+    if n < LINES:
+      train[i, n - 1] = np.nan
+    m = n // every
+    found.append(
+      {
+        "train/loss": (steps[:n], train[i, :n]),
+        "train/error_rate": (steps[:n], np.minimum(train[i, :n] / 3, CHANCE)),
+        "train/grad_norm": (steps[:n], 0.7 * norms[i, :n]),
+        "train/grad_norm_max": (steps[:n], norms[i, :n]),
+        "train/clipped": (steps[:n], clipped[i, :n]),
+        "learning_rate": (steps[:n], rates[i] * factor[:n]),
+        "valid/loss": (evaluated[:m], loss[i, every - 1 :: every][:m]),
+        "valid/error_rate": (evaluated[:m], quantized[i, every - 1 :: every][:m]),
+      }
+    )
+  return found
+
+
+def _autocorrelated(rng, count, length, correlation=0.5):
+  """Standard normal, with that correlation between neighbours."""
+  white = rng.standard_normal((count, length))
+  out = np.empty_like(white)
+  out[:, 0] = white[:, 0]
+  for i in range(1, length):
+    out[:, i] = (
+      correlation * out[:, i - 1]
+      + math.sqrt(1 - correlation**2) * white[:, i]
+    )
+  return out
+
+
+def verdicts(results: results_lib.Results) -> dict[str, set[str]]:
+  """Check -> verdicts of its findings, runs counted over all not among them."""
+  found = {}
+  for one in trials_lib.check_study(results):
+    found.setdefault(one.check, set()).add(one.verdict)
+  return found
+
+
+def warns(verdict: set[str]) -> bool:
+  return bool(verdict & {"warn", "fail"})
+
+
+def rates(num_studies: int, **kwargs) -> dict[str, float]:
+  """Check -> share of studies in which it warns."""
+  total = {}
+  for seed in range(num_studies):
+    for check, verdict in verdicts(study(seed, **kwargs)).items():
+      total[check] = total.get(check, 0) + warns(verdict)
+  return {check: count / num_studies for check, count in total.items()}
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--studies", type=int, default=100)
+  num = parser.parse_args().studies
+  start = time.monotonic()
+  columns = []
+  settings = [
+    dict(num_trials=n, schedule=s, num_valid=v, num_reruns=5)
+    for n in (20, 64, 200)
+    for s, v in (("linear", 10_000), ("linear", 300), ("constant", 10_000))
+  ]
+  settings += [
+    dict(num_trials=n, optimizers=("momentum", "nesterov"), num_reruns=5)
+    for n in (64,)
+  ]
+  for kwargs in settings:
+    columns.append(rates(num, **kwargs))
+    print("healthy", kwargs, f"{time.monotonic() - start:.0f} s")
+    for check, rate in columns[-1].items():
+      if rate:
+        print(f"    {check:28} {rate:.1%}")
+  for fault, (check, strengths) in FAULTS.items():
+    for strength in strengths:
+      misses = []
+      for n in (20, 64, 200):
+        kwargs = dict(num_trials=n, fault=fault, strength=strength)
+        if fault in CONSTANT:
+          kwargs["schedule"] = "constant"
+        kwargs["num_reruns"] = 5 * (fault == "noisy_retraining")
+        misses.append(1 - rates(max(num // 5, 10), **kwargs)[check])
+      row = "  ".join(f"{m:6.1%}" for m in misses)
+      print(f"{fault:18} {check:26} {strength:5}  {row}")
+
+
+if __name__ == "__main__":
+  main()
