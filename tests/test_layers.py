@@ -51,6 +51,8 @@ DOORS = {
   "tensorflow_datasets": ("data/",),
   "tensorflow": (),
   "orbax": ("training/checkpoint.py",),
+  "altair": ("analysis/plots.py",),
+  "vl_convert": ("report.py",),
   "argparse": ("cli.py",),
   # data: grain's workers ask absl whether its flags were parsed.
   "absl": ("cli.py", "data/__init__.py"),

@@ -1,0 +1,422 @@
+"""One self-contained HTML page per study or run, and its figures as files.
+
+Python computes, report.js shows. All that the page knows is one block of JSON
+in it: the trials as columns, each metric's values and what follows from them
+under either way to select, the curves, and the charts without data. So the
+reader changes the objective, the trials and the rows without asking anybody.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+import math
+import os
+import pathlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import vl_convert
+
+import jaxplay
+from jaxplay import finding, rundir
+from jaxplay.analysis import plots
+from jaxplay.analysis import results as results_lib
+from jaxplay.study import space as space_lib
+
+FORMATS = ("svg", "png")
+
+# Points of curves in a page, about seven bytes each, and of one curve: trials
+# that are drawn first get many, the others share the rest. A thinned curve
+# keeps its peaks, or a spike would be lost.
+_CURVE_POINTS = 400_000
+_MOST_POINTS, _FEWEST_POINTS = 400, 8
+_DETAILED = 25
+
+
+def write(
+  results: results_lib.Results,
+  findings: Sequence[finding.Finding],
+  *,
+  path: str | os.PathLike,
+  next_study: str | None = None,
+  live: bool = False,
+) -> None:
+  """Writes the page of a study, finished or not.
+
+  Args:
+    results: The study.
+    findings: Of the checks, under the objective of `results`.
+    path: The HTML file; replaced atomically.
+    next_study: Text of the next study's file.
+    live: The page loads itself again every 15 seconds.
+  """
+  study = results.study
+  provenance = rundir.RunDir(results.path).provenance() or {}
+  facts = {
+    "study": str(results.path),
+    "command": _command(study.get("command")),
+    "base config": study.get("config_file"),
+    "overrides": study.get("overrides"),
+    "trials asked for": study.get("num_trials"),
+    "algorithm": study.get("algorithm"),
+    "seed of the search": study.get("seed"),
+    "space": "\n".join(_describe(p) for p in results.space.parameters),
+  }
+  # Devices and versions are those of the machines that trained.
+  ran = results.ranked or [t for t in results.trials if t.status != "pending"]
+  if ran:
+    provenance = (rundir.RunDir(ran[0].path).provenance() or {}) | provenance
+  page = _payload(results, findings) | {
+    "kind": "study",
+    "title": f"Study {results.path.name}",
+    "goal": study.get("goal", ""),
+    "notes": study.get("notes", ""),
+    "live": live,
+    "next_study": next_study,
+    "provenance": _provenance(facts, provenance),
+  }
+  _write_page(page, path)
+
+
+def write_run(
+  trial: results_lib.Trial,
+  findings: Sequence[finding.Finding],
+  *,
+  path: str | os.PathLike,
+  objective: str = "",
+  live: bool = False,
+) -> None:
+  """Writes the page of a single run, finished or not.
+
+  Args:
+    trial: The run.
+    findings: Of its checks.
+    path: The HTML file; replaced atomically.
+    objective: Logged metric; empty: the one of the run's config.
+    live: The page loads itself again every 15 seconds.
+  """
+  results = _as_study(trial, objective)
+  provenance = rundir.RunDir(trial.path).provenance() or {}
+  facts = {
+    "run": str(trial.path),
+    "status": f"{trial.status} at step {trial.step}",
+    "reason": trial.reason,
+    "command": _command(provenance.get("command")),
+    "seed": trial.seed,
+  }
+  page = _payload(results, findings) | {
+    "kind": "run",
+    "title": f"Run {trial.path.name}",
+    "goal": "",
+    "notes": "",
+    "live": live,
+    "next_study": None,
+    "provenance": _provenance(facts, provenance),
+  }
+  _write_page(page, path)
+
+
+def figures(
+  results: results_lib.Results,
+  folder: str | os.PathLike,
+  format: str = "svg",
+) -> list[pathlib.Path]:
+  """Writes each figure of a study into a file of its own, without a browser.
+
+  Args:
+    results: The study.
+    folder: Made if need be.
+    format: One of `FORMATS`.
+
+  Returns:
+    The files.
+
+  Raises:
+    jaxplay.UserError: There is no such format.
+  """
+  if format not in FORMATS:
+    raise jaxplay.UserError(
+      f"figures cannot be written as {format!r}; use {' or '.join(FORMATS)}"
+    )
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  written = []
+  for number, figure in enumerate(plots.figures(results), 1):
+    spec = plots.spec(figure, results)
+    name = re.sub(r"[^\w.=-]+", "_", figure.name).strip("_")
+    path = folder / f"{number:02d}_{name}.{format}"
+    options = dict(config={"background": "white"}, show_warnings=False)
+    if format == "png":
+      path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, **options))
+    else:
+      path.write_text(vl_convert.vegalite_to_svg(spec, **options))
+    written.append(path)
+  return written
+
+
+def as_json(
+  results: results_lib.Results, findings: Sequence[finding.Finding]
+) -> dict[str, Any]:
+  """The answer and the findings, for other programs."""
+  counts = {}
+  for trial in results.trials:
+    counts[trial.status] = counts.get(trial.status, 0) + 1
+  best = None
+  if results.ranked:
+    trial = results.ranked[0]
+    best = {
+      "trial": trial.index,
+      "value": results.value(trial),
+      "step": getattr(trial, results.select)(results.objective)[1],
+      "point": dict(trial.point),
+      "seed": trial.seed,
+      "path": str(trial.path),
+    }
+  return {
+    "study": str(results.path),
+    "goal": results.study.get("goal", ""),
+    "objective": results.objective,
+    "select": results.select,
+    "trials": counts,
+    "best": best,
+    "findings": [found.as_json() for found in findings],
+  }
+
+
+def _as_study(trial, objective):
+  """A run as a study of one trial that varies nothing."""
+  config = rundir.RunDir(trial.path).config() or {}
+  metrics = [name for name in trial.curves if name.startswith("valid/")]
+  fallback = metrics[0] if metrics else next(iter(trial.curves), "valid/loss")
+  objective = objective or config.get("objective", "")
+  return results_lib.Results(
+    path=trial.path,
+    study={"config": config},
+    space=space_lib.Space({}),
+    objective=objective if objective in trial.curves else fallback,
+    select="best",
+    trials=[trial],
+  )
+
+
+def _payload(results, findings):
+  drawn = plots.figures(results)
+  trials = results.trials
+  order = sorted(results.metrics, key=_usual_order)
+  objectives = {
+    metric: {
+      select: _under(
+        dataclasses.replace(results, objective=metric, select=select)
+      )
+      for select in ("best", "final")
+    }
+    for metric in order
+  }
+  steps, curves = _curves(results)
+  return {
+    "metric": results.objective,
+    "select": results.select,
+    "trials": plots.trial_columns(results)
+    | {
+      "place": list(range(len(trials))),
+      "reason": [trial.reason for trial in trials],
+      "step": [trial.step for trial in trials],
+      "max_train_steps": [trial.max_train_steps for trial in trials],
+      "seed": [trial.seed for trial in trials],
+      "path": [str(trial.path) for trial in trials],
+    },
+    "parameters": [
+      {
+        "label": p.label,
+        "key": p.key,
+        "role": p.role,
+        "values": results.column(p.label).tolist(),
+      }
+      for p in results.space.parameters
+    ],
+    "objectives": objectives,
+    "reruns": [
+      {
+        "index": index,
+        "seed": rerun.seed,
+        "values": {
+          metric: {
+            "best": rerun.best(metric)[0],
+            "final": rerun.final(metric)[0],
+          }
+          for metric in rerun.curves
+          if rerun.status == "completed"
+        },
+      }
+      for index, reruns in results.reruns.items()
+      for rerun in reruns
+    ],
+    "steps": steps,
+    "curves": curves,
+    "groups": plots.GROUPS,
+    "figures": [
+      {
+        "name": figure.name,
+        "group": figure.group,
+        "source": figure.source,
+        "caption": figure.caption,
+        "spec": figure.chart.to_dict(),
+      }
+      for figure in drawn
+    ],
+    "config": results.study.get("config", {}),
+    "findings": [found.as_json() for found in findings],
+  }
+
+
+def _usual_order(metric):
+  """Validation first, then training, then what is rarely an objective."""
+  places = {"valid": 0, "test": 1, "train": 2}
+  return places.get(plots.split(metric), 3), metric
+
+
+def _under(results):
+  """What of a study follows from the objective."""
+  columns = plots.objective_columns(results)
+  return {
+    "objective": _rounded(columns["objective"]),
+    "at": columns["at"],
+    "best_of": plots.best_of_rows(results),
+    "isolation": [
+      plots.isolation_rows(results, i)
+      for i in range(len(results.space.parameters))
+    ],
+  }
+
+
+def _curves(results):
+  """Curves of every trial, thinned.
+
+  Returns:
+    (different sequences of steps, for each trial {family: [[split, place of its
+    steps, values], ...]}).
+  """
+  number = sum(len(trial.curves) for trial in results.trials)
+  share = _CURVE_POINTS // max(number, 1)
+  most = min(max(share, _FEWEST_POINTS), _MOST_POINTS)
+  detailed = {trial.index for trial in results.ranked[:_DETAILED]}
+  places, curves = {}, []
+  for trial in results.trials:
+    points = _MOST_POINTS if trial.index in detailed else most
+    found = {}
+    for metric, (steps, values) in trial.curves.items():
+      steps, values = _thinned(steps, values, points)
+      place = places.setdefault(steps.tobytes(), (len(places), steps))[0]
+      row = [plots.split(metric), place, _rounded(values)]
+      found.setdefault(plots.family(metric), []).append(row)
+    curves.append(found)
+  return [steps.tolist() for _, steps in places.values()], curves
+
+
+def _thinned(steps, values, points):
+  """At most `points` of a curve: each part's ends of value, first and last."""
+  if len(steps) <= points:
+    return steps, values
+  edges = np.linspace(0, len(steps), points // 2 + 1).astype(np.int64)
+  finite = np.isfinite(values)
+  low = np.where(finite, values, np.inf)
+  high = np.where(finite, values, -np.inf)
+  kept = {0, len(steps) - 1}
+  for start, end in zip(edges[:-1], edges[1:], strict=True):
+    kept.add(start + int(np.argmin(low[start:end])))
+    kept.add(start + int(np.argmax(high[start:end])))
+  kept = np.array(sorted(kept))
+  return steps[kept], values[kept]
+
+
+def _rounded(values):
+  """Five significant digits, and None for what is not finite."""
+  values = np.array(values, np.float64)
+  finite = np.isfinite(values) & (values != 0)
+  digits = np.zeros(values.shape)
+  digits[finite] = 4 - np.floor(np.log10(np.abs(values[finite])))
+  # Powers of ten beyond a double's range would make NaN of a tiny number.
+  power = 10.0 ** np.clip(digits, -300, 300)
+  with np.errstate(invalid="ignore"):
+    rounded = np.where(finite, np.round(values * power) / power, values)
+  return [v if math.isfinite(v) else None for v in rounded.tolist()]
+
+
+def _describe(parameter):
+  if parameter.kind == "choice":
+    domain = ", ".join(map(str, parameter.values))
+  else:
+    domain = f"{parameter.low:g} to {parameter.high:g}, {parameter.scale}"
+  return f"{parameter.label}: {domain} ({parameter.role})"
+
+
+def _command(words):
+  return " ".join(words) if isinstance(words, list) else words
+
+
+def _provenance(facts, provenance):
+  """[name, text] of all that is known."""
+  versions = provenance.get("versions") or {}
+  facts = facts | {
+    "git commit": provenance.get("git_commit"),
+    "uncommitted changes": provenance.get("git_diff") or "none",
+    "devices": provenance.get("devices"),
+    "host": provenance.get("host"),
+    "folder": provenance.get("folder"),
+    "started": provenance.get("time"),
+    "versions": ", ".join(f"{k} {v}" for k, v in sorted(versions.items())),
+    "report": time.strftime("%Y-%m-%d %H:%M:%S%z")
+    + f", by jaxplay {jaxplay.__version__}",
+  }
+  if not provenance:
+    del facts["uncommitted changes"]
+  return [[name, str(value)] for name, value in facts.items() if value]
+
+
+def _write_page(page, path):
+  parts = {
+    "css": _asset("report.css"),
+    "js": _asset("report.js"),
+    "vega": _vega(),
+    "data": _as_script(page),
+  }
+  text = re.sub(
+    r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("report.html")
+  )
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.partial")
+  partial.write_text(text, encoding="utf-8")
+  os.replace(partial, path)
+
+
+@functools.cache
+def _vega():
+  """Vega, Vega-Lite and vega-embed as one script."""
+  return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+
+
+def _asset(name):
+  return (importlib.resources.files(jaxplay) / name).read_text("utf-8")
+
+
+def _as_script(value):
+  """JSON that ends no script element, whatever it says."""
+  text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+  return text.replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _plain(value):
+  """JSON values: None for what is not finite."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.ndarray | np.generic):
+    return _plain(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
