@@ -408,15 +408,17 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
       f" ({_SECTION})"
     )
   for p in space.parameters:
-    if p.key == "hparams.learning_rate" and "optimizer" in varied:
-      optimizers = dict(_implied(space, p)).get("optimizer")
-      optimizers = optimizers or _values(space, "optimizer")
-      if len(optimizers) > 1:
-        found.append(
-          f"{p.label} has one range for {', '.join(optimizers)}; the ranges"
-          " that work typically differ by orders of magnitude, so give each"
-          f" optimizer its own with when= ({_SECTION})"
-        )
+    if (
+      p.key == "hparams.learning_rate"
+      and "optimizer" in varied
+      and "optimizer" not in _implied(space, p)
+    ):
+      names = ", ".join(_values(space, "optimizer"))
+      found.append(
+        f"{p.label} has one range for {names}; the ranges that work typically"
+        " differ by orders of magnitude, so give each optimizer its own with"
+        f" when= ({_SECTION})"
+      )
     if p.kind == "float" and p.scale == "linear" and 0 < 100 * p.low <= p.high:
       found.append(
         f"{p.label} is linear from {p.low:g} to {p.high:g}, so nine of ten"

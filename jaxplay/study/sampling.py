@@ -115,36 +115,36 @@ def points(
     low = int(ranks.min())
     units = _SEQUENCES[algorithm](seed, len(rest), low, int(ranks.max()) + 1)
     units = units[ranks - low] if covered else units
-  return _trials(space, positions, rest, units, algorithm == "algoperf")
+  if algorithm == "algoperf":
+    for j, p in enumerate(rest):
+      if p.scale == "log_one_minus":  # There it is one_minus_beta1 on log.
+        units[:, j] = 1 - units[:, j]
+  units = {p.label: units[:, j] for j, p in enumerate(rest)}
+  return _trials(space, positions, units, num)
 
 
-def _trials(space, positions, rest, units, is_algoperf):
+def _trials(space, positions, units, num):
   """Units to values, and of each trial those that exist."""
-  dimension = {p.label: i for i, p in enumerate(rest)}
   columns = {}
   for p in space.ordered:
-    exists = _exists(p, space.ordered, positions, len(units))
-    if p.label in dimension:
-      unit = units[:, dimension[p.label]]
-      if is_algoperf and p.scale == "log_one_minus":
-        unit = 1 - unit  # There it is the scale of one_minus_beta1.
-      if p.kind == "choice":
-        last = len(p.values) - 1
-        position = np.minimum(unit * len(p.values), last).astype(np.int64)
-        positions[p.label] = np.where(exists, position, -1)
+    exists = _exists(p, space.ordered, positions, num)
     if p.kind == "choice":
+      if p.label in units:
+        last = len(p.values) - 1
+        position = np.minimum(units[p.label] * len(p.values), last)
+        positions[p.label] = np.where(exists, position.astype(np.int64), -1)
       values = (*p.values, None)
       columns[p.label] = [values[i] for i in positions[p.label].tolist()]
     else:
-      columns[p.label] = p.from_units(unit)
+      columns[p.label] = p.from_units(units[p.label])
       for i in np.flatnonzero(~exists).tolist():
         columns[p.label][i] = None
-  keys = [p.key for p in space.parameters if p.label in columns]
-  rows = [columns[p.label] for p in space.parameters if p.label in columns]
+  keys = [p.key for p in space.parameters]
+  rows = zip(*(columns[p.label] for p in space.parameters), strict=True)
   return [
-    # No hyperparameter is None.
+    # No hyperparameter is None: that is one that does not exist.
     {k: v for k, v in zip(keys, row, strict=True) if v is not None}
-    for row in zip(*rows, strict=True)
+    for row in rows
   ]
 
 
@@ -352,7 +352,11 @@ def _explicit(space, given, start, end):
     )
   found = []
   for index, point in enumerate(given[start:end], start):
-    point = dict(point)
+    if not isinstance(point, Mapping):
+      raise jaxplay.UserError(
+        f"explicit point {index} is {point!r}; it must map config keys to"
+        " values"
+      )
     active = space.active(point)
     for key in point:
       if key not in {p.key for p in active}:
@@ -370,5 +374,5 @@ def _explicit(space, given, start, end):
           f"explicit point {index} has {p.label} = {point[p.key]!r}, outside"
           f" its {p.domain}"
         )
-    found.append(point)
+    found.append(dict(point))
   return found

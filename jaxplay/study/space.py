@@ -214,22 +214,26 @@ class Space:
     Raises:
       jaxplay.UserError: Something is not a domain. `check` finds the rest.
     """
-    domains = [
-      (key, domain)
-      for key, given in mapping.items()
-      for domain in (given if isinstance(given, list | tuple) else [given])
-    ]
-    for key, domain in domains:
-      if not isinstance(domain, Domain):
-        raise jaxplay.UserError(
-          f"the space has {key} = {mapping[key]!r}; it must be a Float, Int or"
-          " Choice, such as Float(1e-4, 1e-1, 'log')"
-        )
-      if not isinstance(domain.when, Mapping | None):
-        raise jaxplay.UserError(
-          f"the space has {key} with when={domain.when!r}; it must map a key to"
-          " a value, such as {'optimizer': 'adam'}"
-        )
+    if not isinstance(mapping, Mapping):
+      raise jaxplay.UserError(
+        f"the space is a {type(mapping).__name__}; it must map config keys to"
+        " domains, such as {'hparams.learning_rate': Float(1e-4, 1e-1, 'log')}"
+      )
+    domains = []
+    for key, given in mapping.items():
+      several = given if isinstance(given, list | tuple) and given else [given]
+      for domain in several:
+        if not isinstance(domain, Domain):
+          raise jaxplay.UserError(
+            f"the space has {key} = {given!r}; it must be a Float, Int or"
+            " Choice, such as Float(1e-4, 1e-1, 'log'), or a list of them"
+          )
+        if not isinstance(domain.when, Mapping | None):
+          raise jaxplay.UserError(
+            f"the space has {key} with when={domain.when!r}; it must map a key"
+            " to a value, such as {'optimizer': 'adam'}"
+          )
+        domains.append((key, domain))
     switches = collections.defaultdict(list)
     for key, domain in domains:
       switches[key] += domain.values
