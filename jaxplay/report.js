@@ -131,6 +131,16 @@ function command(trial) {
     + ` --workdir=${quoted(`${trial.path}-again`)}`;
 }
 
+function overrides(trial) {
+  const pairs = [...Object.entries(report.overrides),
+    ...point(trial).map(([p, value]) => [p.key, value])];
+  if (!pairs.length) return null;
+  const flags = pairs.map(([key, value]) => quoted(`--config.${key}=${
+    typeof value === "object" ? JSON.stringify(value) : value}`));
+  return [el("h4", {}, `What it changes in ${report.config_file}`),
+    copyable(flags.join("\n"))];
+}
+
 function quoted(word) {  // for a shell
   return /^[\w./:=+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
@@ -152,6 +162,7 @@ function answer() {
         list(point(best).map(([p, value]) => [p.label, value]))),
       el("div", {},
         el("h4", {}, "The command that repeats it"), copyable(command(best)),
+        overrides(best),
         el("details", {}, el("summary", {}, "Its whole config"),
           copyable(config(best))))),
     ...report.parameters.map((p, i) =>
@@ -191,9 +202,22 @@ function checks() {
   const found = report.findings.filter((f) => f.check !== "fixed_caveats")
     .sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
   if (!found.length) return [el("p", {}, "No checks were made.")];
-  return found.map((finding) => el("details",
-    {class: `card check ${finding.verdict}`,
-      open: ["fail", "warn"].includes(finding.verdict)},
+  const count = (verdict) => found.filter((f) => f.verdict === verdict).length;
+  const passed = el("details", {id: "passed"},
+    el("summary", {}, `${count("ok")} passed`),
+    found.filter((f) => f.verdict === "ok").map(checkCard));
+  return [
+    el("p", {id: "verdicts"}, order.filter(count).map((verdict, i) => [
+      i ? " · " : "", el("span", {class: verdict}, el("span",
+        {class: "verdict"}, `${count(verdict)} ${VERDICTS[verdict]}`))])),
+    found.filter((f) => f.verdict !== "ok").map(checkCard),
+    count("ok") ? passed : null,
+  ];
+}
+
+function checkCard(finding) {
+  return el("details", {class: `card check ${finding.verdict}`,
+    open: ["fail", "warn"].includes(finding.verdict)},
     el("summary", {},
       el("span", {class: "verdict"}, VERDICTS[finding.verdict]),
       el("strong", {}, finding.check.replaceAll("_", " ")),
@@ -201,7 +225,7 @@ function checks() {
     finding.advice ? el("p", {}, finding.advice) : null,
     list(Object.entries(finding.evidence)
       .map(([name, value]) => [name.replaceAll("_", " "), value])),
-    el("p", {class: "soft"}, finding.source, " ", figureLink(finding))));
+    el("p", {class: "soft"}, finding.source, " ", figureLink(finding)));
 }
 
 function figureLink(finding) {
@@ -228,7 +252,7 @@ function figureSections() {
     const cards = report.figures.map((figure, i) =>
       figure.group === key ? figureCard(figure, i) : null);
     if (!cards.some(Boolean)) return null;
-    return el("section", {}, el("h3", {}, title),
+    return el("section", {id: `group-${key}`}, el("h3", {}, title),
       el("p", {class: "soft"}, caption),
       key === "curves" ? fewChooser() : null,
       el("div", {class: "figures"}, cards));
@@ -332,7 +356,7 @@ const CONFIG = {
   axis: {labelColor: "currentColor", titleColor: "currentColor",
     titleFontWeight: "normal", gridColor: "#8884", gridOpacity: 0.6,
     domainColor: "#888", tickColor: "#888", labelLimit: 120, titleLimit: 360},
-  axisX: {grid: false},
+  axisX: {grid: false, labelOverlap: "greedy", labelSeparation: 5},
   legend: {labelColor: "currentColor", titleColor: "currentColor",
     titleFontWeight: "normal", labelLimit: 200},
 };
@@ -558,7 +582,7 @@ function showPicked() {
   pickedBar.replaceChildren(
     el("strong", {}, one ? `Trial ${one.index} selected`
       : `${picked.length} trials selected`),
-    el("a", {href: "#trials"}, "table"), el("a", {href: "#curves"}, "curves"),
+    el("a", {href: "#trials"}, "table"), el("a", {href: "#group-curves"}, "curves"),
     el("button", {id: "clear", onclick: clearPicked}, "clear"));
 }
 

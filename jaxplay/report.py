@@ -269,6 +269,8 @@ def _payload(results, findings):
       for figure in drawn
     ],
     "config": results.study.get("config", {}),
+    "config_file": results.study.get("config_file", "the base config"),
+    "overrides": results.study.get("overrides", {}),
     "findings": [found.as_json() for found in findings],
   }
 
@@ -311,7 +313,8 @@ def _curves(results):
     for metric, (steps, values) in trial.curves.items():
       steps, values = _thinned(steps, values, points)
       place = places.setdefault(steps.tobytes(), (len(places), steps))[0]
-      row = [plots.split(metric), place, _rounded(values)]
+      values = _rounded(plots.drawable(metric, values))
+      row = [plots.split(metric), place, values]
       found.setdefault(plots.family(metric), []).append(row)
     curves.append(found)
   return [steps.tolist() for _, steps in places.values()], curves

@@ -134,7 +134,7 @@ class RunDir:
     """Forgets lines after `step`: the resumed run will write them again."""
     kept = [line for line in self.metrics() if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    _replace(self.path / "metrics.jsonl", text)
+    write_text(self.path / "metrics.jsonl", text)
     for path in (self.path / "predictions").glob("*.npz"):
       if int(path.stem) > step:
         path.unlink()
@@ -257,10 +257,10 @@ def _parse_json(path, text, line=None):
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically. Non-finite numbers become null."""
   text = json.dumps(_plain(value), indent=1, sort_keys=True)
-  _replace(path, text + "\n")
+  write_text(path, text + "\n")
 
 
-def _replace(path, text):
+def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file so that a reader, or a crash, sees the old or the new one."""
   partial = path.with_name(f".{path.name}.partial")
   with open(partial, "w") as file:

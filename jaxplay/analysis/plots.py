@@ -42,6 +42,7 @@ _CHOSEN = alt.param(name="chosen", value=False)
 _OPACITY = alt.condition(
   "!chosen || chosen[datum.index]", alt.value(0.85), alt.value(0.1)
 )
+_STEPS = alt.Axis(format=",", tickCount=6)
 _SHAPE = {"infeasible": ("cross", RED), "failed": ("triangle-down", GREY)}
 
 
@@ -230,13 +231,15 @@ def isolation_rows(
   `index` is None in a slice without a value.
   """
   parameter = results.space.parameters[i]
+  groups = {trial.index: _group(results, trial) for trial in results.trials}
   return [
     {
       **{
         field: position(parameter, row[field]) for field in ("x", "low", "high")
       },
       "objective": _finite([row["value"]])[0],
-      "index": None if row["trial"] is None else row["trial"],
+      "index": row["trial"],
+      "group": "" if row["trial"] is None else groups[row["trial"]],
       "label": row["x"] if row["low"] is None else _range(row),
       "count": str(row["count"]),
       "infeasible": row["infeasible"],
@@ -265,9 +268,21 @@ def curve_rows(
             "step": step,
             "value": value,
           }
-          for step, value in zip(steps.tolist(), _finite(values), strict=True)
+          for step, value in zip(
+            steps.tolist(), _finite(drawable(metric, values)), strict=True
+          )
         ]
   return found
+
+
+def drawable(metric: str, values: np.ndarray) -> np.ndarray:
+  """A curve's values, without the zeros that a schedule starts or ends with.
+
+  Learning rates of several orders of magnitude need a log axis.
+  """
+  if metric != "learning_rate":
+    return values
+  return np.where(values > 0, values, np.nan)
 
 
 def family(metric: str) -> str:
@@ -352,12 +367,13 @@ def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
   """Best trial per value, or per slice, of a hyperparameter (figure 2)."""
   parameter = results.space.parameters[i]
   x, y = _x_axis(parameter, "x"), _y_objective(results)
+  colour = _group_colour(results)
   base = _chart()
   valued = base.transform_filter("isValid(datum.objective)")
   tooltip = ["index:O", "objective:Q", "count:N"]
   layers = [
-    valued.mark_circle(size=80, color=BLUE).encode(
-      x=x, y=y, opacity=_OPACITY, tooltip=tooltip
+    valued.mark_circle(size=80).encode(
+      x=x, y=y, color=colour, opacity=_OPACITY, tooltip=tooltip
     ),
     base.mark_text(
       dy=0, fontSize=10, color="currentColor", opacity=0.75
@@ -369,8 +385,8 @@ def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
   if parameter.kind != "choice":
     layers.insert(
       0,
-      valued.mark_rule(strokeWidth=2, color=BLUE).encode(
-        x=alt.X("low:Q"), x2="high:Q", y=y, opacity=_OPACITY
+      valued.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q"), x2="high:Q", y=y, color=colour, opacity=_OPACITY
       ),
     )
   return _finish(layers)
@@ -404,6 +420,7 @@ def best_steps(results: results_lib.Results) -> alt.LayerChart:
   x = alt.X(
     "from:Q",
     title="step of the best value",
+    axis=_STEPS,
     scale=alt.Scale(domain=[0, last], nice=False),
   )
   y = alt.Y("count():Q", title="trials", axis=alt.Axis(tickMinStep=1))
@@ -443,7 +460,7 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
     # The points are not seen, only found by the pointer.
     .mark_line(strokeWidth=1.6, point={"opacity": 0, "size": 60})
     .encode(
-      x=alt.X("step:Q", title="step", axis=alt.Axis(format="~s", tickCount=6)),
+      x=alt.X("step:Q", title="step", axis=_STEPS),
       y=alt.Y("value:Q", title=name, scale=alt.Scale(nice=False, padding=6)),
       color=_trial_colour(),
       strokeDash=alt.StrokeDash("split:N", scale=dashes, legend=None),

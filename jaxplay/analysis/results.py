@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ import jaxplay
 from jaxplay import rundir
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
+
+# Nothing more will come of these without a person.
+ENDED = (*rundir.DONE, "failed")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,6 +241,51 @@ def curves(
     name: (np.array(steps, np.int64), np.array(values, np.float64))
     for name, (steps, values) in columns.items()
   }
+
+
+def trial_rows(results: Results) -> list[dict[str, Any]]:
+  """The table of trials: a row for each, what trials.csv holds."""
+  rows = []
+  for trial in results.trials:
+    best, best_step = trial.best(results.objective)
+    final, _ = trial.final(results.objective)
+    rows.append(
+      {
+        "index": trial.index,
+        "status": trial.status,
+        **{p.label: trial.point.get(p.label) for p in results.space.parameters},
+        f"best {results.objective}": best,
+        "best_step": best_step if best_step >= 0 else None,
+        f"final {results.objective}": final,
+        "step": trial.step,
+        "reason": trial.reason,
+      }
+    )
+  return rows
+
+
+def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
+  """A study's row in the table of all studies (G8)."""
+  results = read_study(directory.path)
+  study, provenance = results.study, directory.own.provenance() or {}
+  done = sum(trial.status in ENDED for trial in results.trials)
+  row = {
+    "study": str(directory.path),
+    "goal": study["goal"],
+    "notes": study["notes"],
+    "config": study["config_file"],
+    "trials": f"{done}/{len(results.trials)}",
+    "objective": f"{results.select} {results.objective}",
+    "best": None,
+    "best_trial": None,
+    "command": shlex.join(study["command"]),
+    "commit": provenance.get("git_commit"),
+    "uncommitted_changes": bool(provenance.get("git_diff")),
+  }
+  if results.ranked:
+    best = results.ranked[0]
+    row |= {"best": results.value(best), "best_trial": best.index}
+  return row
 
 
 _NO_CURVE = (np.zeros(0, np.int64), np.zeros(0))

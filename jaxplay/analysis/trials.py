@@ -282,21 +282,55 @@ def _cells(results, without=None):
   return {name: np.array(indices) for name, indices in cells.items()}
 
 
-def best_steps(results: results_lib.Results) -> np.ndarray:
+def best_steps(
+  results: results_lib.Results, tolerance: float = 0.0
+) -> np.ndarray:
   """Step of the best value as a share of all steps, of completed trials.
 
-  In the order of `results.ranked`; the earliest of equal values counts.
+  Args:
+    results: The study.
+    tolerance: Take the first step whose value is at most this share, and two
+      validation examples, above the best one; 0: the first of the best.
+
+  Returns:
+    Shares in [0, 1], in the order of `results.ranked`.
   """
-  return np.array(
-    [
-      trial.best(results.objective)[1] / max(trial.max_train_steps, 1)
-      for trial in results.ranked
-    ]
-  )
+  shares = []
+  for trial in results.ranked:
+    best, step = trial.best(results.objective)
+    if tolerance:
+      slack = tolerance * abs(best)
+      if results.objective.endswith("error_rate") and trial.num_valid:
+        slack = max(slack, 2 / trial.num_valid)
+      steps, values = trial.curves[results.objective]
+      step = steps[np.argmax(values <= best + slack)]
+    shares.append(step / max(trial.max_train_steps, 1))
+  return np.array(shares)
 
 
-def noise(results: results_lib.Results) -> tuple[float, str]:
-  """Standard deviation of the objective between trainings, and its source.
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """How much the objective differs between trainings of the same point.
+
+  Attributes:
+    deviation: Standard deviation, in the objective's unit; NaN: no trial.
+    freedom: Degrees of freedom of its estimate; inf: it is no estimate.
+    source: What it is taken from, in words.
+  """
+
+  deviation: float
+  freedom: float
+  source: str
+
+  @property
+  def tolerance(self) -> float:
+    """What the difference of two trainings exceeds in 1 of 20 cases."""
+    quantile = float(stats.t.isf(0.025, self.freedom))
+    return quantile * math.sqrt(2) * self.deviation
+
+
+def noise(results: results_lib.Results) -> Noise:
+  """The noise of a study's objective.
 
   From reruns with other seeds, pooled, where there are at least 3 of a trial;
   else the standard error of the best error rate on the validation set; else 1 %
@@ -309,17 +343,16 @@ def noise(results: results_lib.Results) -> tuple[float, str]:
       squares += float(((values - values.mean()) ** 2).sum())
       freedom += len(values) - 1
   if freedom:
-    return math.sqrt(squares / freedom), "reruns"
+    return Noise(math.sqrt(squares / freedom), freedom, "reruns")
   if not results.ranked:
-    return math.nan, "no trial has a value"
+    return Noise(math.nan, math.inf, "no trial has a value")
   trial = results.ranked[0]
   value = results.value(trial)
   if results.objective.endswith("error_rate") and trial.num_valid:
-    return (
-      curves.resolution(value, trial.num_valid),
-      f"standard error on {trial.num_valid} examples",
-    )
-  return 0.01 * abs(value), "assumed: 1 % of the best value"
+    error = curves.resolution(value, trial.num_valid)
+    source = f"standard error on {trial.num_valid} examples"
+    return Noise(error, math.inf, source)
+  return Noise(0.01 * abs(value), math.inf, "assumed: 1 % of the best value")
 
 
 # The checks.
@@ -552,14 +585,14 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   """Would half the budget have found as good a trial?
 
   The rule, in each cell: by the bootstrap of the budget (`best_of`), an unlucky
-  (75 %) study of half the trials ends at most 2 standard deviations of the
-  difference between two trainings, 2 sqrt(2) times `noise`, above the best
-  value; in other words, about 3 trials lie in the good region. Else `warn`.
+  (75 %) study of half the trials ends no further above the best value than two
+  trainings of one point differ at 95 % (`noise`); in other words, about 3
+  trials lie in the good region. Else `warn`.
   Needs 10 trials in each cell. Source: Playbook, not sampling enough points in
   the search space; how many trials are needed to get good results.
   """
-  deviation, source = noise(results)
-  tolerance = 2 * math.sqrt(2) * deviation
+  between = noise(results)
+  tolerance = between.tolerance
   ended = results.infeasible | ~np.isnan(results.values)
   cells = []
   for name, indices in _cells(results).items():
@@ -588,7 +621,12 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
     "enough_trials",
     "warn" if few else "ok",
     results.objective,
-    dict(noise=deviation, noise_from=source, tolerance=tolerance, cells=cells),
+    dict(
+      noise=between.deviation,
+      noise_from=between.source,
+      tolerance=tolerance,
+      cells=cells,
+    ),
     (
       f"Only {min(c['num_good'] for c in few)} of"
       f" {few[0]['num_trials']} trials{f' of {names}' if names else ''} lie in"
@@ -884,13 +922,14 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
 def max_train_steps(results: results_lib.Results) -> finding.Finding:
   """Where in training do the trials reach their best step?
 
-  The rule, over the better half of the trials: `warn` where 90 % are best in
-  the first tenth of the steps (too long), or 85 % in the last quarter (train
-  longer and re-tune the decay). A learning rate that ends below a fifth of its
-  peak makes the best step late whatever the length: then the second is told,
-  but `ok`. Needs 5 trials in that half.
+  The rule, over the better half of the trials: `warn` where 90 % come within
+  2 % (or two validation examples) of their best in the first tenth of the steps
+  (too long), or 85 % not before the last quarter (train longer and re-tune the
+  decay). A learning rate that ends below a fifth of its peak makes the best
+  step late whatever the length: then the second is told, but `ok`. Needs 5
+  trials in that half.
   """
-  shares = best_steps(results)
+  shares = best_steps(results, tolerance=0.02)
   half = shares[: max((len(shares) + 1) // 2, 5)]
   if len(half) < 5:
     return _too_few("max_train_steps", len(half), "max_train_steps", needs=5)

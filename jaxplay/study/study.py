@@ -96,7 +96,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
   for key, value in study.overrides.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
-  space, algorithm, points = _space(path, study)
+  space, algorithm, points = _space(path, study, config)
   num_trials = study.num_trials or len(points or ())
   if num_trials < 1:
     raise jaxplay.UserError(
@@ -148,11 +148,13 @@ def _get_study(path):
   return study
 
 
-def _space(path, study):
+def _space(path, study, config):
   """(space, algorithm, explicit points) of a study file."""
   space, algorithm, points = study.space, study.algorithm, study.points
   if isinstance(space, str):
-    space = space_lib.from_algoperf(_beside(path, space))
+    space = space_lib.from_algoperf(
+      _beside(path, space), config.max_train_steps
+    )
   if isinstance(space, list):
     algorithm, points = "explicit", space
   if algorithm == "explicit":

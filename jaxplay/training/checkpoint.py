@@ -95,6 +95,11 @@ class Checkpoints:
       self._manager.delete(step)
     return None
 
+  def delete_all(self) -> None:
+    """Forgets every checkpoint."""
+    for step in self.steps():
+      self._manager.delete(step)
+
   def wait(self) -> None:
     """Waits until everything is on the disk."""
     self._manager.wait_until_finished()

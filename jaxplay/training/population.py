@@ -227,6 +227,40 @@ class Group:
       )
     )
 
+  def packed_like(self, num):
+    """What `packed` returns, as ShapeDtypeStructs."""
+    where = sharding.replicated(self.mesh)
+    if num == self.size:
+      return self.state
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (num, *leaf.shape[1:]), leaf.dtype, sharding=where
+      ),
+      self.state,
+    )
+
+  def packed(self, states, num):
+    """States as they are saved, for any number of devices: without padding."""
+    if num == self.size:
+      return states
+    return jax.jit(
+      lambda states: jax.tree.map(lambda leaf: leaf[:num], states),
+      out_shardings=sharding.replicated(self.mesh),
+    )(states)
+
+  def unpacked(self, states):
+    """States as they are computed with, from `packed` ones."""
+    pad = self.size - jax.tree.leaves(states)[0].shape[0]
+    if not pad:
+      return states
+    return jax.jit(
+      lambda states: jax.tree.map(
+        lambda leaf: jax.numpy.concatenate([leaf, leaf[-1:].repeat(pad, 0)]),
+        states,
+      ),
+      out_shardings=sharding.trials(self.mesh),
+    )(states)
+
   def _over_trials(self, function):
     """Jits `function(trial, shared)` over the trials of a population."""
     if self._mode == "together":
@@ -356,18 +390,18 @@ class Group:
     configs: Sequence[ml_collections.ConfigDict],
     runs: Sequence[rundir.RunDir],
     folder: pathlib.Path,
-    progress: Callable[[int, record.Record], None],
-  ) -> list[dict[str, Any]]:
+    progress: Callable[[dict[int, dict[str, Any]]], None],
+  ) -> bool:
     """Trains a population to its end; goes on where it was stopped.
 
     Args:
       configs: Of at most `size` trials.
       runs: Their run directories, locked. Trials that are done are left alone.
       folder: Where the population keeps its checkpoints meanwhile.
-      progress: Called with the place of a trial and its record as it moves.
+      progress: Called with places in `runs` -> what is known of their status.
 
     Returns:
-      What each status.json holds at the end.
+      Whether it came to its end; False: a signal asked it to stop.
     """
     return _Population(self, configs, runs, folder, progress).train()
 
@@ -447,18 +481,23 @@ class _Population:
           clock.restart(at)
     for i in self._alive():
       self._finish(i)
-    return [one.run.status() for one in self._records]
+    return True
 
   def _restore(self):
     """Begins with the newest checkpoint; returns its step."""
-    group = self._group
-    like = {"states": group.state, "best": group.state}
-    restored = self._checkpoints.restore_newest(like, lambda sentence: None)
-    start = 0
-    if restored is not None:
-      start, trees = restored
-      self._states, self._best = trees["states"], trees["best"]
+    group, num = self._group, len(self._records)
+    like = group.packed_like(num)
+    restored = self._checkpoints.restore_newest(
+      {"states": like, "best": like}, lambda sentence: None
+    )
+    start = restored[0] if restored is not None else 0
+    if any(self._lacks_lines(i, start) for i in self._alive()):
+      start = 0  # Another runner had begun it anew.
+    if start:
+      self._states = group.unpacked(restored[1]["states"])
+      self._best = group.unpacked(restored[1]["best"])
     else:
+      self._checkpoints.delete_all()
       self._states = group.init(self._configs, self._hparams)
       self._best = jax.tree.map(jax.numpy.copy, self._states)
     for i in self._alive():
@@ -467,8 +506,27 @@ class _Population:
       # Of another runner, that did not finish this trial.
       if one.writes:
         shutil.rmtree(one.run.checkpoints, ignore_errors=True)
-      self._progress(i, one)
+    self._tell("running", self._alive())
     return start
+
+  def _lacks_lines(self, i, step_):
+    every = self._config.log_every
+    lines = self._records[i].run.metrics()
+    return not lines and step_ or lines and lines[-1]["step"] < (
+      step_ // every * every
+    )
+
+  def _tell(self, status, places):
+    self._progress(
+      {
+        i: {
+          "status": status,
+          "step": self._records[i].step,
+          "best": self._records[i].best,
+        }
+        for i in places
+      }
+    )
 
   def _settle(self, at, tally, logged, clock):
     """Looks at every trial after step `at`; logs, evaluates, checkpoints."""
@@ -489,7 +547,7 @@ class _Population:
     for i, line in lines.items():
       if len(line) > 1:
         self._records[i].write_line(line)
-      self._progress(i, self._records[i])
+    self._tell("running", lines)
     if at % config.checkpoint_every == 0 and at < config.max_train_steps:
       self._save(at)
 
@@ -505,7 +563,7 @@ class _Population:
       if group.sample is not None:
         one.write_predictions(at, group.sample, logits[i], of_trial[""])
       line |= one.evaluation(of_trial)
-      best = one.best()
+      best = one.best
       # NaN is better than nothing no more than it is better than a number.
       better[i] = line[objective] < (best["value"] if best else np.inf)
     mask = sharding.place_trials(group.mesh, better)
@@ -515,7 +573,11 @@ class _Population:
     # A checkpoint promises that all lines up to its step are on the disk.
     for i in self._alive():
       self._records[i].sync()
-    trees = {"states": self._states, "best": self._best}
+    num = len(self._records)
+    trees = {
+      "states": self._group.packed(self._states, num),
+      "best": self._group.packed(self._best, num),
+    }
     self._checkpoints.save(at, trees, np.nan)
     for i in self._alive():
       self._records[i].write_status("running")
@@ -525,14 +587,14 @@ class _Population:
     self._checkpoints.wait()
     for i in self._alive():
       self._records[i].write_status("preempted", reason=train.PREEMPTED)
-    return [one.run.status() for one in self._records]
+    return False
 
   def _diverged(self, i, tally, step_, reason):
     one = self._records[i]
     self._write_checkpoints(i)
     one.infeasible(tally, step_, reason)
     self._live[i] = False
-    self._progress(i, one)
+    self._tell("infeasible", [i])
 
   def _finish(self, i):
     """Writes what `train` leaves at the end of a run."""
@@ -544,7 +606,7 @@ class _Population:
       variables = group.evaluated(hparams, best)
       weights = variables[evaluate.suffix(config.objective)]
       if config.report_test:
-        extra["test"] = self._test(i) | {"step": one.best()["step"]}
+        extra["test"] = self._test(i) | {"step": one.best["step"]}
       if config.export:
         weights = jax.device_get(weights)
         if one.writes:
@@ -552,12 +614,12 @@ class _Population:
           evaluate.write_export(one.run.export, program, weights)
     one.write_status("completed", **extra)
     self._live[i] = False
-    self._progress(i, one)
+    self._tell("completed", [i])
 
   def _write_checkpoints(self, i):
     """Writes the best state and, at the end, the last; returns the best."""
     group, config, one = self._group, self._config, self._records[i]
-    best, state, states = one.best(), None, {}
+    best, state, states = one.best, None, {}
     if one.step == config.max_train_steps:
       last = jax.device_get(group.take(self._states, i))
       value = one.lines[-1][config.objective]

@@ -29,6 +29,7 @@ class Record:
     self.run, self._config = run, config
     self.writes = jax.process_index() == 0
     self.lines = []  # lines of metrics so far
+    self.best = status.get("best")  # see `rundir.best_line`
     self.step = status.get("step", 0)
     self._facts = {
       key: status[key] for key in ("chance", "failures") if key in status
@@ -42,12 +43,17 @@ class Record:
     if self.writes:
       self.run.rewind_metrics(step)
     self.step = step
+    self.best = rundir.best_line(self.lines, self._config.objective)
     self.write_status("running")
 
   def write_line(self, line: dict[str, Any]) -> None:
     """Appends a line of metrics."""
     self.lines.append(line)
     self.step = line["step"]
+    self.best = self.best or rundir.best_line([line], self._config.objective)
+    value = line.get(self._config.objective)
+    if value is not None and self.best and value < self.best["value"]:
+      self.best |= {"step": line["step"], "value": value}
     if self.writes:
       self.run.append_metrics([line])
 
@@ -96,10 +102,6 @@ class Record:
     logged = (line.get(self._config.objective) for line in self.lines)
     return [v for v in logged if v is not None and np.isfinite(v)]
 
-  def best(self) -> dict[str, Any] | None:
-    """Where the objective was least; see `rundir.best_line`."""
-    return rundir.best_line(self.lines, self._config.objective)
-
   def infeasible(
     self, tally: Mapping[str, np.ndarray], step: int, reason: str
   ) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Record:
     content = dict(
       step=self.step,
       max_train_steps=self._config.max_train_steps,
-      best=self.best(),
+      best=self.best,
       final=self.lines[-1] if self.lines else None,
       seconds=round(self._seconds_before + time.monotonic() - self._started, 3),
       **self._facts,

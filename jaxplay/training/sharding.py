@@ -6,6 +6,7 @@ from the config, searched in order in the path of each leaf of the train state;
 an optimizer's moments end in their parameter's path, so they follow it.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -147,3 +148,15 @@ def to_host(tree: Any) -> Any:
   if jax.process_count() > 1:
     return multihost_utils.process_allgather(tree, tiled=True)
   return jax.device_get(tree)
+
+
+def from_first_host(make: Callable[[], Any]) -> Any:
+  """What `make()` returns on the first host (a JSON value), on every host."""
+  if jax.process_count() == 1:
+    return make()
+  text = json.dumps(make()) if jax.process_index() == 0 else ""
+  encoded = np.frombuffer(text.encode(), np.uint8)
+  length = multihost_utils.broadcast_one_to_all(np.int32(encoded.size))
+  padded = np.zeros(int(length), np.uint8)
+  padded[: encoded.size] = encoded[: int(length)]
+  return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())

@@ -1,0 +1,366 @@
+"""Runs trials, each once: as populations in this process, or as processes.
+
+Who holds the lock of a run directory runs that trial, and looks at its status
+only then, so any number of runners, on overlapping slices, share a study. What
+trains is handed in: nothing here knows JAX.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+
+# A trial that crashed is run once more, then it waits for a person.
+_ATTEMPTS = 2
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A trial, or a rerun of one, that is to be run.
+
+  Attributes:
+    name: The run directory as seen from the study's, "trials/0007".
+    run: The run directory.
+    config: What to train.
+  """
+
+  name: str
+  run: rundir.RunDir
+  config: ml_collections.ConfigDict
+
+  def status(self) -> str:
+    """How the run stands; "" before it began."""
+    return self.run.status().get("status", "")
+
+  def is_open(self) -> bool:
+    """Whether it is to be run: neither done nor crashed twice."""
+    status = self.run.status()
+    if status.get("status") == "failed":
+      return status.get("failures", 0) < _ATTEMPTS
+    return status.get("status") not in rundir.DONE
+
+  def forgive(self) -> None:
+    """Forgets crashes, so that the job is open again."""
+    status = self.run.status()
+    if status.get("status") == "failed":
+      self.run.write_status(**status | {"failures": 0})
+
+  def claim(self) -> contextlib.ExitStack | None:
+    """Takes the lock if nobody has it and the job is open; else None."""
+    self.run.create()
+    held = contextlib.ExitStack()
+    try:
+      held.enter_context(self.run.lock())
+    except jaxplay.UserError:
+      return None
+    if self.is_open():
+      return held
+    held.close()
+    return None
+
+  def failed(self, reason: str) -> None:
+    """Writes that it crashed, unless the crash was written already."""
+    status = self.run.status()
+    if status.get("status") == "failed":
+      return
+    status |= {"reason": reason, "failures": status.get("failures", 0) + 1}
+    status.pop("status", None)
+    self.run.write_status("failed", **status)
+
+
+class Progress:
+  """How far all jobs are together: one bar over the study."""
+
+  def __init__(self, jobs: Sequence[Job], console):
+    """Looks at where each job stands.
+
+    Args:
+      jobs: All of them, the done ones too.
+      console: Has `progress(done, total, values)`; steps of all jobs.
+    """
+    self._console = console
+    self._steps = {job.name: job.config.max_train_steps for job in jobs}
+    self._seen = {job.name: job.run.status() for job in jobs}
+
+  def update(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    """Takes note of what is, or could be, in status.json of some jobs."""
+    known = {name: s for name, s in statuses.items() if name in self._seen}
+    self._seen |= known
+    done, ended, infeasible, best = 0, 0, 0, None
+    for name, status in self._seen.items():
+      is_done = status.get("status") in rundir.DONE
+      is_infeasible = status.get("status") == "infeasible"
+      ended, infeasible = ended + is_done, infeasible + is_infeasible
+      done += self._steps[name] if is_done else status.get("step", 0)
+      value = (status.get("best") or {}).get("value")
+      if value is not None and not is_infeasible:
+        best = value if best is None else min(best, value)
+    self._console.progress(
+      done,
+      sum(self._steps.values()),
+      {
+        "trials": f"{ended}/{len(self._seen)}",
+        "best": best,
+        "infeasible": str(infeasible),
+      },
+    )
+
+
+class Group(Protocol):
+  """What trains populations: `training.population.Group`."""
+
+  size: int
+
+  def train(self, configs, runs, folder, progress) -> bool:
+    """Trains at most `size` trials; False: a signal asked to stop."""
+
+
+def run_populations(
+  jobs: Sequence[Job],
+  *,
+  study: pathlib.Path,
+  make_group: Callable[[Sequence[ml_collections.ConfigDict]], Group],
+  progress: Progress,
+  tell: Callable[[str], None],
+  first: Callable[[Callable[[], Any]], Any] = lambda make: make(),
+) -> bool:
+  """Runs jobs in this process, those of one static config in one program.
+
+  A population that was killed is continued as a whole. One that crashes,
+  crashes all its trials; each is tried once more.
+
+  Args:
+    jobs: What to run; those that are not open are left alone.
+    study: The study directory; populations under way keep their state there.
+    make_group: Compiles for the configs of a group.
+    progress: Is told of every trial as it moves.
+    tell: Called with sentences.
+    first: `first(make)` is what `make()` returns on the first host, everywhere.
+
+  Returns:
+    Whether the end was reached; False: a signal asked to stop.
+  """
+  _allow_many_files()
+  for _ in range(_ATTEMPTS):
+    for name, members in first(lambda: _plan(jobs, study)):
+      members = [_job(study, member, jobs) for member in members]
+      try:
+        group = make_group([job.config for job in members])
+        size = len(members) if name else group.size
+        for i in range(0, len(members), size):
+          if not _run_population(
+            group, name, members[i : i + size], study, progress, tell, first
+          ):
+            return False
+      except jaxplay.UserError:
+        raise
+      except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        tell(f"{len(members)} trials crashed: {reason}")
+        for job in members:
+          if job.is_open():
+            job.failed(reason)
+    if not first(lambda: any(job.is_open() for job in jobs)):
+      break
+  return True
+
+
+def _allow_many_files():
+  """Each trial of a population holds a file open, its lock."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  most = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+def _plan(jobs, study):
+  """(name, members): populations to go on with, and groups to begin."""
+  waiting = {job.name: job for job in jobs if job.is_open()}
+  plan = []
+  for path in sorted((study / "populations").glob("*/members.json")):
+    members = rundir.read_json(path)
+    if not any(_job(study, name, jobs).is_open() for name in members):
+      shutil.rmtree(path.parent)  # Killed after its last trial ended.
+    elif waiting.keys() & set(members):
+      plan.append((path.parent.name, members))
+      for member in members:
+        waiting.pop(member, None)
+  groups = {}
+  for job in waiting.values():
+    groups.setdefault(_static(job.config), []).append(job.name)
+  return plan + [("", members) for members in groups.values()]
+
+
+def _static(config):
+  """Equal for configs that one program serves."""
+  nested = config_lib.as_json(config)
+  del nested["hparams"], nested["seed"]
+  return json.dumps(nested, sort_keys=True)
+
+
+def _job(study, name, jobs):
+  for job in jobs:
+    if job.name == name:
+      return job
+  run = rundir.RunDir(study / name)
+  return Job(name, run, config_lib.from_json(run.config()))
+
+
+def _run_population(group, name, members, study, progress, tell, first):
+  """Begins a population, or goes on with the one called `name`."""
+  with contextlib.ExitStack() as locks:
+    claimed = first(lambda: _claim(members, locks))
+    if name and claimed != first(lambda: _open_names(members)):
+      claimed = []  # It can only go on as a whole.
+    if not claimed:
+      return True
+    if not name:
+      members = [job for job in members if job.name in claimed]
+      name = members[0].name.replace("/", "-")
+    folder = study / "populations" / name
+    first(lambda: _begin(folder, members))
+    try:
+      went_on = group.train(
+        [job.config for job in members],
+        [job.run for job in members],
+        folder / "checkpoints",
+        lambda statuses: progress.update(
+          {members[i].name: status for i, status in statuses.items()}
+        ),
+      )
+    except Exception:
+      first(lambda: shutil.rmtree(folder, ignore_errors=True))
+      raise
+    if went_on:
+      first(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return went_on
+
+
+def _claim(members, locks):
+  """Names of the members that are open and that nobody else runs."""
+  claimed = []
+  for job in members:
+    held = job.claim()
+    if held is not None:
+      locks.enter_context(held)
+      claimed.append(job.name)
+  return claimed
+
+
+def _open_names(members):
+  return [job.name for job in members if job.is_open()]
+
+
+def _begin(folder, members):
+  folder.mkdir(parents=True, exist_ok=True)
+  if not (folder / "members.json").exists():
+    # Of a population that crashed before it could say who its members are.
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  rundir.write_json(folder / "members.json", [job.name for job in members])
+
+
+def run_processes(
+  jobs: Sequence[Job],
+  *,
+  parallel: int,
+  progress: Progress,
+  tell: Callable[[str], None],
+) -> bool:
+  """Runs each job as `jaxplay train` in a process; output goes to log.txt.
+
+  Args:
+    jobs: What to run; those that are not open are left alone.
+    parallel: Processes at a time.
+    progress: Is told of every trial as it moves.
+    tell: Called with sentences.
+
+  Returns:
+    Whether the end was reached; False: a signal asked to stop.
+  """
+  waiting, running = list(reversed(jobs)), {}
+  with _Stop() as stop:
+    while waiting or running:
+      while waiting and len(running) < parallel and not stop.is_set():
+        job = waiting.pop()
+        if _is_free(job):
+          running[job.name] = job, _start(job)
+      if stop.is_set():
+        for _, process in running.values():
+          process.send_signal(signal.SIGTERM)  # It saves, and exits with 75.
+        if not running:
+          return False
+      for name, (job, process) in list(running.items()):
+        code = process.poll()
+        progress.update({name: job.run.status()})
+        if code is None:
+          continue
+        del running[name]
+        if stop.is_set() or job.status() in rundir.DONE:
+          continue
+        job.failed(_last_words(job, code))
+        if job.is_open():
+          tell(f"{name} crashed and is tried again: {_last_words(job, code)}")
+          waiting.append(job)
+        else:
+          tell(f"{name} crashed again; see {job.run.path / 'log.txt'}")
+      stop.wait(_POLL_SECONDS)
+  return not stop.is_set()
+
+
+def _is_free(job):
+  held = job.claim()
+  if held is None:
+    return False
+  held.close()  # The process takes the lock itself.
+  return True
+
+
+def _start(job):
+  job.run.write_config(config_lib.as_json(job.config))
+  with open(job.run.path / "log.txt", "a") as log:
+    return subprocess.Popen(
+      [
+        *(sys.executable, "-m", "jaxplay.cli", "train"),
+        f"--config={job.run.path / 'config.json'}",
+        f"--workdir={job.run.path}",
+      ],
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,  # Ctrl-C comes to us alone.
+    )
+
+
+def _last_words(job, code):
+  lines = (job.run.path / "log.txt").read_text(errors="replace").split("\n")
+  said = [line.strip() for line in lines if line.strip()]
+  return f"exit code {code}: {said[-1] if said else 'no output'}"[:300]
+
+
+class _Stop(threading.Event):
+  """Set by SIGTERM and Ctrl-C."""
+
+  def __enter__(self):
+    self._old = {
+      number: signal.signal(number, lambda *unused: self.set())
+      for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    return self
+
+  def __exit__(self, *unused):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
