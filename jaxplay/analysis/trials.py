@@ -43,7 +43,6 @@ _STEPS = (
 )
 
 _FEWEST = 10  # trials with a value, below which a cell tells nothing
-_MOST_SLICES = 12  # buckets of a continuous hyperparameter
 
 # Share of the trials with which a fault of runs is the study's; 1/2 if absent.
 # "Even if none of the best trials are exhibiting problematic overfitting, there
@@ -198,7 +197,9 @@ def isolation(
   parameter = _parameter(results, label)
   column = results.column(label)
   ended = results.infeasible | ~np.isnan(results.values)
-  place, edges, names = _slices(parameter, column, ended)
+  here = ended & np.array([value is not None for value in column], bool)
+  number = int(np.clip(math.isqrt(int(here.sum())), 2, 12))
+  place, edges, names = _slices(parameter, column, number)
   rows = []
   for i, (low, high) in enumerate(edges):
     here = (place == i) & ended
@@ -221,8 +222,12 @@ def isolation(
   return rows
 
 
-def _slices(parameter, column, ended):
-  """Of each trial its slice (-1: none); edges of the slices; their names."""
+def _slices(parameter, column, number):
+  """Of each trial its slice (-1: none); edges of the slices; their names.
+
+  Args:
+    number: Of slices, where the hyperparameter is continuous.
+  """
   if parameter.kind == "choice":
     exact = list(parameter.values)
   elif parameter.kind == "int" and parameter.high - parameter.low < 10:
@@ -230,7 +235,6 @@ def _slices(parameter, column, ended):
   else:
     units = _units(parameter, column)
     exists = ~np.isnan(units)
-    number = int(np.clip(math.isqrt(int((exists & ended).sum())), 2, 12))
     place = np.full(len(column), -1)
     place[exists] = np.minimum(units[exists] * number, number - 1)
     cuts = parameter.from_units(np.linspace(0, 1, number + 1))
@@ -248,9 +252,10 @@ def scientific_cells(
 ) -> dict[str, list[results_lib.Trial]]:
   """Combinations of scientific values -> their trials.
 
-  A continuous scientific hyperparameter counts by the slices of `isolation`.
-  Names look like "optimizer=adam, model.depth=2"; the only cell of a study
-  without scientific hyperparameters is called "".
+  A continuous scientific hyperparameter counts by 2 to 4 slices of equal width
+  on its scale, of 16 trials on average. Names look like "optimizer=adam,
+  model.depth=2"; the only cell of a study without scientific hyperparameters is
+  called "".
   """
   return {
     name: [results.trials[i] for i in indices]
@@ -265,12 +270,12 @@ def _cells(results, without=None):
     without: Label of a hyperparameter that does not tell cells apart.
   """
   parts = [[] for _ in results.trials]
-  ended = results.infeasible | ~np.isnan(results.values)
+  number = int(np.clip(len(parts) // 16, 2, 4))
   for parameter in results.space.parameters:
     if parameter.role != "scientific" or parameter.label == without:
       continue
     column = results.column(parameter.label)
-    place, edges, names = _slices(parameter, column, ended)
+    place, edges, names = _slices(parameter, column, number)
     for part, i in zip(parts, place.tolist(), strict=True):
       if i >= 0:
         low, high = edges[i]
@@ -366,7 +371,7 @@ class _Edge:
   side: str  # the nearer one: "low" or "high"
   count: int  # trials with a value
   top: int  # of them the best ones, ties included
-  z: float  # how far towards `side`, in standard deviations of chance
+  p_value: float  # that chance takes them as far towards `side`
   clustered: bool  # the best lie at `side` beyond chance
   infeasible_beyond: bool
   best: float  # unit of the best trial
@@ -394,7 +399,7 @@ def _edges(results, parameter) -> list[_Edge]:
   num_tests = len(cells) * sum(
     _is_ordered(p) for p in results.space.parameters
   )
-  threshold = float(stats.norm.isf(0.015 / num_tests)) if num_tests else 0.0
+  threshold = 0.02 / max(num_tests, 1)
   return [
     _edge(name, units[i], values[i], results.infeasible[i], threshold)
     for name, i in cells
@@ -408,13 +413,15 @@ def _edge(cell, units, values, infeasible, threshold) -> _Edge:
   n = len(v)
   top = v <= np.sort(v)[max(5, n // 8) - 1]
   k = int(top.sum())
-  # Of k trials drawn without replacement from these n.
-  variance = u.var() / k * (n - k) / (n - 1)
-  z = (u[top].mean() - u.mean()) / math.sqrt(variance) if variance else 0.0
-  side = "high" if z > 0 else "low"
+  side = "high" if u[top].mean() > u.mean() else "low"
+  p_value = 1.0
+  if k <= n / 2:
+    p_value = stats.mannwhitneyu(
+      u[top], u[~top], alternative="greater" if side == "high" else "less"
+    ).pvalue
   away = 1 - u if side == "high" else u
   near, next_to = _two_slices(away, max(3, n // 6))
-  densest = top[near].mean() >= top[next_to].mean() if next_to.any() else False
+  densest = next_to.any() and top[near].mean() >= top[next_to].mean()
   # As far as the best reach, and beyond.
   reach = u[top].max() if side == "high" else u[top].min()
   beyond = units > reach if side == "high" else units < reach
@@ -424,8 +431,8 @@ def _edge(cell, units, values, infeasible, threshold) -> _Edge:
     side=side,
     count=n,
     top=k,
-    z=abs(float(z)),
-    clustered=bool(abs(z) > threshold and densest and k <= n / 2),
+    p_value=float(p_value),
+    clustered=bool(p_value < threshold and densest),
     infeasible_beyond=diverged >= max(2, 0.5 * beyond.sum()),
     best=float(u[np.argmin(v)]),
   )
@@ -450,12 +457,12 @@ def search_space_boundary(
   (else over all trials, ranked within their cells; needs 10), the best eighth,
   at least 5 trials and all that tie with them, lie at an edge where
 
-  1. their mean unit differs from that of all trials with a value by more than
-     chance: one-sided 1.5 %, divided by the number of hyperparameters and
-     cells. A hyperparameter without effect passes whatever the noise;
+  1. they lie closer to it than the other trials with a value, by a rank-sum
+     test at 2 %, divided by the number of hyperparameters and cells. So one
+     without effect passes, whatever the noise;
   2. they are at least as dense in the outermost sixth of the trials with a
      value as in the next sixth: an optimum well inside passes;
-  3. they are at most half of the trials, else nothing tells them apart.
+  3. they are at most half of the trials, else it does not matter.
 
   Then `warn`, with the wider range in the evidence; but where half of the
   trials beyond the best ones, at least 2, diverged, the advice is to look at
@@ -479,10 +486,10 @@ def search_space_boundary(
 
 def _boundary(results, parameter, edges):
   clustered = [e for e in edges if e.clustered]
-  worst = max(clustered or edges, key=lambda e: e.z)
+  worst = max(clustered or edges, key=lambda e: -e.p_value)
   evidence = dict(
     side=worst.side if clustered else None,
-    z=worst.z,
+    p_value=worst.p_value,
     num_best=worst.top,
     num_trials=worst.count,
     best_value=_json(parameter.from_unit(worst.best)),
@@ -726,7 +733,7 @@ def _region(results, ended, bad):
     else:
       for value in parameter.values if parameter.kind == "choice" else ():
         inside = ended & np.array([_hashable(v) == value for v in column])
-        single.append(_rule(f"{parameter.label} = {value}", inside, ended, bad))
+        single.append(_rule(parameter.label, "=", value, inside, bad))
   nothing = int(bad.sum())
   best = min(single, key=lambda rule: rule["wrong"], default=None)
   if best is None or best["wrong"] > 0.75 * nothing:
@@ -785,13 +792,17 @@ def _thresholds(name, numbers, here, bad):
     )
     inside = np.zeros(len(here), bool)
     inside[indices[cut:] if sign == ">" else indices[:cut]] = True
-    rules.append(_rule(f"{name} {sign} {middle:.3g}", inside, here, bad))
+    rules.append(_rule(name, sign, middle, inside, here & bad))
   return rules
 
 
-def _rule(text, inside, here, bad):
+def _rule(name, sign, value, inside, bad):
+  number = f"{value:.3g}" if sign != "=" else value
   return dict(
-    rule=text,
+    rule=f"{name} {sign} {number}",
+    hyperparameter=name,
+    sign=sign,
+    value=_json(value),
     trials_inside=int(inside.sum()),
     infeasible_inside=int((inside & bad).sum()),
     infeasible_outside=int((bad & ~inside).sum()),
@@ -858,7 +869,7 @@ def optimization_instability(
     at_edge[0][0].label if at_edge else results.objective,
     dict(
       at_edge_of_feasible=[
-        dict(hyperparameter=p.label, cell=e.cell, side=e.side, z=e.z)
+        dict(hyperparameter=p.label, cell=e.cell, side=e.side)
         for p, e in at_edge
       ],
       num_best=len(top),
@@ -873,41 +884,44 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
   """How much does the same trial vary between seeds, against the study?
 
   The rule: the standard deviation over reruns of a trial, without the trial
-  itself, which was selected for its luck. `warn` where more than half of the
-  trials with a value lie within 2 of them of the mean rerun: the study cannot
-  tell these apart. Needs 3 reruns.
+  itself, which was selected for its luck. `warn` where more than three quarters
+  of the trials with a value lie no further above the mean rerun than two
+  trainings of one point differ at 95 % (`noise`): the study cannot tell these
+  apart. Needs 3 reruns of a trial.
   """
-  values = {
-    index: _values(results, reruns)
-    for index, reruns in results.reruns.items()
+  reruns = {
+    index: _values(results, again) for index, again in results.reruns.items()
   }
-  if not values or max(map(len, values.values())) < 3:
+  num = max(map(len, reruns.values()), default=0)
+  if num < 3:
     return finding.Finding(
       "retrain_variance",
       "unknown",
       results.objective,
-      dict(has=max(map(len, values.values()), default=0), needs=3),
+      dict(has=num, needs=3),
       "Unknown without reruns: `jaxplay study rerun"
       f" {results.path} --best --seeds=5`.",
       _ADOPTION,
     )
-  index = max(values, key=lambda i: len(values[i]))
-  again = values[index]
-  deviation, mean = float(again.std(ddof=1)), float(again.mean())
+  index = max(reruns, key=lambda i: len(reruns[i]))
+  mean = float(reruns[index].mean())
+  between = noise(results)
   finite = results.values[np.isfinite(results.values)]
-  same = int((finite <= mean + 2 * deviation).sum())
-  blurred = bool(same > len(finite) / 2 and len(finite) > 2)
-  original = results.value(results.trials[index])
+  same = int((finite <= mean + between.tolerance).sum())
+  blurred = same > 0.75 * len(finite) and len(finite) > 2
   return finding.Finding(
     "retrain_variance",
     "warn" if blurred else "ok",
     f"trial {index}",
     dict(
-      standard_deviation=deviation,
+      standard_deviation=between.deviation,
+      tolerance=between.tolerance,
       mean=mean,
-      num_reruns=len(again),
-      in_the_study=original,
-      trials_within_two=same,
+      num_reruns=num,
+      in_the_study=next(
+        (results.value(t) for t in results.trials if t.index == index), None
+      ),
+      trials_within_tolerance=same,
       num_trials=len(finite),
     ),
     f"{same} of {len(finite)} trials are as good as the best one as far as"

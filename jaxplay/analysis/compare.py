@@ -1,0 +1,338 @@
+"""Should a change be adopted? A candidate against a baseline.
+
+Playbook, determining whether to adopt a training pipeline change or
+hyperparameter configuration: be aware of the sources of variation (retraining,
+search, the validation set), and "only adopt changes that produce improvements
+that outweigh any complexity they add".
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
+from jaxplay.study import space as space_lib
+
+Verdict = Literal["adopt", "do not adopt", "cannot tell"]
+
+_CONFIDENCE = 0.95
+_MOST_SEEDS = 100  # more than anybody will run
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """What one of the two brings to the comparison.
+
+  Attributes:
+    name: Its directory.
+    best: Objective of its best trial in the study.
+    trial: That trial's index; -1 for a run of no study.
+    mean: Mean over the reruns of that trial, or `best` where there are none.
+    num_reruns: Reruns that have a value.
+    diverged: Reruns that are infeasible.
+    deviation: Standard deviation between trainings.
+    deviation_from: What that is taken from, in words.
+    search_deviation: Standard deviation of the best over searches as long as
+      this one, by bootstrap of its trials; 0 for a single run.
+  """
+
+  name: str
+  best: float
+  trial: int
+  mean: float
+  num_reruns: int
+  diverged: int
+  deviation: float
+  deviation_from: str
+  search_deviation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A verdict and what it rests on.
+
+  Attributes:
+    verdict: "adopt", "do not adopt" or "cannot tell".
+    objective: What is compared; less is better.
+    baseline: One side.
+    candidate: The other.
+    improvement: How far the candidate lies below the baseline.
+    interval: Of the improvement, at 95 %.
+    more_seeds: Reruns of each side that would make an improvement of this size
+      certain; None: it is, or more than 100.
+    changes: Config key -> [of the baseline's best trial, of the candidate's]:
+      the complexity that the change adds.
+    caveats: Sentences, those that forbid a verdict first.
+    advice: What to do now.
+  """
+
+  verdict: Verdict
+  objective: str
+  baseline: Side
+  candidate: Side
+  improvement: float
+  interval: tuple[float, float]
+  more_seeds: int | None
+  changes: Mapping[str, list[Any]]
+  caveats: list[str]
+  advice: str
+
+  def as_json(self) -> dict[str, Any]:
+    """JSON values."""
+    return dataclasses.asdict(self)
+
+
+def read(
+  path: str | os.PathLike, objective: str | None = None
+) -> results_lib.Results:
+  """Reads a study, or a run as a study of one trial.
+
+  Raises:
+    jaxplay.UserError: There is neither, or it did not log the objective.
+  """
+  if os.path.isfile(os.path.join(path, "study.json")):
+    return results_lib.read_study(path, objective)
+  trial = results_lib.read_run(path)
+  config = rundir.RunDir(path).config()
+  objective = objective or config["objective"]
+  if objective not in trial.curves:
+    raise jaxplay.UserError(f"the run in {str(path)!r} logged no {objective!r}")
+  return results_lib.Results(
+    path=trial.path,
+    study={"config": config, "objective": objective},
+    space=space_lib.Space({}),
+    objective=objective,
+    select="best",
+    trials=[trial],
+  )
+
+
+def compare(
+  baseline: results_lib.Results,
+  candidate: results_lib.Results,
+  smallest: float = 0.0,
+) -> Comparison:
+  """Is the candidate's best trial better than the baseline's?
+
+  The rule: the improvement and its 95 % interval, by Welch's t-test on the
+  reruns where both have 2 or more. Otherwise from the best values themselves,
+  which were selected for their luck: then the interval also holds the variance
+  of the search. `adopt` where the whole interval lies above 0 and the
+  improvement is at least `smallest`; `do not adopt` where no improvement in the
+  interval is above `smallest`; else `cannot tell`, and also where the two were
+  not measured alike.
+
+  Args:
+    baseline: A study or, from `read`, a run.
+    candidate: Another one.
+    smallest: The least improvement that is worth the complexity that the change
+      adds, in the objective's unit, at least 0.
+
+  Raises:
+    jaxplay.UserError: They have different objectives, or no trial has a value.
+  """
+  for name in ("objective", "select"):
+    one, other = getattr(baseline, name), getattr(candidate, name)
+    if one != other:
+      raise jaxplay.UserError(
+        f"the baseline's {name} is {one!r}, the candidate's {other!r}; choose"
+        " one for both with --objective"
+      )
+  sides = one, other = _side(baseline), _side(candidate)
+  improvement = one.mean - other.mean
+  from_reruns = min(one.num_reruns, other.num_reruns) >= 2
+  if from_reruns:
+    variances = [s.deviation**2 / s.num_reruns for s in sides]
+    freedom = _welch(variances, [s.num_reruns - 1 for s in sides])
+  else:
+    variances = [
+      s.deviation**2 / max(s.num_reruns, 1)
+      + (0 if s.num_reruns else s.search_deviation**2)
+      for s in sides
+    ]
+    freedom = math.inf
+  error = math.sqrt(sum(variances))
+  reach = float(stats.t.isf((1 - _CONFIDENCE) / 2, freedom)) * error
+  low, high = improvement - reach, improvement + reach
+  unlike = _unlike(baseline, candidate)
+  verdict = "cannot tell"
+  if not unlike and low > 0 and improvement >= smallest:
+    verdict = "adopt"
+  elif not unlike and high <= smallest and high < math.inf:
+    verdict = "do not adopt"
+  changes = _changes(baseline, candidate)
+  seeds = None
+  if verdict == "cannot tell" and not unlike:
+    seeds = _seeds(improvement, math.hypot(one.deviation, other.deviation))
+  return Comparison(
+    verdict=verdict,
+    objective=baseline.objective,
+    baseline=one,
+    candidate=other,
+    improvement=improvement,
+    interval=(low, high),
+    more_seeds=seeds,
+    changes=changes,
+    caveats=[*unlike, *_caveats(sides, improvement, from_reruns)],
+    advice=_advice(verdict, unlike, sides, changes, seeds),
+  )
+
+
+def _side(results) -> Side:
+  if not results.ranked:
+    raise jaxplay.UserError(
+      f"no trial of {str(results.path)!r} has a value of"
+      f" {results.objective!r}; wait for one to complete"
+    )
+  best = results.ranked[0]
+  reruns = results.reruns.get(best.index, ())
+  again = np.array([results.value(trial) for trial in reruns], np.float64)
+  again = again[np.isfinite(again)]
+  noise = trials_lib.noise(results)
+  deviation, source = noise.deviation, noise.source
+  if len(again) >= 2:
+    deviation, source = float(again.std(ddof=1)), f"{len(again)} reruns"
+  return Side(
+    name=str(results.path),
+    best=results.value(best),
+    trial=best.index,
+    mean=float(again.mean()) if len(again) else results.value(best),
+    num_reruns=len(again),
+    diverged=sum(trial.status == "infeasible" for trial in reruns),
+    deviation=deviation,
+    deviation_from=source,
+    search_deviation=_search_deviation(trials_lib.outcomes(results)),
+  )
+
+
+def _search_deviation(values):
+  """Standard deviation of the best of as many draws with replacement.
+
+  Exact, as `trials.best_of`. A search that finds no feasible trial at all is
+  left out.
+  """
+  values = np.sort(values)
+  num = len(values)
+  at_most = 1 - (1 - np.arange(num + 1) / num) ** num
+  feasible = np.isfinite(values)
+  weights, values = np.diff(at_most)[feasible], values[feasible]
+  mean = np.average(values, weights=weights)
+  return math.sqrt(float(np.average((values - mean) ** 2, weights=weights)))
+
+
+def _welch(variances, freedoms):
+  """Degrees of freedom of a difference of means (Welch 1947)."""
+  terms = zip(variances, freedoms, strict=True)
+  below = sum(v**2 / f for v, f in terms)
+  return sum(variances) ** 2 / below if below else math.inf
+
+
+def _seeds(improvement, deviation):
+  """Reruns of each side for an interval that excludes 0, or None: too many.
+
+  Args:
+    improvement: Supposed to be the true one.
+    deviation: Of the difference between one training of each.
+  """
+  for num in range(3, _MOST_SEEDS + 1):
+    quantile = float(stats.t.isf((1 - _CONFIDENCE) / 2, 2 * (num - 1)))
+    if quantile * deviation / math.sqrt(num) < abs(improvement):
+      return num
+  return None
+
+
+def _unlike(baseline, candidate):
+  """Why the two were not measured alike: no verdict then."""
+  one, other = (r.study["config"] for r in (baseline, candidate))
+  found = []
+  for key, why in (
+    ("max_train_steps", "the longer one has an advantage"),
+    (
+      "batch_size",
+      "they saw different numbers of examples; compare them at equal target,"
+      " each re-tuned",
+    ),
+  ):
+    if one[key] != other[key]:
+      found.append(
+        f"{key} is {one[key]:,} in the baseline and {other[key]:,} in the"
+        f" candidate: {why}."
+      )
+  names = [c["dataset"]["name"] for c in (one, other)]
+  sizes = [r.ranked[0].num_valid for r in (baseline, candidate)]
+  if names[0] != names[1] or sizes[0] != sizes[1]:
+    found.append(
+      f"They are validated on different data: {sizes[0]:,} examples of"
+      f" {names[0]}, and {sizes[1]:,} of {names[1]}."
+    )
+  return found
+
+
+def _changes(baseline, candidate):
+  """Config keys in which the two best trials differ."""
+  flat = []
+  for results in (baseline, candidate):
+    keys = {p.label: p.key for p in results.space.parameters}
+    point = results.ranked[0].point
+    flat.append(
+      config_lib.flatten(results.study["config"])
+      | {keys[label]: value for label, value in point.items()}
+    )
+  different = config_lib.differences(*flat)
+  return {k: list(pair) for k, pair in different.items() if k != "seed"}
+
+
+def _caveats(sides, improvement, from_reruns):
+  found = []
+  if not from_reruns:
+    found.append(
+      "The best values were selected for being the best, and are too good; only"
+      " reruns with other seeds are not."
+    )
+  for side in sides:
+    if side.diverged:
+      found.append(
+        f"{side.diverged} reruns of {side.name} diverged and do not count."
+      )
+    if side.search_deviation > abs(improvement):
+      found.append(
+        f"Another search as long as that of {side.name} would change its best"
+        f" value by {side.search_deviation:.2g} (one standard deviation), more"
+        " than the improvement: true of these points, perhaps not of the"
+        " change. Repeat the study with another seed to know."
+      )
+  return found
+
+
+def _advice(verdict, unlike, sides, changes, seeds):
+  if unlike:
+    return f"Repeat one of them, so that both are measured alike. {unlike[0]}"
+  if verdict == "adopt":
+    return (
+      "Adopt it, if the improvement outweighs what it adds: "
+      f"{', '.join(changes) or 'nothing in the config'}."
+    )
+  if verdict == "do not adopt":
+    return "Keep the baseline."
+  lacking = [side for side in sides if side.num_reruns < (seeds or 3)]
+  if seeds is None and not lacking:
+    return (
+      f"Not even {_MOST_SEEDS} seeds would tell so small a difference. Keep the"
+      " simpler one."
+    )
+  commands = "; ".join(
+    f"jaxplay study rerun {side.name} --best --seeds={seeds or 5}"
+    if side.trial >= 0
+    else f"train {side.name} again with --config.seed=1, 2, ..."
+    for side in lacking or sides
+  )
+  return f"Measure the variance between seeds: {commands}"

@@ -1,0 +1,297 @@
+"""The next study file, written from the findings of the last, to be edited.
+
+Playbook, extracting insight from experimental results: "based on the answers to
+the questions above, refine the most recent study to improve the search space
+and/or sample more trials, or take some other corrective action". Every change
+has its reason above it.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import finding
+from jaxplay.analysis import results as results_lib
+from jaxplay.study import space as space_lib
+
+_MARGIN = 0.15  # units kept on both sides of the best trials
+_NARROW = 0.6  # of the range: only a smaller one is worth a change
+
+
+def next_study(
+  results: results_lib.Results, findings: Iterable[finding.Finding]
+) -> str:
+  """The text of a Python file with `get_study()`.
+
+  1. A range whose edge the best trials cluster at becomes the wider one that
+     `search_space_boundary` proposes.
+  2. One that is mostly infeasible beyond a threshold ends there.
+  3. Else, one whose best eighth (at least 5 of 16 trials) lies within it, with
+     0.15 of the range on both sides, in less than 0.6 of it, shrinks to that.
+  4. `max_train_steps` doubles, halves or falls to a fifth where the checks of
+     length say so; the number of trials doubles where they were too few.
+
+  Scientific hyperparameters are kept, save for 1.
+
+  Args:
+    results: The last study.
+    findings: Its checklist, as from `trials.check_study`.
+  """
+  study = results.study
+  told = _by_check(findings)
+  domains = [_next_domain(results, p, told) for p in results.space.parameters]
+  steps, steps_reason = _next_steps(study, told)
+  overrides = dict(study["overrides"])
+  if steps != study["config"]["max_train_steps"]:
+    overrides["max_train_steps"] = steps
+  refusal = _refusal(study, overrides, results.space.parameters, domains)
+  if refusal:
+    domains = [
+      (p.domain, f"kept: the refined space would be refused. {refusal}")
+      for p in results.space.parameters
+    ]
+  num, num_reason = _next_number(results, told)
+  seed = study["seed"] + 1
+  algorithm, algorithm_reason = study["algorithm"], "kept"
+  if algorithm == "explicit":
+    algorithm = "halton"
+    algorithm_reason = "was a list of points; now sampled from what they span"
+  fields = [
+    ("goal", _literal(study["goal"]), "kept; is it still the question?"),
+    ("config", _literal(study["config_file"]), "kept"),
+    ("overrides", _literal(overrides), steps_reason),
+    ("space", _space(results.space.parameters, domains), ""),
+    ("num_trials", repr(num), num_reason),
+    ("algorithm", _literal(algorithm), algorithm_reason),
+    ("seed", repr(seed), f"new: was {study['seed']}; other points"),
+    ("objective", _literal(study["objective"]), "kept"),
+    ("notes", _literal(f"refined from {results.path}"), ""),
+  ]
+  body = "".join(
+    f"{_comment(reason, 4)}    {name}={text},\n"
+    for name, text, reason in fields
+  )
+  return (
+    '"""The next study, as the findings of the last suggest: edit it."""\n\n'
+    "from jaxplay.study import space, study\n\n\n"
+    f"def get_study():\n  return study.Study(\n{body}  )\n"
+  )
+
+
+def _by_check(findings):
+  """(check, subject) -> finding, and check -> the first that warns."""
+  told = {}
+  for found in findings:
+    told[found.check, found.subject] = found
+    if found.verdict in ("warn", "fail"):
+      told.setdefault(found.check, found)
+  return told
+
+
+def _next_domain(results, parameter, told):
+  """(domain, reason) of one hyperparameter."""
+  old = parameter.domain
+  boundary = told.get(("search_space_boundary", parameter.label))
+  proposed = boundary and boundary.evidence.get("proposed")
+  if proposed and boundary.verdict == "warn":
+    edge = boundary.evidence["side"]
+    reason = (
+      f"moved: the {boundary.evidence['num_best']} best of"
+      f" {boundary.evidence['num_trials']} trials cluster at the {edge} edge of"
+      f" {_show(old)}"
+    )
+    return _with_range(old, proposed), reason
+  if parameter.role == "scientific":
+    return old, "kept: it is what is compared"
+  infeasible = told.get("infeasible_share")
+  region = infeasible and infeasible.evidence.get("region")
+  if region and region["hyperparameter"] == parameter.label:
+    cut = _cut(parameter, region)
+    if cut:
+      reason = (
+        f"cut: {region['infeasible_inside']} of the {region['trials_inside']}"
+        f" trials with {region['rule']} are infeasible; was {_show(old)}"
+      )
+      return _with_range(old, cut), reason
+  narrow = _narrow(results, parameter)
+  if narrow:
+    (low, high), width, num = narrow
+    reason = (
+      f"narrowed to {width:.0%} of {_show(old)}, on its scale: the {num} best"
+      " trials lie well inside"
+    )
+    return _with_range(old, [low, high]), reason
+  return old, "kept"
+
+
+def _cut(parameter, region):
+  """Range, or values, without the region; None where nothing is left."""
+  value = region["value"]
+  if parameter.kind == "choice":
+    compare = {
+      "=": lambda v: list(v) != value if isinstance(v, tuple) else v != value,
+      ">": lambda v: v <= value,
+      "<": lambda v: v >= value,
+    }[region["sign"]]
+    left = [v for v in parameter.values if compare(v)]
+    return left or None
+  low, high = parameter.low, parameter.high
+  if region["sign"] == ">":
+    high = _rounded(parameter, value)
+  else:
+    low = _rounded(parameter, value)
+  return [low, high] if parameter.low <= low < high <= parameter.high else None
+
+
+def _narrow(results, parameter):
+  """(range, its share of the old one, number of best trials), or None."""
+  if parameter.kind == "choice" or not results.ranked:
+    return None
+  trials = [t for t in results.ranked if parameter.label in t.point]
+  if len(trials) < 16:
+    return None
+  worst = results.value(trials[max(5, len(trials) // 8) - 1])
+  best = [t for t in trials if results.value(t) <= worst]
+  units = [parameter.to_unit(t.point[parameter.label]) for t in best]
+  ends = max(min(units) - _MARGIN, 0.0), min(max(units) + _MARGIN, 1.0)
+  low, high = (_rounded(parameter, v) for v in parameter.from_units(ends))
+  if ends[1] - ends[0] >= _NARROW or not low < high:
+    return None
+  return (low, high), ends[1] - ends[0], len(best)
+
+
+def _rounded(parameter, value):
+  """Two digits, counted from 1 on the log_one_minus scale; within the range."""
+  if value in (parameter.low, parameter.high):
+    return value
+  if parameter.kind == "int":
+    value = round(value)
+  elif parameter.scale == "log_one_minus":
+    value = round(1 - float(f"{1 - value:.2g}"), 12)
+  else:
+    value = float(f"{value:.2g}")
+  return min(max(value, parameter.low), parameter.high)
+
+
+def _next_steps(study, told):
+  """(max_train_steps, reason)."""
+  old = study["config"]["max_train_steps"]
+  steps = told.get("max_train_steps")
+  if steps and steps.evidence["share_best_in_first_tenth"] >= 0.9:
+    return max(1, old // 5), (
+      f"max_train_steps cut to a fifth of {old:,}: the best step is nearly"
+      " always in the first tenth"
+    )
+  saturated = told.get(("saturated_early", "all trials"))
+  if saturated and saturated.verdict == "warn":
+    return max(1, old // 2), (
+      f"max_train_steps halved from {old:,}: most trials gain nothing after"
+      " 40 % of them. Numbers that are steps themselves (warmup_steps,"
+      " decay_timescale) stay as they are"
+    )
+  if steps or "compute_bound" in told:
+    return 2 * old, (
+      f"max_train_steps doubled from {old:,}: the best trials still improve"
+      " when they end. Re-tune the decay; the best learning rate may not"
+      " transfer"
+    )
+  return old, "kept"
+
+
+def _next_number(results, told):
+  old = results.study["num_trials"]
+  few = told.get("enough_trials")
+  if few:
+    return 2 * old, f"doubled from {old}: too few lay in the good region"
+  return old, "kept"
+
+
+def _refusal(study, overrides, parameters, domains):
+  """Why the space's own check refuses these domains, or None."""
+  try:
+    config = config_lib.from_json(study["config"])
+    for key, value in overrides.items():
+      config_lib.override(config, key, value)
+    _as_space(parameters, domains).check(config)
+  except jaxplay.UserError as error:
+    return str(error)
+  return None
+
+
+def _as_space(parameters, domains):
+  mapping = {}
+  for parameter, (domain, _) in zip(parameters, domains, strict=True):
+    mapping.setdefault(parameter.key, []).append(domain)
+  return space_lib.Space(mapping)
+
+
+def _with_range(domain, values):
+  fields = {"role": domain.role, "when": domain.when or None}
+  if domain.kind == "choice":
+    return space_lib.Choice(tuple(values), **fields)
+  kind = type(domain)
+  return kind(values[0], values[1], domain.scale, **fields)
+
+
+def _show(domain):
+  if domain.kind == "choice":
+    return ", ".join(map(str, domain.values))
+  return f"{domain.low:g} to {domain.high:g}"
+
+
+# Python source.
+
+
+def _space(parameters, domains) -> str:
+  grouped: dict[str, list] = {}
+  for parameter, (domain, reason) in zip(parameters, domains, strict=True):
+    grouped.setdefault(parameter.key, []).append((domain, reason))
+  lines = []
+  for key, several in grouped.items():
+    if len(several) == 1:
+      ((domain, reason),) = several
+      lines.append(f"{_comment(reason, 6)}      {_literal(key)}: {_source(domain)},\n")
+      continue
+    inner = "".join(
+      f"{_comment(reason, 8)}        {_source(domain)},\n"
+      for domain, reason in several
+    )
+    lines.append(f"      {_literal(key)}: [\n{inner}      ],\n")
+  return f"{{\n{''.join(lines)}    }}"
+
+
+def _source(domain: space_lib.Domain) -> str:
+  if domain.kind == "choice":
+    arguments = [_literal(domain.values)]
+  else:
+    arguments = [_literal(domain.low), _literal(domain.high)]
+    if domain.scale != "linear":
+      arguments.append(f"scale={_literal(domain.scale)}")
+  if domain.role != "nuisance":
+    arguments.append(f"role={_literal(domain.role)}")
+  if domain.when:
+    arguments.append(f"when={_literal(domain.when)}")
+  return f"space.{type(domain).__name__}({', '.join(arguments)})"
+
+
+def _literal(value: Any) -> str:
+  """Python source of a value, strings in the quotes of the house."""
+  if isinstance(value, str):
+    return json.dumps(value, ensure_ascii=False)
+  if isinstance(value, Mapping):
+    items = (f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
+    return f"{{{', '.join(items)}}}"
+  if isinstance(value, tuple | list):
+    items = [_literal(item) for item in value]
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+  return repr(value)
+
+
+def _comment(text, indent):
+  """Lines of a comment; "" of no text. Breaks lines that data would break."""
+  prefix = " " * indent + "# "
+  lines = textwrap.wrap(text, 80 - len(prefix), break_on_hyphens=False)
+  return "".join(f"{prefix}{line}\n" for line in lines)
