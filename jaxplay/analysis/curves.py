@@ -411,10 +411,11 @@ def periodic_validation(
 
   The rule: after the first fifth, without a smooth trend and first-order
   autocorrelation, one frequency of at least 3 cycles (with its neighbour)
-  holds more of the variance than chance explains: Fisher's test of the
-  periodogram at 0.1 %. Needs 30 evaluations at equal distances. Source:
-  Playbook, examining the training curves ("additional behaviors"); Fisher
-  1929, tests of significance in harmonic analysis.
+  holds more of the variance than chance explains, by Fisher's test of the
+  periodogram at 0.1 %, with an amplitude above 0.3 % of the level. Needs 30
+  evaluations at equal distances. Source: Playbook, examining the training
+  curves ("additional behaviors"); Fisher 1929, tests of significance in
+  harmonic analysis.
 
   Args:
     steps: [evaluations], updates.
@@ -439,14 +440,11 @@ def periodic_validation(
   correlation = (late[1:] @ late[:-1]) / max(late @ late, 1e-300)
   white = late[1:] - np.clip(correlation, 0, 0.9) * late[:-1]
   power = np.abs(np.fft.rfft(white))[3:] ** 2
-  total = float(power.sum())
-  if total <= 1e-20 * float(values @ values):
-    return _finding(
-      "periodic_validation", "ok", dict(share=0.0), "", _TRAINING_CURVES
-    )
   pairs = power[:-1] + power[1:]
   at = int(np.argmax(pairs))
-  share = float(pairs[at]) / total
+  share = float(pairs[at]) / max(float(power.sum()), 1e-300)
+  amplitude = math.sqrt(2 * share * (white @ white) / len(white))
+  matters = amplitude > 0.003 * abs(values[-len(late) :].mean())
   count = len(power)
   # Two of `count` exponential shares exceed g: a bound over the pairs.
   p_value = min(
@@ -456,8 +454,10 @@ def periodic_validation(
   period = len(white) / cycles * float(gaps[0])
   return _finding(
     "periodic_validation",
-    "warn" if p_value < 1e-3 else "ok",
-    dict(period_steps=period, share=share, p_value=p_value),
+    "warn" if p_value < 1e-3 and matters else "ok",
+    dict(
+      period_steps=period, amplitude=amplitude, share=share, p_value=p_value
+    ),
     f"A validation metric repeats every {period:,.0f} steps. Training examples"
     " may come in the same unshuffled order in each epoch, or the evaluation"
     " may see different examples in turn; compare with the steps of an epoch.",

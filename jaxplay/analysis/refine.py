@@ -247,19 +247,20 @@ def _show(domain):
 
 def _space(parameters, domains) -> str:
   grouped: dict[str, list] = {}
-  for parameter, (domain, reason) in zip(parameters, domains, strict=True):
-    grouped.setdefault(parameter.key, []).append((domain, reason))
+  for parameter, domain in zip(parameters, domains, strict=True):
+    grouped.setdefault(parameter.key, []).append(domain)
   lines = []
   for key, several in grouped.items():
+    name = f"      {_literal(key)}:"
     if len(several) == 1:
       ((domain, reason),) = several
-      lines.append(f"{_comment(reason, 6)}      {_literal(key)}: {_source(domain)},\n")
+      lines.append(f"{_comment(reason, 6)}{name} {_source(domain)},\n")
       continue
     inner = "".join(
       f"{_comment(reason, 8)}        {_source(domain)},\n"
       for domain, reason in several
     )
-    lines.append(f"      {_literal(key)}: [\n{inner}      ],\n")
+    lines.append(f"{name} [\n{inner}      ],\n")
   return f"{{\n{''.join(lines)}    }}"
 
 

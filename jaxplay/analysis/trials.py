@@ -617,7 +617,9 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
         loss_of_half=unlucky - best if math.isfinite(unlucky) else None,
       )
     )
-  # Not `<=` on the loss: it may be None, of too few that are feasible.
+  if not cells:
+    return _too_few("enough_trials", 0, results.objective)
+  # A loss of None: an unlucky half has no feasible trial at all.
   few = [
     c
     for c in cells

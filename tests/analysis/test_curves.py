@@ -1,9 +1,21 @@
-"""Checks of a single run, on hand-made numbers."""
+"""Checks of a single run, on hand-made curves."""
 
+import dataclasses
+import json
+import math
+
+import numpy as np
 import pytest
 
+import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import rundir
-from jaxplay.analysis import curves
+from jaxplay.analysis import curves, results
+
+STEPS = np.arange(1, 101) * 100
+TIME = STEPS / STEPS[-1]
+FALLING = 0.05 * (1 + 4 * np.exp(-8 * TIME))
+NOISE = np.random.default_rng(0).standard_normal(100)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +42,300 @@ def test_better_than_chance(error_rate, chance, num_examples, verdict):
   assert bool(found.advice) == (verdict != "ok")
 
 
-def test_a_run_that_was_never_evaluated(tmp_path):
-  """A5: a run directory without evaluations gives unknown, not an error."""
-  (found,) = curves.check_run(rundir.RunDir(tmp_path))
-  assert found.verdict == "unknown"
+@pytest.mark.parametrize(
+  "rise, num_examples, verdict",
+  [
+    (0.0, 0, "ok"),
+    (0.05, 0, "ok"),  # 5 %: less than 10 %
+    (0.3, 0, "warn"),
+    (0.3, 100_000, "warn"),
+    (0.3, 100, "ok"),  # 1.5 errors of 100
+    (3.0, 100, "warn"),
+  ],
+)
+def test_overfitting(rise, num_examples, verdict):
+  """D6: a rise is told that neither noise nor few examples explain."""
+  values = FALLING + 0.05 * rise * np.clip(2 * TIME - 1, 0, 1)
+  values += 0.0005 * NOISE
+  found = curves.overfitting(STEPS, values, num_examples)
+  assert found.verdict == verdict
+  if verdict == "warn":
+    assert 3000 <= found.evidence["lowest_until_step"] <= 7000
+
+
+def test_overfitting_is_not_seen_in_noise():
+  """D6: a curve that jumps by 30 % around its level does not rise."""
+  values = 0.05 * (1 + 0.3 * NOISE)
+  assert curves.overfitting(STEPS, values).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+  "deviation, num_examples, verdict",
+  [(0.0, 0, "ok"), (0.02, 0, "ok"), (0.1, 0, "warn"), (0.1, 300, "ok")],
+)
+def test_late_variance(deviation, num_examples, verdict):
+  """D7: jumps late in training are told, beyond what examples resolve."""
+  values = FALLING * (1 + deviation * NOISE)
+  found = curves.late_variance(STEPS, values, num_examples, np.ones(100))
+  assert found.verdict == verdict
+
+
+def test_late_variance_does_not_count_a_trend():
+  """D7: a curve that falls steadily does not jump."""
+  assert curves.late_variance(STEPS, 1 - 0.9 * TIME).verdict == "ok"
+
+
+def test_remedies_of_late_variance():
+  """D7: a decay is proposed only where the rate has not decayed."""
+  values = FALLING * (1 + 0.2 * NOISE)
+  constant = curves.late_variance(STEPS, values, 0, np.ones(100))
+  decayed = curves.late_variance(STEPS, values, 0, 1 - TIME)
+  assert "decay the learning rate" in constant.advice
+  assert "decay the learning rate" not in decayed.advice
+
+
+@pytest.mark.parametrize(
+  "power, rates, verdict",
+  [
+    (0.0, np.ones(100), "ok"),
+    (0.5, np.ones(100), "warn"),
+    (0.5, np.zeros(0), "warn"),  # learning rate not logged
+    (0.5, 1 - TIME, "unknown"),  # the decay alone may have done it
+  ],
+)
+def test_still_improving(power, rates, verdict):
+  """D8, F3: a curve that falls when the run ends is told, save by decay."""
+  values = 0.05 * TIME**-power * (1 + 0.005 * NOISE)
+  assert curves.still_improving(STEPS, values, 0, rates).verdict == verdict
+
+
+@pytest.mark.parametrize(
+  "speed, loss_speed, verdict",
+  [(30, 30, "warn"), (5, 30, "ok"), (30, 2, "ok"), (2, 2, "ok")],
+)
+def test_saturated_early(speed, loss_speed, verdict):
+  """D8: only where validation and training both end long before the end."""
+  values = 0.05 * (1 + 4 * np.exp(-speed * TIME)) * (1 + 0.005 * NOISE)
+  loss = 2 * np.exp(-loss_speed * TIME) + 0.1
+  assert curves.saturated_early(STEPS, values, loss).verdict == verdict
+
+
+def test_noise_does_not_look_saturated():
+  """D8: that nothing improves is told where it is sure, not where unseen."""
+  values = 0.05 * (1 + 0.5 * NOISE)
+  loss = 2 * np.exp(-30 * TIME)
+  assert curves.saturated_early(STEPS, values, loss).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+  "rise, verdict",
+  [(0.0, "ok"), (0.01, "ok"), (0.3, "warn"), (1.9, "fail")],
+)
+def test_training_loss_rises(rise, verdict):
+  """D9: a training loss that rises during training is told."""
+  loss = 2 * np.exp(-10 * TIME) + 0.1 + rise * np.clip(2 * TIME - 1, 0, 1)
+  loss *= 1 + 0.02 * NOISE
+  assert curves.training_loss_rises(STEPS, loss).verdict == verdict
+
+
+def test_a_fitted_training_set_does_not_rise():
+  """D9: a loss of 0.0001 that doubles is nothing, after a fall from 2."""
+  loss = 2 * np.exp(-20 * TIME) + 1e-4 * (1 + TIME)
+  assert curves.training_loss_rises(STEPS, loss).verdict == "ok"
+
+
+@pytest.mark.parametrize("period", [4, 7, 10, 20])
+def test_periodic_validation(period):
+  """D12: a period is found, and its length in steps."""
+  wave = np.sin(2 * math.pi * np.arange(100) / period)
+  values = FALLING * (1 + 0.02 * wave + 0.005 * NOISE)
+  found = curves.periodic_validation(STEPS, values)
+  assert found.verdict == "warn"
+  assert found.evidence["period_steps"] == pytest.approx(100 * period, rel=0.1)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_noise_has_no_period(correlation):
+  """D12: fewer than 2 of 100 noisy curves are called periodic."""
+  rng = np.random.default_rng(1)
+  told = 0
+  for _ in range(200):
+    noise = rng.standard_normal(100)
+    for i in range(1, 100):
+      noise[i] += correlation * noise[i - 1]
+    values = FALLING * (1 + 0.01 * noise)
+    told += curves.periodic_validation(STEPS, values).verdict == "warn"
+  assert told <= 3
+
+
+def test_unequal_distances_have_no_period():
+  """D12: evaluations at unequal distances are not judged."""
+  steps = np.cumsum(np.arange(1, 101))
+  assert curves.periodic_validation(steps, FALLING).verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+  "at, factor, early, mid",
+  [
+    (0, 1.0, "ok", "ok"),
+    (10, 5.0, "warn", "ok"),  # at 11 % of the steps
+    (10, 1.1, "ok", "ok"),
+    (60, 20.0, "ok", "warn"),
+    (10, math.nan, "fail", "unknown"),
+    (60, math.nan, "ok", "fail"),
+  ],
+)
+def test_instability(at, factor, early, mid):
+  """I2, I3: loss that jumps early, in the middle, or becomes NaN."""
+  loss = 2 * np.exp(-5 * TIME) + 0.1
+  loss[at] *= factor
+  if math.isnan(factor):
+    loss = loss[: at + 1]
+  steps, norms = STEPS[: len(loss)], np.ones(len(loss))
+  found = curves.early_instability(steps, loss, norms, 10_000)
+  assert found.verdict == early
+  found = curves.mid_training_instability(steps, loss, norms, 10_000)
+  assert found.verdict == mid
+
+
+@pytest.mark.parametrize(
+  "at, size, early, mid",
+  [
+    (5, 30.0, "warn", "ok"),
+    (5, 5.0, "ok", "ok"),
+    (60, 30.0, "ok", "warn"),
+    (60, 5.0, "ok", "ok"),
+  ],
+)
+def test_gradient_spikes(at, size, early, mid):
+  """I1, I2: an outlier of the unclipped gradient norm is instability."""
+  loss = 2 * np.exp(-5 * TIME) + 0.1
+  norms = np.ones(100)
+  norms[at] = size
+  found = curves.early_instability(STEPS, loss, norms, 10_000)
+  assert found.verdict == early
+  found = curves.mid_training_instability(STEPS, loss, norms, 10_000)
+  assert found.verdict == mid
+
+
+def test_small_gradients_do_not_spike():
+  """I2: an example that is wrong once, in a fitted set, is no instability."""
+  norms = 0.001 + np.exp(-20 * TIME)
+  norms[60] *= 50
+  loss = 2 * np.exp(-20 * TIME) + 0.001
+  found = curves.mid_training_instability(STEPS, loss, norms, 10_000)
+  assert found.verdict == "ok"
+
+
+@pytest.mark.parametrize(
+  "share, verdict", [(0.0, "ok"), (0.49, "ok"), (0.51, "warn"), (1.0, "warn")]
+)
+def test_aggressive_clipping(share, verdict):
+  """I5: clipping more than half of the updates is told, with a threshold."""
+  norms = np.linspace(0, 1, 100)
+  found = curves.aggressive_clipping(STEPS, np.full(100, share), norms)
+  assert found.verdict == verdict
+  if verdict == "warn":
+    assert found.evidence["gradient_norm_90th_percentile"] == pytest.approx(0.9)
+
+
+def test_clipping_counts_updates_not_lines():
+  """I5: a line that stands for 1,000 updates weighs as much as they do."""
+  found = curves.aggressive_clipping(
+    np.array([10, 1010]), np.array([1.0, 0.2]), np.ones(2)
+  )
+  assert found.evidence["share_of_updates_clipped"] < 0.25
+
+
+def _trial(num=100, status="completed", **more):
+  steps = STEPS[:num]
+  logged = {
+    "train/loss": 2 * np.exp(-8 * TIME[:num]) + 0.1,
+    "train/grad_norm": np.ones(num),
+    "train/grad_norm_max": np.ones(num),
+    "train/clipped": np.zeros(num),
+    "learning_rate": np.ones(num),
+    "valid/loss": 3 * FALLING[:num],
+    "valid/error_rate": FALLING[:num],
+  } | more
+  return results.Trial(
+    index=0,
+    path=None,
+    status=status,
+    reason="",
+    point={},
+    seed=0,
+    step=100 * num,
+    max_train_steps=10_000,
+    curves={name: (steps, values) for name, values in logged.items()},
+    chance=0.9,
+    num_valid=10_000,
+  )
+
+
+def test_check_trial_has_every_check():
+  """D5: all checks, each once, in order, and none faults a smooth curve."""
+  found = curves.check_trial(_trial())
+  assert tuple(f.check for f in found) == curves.CHECKS
+  assert [f.verdict for f in found] == ["ok"] * len(found)
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 3, 5, 9, 14, 19, 29])
+@pytest.mark.parametrize("status", ["running", "infeasible"])
+def test_short_curves(num, status):
+  """D5: a short curve is judged, or it is said how long it has to be."""
+  found = {f.check: f for f in curves.check_trial(_trial(num, status))}
+  for one in found.values():
+    json.dumps(one.as_json(), allow_nan=False)
+    assert one.verdict in ("ok", "unknown")
+    assert bool(one.advice) == (one.verdict != "ok")
+  needs = [
+    found[check].evidence.get("needs")
+    for check in ("overfitting", "late_variance", "periodic_validation")
+  ]
+  assert needs == [n if num < n else None for n in (10, 15, 30)]
+
+
+@pytest.mark.parametrize("what", ["empty", "nan", "inf", "constant"])
+def test_odd_curves(what):
+  """D5: nothing logged, nothing finite, and nothing that moves."""
+  trial = _trial()
+  values = {
+    "nan": np.full(100, np.nan),
+    "inf": np.full(100, np.inf),
+    "constant": np.zeros(100),
+  }
+  if what == "empty":
+    logged = {}
+  else:
+    logged = {name: (STEPS, values[what]) for name in trial.curves}
+  trial = dataclasses.replace(trial, curves=logged)
+  for found in curves.check_trial(trial):
+    json.dumps(found.as_json(), allow_nan=False)
+    if what == "empty":
+      assert found.verdict == "unknown"
+
+
+def test_an_unfinished_run_is_not_called_saturated():
+  """D8: a run that has not ended says nothing about its end."""
+  for found in curves.check_trial(_trial(60, "running")):
+    if found.check in ("still_improving", "saturated_early"):
+      assert found.verdict == "unknown"
+
+
+def test_check_run(tmp_path):
+  """D5: from a run directory, as the end of `jaxplay train` does."""
+  run = rundir.RunDir(tmp_path)
+  with pytest.raises(jaxplay.UserError, match="no run"):
+    curves.check_run(run)
+  run.write_config(config_lib.as_json(config_lib.base()))
+  assert {f.verdict for f in curves.check_run(run)} == {"unknown"}
+  run.append_metrics(
+    {"step": int(step), "train/loss": 1.0, "valid/error_rate": error}
+    for step, error in zip(STEPS, FALLING, strict=True)
+  )
+  chance = {"majority_error_rate": 0.9, "num_valid": 10_000}
+  run.write_status("completed", step=10_000, chance=chance)
+  verdicts = {f.check: f.verdict for f in curves.check_run(run)}
+  assert verdicts["better_than_chance"] == "ok"
+  assert verdicts["overfitting"] == "ok"
