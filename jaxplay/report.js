@@ -67,9 +67,15 @@ function text(value) {
 }
 
 function list(pairs) {
-  return el("dl", {}, pairs.map(([name, value]) => [
-    el("dt", {}, name), el("dd", {}, value instanceof Node ? value : text(value)),
-  ]));
+  return el("dl", {}, pairs.map(([name, value]) =>
+    el("div", {}, el("dt", {}, name), el("dd", {}, shown(value)))));
+}
+
+function shown(value) {
+  if (value instanceof Node) return value;
+  if (value == null || typeof value !== "object") return text(value);
+  if (!Object.keys(value).length) return "none";
+  return Array.isArray(value) ? text(value) : list(Object.entries(value));
 }
 
 function copyable(content) {
@@ -127,8 +133,8 @@ function config(trial) {
 }
 
 function command(trial) {
-  return `jaxplay train --config=${quoted(`${trial.path}/config.json`)}`
-    + ` --workdir=${quoted(`${trial.path}-again`)}`;
+  return `jaxplay train \\\n  --config=${quoted(`${trial.path}/config.json`)}`
+    + ` \\\n  --workdir=${quoted(`${trial.path}-again`)}`;
 }
 
 function overrides(trial) {
@@ -203,15 +209,16 @@ function checks() {
     .sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
   if (!found.length) return [el("p", {}, "No checks were made.")];
   const count = (verdict) => found.filter((f) => f.verdict === verdict).length;
-  const passed = el("details", {id: "passed"},
-    el("summary", {}, `${count("ok")} passed`),
-    found.filter((f) => f.verdict === "ok").map(checkCard));
+  const folded = (verdict, words) => count(verdict) && el("details",
+    {class: "folded"}, el("summary", {}, `${count(verdict)} ${words}`),
+    found.filter((f) => f.verdict === verdict).map(checkCard));
   return [
     el("p", {id: "verdicts"}, order.filter(count).map((verdict, i) => [
       i ? " · " : "", el("span", {class: verdict}, el("span",
         {class: "verdict"}, `${count(verdict)} ${VERDICTS[verdict]}`))])),
-    found.filter((f) => f.verdict !== "ok").map(checkCard),
-    count("ok") ? passed : null,
+    found.filter((f) => ["fail", "warn"].includes(f.verdict)).map(checkCard),
+    folded("unknown", "cannot be told from these trials"),
+    folded("ok", "passed"),
   ];
 }
 
@@ -223,9 +230,13 @@ function checkCard(finding) {
       el("strong", {}, finding.check.replaceAll("_", " ")),
       el("span", {class: "soft"}, finding.subject)),
     finding.advice ? el("p", {}, finding.advice) : null,
-    list(Object.entries(finding.evidence)
-      .map(([name, value]) => [name.replaceAll("_", " "), value])),
+    evidence(finding),
     el("p", {class: "soft"}, finding.source, " ", figureLink(finding)));
+}
+
+function evidence(finding) {
+  return list(Object.entries(finding.evidence)
+    .map(([name, value]) => [name.replaceAll("_", " "), value]));
 }
 
 function figureLink(finding) {
@@ -236,11 +247,11 @@ function figureLink(finding) {
 }
 
 function caveats() {
-  return report.findings.filter((f) => f.check === "fixed_caveats").map((f) => [
+  return report.findings.filter((f) => f.check === "fixed_caveats").map((f) => el(
+    "div", {class: "card"},
     f.advice ? el("p", {}, f.advice) : null,
-    list(Object.entries(f.evidence)),
-    el("p", {class: "soft"}, f.source),
-  ]);
+    evidence(f),
+    el("p", {class: "soft"}, f.source)));
 }
 
 // ---- Figures ----------------------------------------------------------------
@@ -355,7 +366,7 @@ const CONFIG = {
   view: {stroke: null},
   axis: {labelColor: "currentColor", titleColor: "currentColor",
     titleFontWeight: "normal", gridColor: "#8884", gridOpacity: 0.6,
-    domainColor: "#888", tickColor: "#888", labelLimit: 120, titleLimit: 360},
+    domainColor: "#888", tickColor: "#888", labelLimit: 120, titlePadding: 8},
   axisX: {grid: false, labelOverlap: "greedy", labelSeparation: 5},
   legend: {labelColor: "currentColor", titleColor: "currentColor",
     titleFontWeight: "normal", labelLimit: 200},
@@ -371,8 +382,10 @@ async function draw(item) {
     item.node.replaceChildren(el("p", {class: "soft empty"}, "Nothing to draw yet."));
     return;
   }
+  const titleLimit = item.node.clientWidth - 80;
   const {view} = await vegaEmbed(item.node, filled(item.figure, rows), {
-    config: CONFIG, tooltip: showTip, logLevel: 1,
+    config: {...CONFIG, axis: {...CONFIG.axis, titleLimit}},
+    tooltip: showTip, logLevel: 1,
     renderer: rows.length > MOST_POINTS / 5 ? "canvas" : "svg",
     actions: {export: true, source: false, compiled: false, editor: false},
     downloadFileName: item.figure.name,

@@ -176,15 +176,17 @@ def as_json(
       "seed": trial.seed,
       "path": str(trial.path),
     }
-  return {
-    "study": str(results.path),
-    "goal": results.study.get("goal", ""),
-    "objective": results.objective,
-    "select": results.select,
-    "trials": counts,
-    "best": best,
-    "findings": [found.as_json() for found in findings],
-  }
+  return _plain(
+    {
+      "study": str(results.path),
+      "goal": results.study.get("goal", ""),
+      "objective": results.objective,
+      "select": results.select,
+      "trials": counts,
+      "best": best,
+      "findings": [found.as_json() for found in findings],
+    }
+  )
 
 
 def _as_study(trial, objective):
@@ -217,62 +219,64 @@ def _payload(results, findings):
     for metric in order
   }
   steps, curves = _curves(results)
-  return {
-    "metric": results.objective,
-    "select": results.select,
-    "trials": plots.trial_columns(results)
-    | {
-      "place": list(range(len(trials))),
-      "reason": [trial.reason for trial in trials],
-      "step": [trial.step for trial in trials],
-      "max_train_steps": [trial.max_train_steps for trial in trials],
-      "seed": [trial.seed for trial in trials],
-      "path": [str(trial.path) for trial in trials],
-    },
-    "parameters": [
-      {
-        "label": p.label,
-        "key": p.key,
-        "role": p.role,
-        "values": results.column(p.label).tolist(),
-      }
-      for p in results.space.parameters
-    ],
-    "objectives": objectives,
-    "reruns": [
-      {
-        "index": index,
-        "seed": rerun.seed,
-        "values": {
-          metric: {
-            "best": rerun.best(metric)[0],
-            "final": rerun.final(metric)[0],
-          }
-          for metric in rerun.curves
-          if rerun.status == "completed"
-        },
-      }
-      for index, reruns in results.reruns.items()
-      for rerun in reruns
-    ],
-    "steps": steps,
-    "curves": curves,
-    "groups": plots.GROUPS,
-    "figures": [
-      {
-        "name": figure.name,
-        "group": figure.group,
-        "source": figure.source,
-        "caption": figure.caption,
-        "spec": figure.chart.to_dict(),
-      }
-      for figure in drawn
-    ],
-    "config": results.study.get("config", {}),
-    "config_file": results.study.get("config_file", "the base config"),
-    "overrides": results.study.get("overrides", {}),
-    "findings": [found.as_json() for found in findings],
-  }
+  # The curves, most of the page, are plain already.
+  return {"steps": steps, "curves": curves} | _plain(
+    {
+      "metric": results.objective,
+      "select": results.select,
+      "trials": plots.trial_columns(results)
+      | {
+        "place": list(range(len(trials))),
+        "reason": [trial.reason for trial in trials],
+        "step": [trial.step for trial in trials],
+        "max_train_steps": [trial.max_train_steps for trial in trials],
+        "seed": [trial.seed for trial in trials],
+        "path": [str(trial.path) for trial in trials],
+      },
+      "parameters": [
+        {
+          "label": p.label,
+          "key": p.key,
+          "role": p.role,
+          "values": results.column(p.label).tolist(),
+        }
+        for p in results.space.parameters
+      ],
+      "objectives": objectives,
+      "reruns": [
+        {
+          "index": index,
+          "seed": rerun.seed,
+          "values": {
+            metric: {
+              "best": rerun.best(metric)[0],
+              "final": rerun.final(metric)[0],
+            }
+            for metric in rerun.curves
+            if rerun.status == "completed"
+          },
+        }
+        for index, reruns in results.reruns.items()
+        for rerun in reruns
+      ],
+      "groups": plots.GROUPS,
+      "figures": [
+        {
+          "name": figure.name,
+          "group": figure.group,
+          "source": figure.source,
+          "caption": figure.caption,
+          # Altair's checks take seconds; the tests make them.
+          "spec": figure.chart.to_dict(validate=False),
+        }
+        for figure in drawn
+      ],
+      "config": results.study.get("config", {}),
+      "config_file": results.study.get("config_file", "the base config"),
+      "overrides": results.study.get("overrides", {}),
+      "findings": [found.as_json() for found in findings],
+    }
+  )
 
 
 def _usual_order(metric):
@@ -408,7 +412,7 @@ def _asset(name):
 
 def _as_script(value):
   """JSON that ends no script element, whatever it says."""
-  text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
+  text = json.dumps(value, separators=(",", ":"), allow_nan=False)
   return text.replace("<", "\\u003c").replace(">", "\\u003e")
 
 

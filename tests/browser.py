@@ -6,6 +6,7 @@ installed beside the browser itself.
 """
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -27,6 +28,7 @@ _ARGUMENTS = (
   "--no-first-run",
   "--remote-debugging-pipe",
 )
+_DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 
 
 class Browser:
@@ -114,11 +116,13 @@ class Browser:
   def until(self, script, timeout=30):
     """Waits until an expression is true; returns its value."""
     end = time.monotonic() + timeout
-    while not (value := self.run(script)):
-      if time.monotonic() > end:
-        raise TimeoutError(f"never true: {script}")
-      self.run("new Promise((done) => setTimeout(done, 20))")
-    return value
+    while time.monotonic() < end:
+      # A page that is just being left answers with an error.
+      with contextlib.suppress(RuntimeError):
+        if value := self.run(script):
+          return value
+        self.run("new Promise((done) => setTimeout(done, 20))")
+    raise TimeoutError(f"never true: {script}")
 
   def open(self, path, width=1280, height=900, mobile=False, media=()):
     """Opens a file and waits until it has drawn all its figures.
@@ -141,10 +145,13 @@ class Browser:
     features = [{"name": name, "value": value} for name, value in media]
     self.call("Emulation.setEmulatedMedia", features=features)
     self.call("Page.navigate", url=f"file://{path}")
-    self.until(
-      "document.readyState === 'complete'"
-      " && document.documentElement.dataset.drawn === 'yes'"
-    )
+    self.until(_DRAWN)
+
+  def reload(self):
+    """Loads the page again."""
+    self.run("window.isOld = true")
+    self.call("Page.reload")
+    self.until(f"!window.isOld && {_DRAWN}")
 
   def problems(self):
     """Errors and warnings of the console, uncaught exceptions, requests."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+from altair.utils import schemapi
 
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
@@ -42,7 +43,7 @@ _CHOSEN = alt.param(name="chosen", value=False)
 _OPACITY = alt.condition(
   "!chosen || chosen[datum.index]", alt.value(0.85), alt.value(0.1)
 )
-_STEPS = alt.Axis(format=",", tickCount=6)
+_STEPS = alt.Axis(format=",d", tickCount=6)
 _SHAPE = {"infeasible": ("cross", RED), "failed": ("triangle-down", GREY)}
 
 
@@ -95,6 +96,13 @@ GROUPS = {
 
 def figures(results: results_lib.Results) -> list[Figure]:
   """Every figure that these results can fill, in the order of a page."""
+  # Altair looks at each part again whenever a larger one is made, for seconds
+  # in all; `spec` checks the whole.
+  with schemapi.debug_mode(False):
+    return _figures(results)
+
+
+def _figures(results):
   found = []
   parameters = results.space.parameters
   roles = [p.role for p in parameters]
@@ -332,7 +340,7 @@ def axis(results: results_lib.Results, i: int) -> alt.LayerChart:
   if parameter.kind == "choice":
     jitter = alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-0.5, 1.5]))
     base = base.encode(xOffset=jitter)
-  tooltip = ["index:O", "status:N", "objective:Q"]
+  tooltip = _tooltip("index:O", "status:N", "objective:Q")
   points = base.transform_filter("isValid(datum.objective)")
   layers = [
     points.mark_circle(size=55)
@@ -370,14 +378,14 @@ def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
   colour = _group_colour(results)
   base = _chart()
   valued = base.transform_filter("isValid(datum.objective)")
-  tooltip = ["index:O", "objective:Q", "count:N"]
+  tooltip = _tooltip("index:O", "objective:Q", "count:N")
   layers = [
     valued.mark_circle(size=80).encode(
       x=x, y=y, color=colour, opacity=_OPACITY, tooltip=tooltip
     ),
     base.mark_text(
       dy=0, fontSize=10, color="currentColor", opacity=0.75
-    ).encode(x=x, y=alt.value(HEIGHT - 7), text="count:N"),
+    ).encode(x=x, y=alt.value(HEIGHT - 7), text=alt.Text("count:N")),
     base.transform_filter("!isValid(datum.objective) && datum.count !== '0'")
     .mark_point(shape="cross", angle=45, color=RED, size=60, filled=True)
     .encode(x=x, y=alt.value(5)),
@@ -386,7 +394,11 @@ def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
     layers.insert(
       0,
       valued.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q"), x2="high:Q", y=y, color=colour, opacity=_OPACITY
+        x=alt.X("low:Q"),
+        x2=alt.X2("high:Q"),
+        y=y,
+        color=colour,
+        opacity=_OPACITY,
       ),
     )
   return _finish(layers)
@@ -396,14 +408,14 @@ def best_of(results: results_lib.Results) -> alt.LayerChart:
   """Box plots of the best of n trials (Playbook, figure 3)."""
   x = alt.X("n:O", title="trials in the study", axis=alt.Axis(labelAngle=0))
   base = _chart().encode(x=x)
-  tooltip = ["n:O", "low:Q", "q25:Q", "median:Q", "q75:Q", "high:Q"]
+  tooltip = _tooltip("n:O", "low:Q", "q25:Q", "median:Q", "q75:Q", "high:Q")
   return _finish(
     [
       base.mark_rule(color=BLUE).encode(
-        y=_y_objective(results, "low"), y2="high:Q", tooltip=tooltip
+        y=_y_objective(results, "low"), y2=alt.Y2("high:Q"), tooltip=tooltip
       ),
       base.mark_bar(size=14, color=BLUE, opacity=0.55).encode(
-        y=_y_objective(results, "q25"), y2="q75:Q", tooltip=tooltip
+        y=_y_objective(results, "q25"), y2=alt.Y2("q75:Q"), tooltip=tooltip
       ),
       base.mark_tick(size=14, thickness=2.5, color="currentColor").encode(
         y=_y_objective(results, "median"), tooltip=tooltip
@@ -437,13 +449,21 @@ def best_steps(results: results_lib.Results) -> alt.LayerChart:
     [
       alt.Chart(alt.InlineData(bands))
       .mark_rect(color=COLOURS[1], opacity=0.14)
-      .encode(x=alt.X("a:Q"), x2="b:Q"),
+      .encode(x=alt.X("a:Q"), x2=alt.X2("b:Q")),
       base.mark_bar(**bars, opacity=0.3).encode(
-        x=x, x2="to:Q", y=y, tooltip=["from:Q", "to:Q", "count():Q"]
+        x=x,
+        x2=alt.X2("to:Q"),
+        y=y,
+        tooltip=_tooltip("from:Q", "to:Q", "count():Q"),
       ),
       base.transform_filter("!chosen || chosen[datum.index]")
       .mark_bar(**bars)
-      .encode(x=x, x2="to:Q", y=y, tooltip=["from:Q", "to:Q", "count():Q"]),
+      .encode(
+        x=x,
+        x2=alt.X2("to:Q"),
+        y=y,
+        tooltip=_tooltip("from:Q", "to:Q", "count():Q"),
+      ),
     ]
   )
 
@@ -464,8 +484,8 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
       y=alt.Y("value:Q", title=name, scale=alt.Scale(nice=False, padding=6)),
       color=_trial_colour(),
       strokeDash=alt.StrokeDash("split:N", scale=dashes, legend=None),
-      detail="index:N",
-      tooltip=["index:O", "split:N", "step:Q", "value:Q"],
+      detail=alt.Detail("index:N"),
+      tooltip=_tooltip("index:O", "split:N", "step:Q", "value:Q"),
     )
   )
   return _finish([lines])
@@ -483,7 +503,9 @@ def gradient_norm_histogram() -> alt.LayerChart:
         **{"from": "pow(10, datum.a)", "to": "pow(10, datum.b)"}
       )
       .mark_bar(binSpacing=1, color=BLUE, opacity=0.8)
-      .encode(x=x, x2="to:Q", y=alt.Y("count():Q", title="logged steps")),
+      .encode(
+        x=x, x2=alt.X2("to:Q"), y=alt.Y("count():Q", title="logged steps")
+      ),
       base.transform_quantile("value", probs=[0.9], as_=["share", "from"])
       .mark_rule(color=RED, strokeWidth=2, strokeDash=[5, 3])
       .encode(x=x, tooltip=alt.Tooltip("from:Q", title="90th percentile")),
@@ -507,6 +529,10 @@ def spec(figure: Figure, results: results_lib.Results) -> dict[str, Any]:
 
 def _range(row):
   return f"{row['low']:.3g} to {row['high']:.3g}"
+
+
+def _tooltip(*fields):
+  return [alt.Tooltip(field) for field in fields]
 
 
 def _chart():

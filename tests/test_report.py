@@ -1,0 +1,646 @@
+"""The report: what it says, and how it behaves in a real browser."""
+
+import dataclasses
+import json
+import math
+import re
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxplay
+from jaxplay import finding, report
+from jaxplay.analysis import plots
+from jaxplay.analysis import trials as trials_lib
+from jaxplay.study import space as space_lib
+from tests import browser, made_up
+
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=hurt=2>"
+# A label with all that an expression or a field name could trip over.
+HOSTILE_CHOICE = "a'\"`\\[0].b </script><i>ü→日本"
+
+
+@pytest.fixture(scope="module")
+def study():
+  return made_up.study()
+
+
+def payload(path):
+  """What the page knows."""
+  text = path.read_text()
+  return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def hostile_study():
+  """Every text of a study is an attack."""
+  space = {
+    "hparams.learning_rate": space_lib.Float(1e-4, 1.0, "log"),
+    "model.name": space_lib.Choice((HOSTILE_CHOICE, "mlp"), role="scientific"),
+  }
+  study = made_up.study(8, space=space, goal=HOSTILE, notes=HOSTILE)
+  trials = [
+    dataclasses.replace(trial, status="infeasible", reason=HOSTILE)
+    if trial.index == 2
+    else trial
+    for trial in study.trials
+  ]
+  return dataclasses.replace(study, trials=trials)
+
+
+def odd_studies():
+  """Name -> a study that has little to show."""
+  one = made_up.study(1, statuses={})
+  nothing = {"valid/error_rate": (np.array([100]), np.array([math.nan]))}
+  return {
+    "no trials": made_up.study(0, statuses={}),
+    "one trial": one,
+    "all pending": made_up.study(
+      3, statuses=dict.fromkeys(range(3), "pending")
+    ),
+    "all infeasible": made_up.study(
+      6, statuses=dict.fromkeys(range(6), "infeasible")
+    ),
+    "nan only": dataclasses.replace(
+      one, trials=[dataclasses.replace(one.trials[0], curves=nothing)]
+    ),
+    "no metrics": dataclasses.replace(
+      one, trials=[dataclasses.replace(one.trials[0], curves={})]
+    ),
+    "many digits": dataclasses.replace(
+      one,
+      trials=[
+        dataclasses.replace(
+          one.trials[0],
+          curves={
+            "valid/error_rate": (np.arange(3), np.array([1e300, 1e-320, 0]))
+          },
+        )
+      ],
+    ),
+  }
+
+
+FINDINGS = [
+  finding.Finding("enough_trials", "ok", "trials", {"n": 64}, "", "Playbook"),
+  finding.Finding(
+    "search_space_boundary",
+    "warn",
+    "model.depth",
+    {"low": 1, "share": math.nan},
+    "Reach further.",
+    "Playbook",
+  ),
+]
+
+
+def test_failed_and_infeasible_trials_are_drawn(study):
+  """D1: each axis plot marks them on its upper edge, and drops none."""
+  statuses = [trial.status for trial in study.trials]
+  figure = next(
+    f for f in plots.figures(study) if f.name == "axis: model.depth"
+  )
+  assert {f.name for f in plots.figures(study)} >= {
+    f"axis: {p.label}" for p in study.space.parameters
+  }
+  rows = plots.rows(study, figure.source)
+  drawn = [row for row in rows if row["x4"] is not None]
+  assert [row["status"] for row in drawn] == statuses
+  marked = {
+    layer["transform"][-1]["filter"]: layer
+    for layer in plots.spec(figure, study)["layer"]
+    if "'" in layer.get("transform", [{}])[-1].get("filter", "")
+  }
+  cross = marked["datum.status === 'infeasible'"]
+  assert cross["mark"]["color"] == plots.RED
+  assert marked.keys() >= {"datum.status === 'failed'"}
+  assert all(layer["encoding"]["y"]["value"] < 10 for layer in marked.values())
+
+
+def test_conditional_hyperparameters_say_where_they_exist(study):
+  """D1: an axis plot of beta1 shows the Adam trials and says so."""
+  adam = sum(t.point["optimizer"] == "adam" for t in study.trials)
+  figure = next(f for f in plots.figures(study) if "beta1" in f.name)
+  assert figure.caption == f"Exists in {adam} of 64 trials."
+  rows = plots.rows(study, figure.source)
+  assert sum(row["x3"] is not None for row in rows) == adam
+
+
+def test_isolation_counts_trials(study):
+  """D10: a point is the best of its slice, and the slice's trials are told."""
+  rows = plots.rows(study, "isolation:0")
+  for row in rows:
+    here = [
+      t
+      for t in study.trials
+      if t.point["optimizer"] == row["x"]
+      and t.status in ("completed", "infeasible")
+    ]
+    assert row["count"] == str(len(here))
+    assert row["objective"] == min(
+      study.value(t) for t in here if t.status == "completed"
+    )
+
+
+def test_curves_best_few_first(study):
+  """D5: the best trials' curves are drawn, training and validation."""
+  rows = plots.rows(study, "curves:loss")
+  assert list(dict.fromkeys(row["index"] for row in rows)) == [
+    trial.index for trial in study.ranked[: plots.BEST_FEW]
+  ]
+  assert {row["split"] for row in rows} == {"train", "valid"}
+
+
+def test_best_of_n_falls_and_is_drawable(study):
+  """D3: quartiles of the best of n never rise with n, and are finite."""
+  rows = plots.best_of_rows(study)
+  for name in ("low", "q25", "median", "q75", "high"):
+    values = np.array([row[name] for row in rows])
+    assert np.isfinite(values).all()
+    assert (np.diff(values) <= 0).all()
+
+
+def test_scale_one_minus():
+  """D1: 0.9, 0.99 and 0.999 are equally far apart under log_one_minus."""
+  space = space_lib.Space(
+    {"hparams.beta1": space_lib.Float(0.9, 0.999, "log_one_minus")}
+  )
+  places = [
+    math.log10(plots.position(space.parameters[0], value))
+    for value in (0.9, 0.99, 0.999)
+  ]
+  np.testing.assert_allclose(np.diff(places), -1)
+
+
+@pytest.mark.parametrize(
+  "values, expected",
+  [
+    ([], "linear"),
+    ([math.nan, None], "linear"),
+    ([0.0, 100.0], "linear"),
+    ([0.1, 0.5], "linear"),
+    ([0.01, 2.0], "log"),
+    ([3.0], "linear"),
+  ],
+)
+def test_scale(values, expected):
+  """Report: an axis is logarithmic where the numbers ask for it."""
+  assert plots.scale(values) == expected
+  low, high = plots.domain(values)
+  assert low < high
+
+
+def test_every_figure_as_a_file(tmp_path, study):
+  """D11: all figures as SVG without a browser; labels are safe as names."""
+  paths = report.figures(study, tmp_path / "svg")
+  assert len(paths) == len(plots.figures(study))
+  for path in paths:
+    assert re.fullmatch(r"[\w.=-]+\.svg", path.name)
+    tree = xml.etree.ElementTree.parse(path)
+    assert len(list(tree.iter("{http://www.w3.org/2000/svg}path"))) > 5
+  with pytest.raises(jaxplay.UserError, match="svg or png"):
+    report.figures(study, tmp_path, "pdf")
+
+
+def test_figures_as_png(tmp_path):
+  """D11: figures as PNG, of hostile labels too."""
+  paths = report.figures(hostile_study(), tmp_path, "png")
+  for path in paths:
+    with Image.open(path) as image:
+      assert len(image.getcolors(1 << 24)) > 10
+
+
+def test_json(study):
+  """Report: the answer and the findings for other programs."""
+  found = json.loads(
+    json.dumps(report.as_json(study, FINDINGS), allow_nan=False)
+  )
+  best = study.ranked[0]
+  assert found["best"]["trial"] == best.index
+  assert found["best"]["value"] == study.value(best)
+  assert found["trials"]["pending"] == 1
+  assert [f["verdict"] for f in found["findings"]] == ["ok", "warn"]
+
+
+def test_payload_holds_every_objective(tmp_path, study):
+  """C7: best and final of each logged metric, so that any can be chosen."""
+  report.write(study, FINDINGS, path=tmp_path / "report.html")
+  page = payload(tmp_path / "report.html")
+  assert page["objectives"].keys() == set(study.metrics)
+  final = dataclasses.replace(study, objective="train/loss", select="final")
+  given = page["objectives"]["train/loss"]["final"]["objective"]
+  expected = [math.nan if v is None else v for v in given]
+  np.testing.assert_allclose(final.values, expected, rtol=1e-4)
+
+
+def test_page_needs_no_network(tmp_path, study):
+  """Report: one file, under a megabyte beside its data, that loads nothing."""
+  path = tmp_path / "report.html"
+  report.write(study, FINDINGS, path=path)
+  text = path.read_text()
+  data = len(json.dumps(payload(path)))
+  assert len(text) - data < 1_000_000
+  markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.S)
+  assert not re.search(r"(src|href|url)\s*[=(]|@import", markup)
+  assert not list(tmp_path.glob(".*"))
+
+
+def test_thinned_curves_keep_spikes():
+  """I1: a spike of the gradient norm survives the thinning of a long curve."""
+  steps, values = np.arange(10_000), np.ones(10_000)
+  values[7_123], values[42] = 50.0, math.nan
+  thin_steps, thin = report._thinned(steps, values, 100)
+  assert len(thin) <= 102
+  assert np.nanmax(thin) == 50.0 and 7_123 in thin_steps
+  assert {0, 9_999} <= set(thin_steps.tolist())
+  assert (np.diff(thin_steps) > 0).all()
+
+
+def test_rounding():
+  """Report: five digits are kept of any number, however small or large."""
+  values = [0.123456789, 1e300, -1e-300, 0.0, 123456.7, math.nan, math.inf]
+  rounded = report._rounded(values)
+  assert rounded[-2:] == [None, None]
+  np.testing.assert_allclose(rounded[:5], values[:5], rtol=5e-5)
+
+
+def test_provenance(tmp_path, study):
+  """G8: the page tells goal, command, base config and what was varied."""
+  written = made_up.write(study, tmp_path / "STUDY")
+  provenance = {"git_commit": "abc123", "git_diff": "-a\n+b", "host": "pod"}
+  (tmp_path / "STUDY" / "provenance.json").write_text(json.dumps(provenance))
+  report.write(written, [], path=tmp_path / "report.html")
+  page = payload(tmp_path / "report.html")
+  facts = dict(page["provenance"])
+  assert facts["git commit"] == "abc123"
+  assert facts["uncommitted changes"] == "-a\n+b"
+  assert facts["command"].startswith("jaxplay study run")
+  assert page["goal"] == study.study["goal"]
+  assert "model.depth: 1 to 4, linear (nuisance)" in facts["space"]
+
+
+# ---- In a browser -----------------------------------------------------------
+
+needs_browser = pytest.mark.skipif(
+  browser.BINARY is None, reason="no chromium (Debian: apt install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def window():
+  with browser.Browser() as opened:
+    yield opened
+
+
+@pytest.fixture(scope="module")
+def page_path(study, tmp_path_factory):
+  path = tmp_path_factory.mktemp("report") / "report.html"
+  findings = FINDINGS + trials_lib.check_study(study)
+  report.write(study, findings, path=path, next_study="# change me\n")
+  return path
+
+
+@pytest.fixture
+def page(window, page_path):
+  window.open(page_path)
+  return window
+
+
+def figure(name):
+  """JavaScript for the card of a figure."""
+  return (
+    "[...document.querySelectorAll('.figures > .card')]"
+    f".find((card) => card.querySelector('h4').textContent === {name!r})"
+  )
+
+
+def marks(name, kind="path"):
+  """JavaScript for the marks of a figure that carry data."""
+  return f"[...{figure(name)}.querySelectorAll('.mark-symbol {kind}')]"
+
+
+def texts(page, selector):
+  return page.run(
+    f"[...document.querySelectorAll({selector!r})].map((n) => n.textContent)"
+  )
+
+
+def middle(page, script):
+  """Scrolls an element into view and returns its middle."""
+  return page.run(
+    f"(() => {{ const node = {script};"
+    " node.scrollIntoView({block: 'center', behavior: 'instant'});"
+    " const box = node.getBoundingClientRect();"
+    " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+  )
+
+
+def click(page, script):
+  x, y = middle(page, script)
+  page.mouse("mouseMoved", x, y)
+  for kind in ("mousePressed", "mouseReleased"):
+    page.mouse(kind, x, y, button="left", clickCount=1)
+
+
+def choose(page, selector, value):
+  page.run(
+    f"(() => {{ const node = document.querySelector({selector!r});"
+    f" node.value = {value!r};"
+    " node.dispatchEvent(new Event(node.matches('input') ? 'input' :"
+    " 'change')); })()"
+  )
+
+
+def drawn(page):
+  """Waits until what a choice has made stale is drawn again."""
+  page.run("new Promise((done) => setTimeout(done, 200))")
+  page.until("!document.querySelector('.view:empty')")
+
+
+@needs_browser
+def test_page_draws_everything(page, study):
+  """D11: every figure is drawn, and the console stays silent."""
+  expected = [f.name for f in plots.figures(study)]
+  assert texts(page, ".figures h4") == expected
+  sizes = page.run(
+    "[...document.querySelectorAll('.view')].map((view) =>"
+    " view.querySelectorAll('svg path, svg text').length"
+    " || view.querySelector('canvas').width)"
+  )
+  assert min(sizes) > 15
+  completed = sum(t.status == "completed" for t in study.trials)
+  others = sum(t.status in ("infeasible", "failed") for t in study.trials)
+  in_legend = len(study.space.parameters[0].values)
+  best = 1
+  assert (
+    page.run(marks("axis: model.depth") + ".length")
+    == completed + others + in_legend + best
+  )
+  assert page.problems() == []
+
+
+@needs_browser
+def test_answer_comes_first(page, study):
+  """D11: the best trial, its value and what repeats it open the page."""
+  best = study.ranked[0]
+  assert texts(page, "h2")[:4] == ["Answer", "Checks", "Figures", "Trials"]
+  assert float(texts(page, "#best-value")[0]) == pytest.approx(
+    study.value(best), rel=1e-3
+  )
+  assert f"Trial {best.index};" in texts(page, "#best-trial")[0]
+  command, flags, config = texts(page, "#answer pre")
+  assert f"--config={best.path}/config.json" in command
+  for parameter in study.space.active(best.point):
+    assert f"--config.{parameter.key}=" in flags
+  rate = next(v for k, v in best.point.items() if "learning_rate" in k)
+  assert json.loads(config)["hparams"]["learning_rate"] == rate
+  counts = texts(page, ".per-value td:nth-child(4)")
+  assert sum(map(int, counts)) == len(study.ranked) + study.infeasible.sum()
+
+
+@needs_browser
+def test_checklist(page):
+  """D11: verdicts as words, worst first; advice, evidence and source."""
+  verdicts = [text.split()[1] for text in texts(page, ".check .verdict")]
+  order = ("fail", "warn", "unknown", "ok")
+  assert sorted(verdicts, key=order.index) == verdicts
+  first = texts(page, ".check")[0]
+  for part in ("search space boundary", "Reach further.", "share", "Playbook"):
+    assert part in first
+  link = page.run("document.querySelector('.check a').getAttribute('href')")
+  name = page.run(f"document.querySelector('{link} h4').textContent")
+  assert name == "axis: model.depth"
+
+
+@needs_browser
+def test_hover_shows_hyperparameters(page, study):
+  """D1: the trial under the pointer is told with its hyperparameters."""
+  x, y = middle(page, marks("axis: hparams.beta1") + "[5]")
+  page.mouse("mouseMoved", x, y)
+  page.until("!document.querySelector('#tip').hidden")
+  [tip] = texts(page, "#tip")
+  index = int(re.match(r"Trial (\d+)", tip)[1])
+  for label, value in study.trials[index].point.items():
+    assert label in tip
+    if isinstance(value, str):
+      assert value in tip
+
+
+@needs_browser
+def test_filter_and_sort(page, study):
+  """D11: the table of trials is filtered by words and status, and sorted."""
+  first = "#trials tbody tr td:first-child"
+  assert len(texts(page, first)) == 64
+  choose(page, "#words", "optimizer=adam COMPLETED")
+  expected = [t.index for t in study.ranked if t.point["optimizer"] == "adam"]
+  assert [int(t) for t in texts(page, first)] == expected
+  choose(page, "#words", "")
+  choose(page, "#status", "infeasible")
+  assert len(texts(page, first)) == study.infeasible.sum()
+  choose(page, "#status", "")
+  dropout = "[...document.querySelectorAll('#trials th button')].find((b) =>"
+  dropout += " b.textContent.includes('dropout'))"
+  for expected_order, reverse in (("ascending", False), ("descending", True)):
+    page.run(f"{dropout}.click()")
+    order = page.run(f"{dropout}.parentNode.getAttribute('aria-sort')")
+    assert order == expected_order
+    values = [t.point["hparams.dropout_rate"] for t in study.trials]
+    by_value = sorted(range(64), key=values.__getitem__, reverse=reverse)
+    assert [int(t) for t in texts(page, first)] == by_value
+
+
+@needs_browser
+def test_selection_goes_everywhere(page):
+  """D11: trials brushed in one figure are those of the others and the table."""
+  name = "axis: model.depth"
+  x, y = middle(page, f"{figure(name)}.querySelector('.background')")
+  half_width, half_height = page.run(
+    f"(() => {{ const box = {figure(name)}.querySelector('.background')"
+    ".getBoundingClientRect(); return [box.width / 2, box.height / 2]; })()"
+  )
+  page.mouse("mouseMoved", x - half_width * 0.5, y - half_height * 0.9)
+  start = x - half_width * 0.5, y - half_height * 0.9
+  page.mouse("mousePressed", *start, button="left", clickCount=1)
+  for share in (0.2, 0.6, 1.0):
+    page.mouse(
+      "mouseMoved",
+      x - half_width * 0.5 + share * half_width * 1.6,
+      y - half_height * 0.9 + share * half_height * 1.8,
+      button="left",
+      buttons=1,
+    )
+  page.mouse("mouseReleased", x + half_width, y, button="left", clickCount=1)
+  page.until("!document.querySelector('#picked').hidden")
+  drawn(page)
+  chosen = int(texts(page, "#picked strong")[0].split()[0])
+  assert 3 < chosen < 60
+  assert page.run("document.querySelectorAll('tr.picked').length") == chosen
+  faint = marks("axis: optimizer") + ".filter((m) => m.getAttribute('opacity')"
+  page.until(faint + " === '0.1').length > 0")
+  strong = page.run(faint + " === '0.85').length")
+  assert strong == chosen
+  drawn(page)
+  first = int(page.run("document.querySelector('tr.picked td').textContent"))
+  legend = page.run(f"{figure('curves: loss')}.textContent")
+  assert str(first) in legend
+  page.run("document.querySelector('#clear').click()")
+  page.until("document.querySelector('#picked').hidden")
+  assert page.run("document.querySelectorAll('tr.picked').length") == 0
+  page.until(faint + " === '0.1').length === 0")
+  assert page.problems() == []
+
+
+@needs_browser
+def test_every_trial_can_be_reached(page, study):
+  """D5: a row of the table shows its curves, of an infeasible trial too."""
+  index = int(np.flatnonzero(study.infeasible)[0])
+  choose(page, "#words", f"trial {index} infeasible")
+  click(page, "document.querySelector('#trials tbody tr')")
+  page.until("!document.querySelector('#picked').hidden")
+  drawn(page)
+  legend = (
+    f"{figure('gradient norm')}.querySelector('.role-legend').textContent"
+  )
+  page.until(f"{legend}.includes('{index}')")
+  assert page.problems() == []
+
+
+@needs_browser
+def test_objective_can_be_changed(page, study):
+  """C7: another metric, best or final, changes answer, figures and table."""
+  other = dataclasses.replace(study, objective="train/loss", select="final")
+  choose(page, "#metric", "train/loss")
+  choose(page, "#select", "final")
+  best = other.ranked[0]
+  assert f"Trial {best.index};" in texts(page, "#best-trial")[0]
+  assert float(texts(page, "#best-value")[0]) == pytest.approx(
+    other.value(best), rel=1e-3
+  )
+  assert "--objective=final:train/loss" in texts(page, "#other-objective")[0]
+  expected = [t.index for t in other.ranked]
+  rows = [int(t) for t in texts(page, "#trials tbody tr td:first-child")]
+  assert rows[: len(expected)] == expected
+  page.until(
+    f"{figure('axis: model.depth')}.textContent.includes('train/loss (final)')"
+  )
+  assert page.problems() == []
+
+
+@needs_browser
+def test_texts_of_a_study_are_shown_not_run(window, tmp_path):
+  """Report: markup, quotes and unicode in names, goal, notes and reasons."""
+  study = hostile_study()
+  findings = [
+    finding.Finding(
+      HOSTILE, "warn", HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, HOSTILE
+    )
+  ]
+  path = tmp_path / "report.html"
+  report.write(study, findings, path=path, next_study=HOSTILE)
+  window.open(path)
+  assert window.run("window.hurt") is None
+  assert window.run("document.querySelectorAll('img, i, script').length") == 3
+  assert texts(window, "h1") == [HOSTILE]
+  assert HOSTILE in texts(window, ".check")[0]
+  assert HOSTILE in texts(window, "#trials")[0]
+  axis = window.run(f"{figure('axis: model.name')}.textContent")
+  assert HOSTILE_CHOICE[:6] in axis
+  assert window.problems() == []
+
+
+@needs_browser
+@pytest.mark.parametrize("name", odd_studies())
+def test_little_to_show(window, tmp_path, name):
+  """Report: unfinished, diverged and empty studies have a page that says so."""
+  study = odd_studies()[name]
+  path = tmp_path / "report.html"
+  report.write(study, [], path=path, live=True)
+  window.open(path)
+  assert window.problems() == []
+  [answer] = texts(window, "#answer")
+  if study.ranked:
+    assert str(study.ranked[0].index) in answer
+  else:
+    assert answer.startswith("No trial")
+  status = "follows the study while it runs"
+  assert status in texts(window, "header")[0]
+
+
+@needs_browser
+def test_page_of_a_run(window, tmp_path, study):
+  """D5: a single run has its curves, gradient norms, config and verdicts."""
+  written = made_up.write(study, tmp_path / "STUDY")
+  path = tmp_path / "report.html"
+  run = dataclasses.replace(written.ranked[0], index=-1, point={})
+  report.write_run(run, FINDINGS, path=path)
+  window.open(path)
+  assert window.problems() == []
+  names = texts(window, ".figures h4")
+  assert {"curves: error_rate", "curves: loss", "gradient norm"} <= set(names)
+  value = run.best("valid/error_rate")[0]
+  assert float(texts(window, "#best-value")[0]) == pytest.approx(
+    value, rel=1e-3
+  )
+  assert "Trials" not in texts(window, "h2")
+
+
+@needs_browser
+@pytest.mark.parametrize(
+  "look",
+  [
+    {"width": 360, "height": 740, "mobile": True},
+    {"width": 768},
+    {"media": [("prefers-color-scheme", "dark")]},
+    {"width": 720, "media": [("prefers-color-scheme", "dark")], "print": True},
+  ],
+  ids=["phone", "tablet", "dark", "print"],
+)
+def test_legible_everywhere(window, page_path, look):
+  """Report: no sideways scrolling, and ink that stands out from its paper."""
+  look = dict(look)
+  on_paper = look.pop("print", False)
+  window.open(page_path, **look)
+  if on_paper:
+    window.run("dispatchEvent(new Event('beforeprint'))")
+    window.call("Emulation.setEmulatedMedia", media="print")
+  width = window.run("document.documentElement.scrollWidth")
+  assert width <= look.get("width", 1280)
+  ratios = window.run(
+    """(() => {
+      const light = (text) => text.match(/[\\d.]+/g).slice(0, 3).map((c) => {
+        const s = c / 255;
+        return s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4;
+      }).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+      const paper = light(getComputedStyle(document.body).backgroundColor);
+      return [...document.querySelectorAll(
+        "p, h2, .verdict, td, dt, p a, .view svg text")].map((node) => {
+        const style = getComputedStyle(node);
+        const ink = light(node.closest("svg") ? style.fill : style.color);
+        return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+      });
+    })()"""
+  )
+  assert len(ratios) > 100
+  assert min(ratios) > 4.4
+  if on_paper:
+    assert (
+      window.run("document.querySelectorAll('.check:not([open])').length") == 0
+    )
+
+
+@needs_browser
+def test_live_page_keeps_its_state(window, tmp_path, study):
+  """Report: a page that follows a study keeps filter, selection, objective."""
+  path = tmp_path / "report.html"
+  report.write(study, [], path=path, live=True)
+  window.open(path)
+  choose(window, "#metric", "valid/loss")
+  choose(window, "#words", "adam")
+  click(window, "document.querySelector('#trials tbody tr')")
+  window.until("!document.querySelector('#picked').hidden")
+  report.write(study, [], path=path, live=True)
+  window.reload()
+  assert window.run("document.querySelector('#metric').value") == "valid/loss"
+  assert window.run("document.querySelector('#words').value") == "adam"
+  assert window.run("document.querySelectorAll('tr.picked').length") == 1
