@@ -157,7 +157,8 @@ class Parameter:
     """The value at `unit` in [0, 1]; undoes `to_unit` up to rounding.
 
     Uniform `unit` gives values uniform on the scale; each integer and each
-    value of a choice owns an interval.
+    value of a choice owns an interval. A real number has ten digits, more than
+    the 32 bits of the training step hold.
     """
     return self.from_units([unit])[0]
 
@@ -175,11 +176,14 @@ class Parameter:
     else:
       ratio = math.log1p(-high) - math.log1p(-low)
       numbers = 1 - (1 - low) * np.exp(units * ratio)
-    # Rounding reaches neither past the ends nor short of them.
-    numbers = np.clip(np.where(units < 1, numbers, self.high), low, self.high)
     if self.kind == "int":
       numbers = np.floor(numbers).astype(np.int64)
-    return numbers.tolist()
+    else:
+      numbers = _rounded(numbers)
+    # Rounding goes neither past the ends nor short of them.
+    numbers = np.where(units <= 0, self.low, numbers)
+    numbers = np.where(units >= 1, self.high, numbers)
+    return np.clip(numbers, self.low, self.high).tolist()
 
   def exists(self, point: Mapping[str, Any]) -> bool:
     """Whether `when` holds; `point` has only the keys that exist."""
@@ -455,6 +459,21 @@ def _from_algoperf(specs, max_train_steps):
       kind = Int if type(flat[key]) is int else Float
       domains[key] = kind(low, high, scale)
   return domains
+
+
+_POWERS_OF_TEN = np.array([float(f"1e{k}") for k in range(-300, 301)])
+
+
+def _rounded(numbers):
+  """To ten significant digits.
+
+  `np.exp` gives another last bit on a CPU with AVX-512 than on one without, for
+  one number in twenty, and all machines have to make the same trial.
+  """
+  with np.errstate(divide="ignore"):  # zero stays zero
+    places = 9 - np.floor(np.log10(np.abs(numbers)))
+  powers = _POWERS_OF_TEN[np.clip(places, -300, 300).astype(np.int64) + 300]
+  return np.round(numbers * powers) / powers
 
 
 def _make_plain(domain):
