@@ -45,6 +45,7 @@ class Group:
     configs: Sequence[ml_collections.ConfigDict],
     tell: Callable[[str], None],
     device_bytes: float | None = None,
+    mode: str | None = None,
   ):
     """Compiles for as many of the trials as fit into memory together.
 
@@ -52,6 +53,9 @@ class Group:
       configs: One for each trial, equal but for `hparams` and `seed`.
       tell: Called with a sentence on how many fit.
       device_bytes: Memory to use on each device; None: most of it.
+      mode: How a device goes through its trials: all "together" (`vmap`),
+        "looped", one after the other in a compiled loop, or "called", a call
+        for each step of each; None: what its kind is good at.
 
     Raises:
       jaxplay.UserError: The training split does not fit on a device.
@@ -71,7 +75,10 @@ class Group:
         " it, or use --runner=processes"
       )
     self._same_order = len({c.seed for c in configs}) == 1
-    self._mode, self.chunk_steps = self._choose_mode()
+    self._mode = mode or self._choose_mode()
+    self.chunk_steps = config.steps_per_call
+    if self._mode == "called" or not self.chunk_steps:
+      self.chunk_steps = feed.CHUNK_STEPS
     self.arrays = feed.on_device(self.mesh, splits["train"])
     self.sample = train.prediction_sample(
       splits["valid"], config.num_predictions
@@ -80,16 +87,12 @@ class Group:
     self._choose_size(len(configs), device_bytes, tell)
 
   def _choose_mode(self):
-    """How a device goes through its trials; steps per call."""
-    config = self.config
     if jax.default_backend() != "cpu":
-      return "together", config.steps_per_call or feed.CHUNK_STEPS
-    # A core has nothing to gain from many small matrices at once.
-    steps = config.steps_per_call or train.steps_per_call(self.workload)
-    if steps == 1:
-      # XLA makes loops slow: each step of each trial is a call.
-      return "called", feed.CHUNK_STEPS
-    return "looped", steps
+      return "together"
+    # A core has nothing to gain from many small matrices at once; and what XLA
+    # makes slow in a loop is called.
+    steps = self.config.steps_per_call or train.steps_per_call(self.workload)
+    return "called" if steps == 1 else "looped"
 
   def _choose_size(self, num, device_bytes, tell):
     """Sets `size`, the trials of a population, and compiles for it."""

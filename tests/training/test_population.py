@@ -1,62 +1,61 @@
 """A population: every trial as it would have been alone."""
 
-import functools
-import json
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
+import jaxplay
 from jaxplay import rundir
-from jaxplay.training import population
+from jaxplay.training import population, train
 from tests.training import runs
 
-RATES = (0.001, 0.03, 0.1, 0.5, 1.0)
+# Mild ones: chaos doubles rounding errors.
+RATES, MOMENTA = (0.001, 0.01, 0.03, 0.1, 0.2), (0.0, 0.5, 0.9, 0.5, 0.8)
 
 
-def _configs(**extra):
+def _configs(rates=RATES, seeds=(0,) * 5, **extra):
   keys = runs.overrides(**extra)
   return [
     runs.make_config(
-      keys | {"hparams.learning_rate": rate, "hparams.momentum": momentum}
+      keys
+      | {
+        "hparams.learning_rate": rate,
+        "hparams.momentum": momentum,
+        "seed": seed,
+      }
     )
-    for rate, momentum in zip(RATES, np.linspace(0, 0.99, 5), strict=True)
+    for rate, momentum, seed in zip(rates, MOMENTA, seeds, strict=True)
   ]
 
 
 class _Study:
   """Runs of a population in a folder."""
 
-  def __init__(self, folder, configs, **group):
-    self.folder, self.configs = folder, configs
-    self.told, self.seen = [], []
-    self._group = functools.partial(
-      population.Group, configs, self.told.append, **group
-    )
-    self.runs = [
-      rundir.RunDir(folder / "trials" / f"{i}") for i in range(len(configs))
-    ]
+  def __init__(self, folder, configs, **kwargs):
+    self.folder, self.configs, self.told = folder, configs, []
+    self.runs = [rundir.RunDir(folder / f"{i}") for i in range(len(configs))]
     for run in self.runs:
       run.create()
+    self.group = population.Group(configs, self.told.append, **kwargs)
 
   def train(self, act=lambda statuses: None):
-    def progress(statuses):
-      self.seen.append(statuses)
-      act(statuses)
-
-    return self._group().train(
-      self.configs, self.runs, self.folder / "population", progress
+    """Trains all in one population; whether it came to its end."""
+    return self.group.train(
+      self.configs, self.runs, self.folder / "population", act
     )
+
+  def lines(self, i):
+    return runs.lines(self.runs[i].path)
 
 
 def _alone(config, folder):
-  from jaxplay.training import train
-
   return train.train(config, str(folder), runs.Quiet())
 
 
 def _files(folder):
-  """Every file of a run but the checkpoints' own, which orbax lays out."""
+  """Every file of a run; of the checkpoints only the steps, by parity."""
   files = set()
   for path in pathlib.Path(folder).rglob("*"):
     name = path.relative_to(folder).as_posix()
@@ -65,32 +64,207 @@ def _files(folder):
   return files
 
 
+@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+def test_trial_equals_itself_alone(tmp_path, mode):
+  """Idea 1: a population's trial equals the same trial run alone.
+
+  On eight devices, in each way that a device can go through its trials.
+  """
+  extra = {key.replace(".", "__"): value for key, value in runs.MLP.items()}
+  configs = _configs(averages=("ema", "window"), export=True, **extra)
+  study = _Study(tmp_path / "study", configs, mode=mode)
+  assert study.train()
+  for i in (0, 3):
+    alone = tmp_path / f"alone-{i}"
+    status, ours = _alone(configs[i], alone), study.runs[i].status()
+    assert ours.keys() == status.keys()
+    assert ours["status"] == status["status"] == "completed"
+    runs.assert_close(study.lines(i), runs.lines(alone), 2e-3, 2e-3)
+    assert _files(study.runs[i].path) == _files(alone)
+
+
 @pytest.mark.parametrize(
-  "extra",
+  "rates, extra",
   [
-    pytest.param({**runs.MLP, "averages": ("ema", "window")}, id="mlp"),
-    pytest.param({"clipping": True, "microbatches": 2}, id="microbatches"),
-    pytest.param({"optimizer": "schedule_free_adamw"}, id="schedule-free"),
+    (RATES, {"clipping": True, "microbatches": 2}),
+    ([r / 50 for r in RATES], {"optimizer": "schedule_free_adamw"}),
+    (RATES, {"seeds": (3, 1, 4, 1, 5), "report_test": True}),
   ],
+  ids=["microbatches", "schedule-free", "seeds"],
 )
-def test_trial_equals_itself_alone(tmp_path, extra):
-  """Idea 1: a population's trial equals the same trial run alone."""
-  extra = {key.replace(".", "__"): value for key, value in extra.items()}
-  configs = _configs(export=True, report_test=True, **extra)
+def test_other_trials_equal_themselves_alone(tmp_path, rates, extra):
+  """Idea 1: with microbatches, derived weights, and a seed for each trial."""
+  configs = _configs(rates, **extra)
+  study = _Study(tmp_path / "study", configs)
+  assert study.train()
+  status = _alone(configs[2], tmp_path / "alone")
+  ours = study.runs[2].status()
+  assert ours.keys() == status.keys()
+  runs.assert_close(study.lines(2), runs.lines(tmp_path / "alone"), 2e-3, 2e-3)
+  if "test" in status:
+    difference = ours["test"]["test/loss"] - status["test"]["test/loss"]
+    assert abs(difference) < 0.02
+
+
+def test_resnets_equal_themselves_alone(tmp_path):
+  """Idea 1: with convolutions and batch norm, each step a call."""
+  extra = {key.replace(".", "__"): value for key, value in runs.RESNET.items()}
+  extra |= {"hparams__learning_rate": 0.01, "model__norm": "batch"}
+  extra |= {"max_train_steps": 8, "averages": ("ema",)}
+  configs = _configs([r / 20 for r in RATES], **extra)
+  study = _Study(tmp_path / "study", configs)
+  assert study.train()
+  _alone(configs[4], tmp_path / "alone")
+  runs.assert_close(study.lines(4), runs.lines(tmp_path / "alone"), 5e-3, 5e-3)
+
+
+@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+def test_divergence_hurts_nobody_else(tmp_path, mode):
+  """Idea 1: a trial that diverges changes no bit of any other."""
+  healthy = _Study(tmp_path / "healthy", _configs(), mode=mode)
+  assert healthy.train()
+  rates = (*RATES[:2], 1e30, *RATES[3:])
+  study = _Study(tmp_path / "study", _configs(rates), mode=mode)
+  assert study.train()
+  for i in (0, 1, 3, 4):
+    runs.assert_same(study.lines(i), healthy.lines(i))
+  alone = _alone(study.configs[2], tmp_path / "alone")
+  status = study.runs[2].status()
+  assert status["status"] == alone["status"] == "infeasible"
+  assert (status["step"], status["reason"]) == (alone["step"], alone["reason"])
+  assert len(study.lines(2)) == len(runs.lines(tmp_path / "alone"))
+
+
+def test_a_study_of_divergence_ends_early(tmp_path):
+  """Playbook: infeasible trials are results, even if all are."""
+  study = _Study(tmp_path, _configs([1e30] * 5, max_train_steps=100_000))
+  assert study.train()
+  statuses = [run.status() for run in study.runs]
+  assert {status["status"] for status in statuses} == {"infeasible"}
+  assert max(status["step"] for status in statuses) < 100
+
+
+@pytest.mark.parametrize("at", [4, 13, 24])
+def test_stopped_population_continues(tmp_path, at):
+  """G7: asked to stop anywhere, a population goes on to the same bits."""
+  configs = _configs(log_every=1)
+  whole = _Study(tmp_path / "whole", configs)
+  assert whole.train()
+
+  def stop(statuses):
+    steps = {status["step"] for status in statuses.values()}
+    if steps == {at} and not (tmp_path / "asked").exists():
+      (tmp_path / "asked").touch()
+      runs.preempt()
+
+  study = _Study(tmp_path / "study", configs)
+  assert not study.train(stop)
+  statuses = {run.status()["status"] for run in study.runs}
+  assert statuses == {"preempted"}
+  assert max(line["step"] for line in study.lines(0)) < 48
+  assert study.train()
+  for i in range(5):
+    runs.assert_same(study.lines(i), whole.lines(i))
+    assert study.runs[i].status()["best"] == whole.runs[i].status()["best"]
+  runs.assert_same(_weights(study.runs[3]), _weights(whole.runs[3]))
+
+
+def _weights(run):
+  """The newest checkpoint of a trial."""
+  return runs.last_state(runs.overrides(), run.path)
+
+
+def test_population_continues_without_what_ended(tmp_path):
+  """G7: a trial that diverged before the stop stays as it was."""
+  rates = (1e30, *RATES[1:])
+  study = _Study(tmp_path, _configs(rates, log_every=1))
+  asked = []
+
+  def stop(statuses):
+    if not asked and {s["step"] for s in statuses.values()} == {20}:
+      asked.append(runs.preempt())
+
+  assert not study.train(stop)
+  before = (study.runs[0].path / "status.json").read_text()
+  assert study.train()
+  assert (study.runs[0].path / "status.json").read_text() == before
+  assert {run.status()["status"] for run in study.runs[1:]} == {"completed"}
+
+
+def test_population_begins_anew_over_another_runner(tmp_path):
+  """G7: lines that another runner cut off are all made again."""
+  configs = _configs(log_every=1)
+  study = _Study(tmp_path / "study", configs)
+  asked = []
+
+  def stop(statuses):
+    if not asked and {s["step"] for s in statuses.values()} == {20}:
+      asked.append(runs.preempt())
+
+  assert not study.train(stop)
+  study.runs[1].rewind_metrics(5)
+  assert study.train()
+  assert [line["step"] for line in study.lines(1)] == [*range(1, 49)]
+
+
+def test_population_takes_the_memory_there_is(tmp_path):
+  """B1: the size comes from the compiled program, and is told."""
+  study = _Study(tmp_path / "all", _configs())
+  assert study.group.size == 8  # five, rounded up to eight devices
+  rates = (*RATES, *RATES, *RATES, *RATES)
+  configs = [_configs()[i % 5] for i in range(len(rates))]
+  all_ = _Study(tmp_path / "20", configs)
+  assert all_.group.size == 24
+  assert "1 population(s) of 24 on 8 device(s)" in all_.told[0]
+  few = _Study(tmp_path / "few", configs, device_bytes=1.0)
+  assert few.group.size == 8
+  assert "3 population(s) of 8" in few.told[0]
+
+
+def test_best_parameters_are_kept(tmp_path):
+  """G7: the best step's state is what the checkpoint of that step holds.
+
+  The exported weights, and the checkpoint, give the logged error again.
+  """
+  configs = _configs((0.03, 0.1, 0.5, 0.6, 0.7), export=True)
   study = _Study(tmp_path, configs)
   assert study.train()
-  for i in (0, 2, 4):
-    alone = tmp_path / "alone" / str(i)
-    status = _alone(configs[i], alone)
-    ours = study.runs[i].status()
-    assert ours["status"] == status["status"]
-    runs.assert_close(
-      runs.lines(study.runs[i].path), runs.lines(alone), 2e-3, 2e-3
-    )
-    assert _files(study.runs[i].path) == _files(alone)
-    assert ours.keys() == status.keys()
-    assert ours["best"]["step"] in (
-      line["step"]
-      for line in runs.lines(alone)
-      if line.get("valid/error_rate", 1) <= status["best"]["value"] + 0.01
-    )
+  earlier = 0
+  for run, config in zip(study.runs, configs, strict=True):
+    best = run.status()["best"]
+    steps = sorted(int(path.name) for path in run.checkpoints.iterdir())
+    assert steps == sorted({best["step"], 48})
+    earlier += best["step"] < 48
+    workload = train.make_workload(config)
+    state = _restored(run, best["step"], workload)
+    with np.load(run.export / "weights.npz") as file:
+      exported = dict(file)
+    for name in ("Dense_0", "Dense_1"):
+      np.testing.assert_array_equal(
+        exported[f"0/{name}/kernel"], state.params[name]["kernel"]
+      )
+  assert earlier, "no trial whose best step is not its last"
+
+
+def _restored(run, step, workload):
+  from jaxplay.training import checkpoint
+
+  checkpoints = checkpoint.Checkpoints(run.checkpoints, keep_best=1)
+  state = checkpoints.restore(step, workload.state)
+  checkpoints.close()
+  return state
+
+
+def test_large_sets_are_refused(tmp_path):
+  """Errors: a set that does not fit on the device is told, with the way out."""
+  with pytest.raises(jaxplay.UserError, match="--runner=processes"):
+    _Study(tmp_path, _configs(dataset__device_bytes=1))
+
+
+def test_provenance_of_a_trial(tmp_path):
+  """G8: each trial says what made it, as a run does."""
+  study = _Study(tmp_path, _configs())
+  assert study.train()
+  entry = study.runs[4].provenance()
+  assert entry["host"] and entry["command"] and not entry["resumes"]
+  assert os.path.samefile(entry["folder"], os.getcwd())
