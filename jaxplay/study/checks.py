@@ -22,7 +22,7 @@ SCALES = {
   "int": ("linear", "log"),
 }
 
-# What no space may hold, and why; a dot at the end stands for a group.
+# Beginnings of keys that no space may hold, and why.
 _FIXED = (
   (
     ("max_train_steps",),
