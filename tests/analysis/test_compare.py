@@ -1,0 +1,218 @@
+"""Adopt or not, on studies whose truth is known."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.analysis import compare
+from tests.analysis import generated
+
+STUDY = generated.study(0, 20)
+
+
+def _side(values, reruns=(), **config):
+  """A study with these values, and reruns of its best trial."""
+  base = config_lib.base()
+  base.update(config)
+
+  def trial(index, value):
+    curve = {"valid/error_rate": (np.array([100]), np.array([value]))}
+    status = "completed" if np.isfinite(value) else "infeasible"
+    return dataclasses.replace(
+      STUDY.trials[index], curves=curve, status=status
+    )
+
+  best = int(np.argmin(values))
+  return dataclasses.replace(
+    STUDY,
+    study={**STUDY.study, "config": config_lib.as_json(base)},
+    trials=[trial(i, value) for i, value in enumerate(values)],
+    reruns={best: [trial(best, v) for v in reruns]} if len(reruns) else {},
+  )
+
+
+def _flat(level, reruns=(), **config):
+  """All trials alike but for the first, so that search does not matter."""
+  values = np.full(20, level + 1e-4)
+  values[:5] = level
+  return _side(values, reruns, **config)
+
+
+RERUNS = 0.1 + 0.002 * np.array([-1.2, -0.6, 0.1, 0.6, 1.1])
+
+
+@pytest.mark.parametrize(
+  "improvement, verdict",
+  [
+    (0.02, "adopt"),
+    (-0.02, "do not adopt"),
+    (0.001, "cannot tell"),
+    (-0.001, "cannot tell"),
+  ],
+)
+def test_verdict_from_reruns(improvement, verdict):
+  """E3: the effect against the retrain variance of both."""
+  one = _flat(0.1, RERUNS)
+  other = _flat(0.1 - improvement, RERUNS - improvement)
+  found = compare.compare(one, other)
+  assert found.verdict == verdict
+  assert found.improvement == pytest.approx(improvement)
+  low, high = found.interval
+  assert low < improvement < high
+  assert found.baseline.num_reruns == found.candidate.num_reruns == 5
+  assert found.baseline.deviation == pytest.approx(np.std(RERUNS, ddof=1))
+  json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_equals_are_rarely_adopted():
+  """E3: of equal candidates 2.5 % are adopted, as 95 % intervals promise."""
+  rng = np.random.default_rng(0)
+  verdicts = [
+    compare.compare(
+      _flat(0.1, 0.1 + 0.002 * rng.standard_normal(5)),
+      _flat(0.1, 0.1 + 0.004 * rng.standard_normal(4)),
+    ).verdict
+    for _ in range(300)
+  ]
+  assert 1 <= verdicts.count("adopt") <= 18
+  assert 1 <= verdicts.count("do not adopt") <= 18
+
+
+def test_equal_searches_without_reruns_are_rarely_told_apart():
+  """E2, E3: two searches of one space differ by luck alone."""
+  rng = np.random.default_rng(0)
+  verdicts = []
+  for _ in range(200):
+    # The best lies in a corner, which few trials come near.
+    one, other = (_side(0.1 + 0.03 * np.sqrt(rng.random(20))) for _ in "12")
+    verdicts.append(compare.compare(one, other).verdict)
+  assert verdicts.count("cannot tell") >= 190
+
+
+def test_one_search_far_below_another_needs_no_reruns():
+  """E3: where the search variance decides, reruns need not."""
+  one, other = _flat(0.2), _flat(0.05)
+  assert compare.compare(one, other).verdict == "adopt"
+  assert compare.compare(other, one).verdict == "do not adopt"
+
+
+@pytest.mark.parametrize("reruns", [(), RERUNS])
+def test_missing_reruns_are_asked_for(reruns):
+  """E1: with reruns of none, or of one only, it says what to run."""
+  found = compare.compare(_flat(0.1, reruns), _flat(0.099))
+  assert found.verdict == "cannot tell"
+  assert "jaxplay study rerun generated --best --seeds=" in found.advice
+  assert "selected for being the best" in found.caveats[0]
+
+
+def test_the_seeds_that_would_tell_do_tell():
+  """E3: with as many seeds as it asks for, the same numbers decide."""
+  found = compare.compare(
+    _flat(0.1, RERUNS), _flat(0.098, RERUNS - 0.002)
+  )
+  assert found.verdict == "cannot tell"
+  num = found.more_seeds
+  # As many values with exactly the mean and the deviation of the reruns.
+  spread = np.linspace(-1, 1, num)
+  spread *= np.std(RERUNS, ddof=1) / np.std(spread, ddof=1)
+  more = RERUNS.mean() + spread
+  again = compare.compare(_flat(0.1, more), _flat(0.098, more - 0.002))
+  assert again.verdict == "adopt" and again.more_seeds is None
+  fewer = compare.compare(
+    _flat(0.1, RERUNS), _flat(0.097, RERUNS - 0.003)
+  ).more_seeds
+  assert fewer is None or fewer < num
+
+
+def test_no_number_of_seeds_tells_nothing_apart():
+  """E3: equal means are told by no number of seeds: keep the simpler."""
+  found = compare.compare(_flat(0.1, RERUNS), _flat(0.1, RERUNS))
+  assert found.more_seeds is None
+  assert "simpler" in found.advice
+
+
+def test_an_improvement_has_to_be_worth_it():
+  """E3: a sure improvement below the least that is worth it is refused."""
+  one, other = _flat(0.1, RERUNS), _flat(0.09, RERUNS - 0.01)
+  assert compare.compare(one, other).verdict == "adopt"
+  assert compare.compare(one, other, smallest=0.02).verdict == "do not adopt"
+  assert compare.compare(one, other, smallest=0.011).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize(
+  "key, value", [("max_train_steps", 2000), ("batch_size", 256)]
+)
+def test_unlike_studies_get_no_verdict(key, value):
+  """E3, B7: no verdict across lengths or batch sizes, and why."""
+  found = compare.compare(
+    _flat(0.2, RERUNS + 0.1), _flat(0.1, RERUNS, **{key: value})
+  )
+  assert found.verdict == "cannot tell" and found.more_seeds is None
+  assert found.caveats[0].startswith(key)
+  assert key in found.advice
+
+
+def test_objectives_must_agree():
+  """E3: two objectives are refused with both names."""
+  other = dataclasses.replace(_flat(0.1), objective="valid/loss")
+  with pytest.raises(jaxplay.UserError, match="valid/error_rate.*valid/loss"):
+    compare.compare(_flat(0.1), other)
+
+
+def test_complexity_is_listed():
+  """E3: the config keys that the change touches, with both values."""
+  found = compare.compare(
+    _flat(0.2, RERUNS + 0.1), _flat(0.1, RERUNS, clipping=True, seed=3)
+  )
+  assert found.changes == {"clipping": [False, True]}
+  assert "clipping" in found.advice
+
+
+def test_diverged_reruns_are_told():
+  """E1: a rerun that diverges has no value, and is a caveat."""
+  found = compare.compare(
+    _flat(0.1, [*RERUNS, np.inf]), _flat(0.05, RERUNS - 0.05)
+  )
+  assert found.baseline.diverged == 1 and found.baseline.num_reruns == 5
+  assert any("diverged" in caveat for caveat in found.caveats)
+
+
+def test_search_variance_is_a_caveat():
+  """E2: a candidate that another search might not find again is told."""
+  lucky = np.full(20, 0.2)
+  lucky[3] = 0.09
+  found = compare.compare(_flat(0.1, RERUNS), _side(lucky, RERUNS - 0.01))
+  assert found.verdict == "adopt"
+  assert found.candidate.search_deviation > 0.03
+  assert any("another seed" in caveat for caveat in found.caveats)
+
+
+def test_nothing_to_compare():
+  """E3: a study of which nothing completed is refused."""
+  with pytest.raises(jaxplay.UserError, match="no trial"):
+    compare.compare(_flat(0.1), _side(np.full(20, np.inf)))
+
+
+def test_runs_are_compared(tmp_path):
+  """E3: two runs are two studies of one trial; seeds are asked for."""
+  for name, error in (("one", 0.1), ("other", 0.099)):
+    run = rundir.RunDir(tmp_path / name)
+    run.create()
+    run.write_config(config_lib.as_json(config_lib.base()))
+    run.append_metrics([{"step": 100, "valid/error_rate": error}])
+    chance = {"majority_error_rate": 0.9, "num_valid": 300}
+    run.write_status("completed", step=100, chance=chance)
+  one, other = (compare.read(tmp_path / name) for name in ("one", "other"))
+  found = compare.compare(one, other)
+  assert found.verdict == "cannot tell"
+  assert found.improvement == pytest.approx(0.001)
+  assert "--config.seed=" in found.advice
+  with pytest.raises(jaxplay.UserError, match="no 'valid/f1'"):
+    compare.read(tmp_path / "one", "valid/f1")
+  with pytest.raises(jaxplay.UserError, match="no run"):
+    compare.read(tmp_path / "none")

@@ -1,0 +1,156 @@
+"""The next study file: it loads, and changes what the findings ask for."""
+
+import ast
+import dataclasses
+
+import pytest
+
+from jaxplay.analysis import refine, trials
+from jaxplay.study import space as space_lib
+from jaxplay.study import study as study_lib
+from tests.analysis import generated
+
+
+@pytest.fixture
+def next_study(tmp_path):
+  """Writes the next study file and reads it as `jaxplay study run` does."""
+  (tmp_path / "config.py").write_text(
+    "from jaxplay import config\n\n\ndef get_config():\n"
+    "  return config.base()\n"
+  )
+
+  def write(results):
+    study = {**results.study, "config_file": str(tmp_path / "config.py")}
+    results = dataclasses.replace(results, study=study)
+    text = refine.next_study(results, trials.check_study(results))
+    path = tmp_path / "next_study.py"
+    path.write_text(text, encoding="utf-8")
+    definition, _ = study_lib.load(str(path))
+    space = space_lib.Space.from_json(definition["space"])
+    return text, definition, {p.label: p for p in space.parameters}
+
+  return write
+
+
+@pytest.mark.parametrize("fault", [None, *generated.FAULTS])
+def test_every_next_study_loads(next_study, fault):
+  """D2: whatever the findings, the file is a study that could be run."""
+  strength = generated.FAULTS[fault][1][-1] if fault else 0.0
+  results = generated.faulty(0, fault, strength, 32)
+  text, definition, space = next_study(results)
+  assert definition["seed"] == 1
+  assert definition["goal"] == results.study["goal"]
+  assert set(space) == {p.label for p in results.space.parameters}
+  # A comment stands above every line that sets something.
+  lines = text.splitlines()
+  for i, line in enumerate(lines):
+    if line.strip().startswith('"hparams.'):
+      assert lines[i - 1].strip().startswith("#")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_range_moves_where_the_best_are(next_study, seed):
+  """D2: the range goes past the edge that the best trials cluster at."""
+  results = generated.faulty(seed, "edge", 0.3, 64)
+  text, _, space = next_study(results)
+  rate = space["hparams.learning_rate"]
+  best = results.ranked[0].point["hparams.learning_rate"]
+  assert (rate.high > 1.0) if best > 0.01 else (rate.low < 1e-4)
+  assert "moved: the 8 best of 64 trials cluster" in " ".join(text.split())
+
+
+def test_a_range_narrows_around_the_best(next_study):
+  """D2: the good region stays inside, with a margin on both sides."""
+  results = generated.study(3, 64)
+  text, _, space = next_study(results)
+  rate = space["hparams.learning_rate"]
+  assert 1e-4 < rate.low < rate.high < 1.0
+  assert "narrowed to" in text
+  for trial in results.ranked[:5]:
+    assert 0.1 < rate.to_unit(trial.point["hparams.learning_rate"]) < 0.9
+  # A hyperparameter without effect is not.
+  assert space["hparams.weight_decay"].low == 1e-6
+  assert space["hparams.weight_decay"].high == 1e-2
+
+
+def test_an_infeasible_region_is_cut(next_study):
+  """D4: the range ends where trials begin to diverge."""
+  results = generated.faulty(0, "infeasible", 0.6, 64)
+  _, _, space = next_study(results)
+  high = space["hparams.learning_rate"].high
+  diverged = [
+    t.point["hparams.learning_rate"] > high
+    for t in results.trials
+    if t.status == "infeasible"
+  ]
+  assert sum(diverged) > 0.8 * len(diverged)
+
+
+@pytest.mark.parametrize(
+  "fault, strength, steps",
+  [("too_short", 1.0, 20_000), ("too_long", 2.0, 2_000), ("needle", 0.5, None)],
+)
+def test_the_length_changes_where_asked(next_study, fault, strength, steps):
+  """F1: longer, shorter, or as it was, and no key that was not asked for."""
+  results = generated.faulty(0, fault, strength, 32)
+  _, definition, _ = next_study(results)
+  overrides = {"max_train_steps": steps} if steps else {}
+  assert definition["overrides"] == overrides
+
+
+def test_too_few_trials_are_doubled(next_study):
+  """D3: twice the trials where too few lay in the good region."""
+  for fault, num in ((None, 64), ("needle", 128)):
+    results = generated.faulty(0, fault, 0.5, 64)
+    assert next_study(results)[1]["num_trials"] == num
+
+
+def test_conditional_and_scientific_parameters_are_kept(next_study):
+  """C2, C3: conditions, roles and scientific values survive."""
+  results = generated.study(0, 64, optimizers=("momentum", "nesterov"))
+  _, _, space = next_study(results)
+  assert space["optimizer"].values == ("momentum", "nesterov")
+  assert space["optimizer"].role == "scientific"
+  for name in ("momentum", "nesterov"):
+    rate = space[f"hparams.learning_rate [optimizer={name}]"]
+    assert rate.when == {"optimizer": (name,)}
+    assert rate.scale == "log"
+
+
+def test_a_space_that_would_be_refused_is_kept(next_study):
+  """D2: ranges that break a rule of the config together are not proposed."""
+  results = generated.faulty(0, "edge", 0.3, 64)
+  bad = [
+    dataclasses.replace(f, evidence={**f.evidence, "proposed": [1e-4, -1.0]})
+    if f.evidence.get("proposed")
+    else f
+    for f in trials.check_study(results)
+  ]
+  text = refine.next_study(results, bad)
+  assert "space.Float(0.0001, 1.0" in text
+  assert "would be refused" in " ".join(text.split())
+
+
+def test_names_are_data():
+  """D11: quotes, newlines and unicode in a study stay in their strings."""
+  goal = "who's \"best\"?\n'''\nimport os # \u2028 \\ ü"
+  results = generated.study(0, 20)
+  study = {**results.study, "goal": goal, "config_file": 'a"b.py'}
+  results = dataclasses.replace(results, study=study)
+  tree = ast.parse(refine.next_study(results, []))
+  texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+  assert goal in texts and 'a"b.py' in texts
+  (imported,) = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+  assert imported.module == "jaxplay.study"
+
+
+def test_an_empty_study_is_repeated():
+  """D2: a study of which nothing was run yet is written as it was."""
+  results = generated.study(0, 20)
+  pending = [
+    dataclasses.replace(t, status="pending", curves={}) for t in results.trials
+  ]
+  results = dataclasses.replace(results, trials=pending)
+  text = refine.next_study(results, trials.check_study(results))
+  assert "narrowed" not in text and "moved" not in text
+  assert "overrides={}" in text
