@@ -102,7 +102,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     raise jaxplay.UserError(
       f"study file {path!r}: num_trials is {num_trials}; it must be at least 1"
     )
-  space.check(config)
+  space.check(config, points)
   objective = study.objective or config.objective
   metric = objective.rpartition(":")[2]
   if metric.startswith("valid") and metric != config.objective:
