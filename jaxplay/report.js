@@ -4,6 +4,7 @@
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
+const isStudy = report.kind === "study";
 
 const VERDICTS = {
   fail: "✕ fail", warn: "! warn", unknown: "? unknown", ok: "✓ ok",
@@ -19,7 +20,8 @@ const SEEN_IN = {
 };
 const FIRST_ROWS = 200;
 const COLOURED = 6;  // as many trials have a colour of their own in curves
-const MOST_POINTS = 5000;  // of a figure, to be found by the pointer
+const MOST_NODES = 2000;  // a figure of more rows is a canvas, not SVG
+const MOST_POINTS = 5000;  // of curves, to be found by the pointer
 const RELOAD_MS = 15000;
 
 const state = {
@@ -161,9 +163,9 @@ function answer() {
       el("div", {},
         el("div", {class: "soft"}, `${objectiveTitle()}, lower is better`),
         el("div", {class: "value", id: "best-value"}, text(best.objective)),
-        el("p", {id: "best-trial"}, report.kind === "run" ? "" : `Trial ${best.index}; `,
+        el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}; ` : "",
           `best at step ${best.at} of ${best.max_train_steps}`,
-          report.kind === "run" ? "." : `; ${ranked.length} trials have a value.`),
+          isStudy ? `; ${ranked.length} trials have a value.` : "."),
         reruns.length ? el("p", {}, spread(reruns)) : null,
         list(point(best).map(([p, value]) => [p.label, value]))),
       el("div", {},
@@ -265,7 +267,7 @@ function figureSections() {
     if (!cards.some(Boolean)) return null;
     return el("section", {id: `group-${key}`}, el("h3", {}, title),
       el("p", {class: "soft"}, caption),
-      key === "curves" ? fewChooser() : null,
+      key === "curves" && isStudy ? fewChooser() : null,
       el("div", {class: "figures"}, cards));
   });
 }
@@ -345,6 +347,9 @@ function filled(figure, rows) {
       y.scale.type = scale(ends);
       if (!isCurves) Object.assign(y, {title: objectiveTitle()}).scale.domain = ends;
     }
+    if (isCurves && layer.encoding.color && !isStudy) {
+      layer.encoding.color.legend = null;
+    }
     if (layer.mark.point && rows.length > MOST_POINTS) layer.mark.point = false;
   }
   // A finger that starts on a figure wants to scroll, not to select.
@@ -386,7 +391,7 @@ async function draw(item) {
   const {view} = await vegaEmbed(item.node, filled(item.figure, rows), {
     config: {...CONFIG, axis: {...CONFIG.axis, titleLimit}},
     tooltip: showTip, logLevel: 1,
-    renderer: rows.length > MOST_POINTS / 5 ? "canvas" : "svg",
+    renderer: rows.length > MOST_NODES ? "canvas" : "svg",
     actions: {export: true, source: false, compiled: false, editor: false},
     downloadFileName: item.figure.name,
   });
@@ -623,7 +628,7 @@ function update(what) {
     }
   }
   showPicked();
-  if (trials.length && report.kind === "study") fillTable();
+  if (trials.length && isStudy) fillTable();
   remember();
   drawStale();
 }
@@ -658,7 +663,6 @@ function section(id, title, children) {
 
 function build() {
   document.title = report.title;
-  const isStudy = report.kind === "study";
   const sections = [
     section("the-answer", "Answer", [answerNode]),
     section("checks", "Checks", [otherNote, checks()]),
@@ -676,7 +680,8 @@ function build() {
   page.append(
     el("header", {}, el("h1", {}, report.goal || report.title),
       el("p", {class: "soft"}, report.goal ? `${report.title}. ` : "",
-        isStudy ? `${trials.length} trials: ${counts() || "none"}.` : counts() + ".",
+        isStudy ? `${trials.length} trials: ${counts() || "none"}.` : `${counts().slice(2)} at step ${trials[0].step} of`
+          + ` ${trials[0].max_train_steps}.`,
         report.live ? " This page follows the study while it runs." : ""),
       report.notes ? el("p", {}, report.notes) : null,
       Object.keys(report.objectives).length ? objectiveChooser() : null,

@@ -343,7 +343,9 @@ def axis(results: results_lib.Results, i: int) -> alt.LayerChart:
   tooltip = _tooltip("index:O", "status:N", "objective:Q")
   points = base.transform_filter("isValid(datum.objective)")
   layers = [
-    points.mark_circle(size=55)
+    points.mark_circle(
+      size=max(12, min(55, 11_000 // max(len(results.trials), 1)))
+    )
     .encode(
       x=x, y=y, color=_group_colour(results), opacity=_OPACITY, tooltip=tooltip
     )
