@@ -584,7 +584,7 @@ def _report_run(arguments):
     findings = curves.check_trial(trial)
     live = arguments.live and trial.status == "running"
     path = run.path / "report.html"
-    report.write_run(trial, findings, run.provenance(), path=path, live=live)
+    report.write_run(trial, findings, path=path, live=live)
     if not live:
       break
     print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)

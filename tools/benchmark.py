@@ -3,6 +3,9 @@
     python tools/benchmark.py loop      training loop against the bare step
     python tools/benchmark.py order     indices per second on one core
     python tools/benchmark.py startup   seconds to the first step, and where
+    python tools/benchmark.py study     64 trials: population, processes, Optuna
+    python tools/benchmark.py report    report of 1,000 and of 10,000 trials
+    python tools/benchmark.py sampling  a million points of eight dimensions
     python tools/benchmark.py           all of them
 
 Machines are shared and noisy: each pair is measured in turn, several times, and
@@ -11,6 +14,7 @@ the median ratio is given with its range.
 
 import argparse
 import functools
+import json
 import os
 import pathlib
 import statistics
@@ -199,6 +203,236 @@ def startup(rounds: int) -> None:
     _tell(f"startup, share of {name}", shares)
 
 
+_STUDY = """
+from jaxplay.study import space, study
+
+def get_study():
+  return study.Study(
+    goal="How long do 64 trials take?",
+    config={config!r},
+    overrides={overrides!r},
+    space={{
+      "hparams.learning_rate": space.Float(1e-3, 1, scale="log"),
+      "hparams.momentum": space.Float(0.5, 0.99, scale="log_one_minus"),
+    }},
+    num_trials=64,
+  )
+"""
+
+# The usual loop: each trial builds and compiles its own training function. Data
+# live on the device and a call makes many steps, so nothing else holds it up.
+_OPTUNA = """
+import json, sys
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, optax, optuna
+from jaxplay import config as config_lib, data
+from jaxplay.data import images
+
+config = config_lib.load(sys.argv[1])
+for key, value in json.loads(sys.argv[2]).items():
+  config_lib.override(config, key, value)
+digits = data.load(
+  "digits", data_dir="", splits={}, image_size=0, synthetic={}
+).splits
+train, valid = (
+  jax.device_put(digits[name].fetch(np.arange(digits[name].num_examples)))
+  for name in ("train", "valid")
+)
+
+class MLP(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(len(x), -1) / 16.0
+    for _ in range(config.model.depth):
+      x = nn.relu(nn.Dense(config.model.width)(x))
+    return nn.Dense(10)(x)
+
+def objective(trial):
+  rate = trial.suggest_float("learning_rate", 1e-3, 1, log=True)
+  momentum = trial.suggest_float("momentum", 0.5, 0.99)
+  steps, every = config.max_train_steps, config.eval_every
+  optimizer = optax.sgd(
+    optax.linear_schedule(rate, 0.0, steps), momentum, nesterov=True
+  )
+  model = MLP()
+  params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+  state = params, optimizer.init(params)
+
+  def step(state, batch):
+    params, opt_state = state
+    def loss_fn(params):
+      x = images.move(train["image"][batch["index"]], batch["moves"])
+      return optax.softmax_cross_entropy_with_integer_labels(
+        model.apply(params, x), train["label"][batch["index"]]
+      ).mean()
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), loss
+
+  run = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))
+  errors = jax.jit(lambda params: jnp.mean(
+    jnp.argmax(model.apply(params, valid["image"]), -1) != valid["label"]
+  ))
+  best = 1.0
+  for at in range(0, steps, every):
+    state, loss = run(state, data.train_examples(
+      seed=0, step=at, num_steps=every, batch_size=config.batch_size,
+      num_examples=len(train["label"]), augment="shift", augment_pixels=1,
+    ))
+    best = min(best, float(errors(state[0])))
+  return best
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=0))
+study.optimize(objective, n_trials=64)
+print(study.best_value)
+"""
+
+# Compute bound as it is; the shorter it is, the more do fixed costs count.
+_STUDIES = {
+  "as it is": {},
+  "64 wide, 300 steps": {
+    "model.width": 64,
+    "max_train_steps": 300,
+    "eval_every": 50,
+  },
+}
+
+
+def study(rounds: int) -> None:
+  """Seconds of 64 trials of the digits MLP in three ways, as ratios."""
+  config = str(ROOT / "experiments" / "digits_mlp" / "config.py")
+  for name, overrides in _STUDIES.items():
+    ratios = {"processes": [], "processes, 2 at a time": [], "Optuna": []}
+    compiled = []
+    for _ in range(rounds):
+      with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "study.py"
+        file.write_text(_STUDY.format(config=config, overrides=overrides))
+        run = [
+          *(sys.executable, "-m", "jaxplay.cli", "study", "run", str(file)),
+          "--no_report",
+        ]
+        population, log = _seconds(
+          [*run, f"--workdir={folder}/population"], folder
+        )
+        compiled.append(log.count("compilation of jit(train_population)"))
+        processes = ["--runner=processes", f"--workdir={folder}/processes"]
+        two = ["--runner=processes", f"--workdir={folder}/two", "--parallel=2"]
+        optuna = [sys.executable, "-c", _OPTUNA, config, json.dumps(overrides)]
+        for other, command in zip(
+          ratios, ([*run, *processes], [*run, *two], optuna), strict=True
+        ):
+          ratios[other].append(_seconds(command, folder)[0] / population)
+    for other, values in ratios.items():
+      _tell(f"study {name}, {other} / population", values)
+    _tell(f"study {name}, compilations of the population's step", compiled)
+
+
+def _seconds(command, folder):
+  """(wall time, what it logged) of a command, with a cache of its own."""
+  cache = {
+    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
+    "JAX_LOG_COMPILES": "1",
+  }
+  start = time.perf_counter()
+  done = subprocess.run(
+    command,
+    env=os.environ | cache,
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return time.perf_counter() - start, done.stderr
+
+
+def report(rounds: int) -> None:
+  """Seconds and peak memory of `jaxplay report`, 100 evaluations a trial."""
+  for trials in (1_000, 10_000):
+    with tempfile.TemporaryDirectory() as folder:
+      _made_up_study(pathlib.Path(folder) / "study", trials)
+      seconds, memory = [], []
+      for _ in range(rounds):
+        start = time.perf_counter()
+        process = subprocess.Popen(
+          [sys.executable, "-m", "jaxplay.cli", "report", f"{folder}/study"],
+          cwd=ROOT,
+          stdout=subprocess.DEVNULL,
+        )
+        _, code, usage = os.wait4(process.pid, 0)
+        assert code == 0
+        seconds.append(time.perf_counter() - start)
+        memory.append(usage.ru_maxrss / 1e3)
+    _tell(f"report of {trials:,} trials, seconds", seconds)
+    _tell(f"report of {trials:,} trials, peak MB", memory)
+
+
+def _made_up_study(folder, num_trials):
+  """A study directory as training would leave it, with made-up curves."""
+  import numpy as np
+
+  from jaxplay import config as config_lib
+  from jaxplay.study import study as study_lib
+
+  file = folder.parent / "study.py"
+  config = str(ROOT / "experiments" / "digits_mlp" / "config.py")
+  text = _STUDY.format(config=config, overrides={"max_train_steps": 10_000})
+  file.write_text(text.replace("num_trials=64", f"num_trials={num_trials}"))
+  directory = study_lib.StudyDir(folder)
+  definition, _ = study_lib.load(str(file))
+  directory.create(definition)
+  rng = np.random.default_rng(0)
+  steps = np.arange(100, 10_100, 100)
+  for index, point in enumerate(directory.points()):
+    run = directory.trial(index)
+    run.create()
+    run.write_config(
+      config_lib.as_json(study_lib.trial_config(definition["config"], point))
+    )
+    far = abs(np.log10(point["hparams.learning_rate"] / 0.1))
+    errors = 0.9 * steps**-0.3 * (1 + far) * rng.uniform(0.97, 1.03, 100)
+    lines = [
+      {
+        "step": int(step),
+        "train/loss": float(error * 2),
+        "train/error_rate": float(error),
+        "train/grad_norm": float(error),
+        "train/grad_norm_max": float(error * 1.5),
+        "train/clipped": 0.0,
+        "learning_rate": point["hparams.learning_rate"],
+        "steps_per_second": 100.0,
+        "examples_per_second": 12_800.0,
+        "data_wait": 0.0,
+        "valid/loss": float(error * 2.1),
+        "valid/error_rate": float(error),
+      }
+      for step, error in zip(steps, errors, strict=True)
+    ]
+    run.append_metrics(lines)
+    run.write_status(
+      "completed", step=10_000, max_train_steps=10_000, seconds=1.0
+    )
+
+
+def sampling(rounds: int) -> None:
+  """Seconds for a million points of eight dimensions, by algorithm."""
+  from jaxplay.study import sampling as sampling_lib
+  from jaxplay.study import space as space_lib
+
+  names = ("learning_rate", "momentum", "rho", "beta1", "beta2", "epsilon")
+  names += ("weight_decay", "label_smoothing")
+  space = space_lib.Space(
+    {f"hparams.{name}": space_lib.Float(1e-3, 0.9, "log") for name in names}
+  )
+  for algorithm in ("halton", "sobol", "random", "algoperf"):
+    seconds = []
+    for _ in range(rounds):
+      start = time.perf_counter()
+      sampling_lib.points(space, algorithm=algorithm, seed=0, num=1_000_000)
+      seconds.append(time.perf_counter() - start)
+    _tell(f"sampling, {algorithm}, a million points, seconds", seconds)
+
+
 def _tell(what: str, values: list[float]) -> None:
   middle = statistics.median(values)
   print(
@@ -208,7 +442,14 @@ def _tell(what: str, values: list[float]) -> None:
   )
 
 
-BENCHMARKS = {"loop": loop, "order": order, "startup": startup}
+BENCHMARKS = {
+  "loop": loop,
+  "order": order,
+  "startup": startup,
+  "study": study,
+  "report": report,
+  "sampling": sampling,
+}
 
 
 def main():

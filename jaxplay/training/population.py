@@ -168,7 +168,7 @@ class Group:
       )
       return states, jax.tree.map(lambda leaf: leaf[None], tally)
 
-    def program(hparams, states, own, shared):
+    def train_population(hparams, states, own, shared):
       return sharding.over_trials(self.mesh, of_device)(
         (hparams, states, own), shared
       )
@@ -176,7 +176,8 @@ class Group:
     own, examples = self.examples([self.config.seed], 0)
     shared = (np.int32(0), self.arrays, examples, np.int32(0), np.int32(1))
     arguments = (self.hparams([self.config]), self.state, own, shared)
-    return jax.jit(program, donate_argnums=1).lower(*arguments).compile()
+    program = jax.jit(train_population, donate_argnums=1)
+    return program.lower(*arguments).compile()
 
   def hparams(self, configs):
     """The traced numbers of trials, name -> [size], on the devices."""
