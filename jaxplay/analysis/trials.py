@@ -6,8 +6,8 @@ a checklist of additional questions". `check_study` is that checklist.
 
 Hyperparameters are judged on their own scale, as *units* from 0 at the low end
 to 1 at the high end. Trials are grouped into *cells*, one for each combination
-of scientific values, because a cell is what is compared, and nuisance
-hyperparameters have to be tuned in each.
+of scientific choices, because cells are compared, and nuisance hyperparameters
+have to be tuned in each.
 """
 
 import collections
@@ -263,28 +263,35 @@ def scientific_cells(
   }
 
 
-def _cells(results, without=None):
-  """Name of each cell -> indices of its trials, int [n].
+def _cells(results, slices=True, without=None):
+  """Name of each cell -> indices of its trials, int [n]; in the space's order.
 
   Args:
+    slices: Whether the slices of continuous hyperparameters are cells. Not
+      where each cell has to be a good one: a slice of bad values is none.
     without: Label of a hyperparameter that does not tell cells apart.
   """
-  parts = [[] for _ in results.trials]
-  number = int(np.clip(len(parts) // 16, 2, 4))
+  number = int(np.clip(len(results.trials) // 16, 2, 4))
+  keys = [() for _ in results.trials]
   for parameter in results.space.parameters:
     if parameter.role != "scientific" or parameter.label == without:
       continue
     column = results.column(parameter.label)
     place, edges, names = _slices(parameter, column, number)
-    for part, i in zip(parts, place.tolist(), strict=True):
+    if edges[0][0] is not None and not slices:
+      continue
+    for trial, i in enumerate(place.tolist()):
       if i >= 0:
         low, high = edges[i]
         value = names[i] if low is None else f"{low:.3g} to {high:.3g}"
-        part.append(f"{parameter.key}={value}")
+        keys[trial] += ((i, f"{parameter.key}={value}"),)
   cells = collections.defaultdict(list)
-  for i, part in enumerate(parts):
-    cells[", ".join(part)].append(i)
-  return {name: np.array(indices) for name, indices in cells.items()}
+  for trial, key in enumerate(keys):
+    cells[key].append(trial)
+  return {
+    ", ".join(part for _, part in key): np.array(cells[key])
+    for key in sorted(cells)
+  }
 
 
 def best_steps(
@@ -386,7 +393,7 @@ def _edges(results, parameter) -> list[_Edge]:
   values = np.where(np.isnan(units), np.nan, results.values)
   cells = [
     (name, indices)
-    for name, indices in _cells(results, without=parameter.label).items()
+    for name, indices in _cells(results, False, parameter.label).items()
     if np.isfinite(values[indices]).any()
   ]
   if any(np.isfinite(values[i]).sum() < 16 for _, i in cells):
@@ -394,7 +401,8 @@ def _edges(results, parameter) -> list[_Edge]:
     pooled = np.full(len(values), np.nan)
     for _, indices in cells:
       valued = indices[np.isfinite(values[indices])]
-      pooled[valued] = stats.rankdata(values[valued], "min") / len(valued)
+      ranks = stats.rankdata(values[valued]) - 0.5
+      pooled[valued] = ranks / len(valued)
     values, cells = pooled, [("", np.arange(len(values)))]
   num_tests = len(cells) * sum(
     _is_ordered(p) for p in results.space.parameters
@@ -566,26 +574,29 @@ def _wider(results, parameter, sides):
 def _outwards(parameter, side):
   """Values beyond an edge, the farthest first."""
   sign = 1 if side == "high" else -1
-  if parameter.kind == "choice":
-    edge, inner = parameter.values[:: -sign][:2]
-    is_ratio = edge > 0 and inner > 0
-    value = edge * edge / inner if is_ratio else 2 * edge - inner
-    return [_rounded(value, type(edge))]
   low, high = parameter.low, parameter.high
-  edge = high if side == "high" else low
-  number = int if parameter.kind == "int" else float
-  if parameter.scale == "linear":
-    steps = [(high - low) / 2**i for i in range(1, 6)]
-    values = [edge + sign * step for step in steps]
-    if side == "low" and low > 0:
-      values = [v if v > 0 else 0 for v in values]
-    return [v for v in (_rounded(v, number) for v in values) if v != edge]
-  if parameter.scale == "log":
-    factor = float(np.clip((high / low) ** (1 / 3), 3, 10))
-    return [_rounded(edge * factor**sign, number)]
-  factor = float(np.clip(((1 - low) / (1 - high)) ** (1 / 3), 3, 10))
-  value = 1 - float(f"{(1 - edge) * factor**-sign:.2g}")
-  return [v for v in (round(max(value, 0.0), 12),) if v != edge]
+  edge = high if sign > 0 else low
+  if parameter.kind == "choice":
+    edge, inner = parameter.values[::-sign][:2]
+    is_ratio = edge > 0 and inner > 0
+    values = [edge * edge / inner if is_ratio else 2 * edge - inner]
+  elif parameter.scale == "linear":
+    values = [edge + sign * (high - low) / 2**i for i in range(1, 6)]
+    if low > 0:
+      values = [max(value, 0) for value in values]
+  elif parameter.scale == "log":
+    values = [edge * float(np.clip((high / low) ** (1 / 3), 3, 10)) ** sign]
+  else:
+    ratio = (1 - low) / (1 - high)
+    rest = (1 - edge) * float(np.clip(ratio ** (1 / 3), 3, 10)) ** -sign
+    values = [max(round(1 - float(f"{rest:.2g}"), 12), 0.0)]
+  if type(edge) is int:
+    values = [round(value) for value in values]
+  elif parameter.scale != "log_one_minus":
+    values = [float(f"{value:.2g}") for value in values]
+  # Choices may fall; rounding may reach back to the edge, or within.
+  rises = sign if parameter.kind != "choice" else edge - inner
+  return [value for value in values if (value - edge) * rises > 0]
 
 
 def enough_trials(results: results_lib.Results) -> finding.Finding:
@@ -594,19 +605,20 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   The rule, in each cell: by the bootstrap of the budget (`best_of`), an unlucky
   (75 %) study of half the trials ends no further above the best value than two
   trainings of one point differ at 95 % (`noise`); in other words, about 3
-  trials lie in the good region. Else `warn`.
-  Needs 10 trials in each cell. Source: Playbook, not sampling enough points in
-  the search space; how many trials are needed to get good results.
+  trials lie in the good region. Else `warn`. Needs 10 trials in each cell.
+  Source: Playbook, not sampling enough points in the search space; how many
+  trials are needed to get good results.
   """
   between = noise(results)
   tolerance = between.tolerance
   ended = results.infeasible | ~np.isnan(results.values)
   cells = []
-  for name, indices in _cells(results).items():
+  for name, indices in _cells(results, slices=False).items():
     values = np.where(results.infeasible, np.inf, results.values)[indices]
     values = values[ended[indices]]
-    if len(values) < _FEWEST or not np.isfinite(values).any():
-      return _too_few("enough_trials", len(values), name or results.objective)
+    has = len(values) if np.isfinite(values).any() else 0
+    if has < _FEWEST:
+      return _too_few("enough_trials", has, name or results.objective)
     best = float(values.min())
     unlucky = best_of(values, [len(values) // 2])[0]["q75"]
     cells.append(
@@ -625,7 +637,16 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
     for c in cells
     if c["loss_of_half"] is None or c["loss_of_half"] > tolerance
   ]
-  names = ", ".join(c["cell"] for c in few if c["cell"])
+  advice = ""
+  if few:
+    worst = min(few, key=lambda c: c["num_good"])
+    where = f" of {worst['cell']}" if worst["cell"] else ""
+    advice = (
+      f"Only {worst['num_good']} of {worst['num_trials']} trials{where} lie in"
+      " the good region, so the best one is a lucky point. Run twice as many"
+      " (`jaxplay study extend`), or vary fewer hyperparameters in narrower"
+      " ranges."
+    )
   return finding.Finding(
     "enough_trials",
     "warn" if few else "ok",
@@ -636,15 +657,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
       tolerance=tolerance,
       cells=cells,
     ),
-    (
-      f"Only {min(c['num_good'] for c in few)} of"
-      f" {few[0]['num_trials']} trials{f' of {names}' if names else ''} lie in"
-      " the good region, so the best one is a lucky point. Run twice as many"
-      " (`jaxplay study extend`), or vary fewer hyperparameters in narrower"
-      " ranges."
-    )
-    if few
-    else "",
+    advice,
     _SAMPLING,
   )
 
@@ -794,11 +807,12 @@ def _thresholds(name, numbers, here, bad):
     )
     inside = np.zeros(len(here), bool)
     inside[indices[cut:] if sign == ">" else indices[:cut]] = True
-    rules.append(_rule(name, sign, middle, inside, here & bad))
+    rules.append(_rule(name, sign, middle, inside, bad))
   return rules
 
 
 def _rule(name, sign, value, inside, bad):
+  """A rule and its score. Trials without the hyperparameter lie outside."""
   number = f"{value:.3g}" if sign != "=" else value
   return dict(
     rule=f"{name} {sign} {number}",
@@ -996,7 +1010,8 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
   """
   rank = {trial.index: i for i, trial in enumerate(results.ranked)}
   votes = []
-  for trials in scientific_cells(results).values():
+  for indices in _cells(results, slices=False).values():
+    trials = (results.trials[i] for i in indices)
     valued = [t for t in trials if t.index in rank]
     best = sorted(valued, key=lambda t: rank[t.index])[:3]
     votes += [_is_compute_bound(t, results.objective) for t in best]
@@ -1080,7 +1095,8 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
   ]
   keys = {p.label: p.key for p in results.space.parameters}
   caveats, untuned = {}, []
-  for name, trials in scientific_cells(results).items():
+  for name, indices in _cells(results, slices=False).items():
+    trials = [results.trials[i] for i in indices]
     varied = {keys[label] for t in trials for label in t.point}
     switches = [
       base | {keys[k]: v for k, v in t.point.items()} for t in trials
@@ -1155,11 +1171,6 @@ def _show(parameter, values):
   if parameter.kind == "choice":
     return ", ".join(map(str, values))
   return f"{values[0]:g} to {values[1]:g}"
-
-
-def _rounded(value, number):
-  """Two significant digits, of the type that the key has."""
-  return number(round(value)) if number is int else float(f"{value:.2g}")
 
 
 def _values(results, trials):
