@@ -42,7 +42,8 @@ _STEPS = (
   "Playbook, deciding how long to train when training is not compute-bound"
 )
 
-_FEWEST = 10  # trials with a value, below which a cell tells nothing
+_FEWEST = 10  # trials with a value, below which a study tells nothing
+_FEWEST_IN_CELL = 16  # below which a cell is not judged by itself
 
 # Share of the trials with which a fault of runs is the study's; 1/2 if absent.
 # "Even if none of the best trials are exhibiting problematic overfitting, there
@@ -396,7 +397,8 @@ def _edges(results, parameter) -> list[_Edge]:
     for name, indices in _cells(results, False, parameter.label).items()
     if np.isfinite(values[indices]).any()
   ]
-  if any(np.isfinite(values[i]).sum() < 16 for _, i in cells):
+  counts = [np.isfinite(values[indices]).sum() for _, indices in cells]
+  if len(cells) > 1 and min(counts) < _FEWEST_IN_CELL:
     # Ranks within cells, so that no cell is better than another as a whole.
     pooled = np.full(len(values), np.nan)
     for _, indices in cells:
@@ -605,7 +607,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   The rule, in each cell: by the bootstrap of the budget (`best_of`), an unlucky
   (75 %) study of half the trials ends no further above the best value than two
   trainings of one point differ at 95 % (`noise`); in other words, about 3
-  trials lie in the good region. Else `warn`. Needs 10 trials in each cell.
+  trials lie in the good region. Else `warn`. Needs 16 trials in each cell.
   Source: Playbook, not sampling enough points in the search space; how many
   trials are needed to get good results.
   """
@@ -617,8 +619,9 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
     values = np.where(results.infeasible, np.inf, results.values)[indices]
     values = values[ended[indices]]
     has = len(values) if np.isfinite(values).any() else 0
-    if has < _FEWEST:
-      return _too_few("enough_trials", has, name or results.objective)
+    if has < _FEWEST_IN_CELL:
+      subject = name or results.objective
+      return _too_few("enough_trials", has, subject, _FEWEST_IN_CELL)
     best = float(values.min())
     unlucky = best_of(values, [len(values) // 2])[0]["q75"]
     cells.append(
@@ -630,7 +633,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
       )
     )
   if not cells:
-    return _too_few("enough_trials", 0, results.objective)
+    return _too_few("enough_trials", 0, results.objective, _FEWEST_IN_CELL)
   # A loss of None: an unlucky half has no feasible trial at all.
   few = [
     c

@@ -381,10 +381,10 @@ def test_each_cell_is_judged():
 def test_few_trials_are_unknown(num):
   """D2, D3: too few trials are told as such, with how many it needs."""
   study = _line(np.linspace(0.1, 0.2, num))
-  found = [*trials.search_space_boundary(study), trials.enough_trials(study)]
-  for one in found:
+  found = [_boundary(study), trials.enough_trials(study)]
+  for one, needs in zip(found, (10, 16), strict=True):
     assert one.verdict == "unknown"
-    assert one.evidence == {"has": num, "needs": 10}
+    assert one.evidence == {"has": num, "needs": needs}
   for one in trials.check_study(study):
     json.dumps(one.as_json(), allow_nan=False)
 
