@@ -193,7 +193,7 @@ def late_variance(
   steps: np.ndarray,
   values: np.ndarray,
   num_examples: int = 0,
-  learning_rates: np.ndarray = np.zeros(0),  # noqa: B008, never written to
+  learning_rates: np.ndarray | None = None,
 ) -> finding.Finding:
   """Does the objective jump from evaluation to evaluation late in training?
 
@@ -205,7 +205,7 @@ def late_variance(
     steps: [evaluations], updates.
     values: [evaluations], the objective.
     num_examples: Validation examples of an error rate; 0: it is none.
-    learning_rates: As logged; to tell which remedy is open.
+    learning_rates: As logged, to tell which remedy is open; None: they are not.
   """
   steps, values = _finite(steps, values)
   if len(values) < 15:
@@ -241,7 +241,7 @@ def still_improving(
   steps: np.ndarray,
   values: np.ndarray,
   num_examples: int = 0,
-  learning_rates: np.ndarray = np.zeros(0),  # noqa: B008, never written to
+  learning_rates: np.ndarray | None = None,
 ) -> finding.Finding:
   """Is the objective still falling when training ends ("compute-bound")?
 
@@ -254,7 +254,7 @@ def still_improving(
     steps: [evaluations], updates.
     values: [evaluations], the objective.
     num_examples: Validation examples of an error rate; 0: it is none.
-    learning_rates: As logged, for the decay.
+    learning_rates: As logged, for the decay; None: they are not.
   """
   steps, values = _finite(steps, values)
   if len(values) < 10:
@@ -614,14 +614,16 @@ def resolution(error_rate: float, num_examples: int) -> float:
   return math.sqrt(share * (1 - share) / num_examples)
 
 
-def final_rate(learning_rates: np.ndarray) -> float | None:
+def final_rate(learning_rates: np.ndarray | None) -> float | None:
   """The last learning rate as a share of the largest; None: not logged."""
+  if learning_rates is None:
+    return None
   rates = learning_rates[np.isfinite(learning_rates)]
   return float(rates[-1] / rates.max()) if len(rates) and rates.max() else None
 
 
 def _finding(
-  check, verdict, evidence, advice, source, subject="validation"
+  check, verdict, evidence, advice, source, subject="objective"
 ) -> finding.Finding:
   evidence = {
     name: float(value) if isinstance(value, np.floating) else value

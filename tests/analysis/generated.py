@@ -38,7 +38,7 @@ FAULTS = {
   "edge_of_feasible": ("optimization_instability", (0.0, 0.1, 0.3)),
   "needle": ("enough_trials", (0.1, 0.2, 0.5)),
   "infeasible": ("infeasible_share", (0.4, 0.6, 0.8)),
-  "noisy_retraining": ("retrain_variance", (0.5, 1.0, 4.0)),
+  "noisy_retraining": ("retrain_variance", (0.1, 0.3, 1.0)),
   "too_long": ("max_train_steps", (0.2, 0.5, 2.0)),
   "too_short": ("max_train_steps", (0.5, 1.0)),
   "compute_bound": ("compute_bound", (0.5, 1.0)),
@@ -162,7 +162,7 @@ def study(
     index = results.ranked[0].index
     again = error[index] * (1 + 0.01 * rng.standard_normal(num_reruns))
     if fault == "noisy_retraining":
-      spread = np.median(error[~diverged]) - error.min()
+      spread = np.quantile(error[~diverged], 0.9) - error.min()
       again += strength * spread * rng.standard_normal(num_reruns)
     no = np.zeros(num_reruns, bool)
     results.reruns[index] = [
