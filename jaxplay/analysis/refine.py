@@ -28,7 +28,9 @@ def next_study(
 
   1. A range whose edge the best trials cluster at becomes the wider one that
      `search_space_boundary` proposes.
-  2. One that is mostly infeasible beyond a threshold ends there.
+  2. One whose best trials lie at the edge of what is feasible is kept, so that
+     the next study can show what a fix of the instability gains; else one that
+     is mostly infeasible beyond a threshold ends there.
   3. Else, one whose best eighth (at least 5 of 16 trials) lies within it, with
      0.15 of the range on both sides, in less than 0.6 of it, shrinks to that.
   4. `max_train_steps` doubles, halves or falls to a fifth where the checks of
@@ -104,6 +106,12 @@ def _next_domain(results, parameter, told):
       f" {_show(old)}"
     )
     return _with_range(old, proposed), reason
+  if boundary and boundary.evidence.get("infeasible_beyond"):
+    return old, (
+      "kept: the best trials lie at the edge of what is feasible. Try warmup"
+      " (hparams.warmup_steps) or gradient clipping (clipping,"
+      " hparams.clip_norm) on the same range before narrowing it"
+    )
   if parameter.role == "scientific":
     return old, "kept: it is what is compared"
   infeasible = told.get("infeasible_share")

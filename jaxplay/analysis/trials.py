@@ -1097,12 +1097,18 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
     p.label for p in results.space.parameters if p.role == "scientific"
   ]
   keys = {p.label: p.key for p in results.space.parameters}
+  choices = [p for p in results.space.parameters if p.kind == "choice"]
   caveats, untuned = {}, []
   for name, indices in _cells(results, slices=False).items():
-    trials = [results.trials[i] for i in indices]
-    varied = {keys[label] for t in trials for label in t.point}
+    points = [results.trials[i].point for i in indices]
+    varied = {keys[label] for point in points for label in point}
+    # What has an effect depends on the choices alone.
     switches = [
-      base | {keys[k]: v for k, v in t.point.items()} for t in trials
+      base | dict(chosen)
+      for chosen in {
+        tuple((p.key, point[p.label]) for p in choices if p.label in point)
+        for point in points
+      }
     ]
     caveats[name] = {
       key: _json(value)

@@ -75,7 +75,7 @@ def test_a_range_narrows_around_the_best(next_study):
 
 def test_an_infeasible_region_is_cut(next_study):
   """D4: the range ends where trials begin to diverge."""
-  results = generated.faulty(0, "infeasible", 0.6, 64)
+  results = generated.faulty(0, "infeasible", 0.4, 64)
   _, _, space = next_study(results)
   high = space["hparams.learning_rate"].high
   diverged = [
@@ -84,6 +84,14 @@ def test_an_infeasible_region_is_cut(next_study):
     if t.status == "infeasible"
   ]
   assert sum(diverged) > 0.8 * len(diverged)
+
+
+def test_the_edge_of_feasibility_is_kept(next_study):
+  """D2: instability is to be fixed before the range is narrowed."""
+  results = generated.faulty(0, "edge_of_feasible", 0.3, 64)
+  text, _, space = next_study(results)
+  assert space["hparams.learning_rate"].high == 1.0
+  assert "warmup_steps" in text
 
 
 @pytest.mark.parametrize(
