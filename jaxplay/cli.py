@@ -23,9 +23,9 @@ EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
-  parser = _parser()
-  arguments, rest = parser.parse_known_args(argv)
+  arguments = None
   try:
+    arguments, rest = _parser().parse_known_args(argv)
     code = arguments.verb(arguments, rest)
   except jaxplay.UserError as error:
     print(f"jaxplay: {error}", file=sys.stderr)
@@ -36,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
   except Exception:
     traceback.print_exc()
     code = EXIT_FAILED
-  if code not in (0, EXIT_PREEMPTED) and _one_of_several(arguments):
+  if (
+    arguments
+    and code not in (0, EXIT_PREEMPTED)
+    and (_one_of_several(arguments))
+  ):
     # Without the farewell of Python and JAX: they would wait for the others.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -44,8 +48,24 @@ def main(argv: list[str] | None = None) -> int:
   return code
 
 
+class _Parser(argparse.ArgumentParser):
+  """Tells a mistake as any other: in a sentence, without the usage."""
+
+  def error(self, message):
+    raise jaxplay.UserError(f"{message}; see {self.prog} --help")
+
+
+def _number(text):
+  """Type of arguments that count something."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}, and it must be a whole number of at least 1"
+    )
+  return int(text)
+
+
 def _parser():
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="jaxplay",
     description="The Deep Learning Tuning Playbook as working software.",
   )
@@ -88,7 +108,7 @@ def _add_devices(verb):
   """Arguments of what computes."""
   verb.add_argument(
     "--fake_devices",
-    type=int,
+    type=_number,
     metavar="N",
     help="emulate N devices on the CPU",
   )
@@ -137,7 +157,7 @@ def _add_study(verbs):
   )
   extend.add_argument("study", metavar="STUDY")
   extend.add_argument(
-    "--trials", required=True, type=int, metavar="N", help="new total"
+    "--trials", required=True, type=_number, metavar="N", help="new total"
   )
   _add_runner(extend)
   extend.set_defaults(verb=_study_extend)
@@ -150,8 +170,13 @@ def _add_study(verbs):
   rerun.add_argument("study", metavar="STUDY")
   which = rerun.add_mutually_exclusive_group(required=True)
   which.add_argument("--best", action="store_true", help="the best trial")
+  which.add_argument(
+    "--best_of_each",
+    action="store_true",
+    help="the best trial of each scientific value",
+  )
   which.add_argument("--trial", type=int, metavar="I", help="trial I")
-  rerun.add_argument("--seeds", type=int, default=5, metavar="N")
+  rerun.add_argument("--seeds", type=_number, default=5, metavar="N")
   _add_runner(rerun)
   rerun.set_defaults(verb=_study_rerun)
 
@@ -185,7 +210,7 @@ def _add_runner(verb):
   )
   verb.add_argument(
     "--parallel",
-    type=int,
+    type=_number,
     default=1,
     metavar="N",
     help="processes: so many at a time",
@@ -282,10 +307,12 @@ def _study_run(arguments, rest):
   _no_more(rest, arguments)
   definition, notes = study_lib.load(arguments.file)
   directory = study_lib.StudyDir(arguments.workdir)
+  num_trials = directory.merged(definition)["num_trials"]
+  which = _slice(arguments.trials, num_trials)
   directory.create(definition)
   for sentence in notes:
     print(f"note: {sentence}")
-  return _run_trials(arguments, directory, arguments.trials)
+  return _run_trials(arguments, directory, which)
 
 
 def _study_extend(arguments, rest):
@@ -294,7 +321,7 @@ def _study_extend(arguments, rest):
   _no_more(rest, arguments)
   directory = study_lib.StudyDir(arguments.study)
   directory.extend(arguments.trials)
-  return _run_trials(arguments, directory, None)
+  return _run_trials(arguments, directory, range(arguments.trials))
 
 
 def _run_trials(arguments, directory, which):
@@ -309,35 +336,37 @@ def _run_trials(arguments, directory, which):
       directory.trial(index),
       study_lib.trial_config(study["config"], points[index]),
     )
-    for index in _slice(which, len(points))
+    for index in which
   ]
   return _run_jobs(arguments, directory, jobs)
 
 
 def _study_rerun(arguments, rest):
   from jaxplay.analysis import results as results_lib
+  from jaxplay.analysis import trials
   from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   _no_more(rest, arguments)
   directory = study_lib.StudyDir(arguments.study)
   study, points = directory.study(), directory.points()
-  index = arguments.trial
-  if arguments.best:
-    ranked = results_lib.read_study(arguments.study).ranked
-    if not ranked:
-      raise jaxplay.UserError(
-        f"{arguments.study!r} has no completed trial yet, so there is no best"
-        " one to run again"
-      )
-    index = ranked[0].index
-  if not 0 <= index < len(points):
+  results = results_lib.read_study(arguments.study)
+  if arguments.trial is not None:
+    indices = [arguments.trial]
+  elif arguments.best:
+    indices = [trial.index for trial in results.ranked[:1]]
+  else:
+    each = trials.best_of_each(results)
+    indices = [trial.index for trial in each.values()]
+  if not indices:
     raise jaxplay.UserError(
-      f"there is no trial {index}; the study has trials 0 to {len(points) - 1}"
+      f"{arguments.study!r} has no completed trial yet, so there is no best"
+      " one to run again"
     )
-  if arguments.seeds < 1:
+  if not 0 <= indices[0] < len(points):
     raise jaxplay.UserError(
-      f"--seeds is {arguments.seeds}; it must be at least 1"
+      f"there is no trial {indices[0]}; the study has trials 0 to"
+      f" {len(points) - 1}"
     )
   seeds = [study["config"]["seed"] + 1 + i for i in range(arguments.seeds)]
   jobs = [
@@ -346,6 +375,7 @@ def _study_rerun(arguments, rest):
       directory.rerun(index, seed),
       study_lib.trial_config(study["config"], points[index], seed=seed),
     )
+    for index in indices
     for seed in seeds
   ]
   return _run_jobs(arguments, directory, jobs)
@@ -375,15 +405,11 @@ def _run_jobs(arguments, directory, jobs):
   """Runs jobs of a study by the runner that was asked for."""
   from jaxplay.study import runners
 
-  if arguments.parallel < 1:
-    raise jaxplay.UserError(
-      f"--parallel is {arguments.parallel}; it must be at least 1"
-    )
   if arguments.retry_failed:
     for job in jobs:
       job.forgive()
   if not any(job.is_open() for job in jobs):
-    print(f"all {len(jobs)} trials are finished; nothing to run")
+    print("nothing to run")
     return _close_study(arguments, directory, jobs)
   console = _Console(
     quiet=bool(arguments.process_id),
@@ -398,6 +424,7 @@ def _run_jobs(arguments, directory, jobs):
         parallel=arguments.parallel,
         progress=progress,
         tell=console.tell,
+        options=_device_options(arguments),
       )
     else:
       finished = _run_populations(arguments, directory, jobs, progress, console)
@@ -405,6 +432,13 @@ def _run_jobs(arguments, directory, jobs):
     print("stopped; the same command goes on where it was")
     return EXIT_PREEMPTED
   return _close_study(arguments, directory, jobs)
+
+
+def _device_options(arguments):
+  """What a trial's own process is to be told of the devices."""
+  if arguments.fake_devices is None:
+    return []
+  return [f"--fake_devices={arguments.fake_devices}"]
 
 
 def _run_populations(arguments, directory, jobs, progress, console):
@@ -477,14 +511,20 @@ def _write_report(results, live=False):
 
 def _show_report(results, findings, path):
   """The answer in a few lines, and where to read on."""
+  from jaxplay.analysis import trials
+
   if results.ranked:
     best = results.ranked[0]
     print(
       f"best {results.objective} {results.value(best):.4g} by trial"
       f" {best.index}:"
     )
+    width = max(map(len, best.point), default=0) + 2
     for label, value in best.point.items():
-      print(f"  {label:<32}{_short(value)}")
+      print(f"  {label:<{width}}{_short(value)}")
+  for cell, trial in trials.best_of_each(results).items():
+    if cell:
+      print(f"best {results.value(trial):.4g} with {cell}: trial {trial.index}")
   shown = [found for found in findings if found.verdict in ("warn", "fail")]
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
@@ -561,8 +601,11 @@ def _report(arguments, rest):
     findings, path = _write_report(results, live=arguments.live and bool(open_))
     if not arguments.live or not open_:
       break
-    print(f"{path}: {len(results.trials) - len(open_)} of"
-          f" {len(results.trials)} trials", flush=True)
+    print(
+      f"{path}: {len(results.trials) - len(open_)} of"
+      f" {len(results.trials)} trials",
+      flush=True,
+    )
     time.sleep(_LIVE_SECONDS)
   if arguments.figures:
     report.figures(results, pathlib.Path(arguments.figures), arguments.format)
@@ -575,20 +618,30 @@ def _report(arguments, rest):
 
 def _report_run(arguments):
   from jaxplay import report, rundir
-  from jaxplay.analysis import curves
+  from jaxplay.analysis import compare, curves
   from jaxplay.analysis import results as results_lib
 
   run = rundir.RunDir(arguments.path)
+  if arguments.objective or arguments.figures:
+    results = compare.read(arguments.path, arguments.objective)
   while True:
     trial = results_lib.read_run(arguments.path)
     findings = curves.check_trial(trial)
     live = arguments.live and trial.status == "running"
     path = run.path / "report.html"
-    report.write_run(trial, findings, path=path, live=live)
+    report.write_run(
+      trial,
+      findings,
+      path=path,
+      objective=arguments.objective or "",
+      live=live,
+    )
     if not live:
       break
     print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)
     time.sleep(_LIVE_SECONDS)
+  if arguments.figures:
+    report.figures(results, pathlib.Path(arguments.figures), arguments.format)
   if arguments.json:
     print(json.dumps([found.as_json() for found in findings], indent=1))
   else:
@@ -598,11 +651,10 @@ def _report_run(arguments):
 
 def _compare(arguments, rest):
   from jaxplay.analysis import compare
-  from jaxplay.analysis import results as results_lib
 
   _no_more(rest, arguments)
   baseline, candidate = (
-    results_lib.read_study(path, arguments.objective)
+    compare.read(path, arguments.objective)
     for path in (arguments.baseline, arguments.candidate)
   )
   comparison = compare.compare(baseline, candidate)
@@ -657,10 +709,6 @@ def _start_jax(arguments, cores_as_devices=False):
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
   if arguments.fake_devices is not None:
-    if arguments.fake_devices < 1:
-      raise jaxplay.UserError(
-        f"--fake_devices is {arguments.fake_devices}; it must be at least 1"
-      )
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", arguments.fake_devices)
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

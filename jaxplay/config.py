@@ -248,6 +248,8 @@ def load(
     jaxplay.UserError: No such file, key or type.
   """
   path, _, argument = spec.partition(":")
+  if os.path.isfile(spec):  # Its folder may be called 12:30.
+    path, argument = spec, ""
   if not os.path.isfile(path):
     raise jaxplay.UserError(f"there is no config file {path!r}")
   config = _load_json(path) if path.endswith(".json") else _run(path, argument)

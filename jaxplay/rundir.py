@@ -49,7 +49,8 @@ class RunDir:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       (self.path / ".writable").touch()
-      (self.path / ".writable").unlink()
+      # Another process may be at it, too.
+      (self.path / ".writable").unlink(missing_ok=True)
     except OSError as error:
       raise jaxplay.UserError(
         f"cannot write in workdir {str(self.path)!r}: {error.strerror}"

@@ -150,7 +150,7 @@ def read_study(path, objective: str | None = None) -> Results:
   directory = study_lib.StudyDir(path)
   study = directory.study()
   space = space_lib.Space.from_json(study["space"])
-  select, metric = _parse_objective(objective or study["objective"])
+  select, metric = study_lib.parse_objective(objective or study["objective"])
   points = directory.points()
   trials = [
     _read_trial(directory.trial(index), index, space.labelled(point))
@@ -169,7 +169,11 @@ def read_study(path, objective: str | None = None) -> Results:
     trials=trials,
     reruns=reruns,
   )
-  _check_objective(metric, results.metrics)
+  # The study's own may come later, or never where all trials diverge at once.
+  if objective and results.metrics and metric not in results.metrics:
+    raise jaxplay.UserError(
+      f"no trial logged {metric!r}; it can be {', '.join(results.metrics)}"
+    )
   return results
 
 
@@ -183,23 +187,6 @@ def read_run(path) -> Trial:
   if run.config() is None:
     raise jaxplay.UserError(f"{str(path)!r} holds no run (no config.json)")
   return _read_trial(run, -1, {})
-
-
-def _parse_objective(text):
-  select, colon, metric = text.rpartition(":")
-  if colon and select not in ("best", "final"):
-    raise jaxplay.UserError(
-      f"objective {text!r} begins with {select!r}; it can be METRIC,"
-      " best:METRIC or final:METRIC"
-    )
-  return select or "best", metric
-
-
-def _check_objective(metric, metrics):
-  if metrics and metric not in metrics:
-    raise jaxplay.UserError(
-      f"no trial logged {metric!r}; it can be {', '.join(metrics)}"
-    )
 
 
 def _read_trial(run, index, point) -> Trial:
@@ -254,14 +241,18 @@ def trial_rows(results: Results) -> list[dict[str, Any]]:
         "index": trial.index,
         "status": trial.status,
         **{p.label: trial.point.get(p.label) for p in results.space.parameters},
-        f"best {results.objective}": best,
+        f"best {results.objective}": _or_none(best),
         "best_step": best_step if best_step >= 0 else None,
-        f"final {results.objective}": final,
+        f"final {results.objective}": _or_none(final),
         "step": trial.step,
         "reason": trial.reason,
       }
     )
   return rows
+
+
+def _or_none(value):
+  return value if math.isfinite(value) else None
 
 
 def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:

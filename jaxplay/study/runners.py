@@ -43,9 +43,9 @@ class Job:
   run: rundir.RunDir
   config: ml_collections.ConfigDict
 
-  def status(self) -> str:
-    """How the run stands; "" before it began."""
-    return self.run.status().get("status", "")
+  def is_done(self) -> bool:
+    """Whether there is nothing left to run."""
+    return self.run.status().get("status") in rundir.DONE
 
   def is_open(self) -> bool:
     """Whether it is to be run: neither done nor crashed twice."""
@@ -60,6 +60,10 @@ class Job:
     if status.get("status") == "failed":
       self.run.write_status(**status | {"failures": 0})
 
+  def failures(self) -> int:
+    """How often it crashed."""
+    return self.run.status().get("failures", 0)
+
   def claim(self) -> contextlib.ExitStack | None:
     """Takes the lock if nobody has it and the job is open; else None."""
     self.run.create()
@@ -73,14 +77,23 @@ class Job:
     held.close()
     return None
 
-  def failed(self, reason: str) -> None:
-    """Writes that it crashed, unless the crash was written already."""
-    status = self.run.status()
-    if status.get("status") == "failed":
+  def failed(self, reason: str, failures: int) -> None:
+    """Writes that it crashed, unless it wrote so itself, or another runs it.
+
+    Args:
+      reason: For status.json.
+      failures: How often it had crashed before.
+    """
+    held = self.claim()
+    if held is None:
       return
-    status |= {"reason": reason, "failures": status.get("failures", 0) + 1}
-    status.pop("status", None)
-    self.run.write_status("failed", **status)
+    with held:
+      status = self.run.status()
+      if status.get("failures", 0) > failures:
+        return
+      status |= {"reason": reason, "failures": failures + 1}
+      status.pop("status", None)
+      self.run.write_status("failed", **status)
 
 
 class Progress:
@@ -156,28 +169,36 @@ def run_populations(
     Whether the end was reached; False: a signal asked to stop.
   """
   _allow_many_files()
+  known = {job.name: job for job in jobs}
   for _ in range(_ATTEMPTS):
-    for name, members in first(lambda: _plan(jobs, study)):
-      members = [_job(study, member, jobs) for member in members]
-      try:
+    for name, members in first(lambda: _plan(known, study)):
+      members = [_job(study, member, known) for member in members]
+      with _crash_of(members, tell):
         group = make_group([job.config for job in members])
         size = len(members) if name else group.size
         for i in range(0, len(members), size):
-          if not _run_population(
-            group, name, members[i : i + size], study, progress, tell, first
-          ):
-            return False
-      except jaxplay.UserError:
-        raise
-      except Exception as error:
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        tell(f"{len(members)} trials crashed: {reason}")
-        for job in members:
-          if job.is_open():
-            job.failed(reason)
+          some = members[i : i + size]
+          with _crash_of(some, tell):
+            if not _run_population(group, name, some, study, progress, first):
+              return False
     if not first(lambda: any(job.is_open() for job in jobs)):
       break
   return True
+
+
+@contextlib.contextmanager
+def _crash_of(members, tell):
+  """Takes an error as a crash of all these trials; the others go on."""
+  failures = [job.failures() for job in members]
+  try:
+    yield
+  except jaxplay.UserError:
+    raise
+  except Exception as error:
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    tell(f"{len(members)} trials crashed: {reason}")
+    for job, before in zip(members, failures, strict=True):
+      job.failed(reason, before)
 
 
 def _allow_many_files():
@@ -187,22 +208,34 @@ def _allow_many_files():
   resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
-def _plan(jobs, study):
+def _plan(known, study):
   """(name, members): populations to go on with, and groups to begin."""
-  waiting = {job.name: job for job in jobs if job.is_open()}
+  waiting = {name: job for name, job in known.items() if job.is_open()}
   plan = []
   for path in sorted((study / "populations").glob("*/members.json")):
-    members = rundir.read_json(path)
-    if not any(_job(study, name, jobs).is_open() for name in members):
-      shutil.rmtree(path.parent)  # Killed after its last trial ended.
-    elif waiting.keys() & set(members):
-      plan.append((path.parent.name, members))
-      for member in members:
-        waiting.pop(member, None)
+    names = rundir.read_json(path) or []  # Gone: it came to its end.
+    members = [_job(study, name, known) for name in names]
+    begun = [job for job in members if job is not None]
+    left = [job for job in begun if not job.is_done()]
+    if None in members or not left or not all(job.is_open() for job in left):
+      _dissolve(path.parent, begun)
+    elif waiting.keys() & set(names):
+      plan.append((path.parent.name, names))
+      for name in names:
+        waiting.pop(name, None)
   groups = {}
   for job in waiting.values():
     groups.setdefault(_static(job.config), []).append(job.name)
-  return plan + [("", members) for members in groups.values()]
+  return plan + [("", names) for names in groups.values()]
+
+
+def _dissolve(folder, members):
+  """Deletes what is left of a population that ended or cannot go on."""
+  # Another process may be about to end it.
+  with contextlib.suppress(jaxplay.UserError), contextlib.ExitStack() as locks:
+    for job in members:
+      locks.enter_context(job.run.lock())
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _static(config):
@@ -212,15 +245,15 @@ def _static(config):
   return json.dumps(nested, sort_keys=True)
 
 
-def _job(study, name, jobs):
-  for job in jobs:
-    if job.name == name:
-      return job
+def _job(study, name, known):
+  """The job of that name, also beyond those known; None: it never began."""
   run = rundir.RunDir(study / name)
+  if name in known or run.config() is None:
+    return known.get(name)
   return Job(name, run, config_lib.from_json(run.config()))
 
 
-def _run_population(group, name, members, study, progress, tell, first):
+def _run_population(group, name, members, study, progress, first):
   """Begins a population, or goes on with the one called `name`."""
   with contextlib.ExitStack() as locks:
     claimed = first(lambda: _claim(members, locks))
@@ -267,10 +300,11 @@ def _open_names(members):
 
 def _begin(folder, members):
   folder.mkdir(parents=True, exist_ok=True)
-  if not (folder / "members.json").exists():
-    # Of a population that crashed before it could say who its members are.
+  names = [job.name for job in members]
+  if rundir.read_json(folder / "members.json") != names:
+    # Of a population that could not go on, or not say who its members are.
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-  rundir.write_json(folder / "members.json", [job.name for job in members])
+  rundir.write_json(folder / "members.json", names)
 
 
 def run_processes(
@@ -279,6 +313,7 @@ def run_processes(
   parallel: int,
   progress: Progress,
   tell: Callable[[str], None],
+  options: Sequence[str] = (),
 ) -> bool:
   """Runs each job as `jaxplay train` in a process; output goes to log.txt.
 
@@ -287,56 +322,68 @@ def run_processes(
     parallel: Processes at a time.
     progress: Is told of every trial as it moves.
     tell: Called with sentences.
+    options: More arguments of `jaxplay train`.
 
   Returns:
     Whether the end was reached; False: a signal asked to stop.
   """
   waiting, running = list(reversed(jobs)), {}
   with _Stop() as stop:
-    while waiting or running:
-      while waiting and len(running) < parallel and not stop.is_set():
-        job = waiting.pop()
-        if _is_free(job):
-          running[job.name] = job, _start(job)
-      if stop.is_set():
-        for _, process in running.values():
-          process.send_signal(signal.SIGTERM)  # It saves, and exits with 75.
-        if not running:
-          return False
-      for name, (job, process) in list(running.items()):
-        code = process.poll()
-        progress.update({name: job.run.status()})
-        if code is None:
-          continue
-        del running[name]
-        if stop.is_set() or job.status() in rundir.DONE:
-          continue
-        job.failed(_last_words(job, code))
-        if job.is_open():
-          tell(f"{name} crashed and is tried again: {_last_words(job, code)}")
-          waiting.append(job)
-        else:
-          tell(f"{name} crashed again; see {job.run.path / 'log.txt'}")
-      stop.wait(_POLL_SECONDS)
+    try:
+      while (waiting or running) and not stop.is_set():
+        while waiting and len(running) < parallel:
+          job = waiting.pop()
+          failures, process = job.failures(), _start(job, options)
+          if process is not None:
+            running[job.name] = job, failures, process
+        for name, (job, failures, process) in list(running.items()):
+          code = process.poll()
+          progress.update({name: job.run.status()})
+          if code is not None:
+            del running[name]
+            if _is_to_run_again(job, failures, code, tell):
+              waiting.append(job)
+        stop.wait(_POLL_SECONDS)
+    finally:
+      for _, _, process in running.values():
+        process.terminate()  # It saves, and exits with 75.
+      for _, _, process in running.values():
+        process.wait()
   return not stop.is_set()
 
 
-def _is_free(job):
-  held = job.claim()
-  if held is None:
+def _is_to_run_again(job, failures, code, tell):
+  """Looks at how the process of a job ended."""
+  status = job.run.status().get("status")
+  if status in rundir.DONE:
     return False
-  held.close()  # The process takes the lock itself.
+  if status == "preempted":  # Somebody stopped this process alone.
+    return True
+  reason = _last_words(job, code)
+  job.failed(reason, failures)
+  if job.failures() == failures:  # Another runner was faster.
+    return False
+  if not job.is_open():
+    tell(f"{job.name} crashed again; see {job.run.path / 'log.txt'}")
+    return False
+  tell(f"{job.name} crashed and is tried again: {reason}")
   return True
 
 
-def _start(job):
-  job.run.write_config(config_lib.as_json(job.config))
+def _start(job, options):
+  """The process of a job; None: it is done, or another runner has it."""
+  held = job.claim()
+  if held is None:
+    return None
+  with held:  # The process takes the lock itself.
+    job.run.write_config(config_lib.as_json(job.config))
   with open(job.run.path / "log.txt", "a") as log:
     return subprocess.Popen(
       [
         *(sys.executable, "-m", "jaxplay.cli", "train"),
         f"--config={job.run.path / 'config.json'}",
         f"--workdir={job.run.path}",
+        *options,
       ],
       stdin=subprocess.DEVNULL,
       stdout=log,

@@ -75,21 +75,17 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     jaxplay.UserError: It does not run, or asks for what makes no sense.
   """
   study = _get_study(path)
-  for name, kind in (("goal", str), ("num_trials", int), ("seed", int)):
-    if type(getattr(study, name)) is not kind:
+  for name, kind in _KINDS.items():
+    value = getattr(study, name)
+    if not isinstance(value, kind) or isinstance(value, bool):
       raise jaxplay.UserError(
-        f"study file {path!r}: {name} is {getattr(study, name)!r}; it must be"
+        f"study file {path!r}: {name} is {value!r}; it must be of type"
         f" {kind.__name__}"
       )
   if not study.goal.strip():
     raise jaxplay.UserError(
       f"study file {path!r} has no goal; say in one sentence what the study is"
       " to find out (Playbook, choosing the goal for the next round)"
-    )
-  if study.algorithm not in sampling.ALGORITHMS:
-    raise jaxplay.UserError(
-      f"study file {path!r}: algorithm is {study.algorithm!r}; it can be"
-      f" {', '.join(map(repr, sampling.ALGORITHMS))}"
     )
   config_file = _beside(path, study.config)
   config = config_lib.load(config_file)
@@ -104,8 +100,8 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     )
   space.check(config, points)
   objective = study.objective or config.objective
-  metric = objective.rpartition(":")[2]
-  if metric.startswith("valid") and metric != config.objective:
+  _, metric = parse_objective(objective)
+  if metric not in (config.objective, *_TRAIN_OBJECTIVES):
     # So that the best checkpoint is the best one by the study's objective.
     config_lib.override(config, "objective", metric)
     config_lib.validate(config)
@@ -123,7 +119,52 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     "objective": objective,
   }
   # As it will be read again, so that comparing is comparing.
-  return json.loads(json.dumps(definition)), space.notes(config)
+  definition = json.loads(json.dumps(definition))
+  _sample(definition)  # Whether there are so many.
+  return definition, space.notes(config)
+
+
+_KINDS = {
+  "goal": str,
+  "config": str,
+  "overrides": Mapping,
+  "algorithm": str,
+  "num_trials": int,
+  "seed": int,
+  "objective": str,
+  "notes": str,
+}
+# Logged in every run, but by them no checkpoint is chosen.
+_TRAIN_OBJECTIVES = ("train/loss", "train/error_rate")
+
+
+def parse_objective(text: str) -> tuple[str, str]:
+  """Takes "METRIC", "best:METRIC" or "final:METRIC" apart.
+
+  Returns:
+    ("best" or "final", metric)
+
+  Raises:
+    jaxplay.UserError: It begins with another word.
+  """
+  select, colon, metric = text.rpartition(":")
+  if colon and select not in ("best", "final"):
+    raise jaxplay.UserError(
+      f"objective {text!r} begins with {select!r}; it can be METRIC,"
+      " best:METRIC or final:METRIC"
+    )
+  return select or "best", metric
+
+
+def _sample(study):
+  """The points of what study.json holds."""
+  return sampling.points(
+    space_lib.Space.from_json(study["space"]),
+    algorithm=study["algorithm"],
+    seed=study["seed"],
+    num=study["num_trials"],
+    explicit=study["points"],
+  )
 
 
 def _get_study(path):
@@ -158,7 +199,8 @@ def _space(path, study, config):
   if isinstance(space, list):
     algorithm, points = "explicit", space
   if algorithm == "explicit":
-    if not points:
+    is_list = isinstance(points, list | tuple) and points
+    if not is_list or not all(isinstance(p, Mapping) for p in points):
       raise jaxplay.UserError(
         f"study file {path!r}: algorithm 'explicit' needs points, a list of"
         " {config key: value}"
@@ -209,34 +251,46 @@ class StudyDir:
       )
     return study
 
-  def create(self, definition: Mapping[str, Any]) -> None:
-    """Makes the study, or checks that this is the one that is here.
+  def merged(self, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What study.json is to hold once the study was made here, or gone on with.
 
     The goal, the notes and a larger number of trials are taken over; anything
     else would make the trials of one study incomparable.
 
     Raises:
-      jaxplay.UserError: Another study is here.
+      jaxplay.UserError: Another study is here, or a run.
     """
+    here = rundir.read_json(self.path / "study.json")
+    if here is None:
+      if self.own.config() is not None:
+        raise jaxplay.UserError(
+          f"{str(self.path)!r} holds a run; use another workdir"
+        )
+      return dict(definition, command=sys.argv)
+    self._check_same(here, definition)
+    num_trials = max(here["num_trials"], definition["num_trials"])
+    taken = {key: definition[key] for key in ("goal", "notes")}
+    return here | taken | {"num_trials": num_trials}
+
+  def create(self, definition: Mapping[str, Any]) -> None:
+    """Makes the study, or goes on with the one that is here; see `merged`.
+
+    Raises:
+      jaxplay.UserError: Another study is here, or a run.
+    """
+    self.merged(definition)  # Before anything is written.
     self.own.create()
     with self.own.lock(wait=True):
-      here = rundir.read_json(self.path / "study.json")
-      if here is None:
-        here = dict(definition, command=sys.argv)
+      if self.own.provenance() is None:
         self.own.write_provenance(rundir.provenance("", {}))
-      else:
-        self._check_same(here, definition)
-        here["num_trials"] = max(here["num_trials"], definition["num_trials"])
-        here |= {key: definition[key] for key in ("goal", "notes")}
-      self._sample(here)  # Whether there are so many.
-      rundir.write_json(self.path / "study.json", here)
+      rundir.write_json(self.path / "study.json", self.merged(definition))
 
   def _check_same(self, here, definition):
     may_differ = ("goal", "notes", "num_trials", "config_file", "overrides")
     for key, value in definition.items():
-      if here[key] == value or key in may_differ:
+      if here.get(key) == value or key in may_differ:
         continue
-      what = f"{key} was {here[key]!r} and is now {value!r}"
+      what = f"{key} was {here.get(key)!r} and is now {value!r}"
       if key == "config":
         changed = config_lib.differences(here[key], value)
         if not changed:
@@ -255,6 +309,7 @@ class StudyDir:
     Raises:
       jaxplay.UserError: That would shorten it, or there are no more points.
     """
+    self.study()  # Before anything is written.
     with self.own.lock(wait=True):
       study = self.study()
       if num_trials < study["num_trials"]:
@@ -263,21 +318,12 @@ class StudyDir:
           f" the new total, and {num_trials} is less"
         )
       study["num_trials"] = num_trials
-      self._sample(study)
+      _sample(study)  # Whether there are so many.
       rundir.write_json(self.path / "study.json", study)
 
   def points(self) -> list[dict[str, Any]]:
     """Each trial as {config key: value}."""
-    return self._sample(self.study())
-
-  def _sample(self, study):
-    return sampling.points(
-      space_lib.Space.from_json(study["space"]),
-      algorithm=study["algorithm"],
-      seed=study["seed"],
-      num=study["num_trials"],
-      explicit=study["points"],
-    )
+    return _sample(self.study())
 
   def trial(self, index: int) -> rundir.RunDir:
     """The run directory of a trial, there or not."""
@@ -289,9 +335,12 @@ class StudyDir:
 
   def reruns(self) -> list[tuple[int, rundir.RunDir]]:
     """(trial, run directory) of every rerun that was begun."""
-    folders = (self.path / "reruns").glob("[0-9]*/[0-9]*")
-    ordered = sorted(folders, key=lambda f: (int(f.parent.name), int(f.name)))
-    return [(int(f.parent.name), rundir.RunDir(f)) for f in ordered]
+    found = [
+      (int(folder.parent.name), int(folder.name), folder)
+      for folder in (self.path / "reruns").glob("*/*")
+      if folder.name.isdecimal() and folder.parent.name.isdecimal()
+    ]
+    return [(index, rundir.RunDir(path)) for index, _, path in sorted(found)]
 
 
 def trial_config(
