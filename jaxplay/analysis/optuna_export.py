@@ -1,6 +1,10 @@
 """A study in an Optuna storage, for optuna-dashboard and importances."""
 
+import hashlib
+import json
+
 import jaxplay
+from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
 
 
@@ -21,7 +25,8 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     (name of the study in the storage, number of trials added)
 
   Raises:
-    jaxplay.UserError: Optuna is not installed, or cannot open the storage.
+    jaxplay.UserError: Optuna is not installed, cannot write to the storage, or
+      finds another study of this name there.
   """
   try:
     import optuna
@@ -31,33 +36,51 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     ) from None
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   name = results.path.resolve().name
-  try:
-    study = optuna.create_study(
-      storage=url, study_name=name, direction="minimize", load_if_exists=True
-    )
-    there = {trial.user_attrs.get(_INDEX) for trial in study.get_trials(False)}
-  except Exception as error:  # Of whichever driver serves the URL.
-    reason = str(error).strip().split("\n")[0]
-    raise jaxplay.UserError(
-      f"Optuna cannot open the storage {url!r}: {reason}"
-    ) from None
-  if not there:
-    study.set_user_attr("jaxplay:goal", results.study["goal"])
-    study.set_metric_names([results.objective])
   domains = {
     p.label: _distribution(optuna.distributions, p)
     for p in results.space.parameters
   }
-  new = [
-    _trial(optuna.trial, results, trial, domains)
-    for trial in results.trials
-    if trial.status in ("completed", "infeasible") and trial.index not in there
-  ]
-  study.add_trials(new)
+  try:
+    study = optuna.create_study(
+      storage=url, study_name=name, direction="minimize", load_if_exists=True
+    )
+    there = _indices(study, results)
+    new = [
+      _trial(optuna.trial, results, trial, domains)
+      for trial in results.trials
+      if trial.status in rundir.DONE and trial.index not in there
+    ]
+    study.add_trials(new)
+  except jaxplay.UserError:
+    raise
+  except Exception as error:  # Of whichever driver serves the URL.
+    reason = str(error).strip().split("\n")[0]
+    raise jaxplay.UserError(
+      f"Optuna cannot write to the storage {url!r}: {reason}"
+    ) from None
   return name, len(new)
 
 
-_INDEX = "jaxplay:trial"
+_INDEX, _STUDY = "jaxplay:trial", "jaxplay:study"
+
+
+def _indices(study, results):
+  """The trials that the storage holds."""
+  # What makes trials comparable; not the folder, which may be moved.
+  keys = ("config", "space", "algorithm", "points", "seed", "objective")
+  same = {key: results.study[key] for key in keys}
+  digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+  trials = study.get_trials(deepcopy=False)
+  if not trials:
+    study.set_user_attr(_STUDY, digest)
+    study.set_user_attr("jaxplay:goal", results.study["goal"])
+    study.set_user_attr("jaxplay:objective", results.objective)
+  elif study.user_attrs.get(_STUDY) != digest:
+    raise jaxplay.UserError(
+      f"the storage holds another study that is called {study.study_name!r};"
+      " rename the folder of this one, or use another storage"
+    )
+  return {trial.user_attrs.get(_INDEX) for trial in trials}
 
 
 def _trial(trial_lib, results, trial, domains):
