@@ -36,11 +36,7 @@ def main(argv: list[str] | None = None) -> int:
   except Exception:
     traceback.print_exc()
     code = EXIT_FAILED
-  if (
-    arguments
-    and code not in (0, EXIT_PREEMPTED)
-    and (_one_of_several(arguments))
-  ):
+  if code not in (0, EXIT_PREEMPTED) and _one_of_several(arguments):
     # Without the farewell of Python and JAX: they would wait for the others.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -59,7 +55,7 @@ def _number(text):
   """Type of arguments that count something."""
   if not text.isdecimal() or not int(text):
     raise argparse.ArgumentTypeError(
-      f"it is {text!r}, and it must be a whole number of at least 1"
+      f"it is {text!r}; it must be at least 1, and whole"
     )
   return int(text)
 
@@ -661,8 +657,28 @@ def _compare(arguments, rest):
   if arguments.json:
     print(json.dumps(comparison.as_json(), indent=1))
   else:
-    print(comparison)
+    _show_comparison(comparison)
   return 0
+
+
+def _show_comparison(comparison):
+  """The verdict first, then what it rests on."""
+  low, high = comparison.interval
+  print(
+    f"{comparison.verdict}: the candidate improves {comparison.objective} by"
+    f" {comparison.improvement:.4g} (95 %: {low:.4g} to {high:.4g})"
+  )
+  sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
+  for name, side in sides.items():
+    print(
+      f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} over"
+      f" {side.num_reruns} reruns ({side.deviation_from}); {side.name}, trial"
+      f" {side.trial}"
+    )
+  for key, (old, new) in comparison.changes.items():
+    print(f"  {key:<32}{_short(old)} -> {_short(new)}")
+  for sentence in (*comparison.caveats, comparison.advice):
+    print(sentence)
 
 
 def _no_more(rest, arguments):
@@ -733,7 +749,8 @@ def _start_jax(arguments, cores_as_devices=False):
 
 def _one_of_several(arguments):
   """Whether this process is one of a job's."""
-  return arguments.distributed or arguments.coordinator is not None
+  given = vars(arguments) if arguments else {}  # Not all verbs compute.
+  return given.get("distributed") or given.get("coordinator") is not None
 
 
 def _runtime_error(error):
