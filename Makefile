@@ -18,10 +18,11 @@ help: ## show this list (the default)
 LOCKED := $(VENV)/.lock-installed
 READY := $(VENV)/.jaxplay-installed
 
-demo: $(READY) ## train on the embedded digits, into runs/demo
+demo: $(READY) ## a study of 64 trials on real digits, and its report
 	@rm -rf runs/demo
-	$(VENV)/bin/jaxplay train --config=experiments/digits_mlp/config.py \
-	  --workdir=runs/demo --config.report_test=True
+	$(VENV)/bin/jaxplay study run experiments/digits_mlp/study_lr.py \
+	  --workdir=runs/demo --no_report
+	$(VENV)/bin/jaxplay study rerun runs/demo --best_of_each --seeds=5
 
 test: lint $(READY) ## lint, then every test
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

@@ -156,8 +156,7 @@ function quoted(word) {  // for a shell
 function answer() {
   const best = ranked[0];
   if (!best) return [el("p", {}, noAnswer())];
-  const reruns = report.reruns.filter((r) => r.index === best.index)
-    .map((r) => r.values[state.metric]?.[state.select]).filter((v) => v != null);
+  const reruns = rerunValues(best.index);
   return [
     el("div", {class: "answer"},
       el("div", {},
@@ -166,7 +165,8 @@ function answer() {
         el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}; ` : "",
           `best at step ${best.at} of ${best.max_train_steps}`,
           isStudy ? `; ${ranked.length} trials have a value.` : "."),
-        reruns.length ? el("p", {}, spread(reruns)) : null,
+        reruns.length ? el("p", {}, `Run again with ${reruns.length} other`
+          + ` seeds: ${spread(reruns)} (standard deviation).`) : null,
         list(point(best).map(([p, value]) => [p.label, value]))),
       el("div", {},
         el("h4", {}, "The command that repeats it"), copyable(command(best)),
@@ -184,22 +184,30 @@ function noAnswer() {
     + " it is completed and logged it.";
 }
 
+function rerunValues(index) {
+  return report.reruns.filter((r) => r.index === index)
+    .map((r) => r.values[state.metric]?.[state.select]).filter((v) => v != null);
+}
+
 function spread(values) {
   const mean = values.reduce((a, b) => a + b) / values.length;
   const squares = values.reduce((a, b) => a + (b - mean) ** 2, 0);
   const deviation = Math.sqrt(squares / Math.max(values.length - 1, 1));
-  return `Run again with ${values.length} other seeds: ${text(mean)}`
-    + ` ± ${text(deviation)} (standard deviation).`;
+  return `${text(mean)} ± ${text(deviation)}`;
 }
 
 function perValue(parameter, rows) {
   const heads = [parameter.label, "best", "trial", "trials", "infeasible"];
+  const reruns = rows.map((row) => rerunValues(row.index));
+  if (reruns.some((values) => values.length)) heads.push("with other seeds");
   return el("div", {class: "scroll"},
     el("h3", {}, `Best for each value of ${parameter.label}`),
     el("table", {class: "per-value"},
       el("thead", {}, el("tr", {}, heads.map((head) => el("th", {}, head)))),
-      el("tbody", {}, rows.map((row) => el("tr", {onclick: () => pick([row.index])},
-        [row.label, row.objective, row.index, row.count, row.infeasible]
+      el("tbody", {}, rows.map((row, i) => el("tr",
+        {onclick: () => pick([row.index])},
+        [row.label, row.objective, row.index, row.count, row.infeasible,
+          reruns[i].length ? spread(reruns[i]) : ""].slice(0, heads.length)
           .map((cell) => el("td", {}, text(cell))))))));
 }
 

@@ -91,14 +91,10 @@ def check_runs(results: results_lib.Results) -> Runs:
 
 
 def _of_best_trials(results, runs):
-  cells = scientific_cells(results)
-  rank = {trial.index: i for i, trial in enumerate(results.ranked)}
-  for name, trials in cells.items():
-    best = min(trials, key=lambda t: rank.get(t.index, math.inf))
-    if best.index in rank:
-      subject = f"trial {best.index}" + (f" ({name})" if name else "")
-      for found in runs[best.index].values():
-        yield dataclasses.replace(found, subject=subject)
+  for name, best in best_of_each(results).items():
+    subject = f"trial {best.index}" + (f" ({name})" if name else "")
+    for found in runs[best.index].values():
+      yield dataclasses.replace(found, subject=subject)
 
 
 def _of_all_trials(runs):
@@ -262,6 +258,19 @@ def scientific_cells(
     name: [results.trials[i] for i in indices]
     for name, indices in _cells(results).items()
   }
+
+
+def best_of_each(
+  results: results_lib.Results,
+) -> dict[str, results_lib.Trial]:
+  """Each of `scientific_cells` that has a completed trial -> its best one."""
+  rank = {trial.index: i for i, trial in enumerate(results.ranked)}
+  best = {}
+  for name, trials in scientific_cells(results).items():
+    valued = [trial for trial in trials if trial.index in rank]
+    if valued:
+      best[name] = min(valued, key=lambda trial: rank[trial.index])
+  return best
 
 
 def _cells(results, slices=True, without=None):

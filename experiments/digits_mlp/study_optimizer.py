@@ -1,0 +1,47 @@
+"""Optimizers for the digits MLP, each at its best hyperparameters.
+
+Conditional nuisance parameters: a learning rate under Nesterov momentum and one
+under Adam are different hyperparameters, with ranges of their own.
+"""
+
+from jaxplay.study import space, study
+
+NESTEROV, ADAM, RMSPROP, LION = (
+  {"optimizer": name} for name in ("nesterov", "adam", "rmsprop", "lion")
+)
+
+
+def get_study():
+  """The study."""
+  return study.Study(
+    goal="Which optimizer gives the digits MLP the lowest validation loss in"
+    " 1,000 steps?",
+    config="config.py",
+    overrides={"max_train_steps": 1_000, "eval_every": 25, "log_every": 25},
+    space={
+      "optimizer": space.Choice(
+        ("nesterov", "adam", "rmsprop", "lion"), role="scientific"
+      ),
+      "hparams.learning_rate": (
+        space.Float(1e-2, 3, scale="log", when=NESTEROV),
+        space.Float(1e-4, 1e-1, scale="log", when=ADAM),
+        space.Float(1e-4, 1e-1, scale="log", when=RMSPROP),
+        space.Float(1e-5, 1e-2, scale="log", when=LION),
+      ),
+      "hparams.momentum": (
+        space.Float(0.5, 0.99, scale="log_one_minus", when=NESTEROV),
+        space.Float(0.0, 0.99, scale="log_one_minus", when=RMSPROP),
+      ),
+      "hparams.beta1": (
+        space.Float(0.5, 0.99, scale="log_one_minus", when=ADAM),
+        space.Float(0.5, 0.99, scale="log_one_minus", when=LION),
+      ),
+      "hparams.epsilon": (
+        space.Float(1e-8, 1e-2, scale="log", when=ADAM),
+        space.Float(1e-8, 1e-2, scale="log", when=RMSPROP),
+      ),
+      "hparams.weight_decay": space.Float(1e-5, 1e-2, scale="log"),
+    },
+    objective="valid/loss",
+    num_trials=128,
+  )

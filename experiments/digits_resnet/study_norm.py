@@ -1,0 +1,31 @@
+"""Normalization of the digits ResNet: batch, ghost of two sizes, layer."""
+
+from jaxplay.study import space, study
+
+
+def get_study():
+  """The study."""
+  return study.Study(
+    goal="Does ghost batch norm, with fewer examples for its statistics, give"
+    " the digits ResNet a lower validation loss than batch or layer norm?",
+    config="config.py",
+    overrides={
+      "max_train_steps": 500,
+      "eval_every": 25,
+      "log_every": 25,
+      "model.width": 8,
+      "hparams.label_smoothing": 0.0,
+    },
+    space={
+      "model.norm": space.Choice(
+        ("batch", "ghost", "layer"), role="scientific"
+      ),
+      "model.virtual_batch_size": space.Choice(
+        (8, 32), role="scientific", when={"model.norm": "ghost"}
+      ),
+      "hparams.learning_rate": space.Float(1e-3, 1, scale="log"),
+      "hparams.weight_decay": space.Float(1e-5, 1e-1, scale="log"),
+    },
+    objective="valid/loss",
+    num_trials=48,
+  )
