@@ -968,8 +968,8 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   2 % (or two validation examples) of their best in the first tenth of the steps
   (too long), or 85 % not before the last quarter (train longer and re-tune the
   decay). A learning rate that ends below a fifth of its peak makes the best
-  step late whatever the length: then the second is told, but `ok`. Needs 5
-  trials in that half.
+  step late whatever the length: then the second is `unknown`. Needs 5 trials in
+  that half.
   """
   shares = best_steps(results, tolerance=0.02)
   half = shares[: max((len(shares) + 1) // 2, 5)]
@@ -985,7 +985,14 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
       f"The best step is nearly always in the first tenth of {steps:,} steps."
       " Train much shorter, and find out whether overfitting ends the rest."
     )
-  elif late >= 0.85 and not decays:
+  elif late >= 0.85 and decays:
+    verdict = "unknown"
+    advice = (
+      f"The best step is mostly in the last quarter of {steps:,} steps, which a"
+      " decaying learning rate does at any length. To know, train the best"
+      " trials twice as long, and re-tune the decay schedule."
+    )
+  elif late >= 0.85:
     verdict = "warn"
     advice = (
       f"The best step is mostly in the last quarter of {steps:,} steps. Train"
