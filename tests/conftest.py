@@ -53,3 +53,20 @@ def tiny_tfds_dir(tmp_path_factory):
   for kind in tiny_tfds.SHAPES:
     tiny_tfds.prepare(folder, kind)
   return str(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory):
+  """A finished study of eight trials, some of them infeasible; read only."""
+  from jaxplay.study import space
+  from tests.study import studies
+
+  folder = tmp_path_factory.mktemp("studies")
+  varied = {
+    "hparams.learning_rate": space.Float(1e-3, 1e12, "log", role="scientific"),
+    "hparams.momentum": space.Float(0.5, 0.99, "log_one_minus"),
+  }
+  path = studies.write(folder, space=varied, num_trials=8)
+  code = studies.call("study", "run", path, f"--workdir={folder / 'finished'}")
+  assert code == 0
+  return folder / "finished"
