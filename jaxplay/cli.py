@@ -424,6 +424,8 @@ def _run_jobs(arguments, directory, jobs):
       )
     else:
       finished = _run_populations(arguments, directory, jobs, progress, console)
+  if console.quiet:  # One host says how it went.
+    return 0 if finished else EXIT_PREEMPTED
   if not finished:
     print("stopped; the same command goes on where it was")
     return EXIT_PREEMPTED
@@ -622,7 +624,8 @@ def _report_run(arguments):
     results = compare.read(arguments.path, arguments.objective)
   while True:
     trial = results_lib.read_run(arguments.path)
-    findings = curves.check_trial(trial)
+    objective = arguments.objective or run.config()["objective"]
+    findings = curves.check_trial(trial, objective)
     live = arguments.live and trial.status == "running"
     path = run.path / "report.html"
     report.write_run(

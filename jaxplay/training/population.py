@@ -107,7 +107,8 @@ class Group:
         self._program = self._compile()
         needed = self._needed_bytes()
       except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        smallest = self.size == devices
+        if smallest or "RESOURCE_EXHAUSTED" not in str(error):
           raise
         needed = 2 * limit
       needed, least = _agreed(needed), -_agreed(-limit)

@@ -1,5 +1,6 @@
 """A population: every trial as it would have been alone."""
 
+import json
 import os
 import pathlib
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.training import population, train
 from tests.training import runs
@@ -38,7 +40,7 @@ class _Study:
     self.runs = [rundir.RunDir(folder / f"{i}") for i in range(len(configs))]
     for run in self.runs:
       run.create()
-    self.group = population.Group(configs, self.told.append, **kwargs)
+    self.group = _group(configs, self.told, **kwargs)
 
   def train(self, act=lambda statuses: None):
     """Trains all in one population; whether it came to its end."""
@@ -50,8 +52,30 @@ class _Study:
     return runs.lines(self.runs[i].path)
 
 
-def _alone(config, folder):
-  return train.train(config, str(folder), runs.Quiet())
+_GROUPS = {}
+
+
+def _group(configs, told, **kwargs):
+  """Compiled once for all tests that need the same program."""
+  static = config_lib.as_json(configs[0])
+  del static["hparams"], static["seed"]
+  one_seed = len({config.seed for config in configs}) == 1
+  key = json.dumps([static, len(configs), one_seed, kwargs])
+  if key not in _GROUPS:
+    _GROUPS[key] = population.Group(configs, told.append, **kwargs)
+  return _GROUPS[key]
+
+
+_ALONE = {}
+
+
+def _alone(config, tmp_path_factory):
+  """(status, folder) of the run by itself, run once for all tests."""
+  key = json.dumps(config_lib.as_json(config))
+  if key not in _ALONE:
+    folder = tmp_path_factory.mktemp("alone")
+    _ALONE[key] = train.train(config, str(folder), runs.Quiet()), folder
+  return _ALONE[key]
 
 
 def _files(folder):
@@ -65,18 +89,18 @@ def _files(folder):
 
 
 @pytest.mark.parametrize("mode", ["looped", "together", "called"])
-def test_trial_equals_itself_alone(tmp_path, mode):
+def test_trial_equals_itself_alone(tmp_path, tmp_path_factory, mode):
   """Idea 1: a population's trial equals the same trial run alone.
 
   On eight devices, in each way that a device can go through its trials.
   """
   extra = {key.replace(".", "__"): value for key, value in runs.MLP.items()}
   configs = _configs(averages=("ema", "window"), export=True, **extra)
-  study = _Study(tmp_path / "study", configs, mode=mode)
+  study = _Study(tmp_path, configs, mode=mode)
   assert study.train()
   for i in (0, 3):
-    alone = tmp_path / f"alone-{i}"
-    status, ours = _alone(configs[i], alone), study.runs[i].status()
+    status, alone = _alone(configs[i], tmp_path_factory)
+    ours = study.runs[i].status()
     assert ours.keys() == status.keys()
     assert ours["status"] == status["status"] == "completed"
     runs.assert_close(study.lines(i), runs.lines(alone), 2e-3, 2e-3)
@@ -92,34 +116,37 @@ def test_trial_equals_itself_alone(tmp_path, mode):
   ],
   ids=["microbatches", "schedule-free", "seeds"],
 )
-def test_other_trials_equal_themselves_alone(tmp_path, rates, extra):
+def test_other_trials_equal_themselves_alone(
+  tmp_path, tmp_path_factory, rates, extra
+):
   """Idea 1: with microbatches, derived weights, and a seed for each trial."""
   configs = _configs(rates, **extra)
-  study = _Study(tmp_path / "study", configs)
+  study = _Study(tmp_path, configs)
   assert study.train()
-  status = _alone(configs[2], tmp_path / "alone")
+  status, alone = _alone(configs[2], tmp_path_factory)
   ours = study.runs[2].status()
   assert ours.keys() == status.keys()
-  runs.assert_close(study.lines(2), runs.lines(tmp_path / "alone"), 2e-3, 2e-3)
+  runs.assert_close(study.lines(2), runs.lines(alone), 2e-3, 2e-3)
   if "test" in status:
     difference = ours["test"]["test/loss"] - status["test"]["test/loss"]
     assert abs(difference) < 0.02
 
 
-def test_resnets_equal_themselves_alone(tmp_path):
+@pytest.mark.slow
+def test_resnets_equal_themselves_alone(tmp_path, tmp_path_factory):
   """Idea 1: with convolutions and batch norm, each step a call."""
   extra = {key.replace(".", "__"): value for key, value in runs.RESNET.items()}
   extra |= {"hparams__learning_rate": 0.01, "model__norm": "batch"}
   extra |= {"max_train_steps": 8, "averages": ("ema",)}
   configs = _configs([r / 20 for r in RATES], **extra)
-  study = _Study(tmp_path / "study", configs)
+  study = _Study(tmp_path, configs)
   assert study.train()
-  _alone(configs[4], tmp_path / "alone")
-  runs.assert_close(study.lines(4), runs.lines(tmp_path / "alone"), 5e-3, 5e-3)
+  _, alone = _alone(configs[4], tmp_path_factory)
+  runs.assert_close(study.lines(4), runs.lines(alone), 5e-3, 5e-3)
 
 
 @pytest.mark.parametrize("mode", ["looped", "together", "called"])
-def test_divergence_hurts_nobody_else(tmp_path, mode):
+def test_divergence_hurts_nobody_else(tmp_path, tmp_path_factory, mode):
   """Idea 1: a trial that diverges changes no bit of any other."""
   healthy = _Study(tmp_path / "healthy", _configs(), mode=mode)
   assert healthy.train()
@@ -128,14 +155,14 @@ def test_divergence_hurts_nobody_else(tmp_path, mode):
   assert study.train()
   for i in (0, 1, 3, 4):
     runs.assert_same(study.lines(i), healthy.lines(i))
-  alone = _alone(study.configs[2], tmp_path / "alone")
+  alone, folder = _alone(study.configs[2], tmp_path_factory)
   status = study.runs[2].status()
   assert status["status"] == alone["status"] == "infeasible"
   assert (status["step"], status["reason"]) == (alone["step"], alone["reason"])
-  assert len(study.lines(2)) == len(runs.lines(tmp_path / "alone"))
+  assert len(study.lines(2)) == len(runs.lines(folder))
 
 
-def test_a_study_of_divergence_ends_early(tmp_path):
+def test_a_population_of_divergence_ends_early(tmp_path):
   """Playbook: infeasible trials are results, even if all are."""
   study = _Study(tmp_path, _configs([1e30] * 5, max_train_steps=100_000))
   assert study.train()
@@ -209,12 +236,9 @@ def test_population_begins_anew_over_another_runner(tmp_path):
 
 def test_population_takes_the_memory_there_is(tmp_path):
   """B1: the size comes from the compiled program, and is told."""
-  study = _Study(tmp_path / "all", _configs())
-  assert study.group.size == 8  # five, rounded up to eight devices
-  rates = (*RATES, *RATES, *RATES, *RATES)
-  configs = [_configs()[i % 5] for i in range(len(rates))]
-  all_ = _Study(tmp_path / "20", configs)
-  assert all_.group.size == 24
+  configs = [_configs()[i % 5] for i in range(20)]
+  all_ = _Study(tmp_path / "all", configs)
+  assert all_.group.size == 24  # rounded up to eight devices
   assert "1 population(s) of 24 on 8 device(s)" in all_.told[0]
   few = _Study(tmp_path / "few", configs, device_bytes=1.0)
   assert few.group.size == 8
