@@ -52,8 +52,6 @@ DOORS = {
   "tensorflow": (),
   "orbax": ("training/checkpoint.py",),
   "optuna": ("analysis/optuna_export.py",),
-  "altair": ("analysis/plots.py", "report.py"),
-  "vl_convert": ("analysis/plots.py", "report.py"),
   "altair": ("analysis/plots.py",),
   "vl_convert": ("report.py",),
   "argparse": ("cli.py",),
