@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jaxplay import cli, rundir
+from jaxplay.analysis import curves
 from tests.training import runs
 
 _CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
@@ -95,7 +96,7 @@ def test_a_run_from_the_shell(tmp_path):
   for part in ("step 48/48", "best valid/error_rate", "test error", "next:"):
     assert part in output
   findings = rundir.RunDir(tmp_path / "run").findings()
-  assert [found["check"] for found in findings] == ["better_than_chance"]
+  assert tuple(found["check"] for found in findings) == curves.CHECKS
   again, _ = runs.start(arguments).communicate(timeout=120)
   assert "nothing to do" in again
 

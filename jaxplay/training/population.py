@@ -484,9 +484,12 @@ class _Population:
           self._settle(at, sharding.to_host(tally), logged, clock)
         if train.rests(at, config):
           clock.restart(at)
-    for i in self._alive():
-      self._finish(i)
-    return True
+      for i in self._alive():
+        if preemption.now():
+          return self._preempted(at)
+        self._finish(i)
+      # Where nothing is left to be saved, the next population must not begin.
+      return not preemption.now()
 
   def _restore(self):
     """Begins with the newest checkpoint; returns its step."""

@@ -52,7 +52,7 @@ class Console(cli._Console):
   def progress(self, done, total, line):
     super().progress(done, total, line)
     at = {"step": done, "trials": int(line["trials"].split("/")[0])}
-    if eval(moment, at):
+    if eval(moment, {"os": os} | at):
       os.kill(os.getpid(), int(number))
 
 
