@@ -8,6 +8,7 @@ import argparse
 import collections
 import difflib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -29,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     code = arguments.verb(arguments, rest)
   except jaxplay.UserError as error:
     print(f"jaxplay: {error}", file=sys.stderr)
+    code = EXIT_WRONG
+  except PermissionError as error:
+    print(f"jaxplay: no permission: {error.filename!r}", file=sys.stderr)
     code = EXIT_WRONG
   except KeyboardInterrupt:
     print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
@@ -58,6 +62,27 @@ def _number(text):
       f"it is {text!r}; it must be at least 1, and whole"
     )
   return int(text)
+
+
+def _size(text):
+  """Type of arguments that measure something."""
+  try:
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 <= number < math.inf:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be a number of at least 0"
+    )
+  return number
+
+
+def _folder(text):
+  """Type of arguments that name a folder, to be made if need be."""
+  path = pathlib.Path(text)
+  if path.exists() and not path.is_dir():
+    raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+  return path
 
 
 def _parser():
@@ -238,7 +263,10 @@ def _add_report(verbs):
     "--json", action="store_true", help="answer and findings as JSON"
   )
   report.add_argument(
-    "--figures", metavar="DIR", help="write each figure as a file, too"
+    "--figures",
+    type=_folder,
+    metavar="DIR",
+    help="write each figure as a file, too",
   )
   report.add_argument(
     "--format", default="svg", choices=("svg", "png"), help="of the figures"
@@ -257,8 +285,22 @@ def _add_report(verbs):
   )
   compare.add_argument("baseline", metavar="BASELINE")
   compare.add_argument("candidate", metavar="CANDIDATE")
-  compare.add_argument("--objective", metavar="METRIC")
-  compare.add_argument("--json", action="store_true")
+  compare.add_argument(
+    "--objective", metavar="METRIC", help="judge by another logged metric"
+  )
+  compare.add_argument(
+    "--smallest",
+    type=_size,
+    default=0.0,
+    metavar="X",
+    help="least improvement that is worth the complexity of the change",
+  )
+  compare.add_argument(
+    "--log",
+    metavar="FILE.md",
+    help="append verdict and evidence to a log of launches",
+  )
+  compare.add_argument("--json", action="store_true", help="as JSON")
   compare.set_defaults(verb=_compare)
 
 
@@ -606,7 +648,7 @@ def _report(arguments, rest):
     )
     time.sleep(_LIVE_SECONDS)
   if arguments.figures:
-    report.figures(results, pathlib.Path(arguments.figures), arguments.format)
+    report.figures(results, arguments.figures, arguments.format)
   if arguments.json:
     print(json.dumps(report.as_json(results, findings), indent=1))
   else:
@@ -640,7 +682,7 @@ def _report_run(arguments):
     print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)
     time.sleep(_LIVE_SECONDS)
   if arguments.figures:
-    report.figures(results, pathlib.Path(arguments.figures), arguments.format)
+    report.figures(results, arguments.figures, arguments.format)
   if arguments.json:
     print(json.dumps([found.as_json() for found in findings], indent=1))
   else:
@@ -656,12 +698,25 @@ def _compare(arguments, rest):
     compare.read(path, arguments.objective)
     for path in (arguments.baseline, arguments.candidate)
   )
-  comparison = compare.compare(baseline, candidate)
+  comparison = compare.compare(baseline, candidate, arguments.smallest)
+  if arguments.log:
+    entry = compare.log_entry(comparison, time.strftime("%Y-%m-%d"))
+    _append(arguments.log, entry)
   if arguments.json:
     print(json.dumps(comparison.as_json(), indent=1))
   else:
     _show_comparison(comparison)
   return 0
+
+
+def _append(path, text):
+  try:
+    with open(path, "a", encoding="utf-8") as file:
+      file.write(text)
+  except OSError as error:
+    raise jaxplay.UserError(
+      f"cannot write {path!r}: {error.strerror}"
+    ) from None
 
 
 def _show_comparison(comparison):

@@ -309,7 +309,10 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Raises:
     jaxplay.UserError: There is no such key, or the type is wrong.
   """
-  value = typed(key, value, flatten(config))
+  _set(config, key, typed(key, value, flatten(config)))
+
+
+def _set(config, key, value):
   *groups, leaf = key.split(".")
   for group in groups:
     config = config[group]
@@ -420,8 +423,11 @@ def from_json(nested: Mapping[str, Any]) -> ml_collections.ConfigDict:
     jaxplay.UserError: It has other keys or types than `base()`.
   """
   config = base()
+  default = flatten(config)
   for key, value in flatten(nested).items():
-    override(config, key, _as_tuple(value))
+    value = typed(key, _as_tuple(value), default)
+    if value != default[key]:
+      _set(config, key, value)
   return config
 
 

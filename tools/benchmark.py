@@ -329,15 +329,17 @@ def study(rounds: int) -> None:
 
 
 def _seconds(command, folder):
-  """(wall time, what it logged) of a command, with a cache of its own."""
-  cache = {
-    "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
-    "JAX_LOG_COMPILES": "1",
-  }
+  """(wall time, what it logged) of a command.
+
+  `jaxplay` keeps compiled programs in a cache that is empty before the first
+  command of the folder: only the first process of many compiles.
+  """
+  env = os.environ | {"XDG_CACHE_HOME": folder, "JAX_LOG_COMPILES": "1"}
+  env.pop("JAX_COMPILATION_CACHE_DIR", None)
   start = time.perf_counter()
   done = subprocess.run(
     command,
-    env=os.environ | cache,
+    env=env,
     cwd=ROOT,
     capture_output=True,
     text=True,

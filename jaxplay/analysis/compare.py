@@ -126,10 +126,11 @@ def compare(
   The rule: the improvement and its 95 % interval, by Welch's t-test on the
   reruns where both have 2 or more. Otherwise from the best values themselves,
   which were selected for their luck: then the interval also holds the variance
-  of the search. `adopt` where the whole interval lies above 0 and the
-  improvement is at least `smallest`; `do not adopt` where no improvement in the
-  interval is above `smallest`; else `cannot tell`, and also where the two were
-  not measured alike.
+  of the search, and a side without reruns varies between seeds at least as the
+  other does. `adopt` where the whole interval lies above 0 and the improvement
+  is at least `smallest`; `do not adopt` where no improvement in the interval is
+  above `smallest`; else `cannot tell`, and also where the two were not measured
+  alike.
 
   Args:
     baseline: A study or, from `read`, a run.
@@ -147,19 +148,21 @@ def compare(
         f"the baseline's {name} is {one!r}, the candidate's {other!r}; choose"
         " one for both with --objective"
       )
-  sides = one, other = _side(baseline), _side(candidate)
+  one, other = _side(baseline), _side(candidate)
+  sides = one, other = _at_least(one, other), _at_least(other, one)
   improvement = one.mean - other.mean
-  from_reruns = min(one.num_reruns, other.num_reruns) >= 2
+  reruns = [side.num_reruns for side in sides]
+  from_reruns = min(reruns) >= 2
+  variances = [
+    side.deviation**2 / max(side.num_reruns, 1)
+    + (0 if side.num_reruns else side.search_deviation**2)
+    for side in sides
+  ]
+  freedom = math.inf
   if from_reruns:
-    variances = [s.deviation**2 / s.num_reruns for s in sides]
-    freedom = _welch(variances, [s.num_reruns - 1 for s in sides])
-  else:
-    variances = [
-      s.deviation**2 / max(s.num_reruns, 1)
-      + (0 if s.num_reruns else s.search_deviation**2)
-      for s in sides
-    ]
-    freedom = math.inf
+    freedom = _welch(variances, [num - 1 for num in reruns])
+  elif max(reruns) >= 2:
+    freedom = max(reruns) - 1
   error = math.sqrt(sum(variances))
   reach = float(stats.t.isf((1 - _CONFIDENCE) / 2, freedom)) * error
   low, high = improvement - reach, improvement + reach
@@ -187,6 +190,59 @@ def compare(
   )
 
 
+def log_entry(comparison: Comparison, date: str) -> str:
+  """A comparison as an entry of a log of launches, in Markdown (E4).
+
+  "For each launch, we must make sure that the change is based on strong
+  evidence" (Playbook, the incremental tuning strategy): the entry holds it, and
+  what is needed to look again.
+
+  Args:
+    comparison: Whatever its verdict: what was not adopted is worth a line, too.
+    date: Of the decision.
+  """
+  low, high = comparison.interval
+  rows = [
+    f"| {name} | {side.name} | {side.trial if side.trial >= 0 else ''} |"
+    f" {side.mean:.4g} +- {side.deviation:.2g} ({side.deviation_from}) |"
+    f" {_commit(side.name)} |"
+    for name, side in (
+      ("baseline", comparison.baseline),
+      ("candidate", comparison.candidate),
+    )
+  ]
+  changes = [
+    f"- `{key}`: {old!r} -> {new!r}"
+    for key, (old, new) in comparison.changes.items()
+  ]
+  return "\n".join(
+    [
+      f"## {date}: {comparison.verdict} {comparison.candidate.name}",
+      "",
+      f"It improves {comparison.objective} by {comparison.improvement:.4g} (95"
+      f" %: {low:.4g} to {high:.4g}). {comparison.advice}",
+      "",
+      f"| | | trial | {comparison.objective} | commit |",
+      "|---|---|---|---|---|",
+      *rows,
+      "",
+      "What changes:" if changes else "Nothing changes in the config.",
+      "",
+      *changes,
+      *(f"- caveat: {caveat}" for caveat in comparison.caveats),
+      "",
+      "",
+    ]
+  )
+
+
+def _commit(path):
+  """Of the code that made a study or a run, and whether that was all."""
+  provenance = rundir.RunDir(path).provenance() or {}
+  commit = (provenance.get("git_commit") or "not known")[:12]
+  return commit + (" and changes" if provenance.get("git_diff") else "")
+
+
 def _side(results) -> Side:
   if not results.ranked:
     raise jaxplay.UserError(
@@ -211,6 +267,19 @@ def _side(results) -> Side:
     deviation=deviation,
     deviation_from=source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
+  )
+
+
+def _at_least(side, other):
+  """A side; one without reruns varies between seeds at least as `other`."""
+  if side.num_reruns >= 2 or other.num_reruns < 2:
+    return side
+  if side.deviation >= other.deviation:
+    return side
+  return dataclasses.replace(
+    side,
+    deviation=other.deviation,
+    deviation_from=f"as {other.num_reruns} reruns of {other.name}",
   )
 
 
@@ -293,6 +362,12 @@ def _changes(baseline, candidate):
 
 def _caveats(sides, improvement, from_reruns):
   found = []
+  commits = [_commit(side.name) for side in sides]
+  if commits[0] != commits[1]:
+    found.append(
+      f"The code is not the same: {commits[0]} in the baseline, {commits[1]} in"
+      " the candidate."
+    )
   if not from_reruns:
     found.append(
       "The best values were selected for being the best, and are too good; only"

@@ -31,9 +31,7 @@ from jaxplay.study import study as study_lib
 _INSIGHT = "Playbook, extracting insight from experimental results"
 _BOUNDARIES = "Playbook, identifying bad search space boundaries"
 _SAMPLING = "Playbook, not sampling enough points in the search space"
-_ROLES = (
-  "Playbook, identifying scientific, nuisance, and fixed hyperparameters"
-)
+_ROLES = "Playbook, identifying scientific, nuisance, and fixed hyperparameters"
 _ADOPTION = (
   "Playbook, determining whether to adopt a training pipeline change or"
   " hyperparameter configuration"
@@ -140,9 +138,7 @@ def outcomes(results: results_lib.Results) -> np.ndarray:
   return values[~np.isnan(values)]
 
 
-def best_of(
-  values: np.ndarray, sizes: Sequence[int]
-) -> list[dict[str, float]]:
+def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
   """The best of n trials, for each n: the bootstrap of the budget, exactly.
 
   Of n draws with replacement from N values the least is at most the k-th
@@ -175,9 +171,7 @@ def best_of(
   return rows
 
 
-def isolation(
-  results: results_lib.Results, label: str
-) -> list[dict[str, Any]]:
+def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
   """The best trial for each value, or in each slice, of a hyperparameter.
 
   Exact for choices and for at most 10 integers; else slices of equal width on
@@ -415,9 +409,7 @@ def _edges(results, parameter) -> list[_Edge]:
       ranks = stats.rankdata(values[valued]) - 0.5
       pooled[valued] = ranks / len(valued)
     values, cells = pooled, [("", np.arange(len(values)))]
-  num_tests = len(cells) * sum(
-    _is_ordered(p) for p in results.space.parameters
-  )
+  num_tests = len(cells) * sum(_is_ordered(p) for p in results.space.parameters)
   threshold = 0.02 / max(num_tests, 1)
   return [
     _edge(name, units[i], values[i], results.infeasible[i], threshold)

@@ -520,8 +520,11 @@ class _Population:
   def _lacks_lines(self, i, step_):
     every = self._config.log_every
     lines = self._records[i].run.metrics()
-    return not lines and step_ or lines and lines[-1]["step"] < (
-      step_ // every * every
+    return (
+      not lines
+      and step_
+      or lines
+      and lines[-1]["step"] < (step_ // every * every)
     )
 
   def _tell(self, status, places):

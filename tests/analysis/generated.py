@@ -290,8 +290,7 @@ def _autocorrelated(rng, count, length, correlation):
   out[:, 0] = white[:, 0]
   for i in range(1, length):
     out[:, i] = (
-      correlation * out[:, i - 1]
-      + math.sqrt(1 - correlation**2) * white[:, i]
+      correlation * out[:, i - 1] + math.sqrt(1 - correlation**2) * white[:, i]
     )
   return out
 

@@ -23,9 +23,7 @@ def _side(values, reruns=(), **config):
   def trial(index, value):
     curve = {"valid/error_rate": (np.array([100]), np.array([value]))}
     status = "completed" if np.isfinite(value) else "infeasible"
-    return dataclasses.replace(
-      STUDY.trials[index], curves=curve, status=status
-    )
+    return dataclasses.replace(STUDY.trials[index], curves=curve, status=status)
 
   best = int(np.argmin(values))
   return dataclasses.replace(
@@ -112,9 +110,7 @@ def test_missing_reruns_are_asked_for(reruns):
 
 def test_the_seeds_that_would_tell_do_tell():
   """E3: with as many seeds as it asks for, the same numbers decide."""
-  found = compare.compare(
-    _flat(0.1, RERUNS), _flat(0.098, RERUNS - 0.002)
-  )
+  found = compare.compare(_flat(0.1, RERUNS), _flat(0.098, RERUNS - 0.002))
   assert found.verdict == "cannot tell"
   num = found.more_seeds
   # As many values with exactly the mean and the deviation of the reruns.
@@ -134,6 +130,31 @@ def test_no_number_of_seeds_tells_nothing_apart():
   found = compare.compare(_flat(0.1, RERUNS), _flat(0.1, RERUNS))
   assert found.more_seeds is None
   assert "simpler" in found.advice
+
+
+def test_seeds_matter_to_both_sides():
+  """E3: what one side's reruns vary, the other's best value varies, too."""
+  spread = 0.1 + 0.02 * np.array([-1.2, -0.6, 0.1, 0.6, 1.1])
+  for one, other in (
+    (_flat(0.12), _flat(0.1, spread)),
+    (_flat(0.12, spread + 0.02), _flat(0.1)),
+  ):
+    found = compare.compare(one, other)
+    assert found.verdict == "cannot tell"
+    assert found.baseline.deviation == pytest.approx(found.candidate.deviation)
+
+
+def test_other_code_is_a_caveat(tmp_path):
+  """E3: where the config is the same, what changed may be the code."""
+  found = []
+  for name, commit in (("a", "1" * 40), ("b", "2" * 40), ("c", "1" * 40)):
+    run = rundir.RunDir(tmp_path / name)
+    run.create()
+    run.write_provenance({"git_commit": commit, "git_diff": ""})
+    found.append(dataclasses.replace(_flat(0.1, RERUNS), path=run.path))
+  told = [compare.compare(found[0], other).caveats for other in found[1:]]
+  assert any("2" * 12 in caveat for caveat in told[0])
+  assert not any("1" * 12 in caveat for caveat in told[1])
 
 
 def test_an_improvement_has_to_be_worth_it():

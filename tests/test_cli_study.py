@@ -1,0 +1,361 @@
+"""The verbs on studies: what they print and write, and what they refuse."""
+
+import csv
+import io
+import json
+import math
+import shlex
+import shutil
+import sys
+
+import optuna
+import pytest
+
+from jaxplay import cli, rundir
+from jaxplay.analysis import curves
+from jaxplay.analysis import results as results_lib
+from jaxplay.study import study as study_lib
+from tests.study import studies
+
+_RATE = "hparams.learning_rate"
+
+
+@pytest.fixture
+def study(finished_study, tmp_path):
+  """A copy of a finished study, to be written in."""
+  return shutil.copytree(finished_study, tmp_path / "root" / "study")
+
+
+@pytest.fixture(scope="module")
+def rerun_study(finished_study, tmp_path_factory):
+  """A finished study of which the best trial was run again; read only."""
+  folder = tmp_path_factory.mktemp("rerun") / "study"
+  shutil.copytree(finished_study, folder)
+  code = studies.call(
+    "study", "rerun", folder, "--best", "--seeds=3", "--no_report"
+  )
+  assert code == 0
+  return folder
+
+
+def _best(study):
+  return results_lib.read_study(study).ranked[0]
+
+
+def _rows(text):
+  return list(csv.DictReader(io.StringIO(text)))
+
+
+# run, extend, rerun.
+
+
+def test_a_finished_study_ends_with_its_report(finished_study, study, capsys):
+  """D11: figures and checks are made without being asked for."""
+  (study / "report.html").unlink()
+  path = finished_study.parent / "study.py"
+  assert studies.call("study", "run", path, f"--workdir={study}") == 0
+  told = capsys.readouterr().out
+  best = _best(study)
+  assert f"by trial {best.index}" in told and "8 trials:" in told
+  for name in ("report.html", "next_study.py", "trials.csv", "findings.json"):
+    assert (study / name).stat().st_size
+  assert str(study / "report.html") in told
+
+
+def test_the_next_study_that_is_written_runs(study, tmp_path):
+  """After the checks: the next study's file runs as it is."""
+  file, work = study / "next_study.py", tmp_path / "next"
+  command = ("study", "run", file, f"--workdir={work}", "--trials=:1")
+  assert studies.call(*command) == 0
+  assert studies.statuses(work)[0] in rundir.DONE
+  assert study_lib.StudyDir(work).study()["seed"] == 1
+
+
+def test_extend_runs_the_new_trials_alone(study, capsys):
+  """C5: more trials continue the sequence; the old ones stay as they are."""
+  before = studies.files(study / "trials")
+  points = study_lib.StudyDir(study).points()
+  assert studies.call("study", "extend", study, "--trials=10") == 0
+  assert "10 trials:" in capsys.readouterr().out
+  assert len(studies.statuses(study)) == 10
+  assert study_lib.StudyDir(study).points()[:8] == points
+  after = studies.files(study / "trials")
+  assert {p: v for p, v in before.items() if p.name != ".lock"}.items() <= (
+    after.items()
+  )
+
+
+def test_reruns_differ_in_nothing_but_the_seed(rerun_study, capsys):
+  """E1: the best trial N times with other seeds; its variance is told."""
+  results = results_lib.read_study(rerun_study)
+  best = results.ranked[0]
+  reruns = results.reruns[best.index]
+  assert [trial.seed for trial in reruns] == [1, 2, 3]
+  own = rundir.RunDir(best.path).config()
+  for trial in reruns:
+    config = rundir.RunDir(trial.path).config()
+    assert config | {"seed": own["seed"]} == own
+  finals = {trial.final("train/loss")[0] for trial in reruns}
+  assert len(finals) == 3
+  assert studies.call("study", "status", rerun_study) == 0
+  assert "reruns      3" in capsys.readouterr().out
+  assert studies.call("report", rerun_study, "--json") == 0
+  found = json.loads(capsys.readouterr().out)["findings"]
+  variance = [f for f in found if f["check"] == "retrain_variance"][0]
+  assert variance["evidence"]["num_reruns"] == 3
+
+
+# status, list, export.
+
+
+def test_status_of_a_study_under_way(tmp_path, capsys):
+  """An unfinished study says how far it is."""
+  path, study = studies.write(tmp_path), tmp_path / "study"
+  command = ("study", "run", path, f"--workdir={study}", "--trials=1")
+  assert studies.call(*command) == 0
+  assert "3 trials of the study are still to come" in capsys.readouterr().out
+  assert studies.call("study", "status", study) == 0
+  told = capsys.readouterr().out
+  assert told.startswith("Which?\n")
+  for line in ("completed   1", "pending     3", "by trial 1, of 1"):
+    assert line in told
+
+
+def test_the_tracking_table(study, tmp_path, capsys):
+  """G8: name, config, notes, trials, best result, command, commit, changes."""
+  root = study.parent
+  path = studies.write(tmp_path / "other", notes='só, "quoted"\nlines')
+  studies.call("study", "run", path, f"--workdir={root / 'b'}", "--trials=:1")
+  capsys.readouterr()
+  assert studies.call("study", "list", root, "--csv") == 0
+  rows = {row["study"]: row for row in _rows(capsys.readouterr().out)}
+  assert set(rows) == {str(root / "study"), str(root / "b")}
+  row, best = rows[str(study)], _best(study)
+  assert float(row["best"]) == best.best("valid/error_rate")[0]
+  assert int(row["best_trial"]) == best.index and row["trials"] == "8/8"
+  assert row["config"] and row["command"] == shlex.join(sys.argv)
+  assert row["commit"] and row["uncommitted_changes"] in ("True", "False")
+  assert rows[str(root / "b")]["notes"] == 'só, "quoted"\nlines'
+  assert rows[str(root / "b")]["trials"] == "1/4"
+  assert studies.call("study", "list", root) == 0
+  told = capsys.readouterr().out
+  assert str(study) in told and "notes" in told
+
+
+def test_an_empty_folder_has_no_studies(tmp_path, capsys):
+  assert studies.call("study", "list", tmp_path) == 0
+  assert "no studies" in capsys.readouterr().out
+
+
+def test_trials_as_csv(study, capsys):
+  """A row for each trial; what has no value has an empty cell."""
+  assert studies.call("study", "export", study, "--csv") == 0
+  text = capsys.readouterr().out
+  assert text == (study / "trials.csv").read_text()
+  rows = _rows(text)
+  points = study_lib.StudyDir(study).points()
+  assert [float(row[_RATE]) for row in rows] == [p[_RATE] for p in points]
+  for row in rows:
+    assert row["status"] != "infeasible" or row["reason"]
+  assert [row["status"] for row in rows] == studies.statuses(study)
+
+
+def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
+  """Optuna reads the trials as its own; a second export adds what is new."""
+  url = f"sqlite:///{tmp_path}/trials.db"
+  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  assert "8 trials added" in capsys.readouterr().out
+  loaded = optuna.load_study(study_name="study", storage=url)
+  results = results_lib.read_study(study)
+  assert loaded.best_value == results.value(results.ranked[0])
+  states = [trial.state.name for trial in loaded.trials]
+  expected = ["PRUNED" if bad else "COMPLETE" for bad in results.infeasible]
+  assert states == expected
+  for trial, ours in zip(loaded.trials, results.trials, strict=True):
+    assert trial.params == dict(ours.point)
+    values = ours.curves.get(results.objective, ((), ()))
+    assert trial.intermediate_values == {
+      step: value
+      for step, value in zip(*values, strict=True)
+      if not math.isnan(value)
+    }
+  importances = optuna.importance.get_param_importances(loaded)
+  assert set(importances) == {_RATE, "hparams.momentum"}
+  assert studies.call("study", "extend", study, "--trials=9") == 0
+  capsys.readouterr()
+  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  assert "1 trials added" in capsys.readouterr().out
+  assert len(optuna.load_study(study_name="study", storage=url).trials) == 9
+
+
+def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
+  """Two studies of one name in a storage: the second is refused, untouched."""
+  url = f"sqlite:///{tmp_path}/trials.db"
+  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  path = studies.write(tmp_path / "other")
+  other = tmp_path / "other" / "study"
+  studies.call("study", "run", path, f"--workdir={other}", "--trials=:1")
+  capsys.readouterr()
+  code = studies.call("study", "export", other, f"--optuna={url}")
+  assert code == cli.EXIT_WRONG
+  assert "another study that is called 'study'" in capsys.readouterr().err
+  assert len(optuna.load_study(study_name="study", storage=url).trials) == 8
+
+
+# report and compare.
+
+
+def test_report_as_json(study, capsys):
+  """The answer and all findings, for other programs."""
+  assert studies.call("report", study, "--json") == 0
+  told = json.loads(capsys.readouterr().out)
+  best = _best(study)
+  assert told["best"]["trial"] == best.index
+  assert told["best"]["point"] == dict(best.point)
+  assert sum(told["trials"].values()) == 8
+  assert told["findings"] == rundir.RunDir(study).findings()
+  assert {"search_space_boundary", "overfitting", "fixed_caveats"} <= {
+    found["check"] for found in told["findings"]
+  }
+
+
+@pytest.mark.parametrize(
+  "objective, select", [("train/loss", "best"), ("final:valid/loss", "final")]
+)
+def test_objective_chosen_afterwards(study, capsys, objective, select):
+  """C7: best or final, validation or training, without rerunning."""
+  before = studies.files(study / "trials")
+  argument = f"--objective={objective}"
+  assert studies.call("report", study, argument, "--json") == 0
+  told = json.loads(capsys.readouterr().out)
+  metric = objective.rpartition(":")[2]
+  assert (told["objective"], told["select"]) == (metric, select)
+  results = results_lib.read_study(study)
+  values = [
+    getattr(trial, select)(metric)[0]
+    for trial in results.trials
+    if trial.status == "completed"
+  ]
+  assert told["best"]["value"] == min(values)
+  assert studies.files(study / "trials") == before
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_figures_without_a_browser(study, tmp_path, kind):
+  """PNG or SVG of each figure, from the command line."""
+  folder = tmp_path / "figures"
+  arguments = (f"--figures={folder}", f"--format={kind}")
+  assert studies.call("report", study, *arguments) == 0
+  names = {path.name for path in folder.iterdir()}
+  assert len(names) > 8 and all(name.endswith(kind) for name in names)
+
+
+def test_report_of_a_run(study, capsys):
+  """A trial is a run; its report holds the checks of runs."""
+  run = _best(study).path
+  assert studies.call("report", run, "--json") == 0
+  found = json.loads(capsys.readouterr().out)
+  assert tuple(f["check"] for f in found) == curves.CHECKS
+  assert studies.call("report", run, "--live") == 0
+  assert (run / "report.html").exists()
+
+
+def test_a_live_report_ends_with_the_study(tmp_path, monkeypatch, capsys):
+  """Live: renewed while trials are missing, and a last time at the end."""
+  path, study = studies.write(tmp_path, num_trials=2), tmp_path / "study"
+  run = ("study", "run", path, f"--workdir={study}", "--no_report")
+  assert studies.call(*run, "--trials=0") == 0
+  monkeypatch.setattr(cli, "_LIVE_SECONDS", 0.1)
+  process = studies.start(*run)
+  assert studies.call("report", study, "--live") == 0
+  studies.finish(process)
+  assert f"{study / 'report.html'}: 1 of 2 trials" in capsys.readouterr().out
+  assert '"live":false' in (study / "report.html").read_text()
+
+
+def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
+  """E3, E4: verdict, effect, uncertainty, complexity; kept in a log."""
+  log = tmp_path / "launches.md"
+  sides = (str(study), str(rerun_study))
+  assert studies.call("compare", *sides, f"--log={log}") == 0
+  told = capsys.readouterr().out
+  assert "95 %" in told and "3 reruns" in told
+  # One trial against itself: seeds are all that differs.
+  assert told.startswith(("cannot tell", "do not adopt"))
+  first = log.read_text()
+  assert all(side in first for side in sides) and "95 %" in first
+  assert rundir.RunDir(study).provenance()["git_commit"][:12] in first
+  arguments = ("--objective=valid/loss", f"--log={log}", "--smallest=1e9")
+  assert studies.call("compare", *sides, *arguments, "--json") == 0
+  verdict = json.loads(capsys.readouterr().out)
+  assert verdict["verdict"] == "do not adopt"
+  assert verdict["objective"] == "valid/loss"
+  text = log.read_text()
+  assert text.startswith(first) and text.count("\n## ") == 1
+  assert f"do not adopt {rerun_study}" in text
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+  "words, sentence",
+  [
+    ("study status {empty}", "holds no study"),
+    ("study status {nowhere}", "holds no study"),
+    ("study list {nowhere}", "there is no folder"),
+    ("study extend {study} --trials=4", "4 is less"),
+    ("study extend {study}", "--trials"),
+    ("study extend {study} --trials=many", "it must be at least 1, and whole"),
+    ("study extend {nowhere} --trials=9", "holds no study"),
+    ("study rerun {study}", "--best"),
+    ("study rerun {study} --trial=99", "trials 0 to 7"),
+    ("study rerun {study} --trial=-1", "trials 0 to 7"),
+    ("study rerun {study} --best --seeds=0", "it must be at least 1"),
+    ("study rerun {study} --best --trial=1", "not allowed with"),
+    ("study run {nowhere}.py --workdir={nowhere}", "there is no study file"),
+    ("study run {config} --workdir={nowhere}", "no get_study()"),
+    ("study run {config}", "--workdir"),
+    ("study run {file} --workdir={empty} --runner=proceses", "processes"),
+    ("study run {file} --workdir={empty} --trails=3", "did you mean --trials?"),
+    ("study run {file} --workdir={study}", "holds another study"),
+    ("study run {file} --workdir={config}", "cannot write"),
+    ("study export {study}", "--csv"),
+    ("study export {study} --optuna=nonsense", "cannot write to the storage"),
+    ("study export {study} --optuna=mysql://x/y", "cannot write to the stor"),
+    ("report {nowhere}", "holds no run"),
+    ("report {study} --objective=valid/accuracy", "no trial logged"),
+    ("report {study} --objective=last:valid/loss", "begins with 'last'"),
+    ("report {study} --figures={config}", "is a file"),
+    ("report {study} --format=pdf", "svg"),
+    ("compare {study} {nowhere}", "holds no run"),
+    ("compare {study}", "CANDIDATE"),
+    ("compare {study} {study} --objective=x", "no trial logged"),
+    ("compare {study} {study} --smallest=-1", "at least 0"),
+    ("compare {study} {study} --smallest=nan", "at least 0"),
+    ("compare {study} {study} --log={nowhere}/log.md", "cannot write"),
+    ("study", "ACTION"),
+    ("stduy", "invalid choice"),
+  ],
+)
+def test_a_mistake_costs_one_sentence(
+  finished_study, tmp_path, capsys, words, sentence
+):
+  """Each mistake: exit code 2, one line on stderr, and nothing is lost."""
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  file = studies.write(tmp_path / "files", goal="Another?")
+  places = dict(
+    study=finished_study,
+    empty=empty,
+    nowhere=tmp_path / "nowhere",
+    file=file,
+    config=tmp_path / "files" / "config.py",
+  )
+  before = studies.files(tmp_path), studies.files(finished_study)
+  arguments = [word.format(**places) for word in words.split()]
+  assert studies.call(*arguments) == cli.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert sentence in error and error.count("\n") == 1 and len(error) < 500
+  assert (studies.files(tmp_path), studies.files(finished_study)) == before
+  assert not (tmp_path / "nowhere").exists()
