@@ -533,12 +533,12 @@ def _write_report(results, live=False):
     (findings, path of the report)
   """
   from jaxplay import report, rundir
-  from jaxplay.analysis import refine, trials
+  from jaxplay.analysis import checklist, refine
   from jaxplay.analysis import results as results_lib
   from jaxplay.study import study as study_lib
 
   directory = study_lib.StudyDir(results.path)
-  findings = trials.check_study(results)
+  findings = checklist.check_study(results)
   next_study = refine.next_study(results, findings)
   directory.own.write_findings([found.as_json() for found in findings])
   rundir.write_text(directory.path / "next_study.py", next_study)

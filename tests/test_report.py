@@ -12,8 +12,7 @@ from PIL import Image
 
 import jaxplay
 from jaxplay import finding, report
-from jaxplay.analysis import plots
-from jaxplay.analysis import trials as trials_lib
+from jaxplay.analysis import checklist, plots
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
 
@@ -296,7 +295,7 @@ def window():
 @pytest.fixture(scope="module")
 def page_path(study, tmp_path_factory):
   path = tmp_path_factory.mktemp("report") / "report.html"
-  findings = FINDINGS + trials_lib.check_study(study)
+  findings = FINDINGS + checklist.check_study(study)
   report.write(study, findings, path=path, next_study="# change me\n")
   return path
 

@@ -251,8 +251,7 @@ def _side(results) -> Side:
     )
   best = results.ranked[0]
   reruns = results.reruns.get(best.index, ())
-  again = np.array([results.value(trial) for trial in reruns], np.float64)
-  again = again[np.isfinite(again)]
+  again = results.values_of(reruns)
   noise = trials_lib.noise(results)
   deviation, source = noise.deviation, noise.source
   if len(again) >= 2:

@@ -40,7 +40,7 @@ def next_study(
 
   Args:
     results: The last study.
-    findings: Its checklist, as from `trials.check_study`.
+    findings: Its checklist, as from `checklist.check_study`.
   """
   study = results.study
   told = _by_check(findings)

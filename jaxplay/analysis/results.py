@@ -105,6 +105,11 @@ class Results:
       return math.nan
     return getattr(trial, self.select)(self.objective)[0]
 
+  def values_of(self, trials: Iterable[Trial]) -> np.ndarray:
+    """The objective of those of some trials that have one, float64 [n]."""
+    values = np.array([self.value(trial) for trial in trials], np.float64)
+    return values[np.isfinite(values)]
+
   @functools.cached_property
   def values(self) -> np.ndarray:
     """The objective of each trial, float64 [trials]; NaN as in `value`."""

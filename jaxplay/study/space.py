@@ -283,7 +283,7 @@ class Space:
 
   def labelled(self, point: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value, of the parameters that exist in `point`."""
-    return {p.label: point[p.key] for p in self.active(point)}
+    return {p.label: _plain(point[p.key]) for p in self.active(point)}
 
   def as_json(self) -> list[dict[str, Any]]:
     """A row of JSON values for each parameter, in order."""

@@ -22,8 +22,8 @@ import pathlib
 import numpy as np
 
 from jaxplay import config as config_lib
+from jaxplay.analysis import checklist
 from jaxplay.analysis import results as results_lib
-from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 
@@ -298,7 +298,7 @@ def _autocorrelated(rng, count, length, correlation):
 def verdicts(results: results_lib.Results) -> dict[str, set[str]]:
   """Check -> verdicts of its findings, runs counted over all not among them."""
   found = {}
-  for one in trials_lib.check_study(results):
+  for one in checklist.check_study(results):
     found.setdefault(one.check, set()).add(one.verdict)
   return found
 

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from jaxplay.analysis import refine, trials
+from jaxplay.analysis import checklist, refine
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 from tests.analysis import generated
@@ -22,7 +22,7 @@ def next_study(tmp_path):
   def write(results):
     study = {**results.study, "config_file": str(tmp_path / "config.py")}
     results = dataclasses.replace(results, study=study)
-    text = refine.next_study(results, trials.check_study(results))
+    text = refine.next_study(results, checklist.check_study(results))
     path = tmp_path / "next_study.py"
     path.write_text(text, encoding="utf-8")
     definition, _ = study_lib.load(str(path))
@@ -132,7 +132,7 @@ def test_a_space_that_would_be_refused_is_kept(next_study):
     dataclasses.replace(f, evidence={**f.evidence, "proposed": [1e-4, -1.0]})
     if f.evidence.get("proposed")
     else f
-    for f in trials.check_study(results)
+    for f in checklist.check_study(results)
   ]
   text = refine.next_study(results, bad)
   assert "space.Float(0.0001, 1.0" in text
@@ -159,6 +159,6 @@ def test_an_empty_study_is_repeated():
     dataclasses.replace(t, status="pending", curves={}) for t in results.trials
   ]
   results = dataclasses.replace(results, trials=pending)
-  text = refine.next_study(results, trials.check_study(results))
+  text = refine.next_study(results, checklist.check_study(results))
   assert "narrowed" not in text and "moved" not in text
   assert "overrides={}" in text

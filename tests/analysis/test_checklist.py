@@ -1,0 +1,450 @@
+"""Checks of a study, on generated and hand-made ones."""
+
+import dataclasses
+import itertools
+import json
+import time
+
+import numpy as np
+import pytest
+
+from jaxplay import config as config_lib
+from jaxplay.analysis import checklist, curves, trials
+from jaxplay.study import space as space_lib
+from tests.analysis import by_hand, generated
+
+STUDY_CHECKS = (
+  "search_space_boundary",
+  "enough_trials",
+  "infeasible_share",
+  "optimization_instability",
+  "retrain_variance",
+  "max_train_steps",
+  "compute_bound",
+  "better_than_chance",
+  "fixed_caveats",
+)
+
+
+def _boundary(study):
+  (found,) = checklist.search_space_boundary(study)
+  return found
+
+
+# Trust: on generated studies.
+
+
+@pytest.mark.parametrize("fault", generated.FAULTS)
+@pytest.mark.parametrize("num_trials", [20, 64])
+def test_plain_faults_are_told(fault, num_trials):
+  """D2-D12, F1, F3, I2-I5: no plain fault of any kind is missed."""
+  check, strengths = generated.FAULTS[fault]
+  for seed in range(4):
+    study = generated.faulty(seed, fault, strengths[-1], num_trials)
+    verdicts = generated.verdicts(study)[check]
+    assert generated.warns(verdicts), f"seed {seed}: {verdicts}"
+
+
+@pytest.mark.parametrize(
+  "num_studies, settings",
+  [
+    (60, dict(num_trials=20)),
+    (40, dict(num_trials=20, schedule="constant")),
+    (30, dict(num_trials=64, num_valid=300)),
+    (30, dict(num_trials=64, optimizers=("momentum", "nesterov"))),
+    (8, dict(num_trials=200)),
+  ],
+)
+def test_healthy_studies_are_left_alone(num_studies, settings):
+  """D2-D12, F1, F3, I2-I5: false alarms stay below a few percent a check.
+
+  docs/checks.md has the rates over more studies; here every seed is fixed.
+  """
+  rates = generated.rates(num_studies, num_reruns=5, **settings)
+  assert set(STUDY_CHECKS) | set(curves.CHECKS) == set(rates)
+  most = max(0.05, 1.5 / num_studies)
+  assert {check: rate for check, rate in rates.items() if rate > most} == {}
+
+
+@pytest.mark.parametrize("settings", [{}, dict(optimizers=("adam", "nadam"))])
+def test_findings_are_json(settings):
+  """D11: every finding can be written to findings.json as it is."""
+  for found in checklist.check_study(generated.study(0, 20, **settings)):
+    json.dumps(found.as_json(), allow_nan=False)
+    assert found.advice or found.verdict == "ok"
+    assert found.source.startswith("Playbook")
+
+
+def test_many_trials_are_checked_in_seconds():
+  """D5: 1,000 trials of 100 evaluations take less than 3 seconds."""
+  study = generated.study(0, 1000)
+  start = time.process_time()
+  checklist.check_study(study)
+  assert time.process_time() - start < 3
+
+
+# Boundaries.
+
+
+@pytest.mark.parametrize("side", ["low", "high"])
+@pytest.mark.parametrize("num", [10, 20, 100])
+def test_boundary_names_the_side_and_a_wider_range(side, num):
+  """D2: a monotone response points out of the range, on that side."""
+  values = np.linspace(0.1, 0.5, num)
+  found = _boundary(by_hand.line(values if side == "low" else values[::-1]))
+  assert found.verdict == "warn"
+  assert found.evidence["side"] == side
+  low, high = found.evidence["proposed"]
+  assert (low < 1e-4) == (side == "low")
+  assert (high > 1.0) == (side == "high")
+  assert f"{low:g} to {high:g}" in found.advice
+
+
+@pytest.mark.parametrize("best", [0.25, 0.4, 0.5, 0.7])
+def test_an_optimum_inside_is_left_alone(best):
+  """D2: a sharp optimum well inside is no boundary problem."""
+  values = 0.1 + (np.linspace(0, 1, 40) - best) ** 2
+  assert _boundary(by_hand.line(values)).verdict == "ok"
+
+
+def test_ties_at_the_best_are_no_cluster():
+  """D2: where half of all trials tie for the best, nothing is told."""
+  values = [0.01] * 30 + [0.02] * 20
+  assert _boundary(by_hand.line(values, num_valid=300)).verdict == "ok"
+
+
+def test_ties_are_taken_together():
+  """D2: the order of trials does not decide which of equals are the best."""
+  values = np.repeat([0.05, 0.04, 0.03, 0.02, 0.01], 8)
+  study = by_hand.line(values)
+  back = dataclasses.replace(study, trials=study.trials[::-1])
+  one, other = _boundary(study), _boundary(back)
+  assert one.evidence["p_value"] == other.evidence["p_value"]
+  assert one.verdict == other.verdict == "warn"
+
+
+@pytest.mark.parametrize("num_flat", [1, 5])
+def test_flat_hyperparameters_are_rarely_told(num_flat):
+  """D2: a study of flat hyperparameters is told in under 5 % of cases."""
+  rng = np.random.default_rng(0)
+  keys = ["weight_decay", "label_smoothing", "momentum", "rho", "epsilon"]
+  keys = [f"hparams.{key}" for key in keys[:num_flat]]
+  mapping = {key: space_lib.Float(1e-3, 0.5) for key in keys}
+  told = 0
+  for _ in range(100):
+    points = [
+      dict(zip(keys, row, strict=True))
+      for row in rng.uniform(1e-3, 0.5, (64, num_flat)).tolist()
+    ]
+    # Out of 300 examples, so that many tie.
+    values = rng.binomial(300, 0.03, 64) / 300
+    found = checklist.search_space_boundary(
+      by_hand.study(mapping, points, values)
+    )
+    told += any(f.verdict == "warn" for f in found)
+  assert told <= 5
+
+
+def test_an_edge_of_feasibility_is_told_as_instability():
+  """D2: better and better until it diverges: do not widen, stabilize."""
+  values = np.concatenate([np.linspace(0.5, 0.1, 30), np.ones(10)])
+  study = by_hand.line(values, infeasible=range(30, 40))
+  found = _boundary(study)
+  assert found.verdict == "warn" and "proposed" not in found.evidence
+  assert "optimization_instability" in found.advice
+  found = checklist.optimization_instability(study)
+  assert found.verdict == "warn"
+  assert found.subject == "hparams.learning_rate"
+
+
+def test_divergence_far_from_the_best_is_no_instability():
+  """D2: divergence matters only where it keeps from a better rate."""
+  values = 0.1 + (np.linspace(0, 1, 40) - 0.4) ** 2
+  study = by_hand.line(values, infeasible=range(32, 40))
+  assert _boundary(study).verdict == "ok"
+  assert checklist.optimization_instability(study).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+  "key, domain, values, verdict, proposed",
+  [
+    # An edge that is the key's own bound cannot be widened.
+    ("hparams.weight_decay", space_lib.Float(0.0, 0.1), "low", "ok", None),
+    ("hparams.label_smoothing", space_lib.Float(0.0, 0.2), "low", "ok", None),
+    # Up to the bound, where the whole step is too far.
+    ("hparams.label_smoothing", space_lib.Float(0.05, 0.2), "low", "warn", 0.0),
+    ("hparams.momentum", space_lib.Float(0.5, 0.9), "high", "warn", None),
+    (
+      *("hparams.momentum", space_lib.Float(0.5, 0.99, "log_one_minus")),
+      *("high", "warn", None),
+    ),
+    ("hparams.warmup_steps", space_lib.Int(0, 100), "low", "ok", None),
+    ("hparams.warmup_steps", space_lib.Int(0, 100), "high", "warn", 150),
+    ("model.width", space_lib.Choice((64, 128, 256)), "high", "warn", 512),
+    ("model.width", space_lib.Choice((256, 128, 64)), "high", "warn", 32),
+  ],
+)
+def test_legal_bounds(key, domain, values, verdict, proposed):
+  """D2: the wider range is one that the config accepts."""
+  (parameter,) = space_lib.Space({key: domain}).parameters
+  points = [{key: v} for v in parameter.from_units(np.linspace(0, 1, 60))]
+  errors = np.linspace(0.1, 0.5, 60)
+  errors = errors if values == "low" else errors[::-1]
+  found = _boundary(by_hand.study({key: domain}, points, errors))
+  assert found.evidence["side"] == values
+  assert found.verdict == verdict
+  if verdict == "ok":
+    assert found.evidence["edge_is_bound_of_key"]
+    return
+  wider = found.evidence["proposed"]
+  if proposed is not None:
+    assert proposed in wider
+  if domain.kind == "choice":
+    space_lib.Space({key: space_lib.Choice(wider)}).check(config_lib.base())
+    return
+  low, high = wider
+  assert low < domain.low or high > domain.high
+  wide = type(domain)(low, high, domain.scale)
+  space_lib.Space({key: wide}).check(config_lib.base())
+
+
+def test_names_have_no_edges():
+  """D2: a choice of names, or of two numbers, has no boundary."""
+  mapping = {
+    "dataset.augment": space_lib.Choice(("none", "shift")),
+    "model.width": space_lib.Choice((64, 128)),
+  }
+  points = [
+    {"dataset.augment": a, "model.width": w}
+    for a, w in itertools.product(("none", "shift"), (64, 128))
+  ] * 5
+  study = by_hand.study(mapping, points, np.linspace(0.1, 0.2, 20))
+  assert checklist.search_space_boundary(study) == []
+
+
+def test_each_cell_is_judged():
+  """D2: an edge of the worse of two optimizers is told, with its name."""
+  rates = np.geomspace(1e-4, 1, 30)
+  points, values = [], []
+  for name, offset in (("momentum", 0.0), ("nesterov", 0.5)):
+    for u, rate in zip(np.linspace(0, 1, 30), rates, strict=True):
+      points.append({"optimizer": name, "hparams.learning_rate": float(rate)})
+      inside, edge = (u - 0.5) ** 2, -0.2 * u
+      values.append(offset + 0.3 + (inside if offset == 0 else edge))
+  mapping = {
+    "optimizer": space_lib.Choice(("momentum", "nesterov"), role="scientific"),
+    "hparams.learning_rate": space_lib.Float(1e-4, 1.0, "log"),
+  }
+  found = _boundary(by_hand.study(mapping, points, values))
+  assert found.verdict == "warn"
+  assert found.evidence["cells"] == ["optimizer=nesterov"]
+
+
+# Few trials, none that is feasible, nothing at all.
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 9])
+def test_few_trials_are_unknown(num):
+  """D2, D3: too few trials are told as such, with how many it needs."""
+  study = by_hand.line(np.linspace(0.1, 0.2, num))
+  found = [_boundary(study), checklist.enough_trials(study)]
+  for one, needs in zip(found, (10, 16), strict=True):
+    assert one.verdict == "unknown"
+    assert one.evidence == {"has": num, "needs": needs}
+  for one in checklist.check_study(study):
+    json.dumps(one.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("num", [1, 30])
+def test_all_infeasible(num):
+  """D4: a study without a feasible trial gives findings, not an error."""
+  study = by_hand.line(np.full(num, np.nan), infeasible=range(num))
+  found = {f.check: f.verdict for f in checklist.check_study(study)}
+  assert found["infeasible_share"] == ("fail" if num > 5 else "unknown")
+  assert found["search_space_boundary"] == "unknown"
+  assert found["optimization_instability"] == "unknown"
+
+
+def test_pending_trials_do_not_count():
+  """D3: trials that were not run are neither infeasible nor bad."""
+  study = by_hand.line(np.linspace(0.1, 0.2, 20))
+  pending = [
+    dataclasses.replace(t, status="pending", curves={}) for t in study.trials
+  ]
+  half = dataclasses.replace(study, trials=study.trials[:10] + pending[10:])
+  assert checklist.infeasible_share(half).evidence["num_trials"] == 10
+  assert len(trials.outcomes(half)) == 10
+  rows = trials.isolation(half, "hparams.learning_rate")
+  assert sum(row["count"] for row in rows) == 10
+
+
+# Infeasible regions.
+
+
+def test_region_of_infeasible_trials():
+  """D4: the threshold above which trials diverge is found."""
+  study = by_hand.line(np.full(40, 0.1), infeasible=range(20, 40))
+  found = checklist.infeasible_share(study)
+  assert found.verdict == "warn"
+  region = found.evidence["region"]
+  assert region["rule"].startswith("hparams.learning_rate > ")
+  assert region["value"] == pytest.approx(1e-2)
+  assert region["infeasible_inside"] == region["trials_inside"] == 20
+  assert "reparameterization" not in found.evidence
+
+
+def test_region_of_a_choice():
+  """D4: one value of a choice can be what does not train."""
+  mapping = {
+    "model.norm": space_lib.Choice(("none", "layer", "batch")),
+    "hparams.learning_rate": space_lib.Float(1e-3, 1.0, "log"),
+  }
+  rates = 10 ** np.random.default_rng(0).uniform(-3, 0, 30)
+  norms = ("none", "layer", "batch") * 10
+  points = [
+    {"model.norm": norm, "hparams.learning_rate": rate}
+    for norm, rate in zip(norms, rates.tolist(), strict=True)
+  ]
+  study = by_hand.study(mapping, points, [0.1] * 30, infeasible=range(0, 30, 3))
+  found = checklist.infeasible_share(study)
+  assert found.evidence["region"]["rule"] == "model.norm = none"
+
+
+def test_reparameterization_is_proposed():
+  """D4: what diverges by learning_rate / (1 - momentum) is told so."""
+  rng = np.random.default_rng(0)
+  rates = 10 ** rng.uniform(-3, 0, 60)
+  slowness = 10 ** rng.uniform(-3, -0.1, 60)
+  mapping = {
+    "hparams.learning_rate": space_lib.Float(1e-3, 1.0, "log"),
+    "hparams.momentum": space_lib.Float(0.2, 0.999, "log_one_minus"),
+  }
+  points = [
+    {"hparams.learning_rate": float(r), "hparams.momentum": float(1 - s)}
+    for r, s in zip(rates, slowness, strict=True)
+  ]
+  study = by_hand.study(
+    mapping, points, [0.1] * 60, np.flatnonzero(rates / slowness > 1)
+  )
+  rule = checklist.infeasible_share(study).evidence["reparameterization"][
+    "rule"
+  ]
+  name, _, threshold = rule.rpartition(" > ")
+  assert name == "hparams.learning_rate / (1 - hparams.momentum)"
+  assert 0.5 < float(threshold) < 2
+
+
+def test_trials_at_chance_are_infeasible():
+  """D4: a trial that ends where guessing does failed, if without NaN."""
+  values = np.where(np.arange(40) < 20, 0.1, 0.9)
+  found = checklist.infeasible_share(by_hand.line(values))
+  assert found.verdict == "warn"
+  assert found.evidence["count"] == 20 and found.evidence["diverged"] == 0
+
+
+# Noise, length, caveats.
+
+
+def test_noise_is_taken_from_reruns():
+  """E1: pooled over reruns of trials, without the selected trial itself."""
+  study = by_hand.line(np.linspace(0.1, 0.5, 20))
+  assert "10000 examples" in trials.noise(study).source
+
+  def rerun(value):
+    curve = {"valid/error_rate": (np.array([100]), np.array([value]))}
+    return dataclasses.replace(study.trials[0], curves=curve)
+
+  reruns = {0: [rerun(v) for v in (0.11, 0.12, 0.13)]}
+  study = dataclasses.replace(study, reruns=reruns)
+  noise = trials.noise(study)
+  assert noise.deviation == pytest.approx(0.01) and noise.freedom == 2
+  found = checklist.retrain_variance(study)
+  assert found.verdict == "ok"
+  assert found.evidence["mean"] == pytest.approx(0.12)
+  assert found.evidence["in_the_study"] == pytest.approx(0.1)
+
+
+def test_retrain_variance_without_reruns():
+  """E1: unknown without reruns, and the command that makes them."""
+  found = checklist.retrain_variance(by_hand.line(np.linspace(0.1, 0.5, 20)))
+  assert found.verdict == "unknown"
+  assert "jaxplay study rerun by_hand --best --seeds=5" in found.advice
+
+
+def test_best_steps_of_a_decay_are_late_by_nature():
+  """F1: with a decaying rate a late best step is told, but is no fault."""
+  decayed = generated.study(0, schedule="linear")
+  found = checklist.max_train_steps(decayed)
+  assert found.verdict == "unknown" and "twice as long" in found.advice
+  assert found.evidence["late_because_rate_decays"]
+
+
+def test_a_fitted_training_set_is_not_compute_bound():
+  """F3: what has fitted its training set needs no more steps."""
+  study = generated.faulty(0, "compute_bound", 1.0, 20)
+  assert checklist.compute_bound(study).verdict == "warn"
+  fitted = [
+    dataclasses.replace(
+      t,
+      curves={
+        **t.curves,
+        "train/error_rate": (np.array([1, 2]), np.array([0.5, 0.0])),
+      },
+    )
+    for t in study.trials
+  ]
+  study = dataclasses.replace(study, trials=fitted)
+  assert checklist.compute_bound(study).verdict == "ok"
+
+
+def test_fixed_caveats():
+  """C1: fixed numbers that have an effect are listed, others are not."""
+  found = checklist.fixed_caveats(generated.study(0, 20))
+  fixed = found.evidence["fixed_by_cell"][""]
+  assert found.verdict == "ok"
+  assert "hparams.warmup_steps" in fixed
+  assert "hparams.learning_rate" not in fixed  # it is varied
+  assert "hparams.beta1" not in fixed  # nesterov has none
+
+
+def test_a_fixed_learning_rate_is_no_fair_comparison():
+  """C1: scientific values compared at one learning rate are warned of."""
+  mapping = {"model.depth": space_lib.Choice((1, 2), role="scientific")}
+  points = [{"model.depth": d} for d in (1, 2) * 10]
+  study = by_hand.study(mapping, points, np.linspace(0.1, 0.2, 20))
+  found = checklist.fixed_caveats(study)
+  assert found.verdict == "warn"
+  assert "model.depth" in found.advice
+
+
+def test_conditional_caveats():
+  """C1, C2: each optimizer is listed with its own fixed numbers."""
+  study = generated.study(0, 40, optimizers=("momentum", "adam"))
+  fixed = checklist.fixed_caveats(study).evidence["fixed_by_cell"]
+  assert "hparams.beta1" in fixed["optimizer=adam"]
+  assert "hparams.beta1" not in fixed["optimizer=momentum"]
+
+
+def test_run_checks_name_the_best_trial_of_each_cell():
+  """D6: the best trial of each scientific value, and counts over all."""
+  study = generated.study(0, 64, optimizers=("momentum", "nesterov"))
+  found = [f for f in checklist.check_study(study) if f.check == "overfitting"]
+  assert len(found) == 3
+  for name in ("momentum", "nesterov"):
+    best = next(t for t in study.ranked if t.point["optimizer"] == name)
+    subject = f"trial {best.index} (optimizer={name})"
+    assert [f.subject for f in found].count(subject) == 1
+  assert found[-1].subject == "all trials"
+  assert found[-1].evidence["count"] == 0
+
+
+def test_overfitting_in_other_trials_is_told():
+  """D6: selecting the best hides overfitting in the others."""
+  study = generated.faulty(0, "overfitting", 0.4, 20)
+  best = study.ranked[0]
+  healthy = generated.study(0, 20).trials[best.index]
+  mixed = [healthy if t.index == best.index else t for t in study.trials]
+  study = dataclasses.replace(study, trials=mixed)
+  found = [f for f in checklist.check_study(study) if f.check == "overfitting"]
+  assert found[-1].verdict == "warn"
+  assert best.index not in found[-1].evidence["trials"]
