@@ -545,3 +545,34 @@ def test_runners_at_the_same_time(tmp_path):
   before = _trials(study)
   assert _run(path, study, "--no_report") == 0
   assert _trials(study) == before
+
+
+@pytest.mark.slow
+def test_one_device_eight_and_two_hosts_are_equal(tmp_path):
+  """Idea 1, M1: a trial does not depend on what its population is laid over.
+
+  Three trials on 1 device, on 8, and on 2 hosts of 2: each line once, and that
+  of the trial alone.
+  """
+  path = studies.write(tmp_path, num_trials=3)
+  command = ("study", "run", path, "--no_report")
+  for devices in (1, 8):
+    more = (f"--fake_devices={devices}", f"--workdir={tmp_path / f'{devices}'}")
+    studies.finish(studies.start(*command, *more))
+  told = runs.launch([*command, f"--workdir={tmp_path / 'hosts'}"], 2, 2)
+  assert told.count("3 trials: 3 completed") == 1
+  for index in range(3):
+    config = studies.trial(tmp_path / "1", index).path / "config.json"
+    alone = tmp_path / "alone" / f"{index}"
+    more = (f"--workdir={alone}", "--fake_devices=1")
+    studies.finish(studies.start("train", f"--config={config}", *more))
+    for name in ("1", "8", "hosts"):
+      run = studies.trial(tmp_path / name, index)
+      runs.assert_close(runs.lines(run.path), runs.lines(alone), 1e-3, 1e-5)
+      assert run.status()["best"]["step"] in _saved(run)
+      assert run.provenance()["resumes"] == []
+
+
+def _saved(run):
+  """Steps of the checkpoints that a run left."""
+  return [int(p.name) for p in run.checkpoints.iterdir() if p.name.isdecimal()]
