@@ -606,7 +606,8 @@ def _study_list(arguments, rest):
     for row in rows:
       print(row.pop("study"))
       for name, value in row.items():
-        print(f"  {name:<20}{value}")
+        if value not in (None, ""):
+          print(f"  {name:<20}{_short(value)}")
   else:
     print(f"no studies in {arguments.root}")
   return 0

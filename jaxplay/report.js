@@ -68,6 +68,12 @@ function text(value) {
   return String(value);
 }
 
+// Long labels break after a dot, not within a word.
+function breakable(label) {
+  return label.split(/(?<=\.)/).flatMap((part, i) =>
+    i ? [el("wbr"), part] : [part]);
+}
+
 function list(pairs) {
   return el("dl", {}, pairs.map(([name, value]) =>
     el("div", {}, el("dt", {}, name), el("dd", {}, shown(value)))));
@@ -466,6 +472,12 @@ function showTip(handler, event, mark, value) {
   tip.style.top = `${Math.max(4, top)}px`;
 }
 
+function idle() {
+  const timeout = 100;  // A page that nobody looks at may never be idle.
+  return new Promise((done) => window.requestIdleCallback
+    ? requestIdleCallback(done, {timeout}) : setTimeout(done, 0));
+}
+
 // Draws what is in sight first and the rest when the browser is idle, for the
 // printer and for a reader who scrolls.
 const inSight = new Set();
@@ -485,7 +497,7 @@ async function drawStale() {
     const next = stale.find((item) => inSight.has(item.node)) ?? stale[0];
     if (!next) break;
     if (!inSight.has(next.node)) {
-      await new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
+      await idle();
     }
     await draw(next);
   }
@@ -562,8 +574,8 @@ function fillTable() {
     const sorted = name === state.sort;
     head.setAttribute("aria-sort",
       sorted ? (state.down ? "descending" : "ascending") : "none");
-    head.firstChild.textContent = (title?.() ?? name)
-      + (sorted ? (state.down ? " ▼" : " ▲") : "");
+    const arrow = sorted ? (state.down ? " ▼" : " ▲") : "";
+    head.firstChild.replaceChildren(...breakable((title?.() ?? name) + arrow));
   });
   tableBody.replaceChildren(...shown.map((trial) => el("tr",
     {class: state.picked?.has(trial.index) ? "picked" : "",

@@ -139,7 +139,7 @@ def test_the_tracking_table(study, tmp_path, capsys):
   assert rows[str(root / "b")]["trials"] == "1/4"
   assert studies.call("study", "list", root) == 0
   told = capsys.readouterr().out
-  assert str(study) in told and "notes" in told
+  assert str(study) in told and "8/8" in told
 
 
 def test_an_empty_folder_has_no_studies(tmp_path, capsys):
