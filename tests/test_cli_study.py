@@ -322,7 +322,7 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
     ("study run {file} --workdir={config}", "cannot write"),
     ("study export {study}", "--csv"),
     ("study export {study} --optuna=nonsense", "cannot write to the storage"),
-    ("study export {study} --optuna=mysql://x/y", "cannot write to the stor"),
+    ("study export {study} --optuna=mysql://x/y", "module 'MySQLdb', is not"),
     ("report {nowhere}", "holds no run"),
     ("report {study} --objective=valid/accuracy", "no trial logged"),
     ("report {study} --objective=last:valid/loss", "begins with 'last'"),

@@ -349,11 +349,15 @@ def _seconds(command, folder):
 
 
 def report(rounds: int) -> None:
-  """Seconds and peak memory of `jaxplay report`, 100 evaluations a trial."""
+  """Seconds and peak memory of `jaxplay report`, 100 evaluations a trial.
+
+  And seconds until a browser without a window, where there is one, has drawn
+  every figure of the page.
+  """
   for trials in (1_000, 10_000):
     with tempfile.TemporaryDirectory() as folder:
       _made_up_study(pathlib.Path(folder) / "study", trials)
-      seconds, memory = [], []
+      seconds, memory, opened = [], [], []
       for _ in range(rounds):
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -365,8 +369,24 @@ def report(rounds: int) -> None:
         assert code == 0
         seconds.append(time.perf_counter() - start)
         memory.append(usage.ru_maxrss / 1e3)
+        opened += _seconds_to_open(f"{folder}/study/report.html")
     _tell(f"report of {trials:,} trials, seconds", seconds)
     _tell(f"report of {trials:,} trials, peak MB", memory)
+    if opened:
+      _tell(f"report of {trials:,} trials, seconds to open", opened)
+
+
+def _seconds_to_open(page):
+  """[seconds] until all is drawn; [] without a browser."""
+  sys.path.insert(0, str(ROOT))
+  from tests import browser
+
+  if browser.BINARY is None:
+    return []
+  with browser.Browser() as window:
+    start = time.perf_counter()
+    window.open(page)
+    return [time.perf_counter() - start]
 
 
 def _made_up_study(folder, num_trials):

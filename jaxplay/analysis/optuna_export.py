@@ -55,6 +55,9 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     raise
   except Exception as error:  # Of whichever driver serves the URL.
     reason = str(error).strip().split("\n")[0]
+    if isinstance(error.__cause__, ModuleNotFoundError):
+      driver = error.__cause__.name
+      reason = f"its driver, the module {driver!r}, is not installed"
     raise jaxplay.UserError(
       f"Optuna cannot write to the storage {url!r}: {reason}"
     ) from None
