@@ -563,8 +563,16 @@ def _show_report(results, findings, path):
     for label, value in best.point.items():
       print(f"  {label:<{width}}{_short(value)}")
   for cell, trial in trials.best_of_each(results).items():
-    if cell:
-      print(f"best {results.value(trial):.4g} with {cell}: trial {trial.index}")
+    seeds = results.values_of(results.reruns.get(trial.index, ()))
+    told = f"trial {trial.index}"
+    if len(seeds) > 1:
+      told += (
+        f"; with {len(seeds)} other seeds {seeds.mean():.4g} +-"
+        f" {seeds.std(ddof=1):.2g}"
+      )
+    if cell or len(seeds) > 1:
+      where = f" with {cell}" if cell else ""
+      print(f"best {results.value(trial):.4g}{where}: {told}")
   shown = [found for found in findings if found.verdict in ("warn", "fail")]
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
@@ -729,10 +737,12 @@ def _show_comparison(comparison):
   )
   sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
   for name, side in sides.items():
+    source = side.deviation_from
+    if side.num_reruns < 2:
+      source = f"{side.num_reruns or 'no'} reruns; +- is {source}"
     print(
-      f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} over"
-      f" {side.num_reruns} reruns ({side.deviation_from}); {side.name}, trial"
-      f" {side.trial}"
+      f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} ({source});"
+      f" {side.name}, trial {side.trial}"
     )
   for key, (old, new) in comparison.changes.items():
     print(f"  {key:<32}{_short(old)} -> {_short(new)}")

@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,7 @@ def as_json(
       "seed": trial.seed,
       "path": str(trial.path),
     }
-  return _plain(
+  return rundir.plain(
     {
       "study": str(results.path),
       "goal": results.study.get("goal", ""),
@@ -220,7 +220,7 @@ def _payload(results, findings):
   }
   steps, curves = _curves(results)
   # The curves, most of the page, are plain already.
-  return {"steps": steps, "curves": curves} | _plain(
+  return {"steps": steps, "curves": curves} | rundir.plain(
     {
       "metric": results.objective,
       "select": results.select,
@@ -414,16 +414,3 @@ def _as_script(value):
   """JSON that ends no script element, whatever it says."""
   text = json.dumps(value, separators=(",", ":"), allow_nan=False)
   return text.replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _plain(value):
-  """JSON values: None for what is not finite."""
-  if isinstance(value, Mapping):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
-  if isinstance(value, np.ndarray | np.generic):
-    return _plain(value.tolist())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

@@ -124,7 +124,7 @@ class RunDir:
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
     with open(self.path / "metrics.jsonl", "a") as file:
-      file.writelines(json.dumps(_plain(line)) + "\n" for line in lines)
+      file.writelines(json.dumps(plain(line)) + "\n" for line in lines)
 
   def sync_metrics(self) -> None:
     """Waits until all lines are on the disk."""
@@ -210,14 +210,14 @@ def provenance(devices: str, versions: Mapping[str, str]) -> dict[str, Any]:
   }
 
 
-def _plain(value):
+def plain(value: Any) -> Any:
   """JSON values: numpy numbers as Python's, non-finite ones as null."""
   if isinstance(value, Mapping):
-    return {key: _plain(item) for key, item in value.items()}
+    return {key: plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
+    return [plain(item) for item in value]
   if isinstance(value, np.ndarray | np.generic):
-    return _plain(value.tolist())
+    return plain(value.tolist())
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
@@ -257,7 +257,7 @@ def _parse_json(path, text, line=None):
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces a file atomically. Non-finite numbers become null."""
-  text = json.dumps(_plain(value), indent=1, sort_keys=True)
+  text = json.dumps(plain(value), indent=1, sort_keys=True)
   write_text(path, text + "\n")
 
 

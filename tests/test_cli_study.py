@@ -28,13 +28,13 @@ def study(finished_study, tmp_path):
 
 @pytest.fixture(scope="module")
 def rerun_study(finished_study, tmp_path_factory):
-  """A finished study of which the best trial was run again; read only."""
+  """A finished study; its two best trials were run again; read only."""
   folder = tmp_path_factory.mktemp("rerun") / "study"
   shutil.copytree(finished_study, folder)
-  code = studies.call(
-    "study", "rerun", folder, "--best", "--seeds=3", "--no_report"
-  )
-  assert code == 0
+  second = results_lib.read_study(folder).ranked[1].index
+  for which in ("--best", f"--trial={second}"):
+    command = ("study", "rerun", folder, which, "--seeds=3", "--no_report")
+    assert studies.call(*command) == 0
   return folder
 
 
@@ -98,7 +98,7 @@ def test_reruns_differ_in_nothing_but_the_seed(rerun_study, capsys):
   finals = {trial.final("train/loss")[0] for trial in reruns}
   assert len(finals) == 3
   assert studies.call("study", "status", rerun_study) == 0
-  assert "reruns      3" in capsys.readouterr().out
+  assert "reruns      6" in capsys.readouterr().out
   assert studies.call("report", rerun_study, "--json") == 0
   found = json.loads(capsys.readouterr().out)["findings"]
   variance = [f for f in found if f["check"] == "retrain_variance"][0]
@@ -295,6 +295,23 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
   assert f"do not adopt {rerun_study}" in text
 
 
+@pytest.mark.parametrize("kind", ["trials", "reruns"])
+def test_two_trials_of_a_study_are_compared(rerun_study, capsys, kind):
+  """E3: each with its own reruns, and the command for more of these."""
+  results = results_lib.read_study(rerun_study)
+  one, other = results.reruns
+  paths = [rerun_study / kind / f"{index:04d}" for index in (one, other)]
+  assert studies.call("compare", *paths, "--json") == 0
+  told = json.loads(capsys.readouterr().out)
+  for side, index in (("baseline", one), ("candidate", other)):
+    values = results.values_of(results.reruns[index])
+    assert told[side]["num_reruns"] == len(values) > 0
+    assert told[side]["num_reruns"] + told[side]["diverged"] == 3
+    assert told[side]["mean"] == pytest.approx(values.mean())
+    assert told[side]["rerun"].endswith(f"{rerun_study} --trial={index}")
+  assert set(told["changes"]) == {_RATE, "hparams.momentum"}
+
+
 # Mistakes.
 
 
@@ -329,6 +346,7 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
     ("report {study} --figures={config}", "is a file"),
     ("report {study} --format=pdf", "svg"),
     ("compare {study} {nowhere}", "holds no run"),
+    ("compare {study} {study}/trials/0099", "has no trial 0099"),
     ("compare {study}", "CANDIDATE"),
     ("compare {study} {study} --objective=x", "no trial logged"),
     ("compare {study} {study} --smallest=-1", "at least 0"),

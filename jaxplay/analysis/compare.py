@@ -9,6 +9,7 @@ that outweigh any complexity they add".
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class Side:
     deviation_from: What that is taken from, in words.
     search_deviation: Standard deviation of the best over searches as long as
       this one, by bootstrap of its trials; 0 for a single run.
+    rerun: The command that adds reruns, less their number, or "" for a run of
+      no study.
   """
 
   name: str
@@ -54,6 +57,7 @@ class Side:
   deviation: float
   deviation_from: str
   search_deviation: float
+  rerun: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +98,27 @@ class Comparison:
 def read(
   path: str | os.PathLike, objective: str | None = None
 ) -> results_lib.Results:
-  """Reads a study, or a run as a study of one trial.
+  """Reads a study, one trial of it, or a run as a study of one trial.
+
+  Args:
+    path: A study directory; STUDY/trials/0007 or STUDY/reruns/0007, which is
+      that trial with its reruns; or a run directory.
+    objective: As for `results.read_study`; a run has no "final:METRIC".
 
   Raises:
-    jaxplay.UserError: There is neither, or it did not log the objective.
+    jaxplay.UserError: There is none of these, or it did not log the objective.
   """
-  if os.path.isfile(os.path.join(path, "study.json")):
+  path = pathlib.Path(path)
+  if (path / "study.json").is_file():
     return results_lib.read_study(path, objective)
+  above, study = path.parent.name, path.parent.parent
+  is_trial = above in ("trials", "reruns") and path.name.isdecimal()
+  if is_trial and (study / "study.json").is_file():
+    results = results_lib.read_study(study, objective)
+    trials = [t for t in results.trials if t.index == int(path.name)]
+    if not trials:
+      raise jaxplay.UserError(f"{str(study)!r} has no trial {path.name}")
+    return dataclasses.replace(results, path=trials[0].path, trials=trials)
   trial = results_lib.read_run(path)
   config = rundir.RunDir(path).config()
   objective = objective or config["objective"]
@@ -266,7 +284,17 @@ def _side(results) -> Side:
     deviation=deviation,
     deviation_from=source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
+    rerun=_rerun(results, best),
   )
+
+
+def _rerun(results, best):
+  if best.index < 0:
+    return ""
+  if results.path == best.path:  # `read` took it alone.
+    study = best.path.parent.parent
+    return f"jaxplay study rerun {study} --trial={best.index}"
+  return f"jaxplay study rerun {results.path} --best"
 
 
 def _at_least(side, other):
@@ -404,9 +432,11 @@ def _advice(verdict, unlike, sides, changes, seeds):
       " simpler one."
     )
   commands = "; ".join(
-    f"jaxplay study rerun {side.name} --best --seeds={seeds or 5}"
-    if side.trial >= 0
+    f"{side.rerun} --seeds={seeds or 5}"
+    if side.rerun
     else f"train {side.name} again with --config.seed=1, 2, ..."
     for side in lacking or sides
   )
-  return f"Measure the variance between seeds: {commands}"
+  if seeds is None or min(side.num_reruns for side in sides) < 2:
+    return f"Measure the variance between seeds: {commands}"
+  return f"About {seeds} seeds of each would tell: {commands}"

@@ -517,15 +517,11 @@ class _Population:
     self._tell("running", self._alive())
     return start
 
-  def _lacks_lines(self, i, step_):
-    every = self._config.log_every
+  def _lacks_lines(self, i, at):
+    intervals = self._config.log_every, self._config.eval_every
+    due = max(at // every * every for every in intervals)
     lines = self._records[i].run.metrics()
-    return (
-      not lines
-      and step_
-      or lines
-      and lines[-1]["step"] < (step_ // every * every)
-    )
+    return (lines[-1]["step"] if lines else 0) < due
 
   def _tell(self, status, places):
     self._progress(
