@@ -551,7 +551,7 @@ def _write_report(results, live=False):
 
 def _show_report(results, findings, path):
   """The answer in a few lines, and where to read on."""
-  from jaxplay.analysis import trials
+  from jaxplay.analysis import compare, trials
 
   if results.ranked:
     best = results.ranked[0]
@@ -573,6 +573,13 @@ def _show_report(results, findings, path):
     if cell or len(seeds) > 1:
       where = f" with {cell}" if cell else ""
       print(f"best {results.value(trial):.4g}{where}: {told}")
+  for best, other, found in compare.cells(results):
+    low, high = found.interval
+    is_better = "better" if found.verdict == "adopt" else "cannot be told apart"
+    print(
+      f"{best} against {other}: {is_better}, by {found.improvement:.4g} (95 %:"
+      f" {low:.4g} to {high:.4g})"
+    )
   shown = [found for found in findings if found.verdict in ("warn", "fail")]
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")

@@ -181,7 +181,32 @@ function answer() {
           copyable(config(best))))),
     ...report.parameters.map((p, i) =>
       p.role === "scientific" ? perValue(p, derived.isolation[i]) : null),
+    isOwnObjective() ? comparisons() : null,
   ];
+}
+
+// Whether the page shows the objective for which Python judged.
+function isOwnObjective() {
+  return state.metric === report.metric && state.select === report.select;
+}
+
+function comparisons() {
+  if (!report.comparisons.length) return null;
+  return el("div", {class: "scroll"},
+    el("h3", {}, "Is the best of them better?"),
+    el("table", {id: "comparisons"},
+      el("thead", {}, el("tr", {}, ["best", "against", "improvement",
+        "95 % interval", "verdict"].map((head) => el("th", {}, head)))),
+      el("tbody", {}, report.comparisons.map((found) => el("tr", {},
+        [found.best, found.other, found.improvement,
+          found.interval.map(text).join(" to "), verdict(found)]
+          .map((cell) => el("td", {}, text(cell))))))));
+}
+
+function verdict(found) {
+  if (found.better) return "yes";
+  return found.more_seeds ? `cannot tell; ${found.more_seeds} seeds of each would`
+    : "cannot tell";
 }
 
 function noAnswer() {
@@ -634,8 +659,7 @@ function update(what) {
   if (what === "objective") {
     rank();
     answerNode.replaceChildren(...answer().filter(Boolean));
-    const own = state.metric === report.metric && state.select === report.select;
-    otherNote.textContent = own ? ""
+    otherNote.textContent = isOwnObjective() ? ""
       : `The checks were made for ${report.metric} (${report.select}); to have`
         + ` them for another objective: jaxplay report STUDY`
         + ` --objective=${state.select}:${state.metric}`;

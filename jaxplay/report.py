@@ -23,7 +23,7 @@ import vl_convert
 
 import jaxplay
 from jaxplay import finding, rundir
-from jaxplay.analysis import plots
+from jaxplay.analysis import compare, plots
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
 
@@ -184,6 +184,7 @@ def as_json(
       "select": results.select,
       "trials": counts,
       "best": best,
+      "comparisons": _comparisons(results),
       "findings": [found.as_json() for found in findings],
     }
   )
@@ -274,9 +275,25 @@ def _payload(results, findings):
       "config": results.study.get("config", {}),
       "config_file": results.study.get("config_file", "the base config"),
       "overrides": results.study.get("overrides", {}),
+      "comparisons": _comparisons(results),
       "findings": [found.as_json() for found in findings],
     }
   )
+
+
+def _comparisons(results):
+  """The best scientific choice against the others, a row for each."""
+  return [
+    {
+      "best": best,
+      "other": other,
+      "better": found.verdict == "adopt",
+      "improvement": found.improvement,
+      "interval": found.interval,
+      "more_seeds": found.more_seeds,
+    }
+    for best, other, found in compare.cells(results)
+  ]
 
 
 def _usual_order(metric):

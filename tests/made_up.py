@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
 
@@ -115,19 +116,15 @@ def study(
         status=statuses.get(index),
       )
     )
+  config = config_lib.base()
+  config.max_train_steps, config.optimizer = STEPS, "nesterov"
+  config.model.depth = 2
   definition = {
     "goal": "Which optimizer trains the digits MLP to the lowest error?",
     "notes": "Learning rates are tuned for each optimizer by itself.",
     "config_file": "experiments/digits_mlp/config.py",
     "overrides": {},
-    "config": {
-      "batch_size": 128,
-      "max_train_steps": STEPS,
-      "optimizer": "nesterov",
-      "hparams": {"learning_rate": 0.1, "beta1": 0.9, "dropout_rate": 0.0},
-      "model": {"name": "mlp", "depth": 2},
-      "seed": 0,
-    },
+    "config": config_lib.as_json(config),
     "space": space.as_json(),
     "algorithm": "halton",
     "points": None,

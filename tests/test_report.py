@@ -12,7 +12,7 @@ from PIL import Image
 
 import jaxplay
 from jaxplay import finding, report
-from jaxplay.analysis import checklist, plots
+from jaxplay.analysis import checklist, compare, plots
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
 
@@ -396,6 +396,11 @@ def test_answer_comes_first(page, study):
   assert json.loads(config)["hparams"]["learning_rate"] == rate
   counts = texts(page, ".per-value td:nth-child(4)")
   assert sum(map(int, counts)) == len(study.ranked) + study.infeasible.sum()
+  ((winner, loser, found),) = compare.cells(study)
+  cells = texts(page, "#comparisons td")
+  assert cells[:2] == [winner, loser]
+  assert float(cells[2]) == pytest.approx(found.improvement, rel=1e-3)
+  assert (cells[4] == "yes") == (found.verdict == "adopt")
 
 
 @needs_browser
@@ -516,6 +521,7 @@ def test_objective_can_be_changed(page, study):
     other.value(best), rel=1e-3
   )
   assert "--objective=final:train/loss" in texts(page, "#other-objective")[0]
+  assert not texts(page, "#comparisons td")  # That is for the other one.
   expected = [t.index for t in other.ranked]
   rows = [int(t) for t in texts(page, "#trials tbody tr td:first-child")]
   assert rows[: len(expected)] == expected

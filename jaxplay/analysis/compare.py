@@ -25,7 +25,6 @@ from jaxplay.study import space as space_lib
 
 Verdict = Literal["adopt", "do not adopt", "cannot tell"]
 
-_CONFIDENCE = 0.95
 _MOST_SEEDS = 100  # more than anybody will run
 
 
@@ -70,7 +69,7 @@ class Comparison:
     baseline: One side.
     candidate: The other.
     improvement: How far the candidate lies below the baseline.
-    interval: Of the improvement, at 95 %.
+    interval: Of the improvement; at 95 %, if not asked for otherwise.
     more_seeds: Reruns of each side that would make an improvement of this size
       certain; None: it is, or more than 100.
     changes: Config key -> [of the baseline's best trial, of the candidate's]:
@@ -138,10 +137,11 @@ def compare(
   baseline: results_lib.Results,
   candidate: results_lib.Results,
   smallest: float = 0.0,
+  confidence: float = 0.95,
 ) -> Comparison:
   """Is the candidate's best trial better than the baseline's?
 
-  The rule: the improvement and its 95 % interval, by Welch's t-test on the
+  The rule: the improvement and its interval, by Welch's t-test on the
   reruns where both have 2 or more. Otherwise from the best values themselves,
   which were selected for their luck: then the interval also holds the variance
   of the search, and a side without reruns varies between seeds at least as the
@@ -155,6 +155,7 @@ def compare(
     candidate: Another one.
     smallest: The least improvement that is worth the complexity that the change
       adds, in the objective's unit, at least 0.
+    confidence: Of the interval, in (0, 1).
 
   Raises:
     jaxplay.UserError: They have different objectives, or no trial has a value.
@@ -182,7 +183,7 @@ def compare(
   elif max(reruns) >= 2:
     freedom = max(reruns) - 1
   error = math.sqrt(sum(variances))
-  reach = float(stats.t.isf((1 - _CONFIDENCE) / 2, freedom)) * error
+  reach = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
   low, high = improvement - reach, improvement + reach
   unlike = _unlike(baseline, candidate)
   verdict = "cannot tell"
@@ -193,7 +194,8 @@ def compare(
   changes = _changes(baseline, candidate)
   seeds = None
   if verdict == "cannot tell" and not unlike:
-    seeds = _seeds(improvement, math.hypot(one.deviation, other.deviation))
+    deviation = math.hypot(one.deviation, other.deviation)
+    seeds = _seeds(improvement, deviation, confidence)
   return Comparison(
     verdict=verdict,
     objective=baseline.objective,
@@ -206,6 +208,28 @@ def compare(
     caveats=[*unlike, *_caveats(sides, improvement, from_reruns)],
     advice=_advice(verdict, unlike, sides, changes, seeds),
   )
+
+
+def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
+  """The best combination of scientific choices against each other one.
+
+  Best by the mean over the reruns of its best trial, or by that trial where
+  there are none. The intervals hold together at 95 %, by Bonferroni's bound on
+  all pairs: the best was not known before, and could have been any.
+
+  Returns:
+    (its name, the other's, comparison) for each other one that has a value,
+    best first; [] where there is nothing to compare.
+  """
+  sides = {}
+  for name, indices in trials_lib.cells(results, slices=False).items():
+    trials = [results.trials[i] for i in indices]
+    if len(results.values_of(trials)):
+      sides[name] = dataclasses.replace(results, trials=trials)
+  best, *others = sorted(sides, key=lambda name: _side(sides[name]).mean) or [
+    ""
+  ]
+  return [(best, other, compare(sides[other], sides[best])) for other in others]
 
 
 def log_entry(comparison: Comparison, date: str) -> str:
@@ -332,7 +356,7 @@ def _welch(variances, freedoms):
   return sum(variances) ** 2 / below if below else math.inf
 
 
-def _seeds(improvement, deviation):
+def _seeds(improvement, deviation, confidence):
   """Reruns of each side for an interval that excludes 0, or None: too many.
 
   Args:
@@ -340,7 +364,7 @@ def _seeds(improvement, deviation):
     deviation: Of the difference between one training of each.
   """
   for num in range(3, _MOST_SEEDS + 1):
-    quantile = float(stats.t.isf((1 - _CONFIDENCE) / 2, 2 * (num - 1)))
+    quantile = float(stats.t.isf((1 - confidence) / 2, 2 * (num - 1)))
     if quantile * deviation / math.sqrt(num) < abs(improvement):
       return num
   return None
@@ -348,7 +372,7 @@ def _seeds(improvement, deviation):
 
 def _unlike(baseline, candidate):
   """Why the two were not measured alike: no verdict then."""
-  one, other = (r.study["config"] for r in (baseline, candidate))
+  one, other = (_flat_config(r) for r in (baseline, candidate))
   found = []
   for key, why in (
     ("max_train_steps", "the longer one has an advantage"),
@@ -363,7 +387,7 @@ def _unlike(baseline, candidate):
         f"{key} is {one[key]:,} in the baseline and {other[key]:,} in the"
         f" candidate: {why}."
       )
-  names = [c["dataset"]["name"] for c in (one, other)]
+  names = [flat["dataset.name"] for flat in (one, other)]
   sizes = [r.ranked[0].num_valid for r in (baseline, candidate)]
   if names[0] != names[1] or sizes[0] != sizes[1]:
     found.append(
@@ -375,16 +399,19 @@ def _unlike(baseline, candidate):
 
 def _changes(baseline, candidate):
   """Config keys in which the two best trials differ."""
-  flat = []
-  for results in (baseline, candidate):
-    keys = {p.label: p.key for p in results.space.parameters}
-    point = results.ranked[0].point
-    flat.append(
-      config_lib.flatten(results.study["config"])
-      | {keys[label]: value for label, value in point.items()}
-    )
-  different = config_lib.differences(*flat)
+  different = config_lib.differences(
+    _flat_config(baseline), _flat_config(candidate)
+  )
   return {k: list(pair) for k, pair in different.items() if k != "seed"}
+
+
+def _flat_config(results):
+  """Of the best trial: dotted key -> value."""
+  keys = {p.label: p.key for p in results.space.parameters}
+  point = results.ranked[0].point
+  return config_lib.flatten(results.study["config"]) | {
+    keys[label]: value for label, value in point.items()
+  }
 
 
 def _caveats(sides, improvement, from_reruns):

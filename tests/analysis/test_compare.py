@@ -10,7 +10,8 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import compare
-from tests.analysis import generated
+from jaxplay.study import space as space_lib
+from tests.analysis import by_hand, generated
 
 STUDY = generated.study(0, 20)
 
@@ -211,6 +212,77 @@ def test_search_variance_is_a_caveat():
   assert found.verdict == "adopt"
   assert found.candidate.search_deviation > 0.03
   assert any("another seed" in caveat for caveat in found.caveats)
+
+
+def _of_optimizers(seed, worse=1.0, **settings):
+  """A study of three optimizers that are alike, but for the last."""
+  names = ("momentum", "nesterov", "sgd")
+  study = generated.study(seed, 96, optimizers=names, **settings)
+
+  def made_worse(trial):
+    if trial.point["optimizer"] != names[-1]:
+      return trial
+    steps, values = trial.curves["valid/error_rate"]
+    curve = steps, np.minimum(worse * values, 1.0)
+    return dataclasses.replace(
+      trial, curves={**trial.curves, "valid/error_rate": curve}
+    )
+
+  return dataclasses.replace(
+    study,
+    trials=[made_worse(trial) for trial in study.trials],
+    reruns={
+      index: [made_worse(trial) for trial in again]
+      for index, again in study.reruns.items()
+    },
+  )
+
+
+def test_a_worse_choice_is_told():
+  """E3, D10: the best scientific value against each other one."""
+  found = compare.cells(_of_optimizers(0, worse=2.0))
+  told = {other: comparison.verdict for _, other, comparison in found}
+  assert len(found) == 2
+  assert told.pop("optimizer=sgd") == "adopt"
+  assert set(told.values()) == {"cannot tell"}
+
+
+def test_equal_choices_are_rarely_told_apart():
+  """E3: the best of three was not known before, so that luck is accounted."""
+  told = sum(
+    any(c.verdict == "adopt" for *_, c in compare.cells(_of_optimizers(seed)))
+    for seed in range(40)
+  )
+  assert told <= 4
+
+
+def test_choices_without_a_value_are_left_out():
+  """E3: nothing to compare with is nothing to say."""
+  assert compare.cells(STUDY) == []
+  study = _of_optimizers(0)
+  one = dataclasses.replace(
+    study,
+    trials=[
+      trial
+      if trial.point["optimizer"] == "sgd"
+      else dataclasses.replace(trial, status="infeasible")
+      for trial in study.trials
+    ],
+  )
+  assert compare.cells(one) == []
+  assert compare.cells(dataclasses.replace(study, trials=[])) == []
+
+
+def test_batch_sizes_of_one_study_get_no_verdict():
+  """B7: at the same steps the larger batch saw more examples."""
+  mapping = {"batch_size": space_lib.Choice((64, 128), role="scientific")}
+  points = [{"batch_size": size} for size in (64, 128) * 20]
+  values = [0.1, 0.2] * 20
+  ((best, other, found),) = compare.cells(
+    by_hand.study(mapping, points, values)
+  )
+  assert (best, other) == ("batch_size=64", "batch_size=128")
+  assert found.verdict == "cannot tell" and "batch_size" in found.caveats[0]
 
 
 def test_nothing_to_compare():
