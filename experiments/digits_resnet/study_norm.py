@@ -1,7 +1,10 @@
 """Normalization of the digits ResNet: batch, ghost of two sizes, layer.
 
-48 trials of 480 steps, four compilations: a few minutes on 2 CPU cores. The two
-sizes of ghost groups share the trials of ghost norm, 8 each.
+The two sizes of ghost groups share the trials of ghost norm, 8 each.
+
+Cost    48 trials of 480 steps, four compilations; three minutes on 2 CPU cores
+Expect  best validation loss 0.01 to 0.03, layer norm 0.05; again with other seeds
+        batch and ghost norm 0.03 to 0.04, layer norm 0.06
 """
 
 from jaxplay.study import space, study
