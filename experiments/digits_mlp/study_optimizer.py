@@ -3,9 +3,9 @@
 Conditional nuisance parameters: a learning rate under Nesterov momentum and one
 under Adam are different hyperparameters, with ranges of their own.
 
-Cost    128 trials of 1,000 steps, four compilations; two minutes on 2 CPU cores
-Expect  best validation loss 0.01 to 0.03, lion 0.07; again with other seeds adam
-        is the best, with 0.03
+Cost    128 trials of 1,000 steps, four compilations; two minutes on 2 cores
+Expect  best validation loss 0.01 to 0.03, lion 0.07; again with other seeds
+        adam is the best, with 0.03
 """
 
 from jaxplay.study import space, study

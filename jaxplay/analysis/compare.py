@@ -226,10 +226,14 @@ def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
     trials = [results.trials[i] for i in indices]
     if len(results.values_of(trials)):
       sides[name] = dataclasses.replace(results, trials=trials)
-  best, *others = sorted(sides, key=lambda name: _side(sides[name]).mean) or [
-    ""
+  if len(sides) < 2:
+    return []
+  best, *others = sorted(sides, key=lambda name: _side(sides[name]).mean)
+  confidence = 1 - 0.05 / math.comb(len(sides), 2)
+  return [
+    (best, other, compare(sides[other], sides[best], confidence=confidence))
+    for other in others
   ]
-  return [(best, other, compare(sides[other], sides[best])) for other in others]
 
 
 def log_entry(comparison: Comparison, date: str) -> str:

@@ -256,6 +256,32 @@ def test_equal_choices_are_rarely_told_apart():
   assert told <= 4
 
 
+def test_intervals_of_several_choices_hold_together():
+  """E3: of four equal choices the best is "better" by luck in under 5 %.
+
+  With plain 95 % intervals it would be in 17 %.
+  """
+  names = ("a", "b", "c", "d")
+  mapping = {"model.name": space_lib.Choice(names, role="scientific")}
+  points = [{"model.name": name} for name in names]
+  rng = np.random.default_rng(0)
+  told = 0
+  for _ in range(400):
+    study = by_hand.study(mapping, points, [0.1] * 4)
+    reruns = {
+      trial.index: [
+        dataclasses.replace(
+          trial, curves={"valid/error_rate": (np.array([100]), np.array([v]))}
+        )
+        for v in rng.normal(0.1, 0.01, 5)
+      ]
+      for trial in study.trials
+    }
+    found = compare.cells(dataclasses.replace(study, reruns=reruns))
+    told += any(c.verdict == "adopt" for *_, c in found)
+  assert told <= 0.07 * 400  # 3 % on average
+
+
 def test_choices_without_a_value_are_left_out():
   """E3: nothing to compare with is nothing to say."""
   assert compare.cells(STUDY) == []
