@@ -640,7 +640,8 @@ def _study_export(arguments, rest):
   from jaxplay.analysis import optuna_export
 
   name, added = optuna_export.export(results, arguments.optuna)
-  print(f"{added} trials added to the study {name!r} in {arguments.optuna}")
+  trials = "trial" if added == 1 else "trials"
+  print(f"{added} {trials} added to the study {name!r} in {arguments.optuna}")
   return 0
 
 

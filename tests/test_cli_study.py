@@ -160,18 +160,31 @@ def test_trials_as_csv(study, capsys):
   assert [row["status"] for row in rows] == studies.statuses(study)
 
 
+def _in_optuna(url):
+  """What Optuna itself reads: trials, best value, importances."""
+  storage = optuna.storages.RDBStorage(url)
+  try:
+    loaded = optuna.load_study(study_name="study", storage=storage)
+    importances = optuna.importance.get_param_importances(loaded)
+    return loaded.trials, loaded.best_value, importances
+  finally:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
   """Optuna reads the trials as its own; a second export adds what is new."""
   url = f"sqlite:///{tmp_path}/trials.db"
   assert studies.call("study", "export", study, f"--optuna={url}") == 0
   assert "8 trials added" in capsys.readouterr().out
-  loaded = optuna.load_study(study_name="study", storage=url)
+  trials, best_value, importances = _in_optuna(url)
   results = results_lib.read_study(study)
-  assert loaded.best_value == results.value(results.ranked[0])
-  states = [trial.state.name for trial in loaded.trials]
+  assert best_value == results.value(results.ranked[0])
+  assert set(importances) == {_RATE, "hparams.momentum"}
+  states = [trial.state.name for trial in trials]
   expected = ["PRUNED" if bad else "COMPLETE" for bad in results.infeasible]
   assert states == expected
-  for trial, ours in zip(loaded.trials, results.trials, strict=True):
+  for trial, ours in zip(trials, results.trials, strict=True):
     assert trial.params == dict(ours.point)
     values = ours.curves.get(results.objective, ((), ()))
     assert trial.intermediate_values == {
@@ -179,13 +192,11 @@ def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
       for step, value in zip(*values, strict=True)
       if not math.isnan(value)
     }
-  importances = optuna.importance.get_param_importances(loaded)
-  assert set(importances) == {_RATE, "hparams.momentum"}
   assert studies.call("study", "extend", study, "--trials=9") == 0
   capsys.readouterr()
   assert studies.call("study", "export", study, f"--optuna={url}") == 0
-  assert "1 trials added" in capsys.readouterr().out
-  assert len(optuna.load_study(study_name="study", storage=url).trials) == 9
+  assert "1 trial added" in capsys.readouterr().out
+  assert len(_in_optuna(url)[0]) == 9
 
 
 def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
@@ -199,7 +210,7 @@ def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
   code = studies.call("study", "export", other, f"--optuna={url}")
   assert code == cli.EXIT_WRONG
   assert "another study that is called 'study'" in capsys.readouterr().err
-  assert len(optuna.load_study(study_name="study", storage=url).trials) == 8
+  assert len(_in_optuna(url)[0]) == 8
 
 
 # report and compare.

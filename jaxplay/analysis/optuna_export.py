@@ -1,5 +1,6 @@
 """A study in an Optuna storage, for optuna-dashboard and importances."""
 
+import contextlib
 import hashlib
 import json
 
@@ -41,16 +42,20 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     for p in results.space.parameters
   }
   try:
-    study = optuna.create_study(
-      storage=url, study_name=name, direction="minimize", load_if_exists=True
-    )
-    there = _indices(study, results)
-    new = [
-      _trial(optuna.trial, results, trial, domains)
-      for trial in results.trials
-      if trial.status in rundir.DONE and trial.index not in there
-    ]
-    study.add_trials(new)
+    with _storage(optuna.storages, url) as storage:
+      study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="minimize",
+        load_if_exists=True,
+      )
+      there = _indices(study, results)
+      new = [
+        _trial(optuna.trial, results, trial, domains)
+        for trial in results.trials
+        if trial.status in rundir.DONE and trial.index not in there
+      ]
+      study.add_trials(new)
   except jaxplay.UserError:
     raise
   except Exception as error:  # Of whichever driver serves the URL.
@@ -62,6 +67,17 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
       f"Optuna cannot write to the storage {url!r}: {reason}"
     ) from None
   return name, len(new)
+
+
+@contextlib.contextmanager
+def _storage(storages, url):
+  """Whatever the URL names; its connections are closed at the end."""
+  storage = storages.RDBStorage(url)
+  try:
+    yield storage
+  finally:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 _INDEX, _STUDY = "jaxplay:trial", "jaxplay:study"
