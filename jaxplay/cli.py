@@ -28,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
   try:
     arguments, rest = _parser().parse_known_args(argv)
     code = arguments.verb(arguments, rest)
+    sys.stdout.flush()
+  except BrokenPipeError:  # `| head` has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 0
   except jaxplay.UserError as error:
     print(f"jaxplay: {error}", file=sys.stderr)
     code = EXIT_WRONG

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
+import os
 import shlex
 import shutil
+import subprocess
 import sys
 
 import optuna
@@ -321,6 +323,20 @@ def test_two_trials_of_a_study_are_compared(rerun_study, capsys, kind):
     assert told[side]["mean"] == pytest.approx(values.mean())
     assert told[side]["rerun"].endswith(f"{rerun_study} --trial={index}")
   assert set(told["changes"]) == {_RATE, "hparams.momentum"}
+
+
+def test_a_reader_who_has_seen_enough(finished_study):
+  """`jaxplay ... | head` ends without a word."""
+  there, back = os.pipe()
+  os.close(there)
+  done = subprocess.run(
+    [sys.executable, "-m", "jaxplay.cli", "study", "status", finished_study],
+    stdout=back,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  os.close(back)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 # Mistakes.
