@@ -45,6 +45,7 @@ class Side:
       this one, by bootstrap of its trials; 0 for a single run.
     rerun: The command that adds reruns, less their number, or "" for a run of
       no study.
+    commit: Of the code that made it, and whether that was all, in words.
   """
 
   name: str
@@ -57,6 +58,7 @@ class Side:
   deviation_from: str
   search_deviation: float
   rerun: str
+  commit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +253,7 @@ def log_entry(comparison: Comparison, date: str) -> str:
   rows = [
     f"| {name} | {side.name} | {side.trial if side.trial >= 0 else ''} |"
     f" {side.mean:.4g} +- {side.deviation:.2g} ({side.deviation_from}) |"
-    f" {_commit(side.name)} |"
+    f" {side.commit} |"
     for name, side in (
       ("baseline", comparison.baseline),
       ("candidate", comparison.candidate),
@@ -282,13 +284,6 @@ def log_entry(comparison: Comparison, date: str) -> str:
   )
 
 
-def _commit(path):
-  """Of the code that made a study or a run, and whether that was all."""
-  provenance = rundir.RunDir(path).provenance() or {}
-  commit = (provenance.get("git_commit") or "not known")[:12]
-  return commit + (" and changes" if provenance.get("git_diff") else "")
-
-
 def _side(results) -> Side:
   if not results.ranked:
     raise jaxplay.UserError(
@@ -313,7 +308,14 @@ def _side(results) -> Side:
     deviation_from=source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
     rerun=_rerun(results, best),
+    commit=_commit(results.path),
   )
+
+
+def _commit(path):
+  provenance = rundir.RunDir(path).provenance() or {}
+  commit = (provenance.get("git_commit") or "not known")[:12]
+  return commit + (" and changes" if provenance.get("git_diff") else "")
 
 
 def _rerun(results, best):
@@ -420,11 +422,11 @@ def _flat_config(results):
 
 def _caveats(sides, improvement, from_reruns):
   found = []
-  commits = [_commit(side.name) for side in sides]
-  if commits[0] != commits[1]:
+  one, other = (side.commit for side in sides)
+  if one != other:
     found.append(
-      f"The code is not the same: {commits[0]} in the baseline, {commits[1]} in"
-      " the candidate."
+      f"The code is not the same: {one} in the baseline, {other} in the"
+      " candidate."
     )
   if not from_reruns:
     found.append(
