@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import select
 import shutil
 import sys
 import time
@@ -29,9 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments, rest = _parser().parse_known_args(argv)
     code = arguments.verb(arguments, rest)
     sys.stdout.flush()
-  except BrokenPipeError:  # `| head` has seen enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    code = 0
+  except BrokenPipeError:
+    code = _broken_pipe()
   except jaxplay.UserError as error:
     print(f"jaxplay: {error}", file=sys.stderr)
     code = EXIT_WRONG
@@ -50,6 +50,19 @@ def main(argv: list[str] | None = None) -> int:
     sys.stderr.flush()
     os._exit(code)
   return code
+
+
+def _broken_pipe():
+  """Exit code: 0 where the reader of our output, `head`, has seen enough."""
+  output = select.poll()
+  output.register(1)
+  if any(
+    event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)
+  ):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # For what is not yet flushed.
+    return 0
+  traceback.print_exc()  # It was another pipe, such as a worker's.
+  return EXIT_FAILED
 
 
 class _Parser(argparse.ArgumentParser):

@@ -339,6 +339,17 @@ def test_a_reader_who_has_seen_enough(finished_study):
   assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
+  """Of a process that died, say: no reader of ours, so no success."""
+
+  def read_study(path):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(results_lib, "read_study", read_study)
+  assert studies.call("study", "status", "any") == cli.EXIT_FAILED
+  assert "BrokenPipeError" in capsys.readouterr().err
+
+
 # Mistakes.
 
 
