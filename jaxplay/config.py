@@ -39,6 +39,8 @@ def base() -> ml_collections.ConfigDict:
   config.eval_batch_size = 512  # at least batch_size
   config.checkpoint_every = 500  # steps between checkpoints for resuming
   config.keep_best = 1  # best checkpoints to keep, beside the latest two
+  config.keep_steps = ("geometric",)  # and those after these steps, to branch
+  # from; "geometric": of a constant rate, after 100, 200, 400, 800, ...
   config.objective = "valid/error_rate"  # metric to minimize
   config.report_test = False  # look at the test set, once, at the end
   config.num_predictions = (
@@ -52,6 +54,7 @@ def base() -> ml_collections.ConfigDict:
   config.cooldown_shape = "1-sqrt"  # of schedule wsd; one of COOLDOWN_SHAPES
   config.clipping = False  # clip the global gradient norm at hparams.clip_norm
   config.averages = ()  # weight averages to evaluate beside: "ema", "window"
+  config.weights = "raw"  # what valid/ and test/ are of; or one of averages
 
   # Numbers of the training step, traced: changing one compiles nothing.
   config.hparams = hparams = ml_collections.ConfigDict()
@@ -66,6 +69,7 @@ def base() -> ml_collections.ConfigDict:
   )
   hparams.clip_norm = 1.0  # largest L2 norm of the gradient, if clipping
   hparams.label_smoothing = 0.0  # mass spread evenly over the classes
+  hparams.z_loss = 0.0  # lm: weight of the squared log-normalizer in the loss
   hparams.dropout_rate = 0.0  # probability of zeroing, if model.dropout
   hparams.norm_momentum = 0.9  # decay of batch norm's evaluation averages
   hparams.warmup_steps = 0  # steps of linear increase of the rate from zero
@@ -76,14 +80,17 @@ def base() -> ml_collections.ConfigDict:
   hparams.cooldown_fraction = 0.2  # wsd: share of all steps at the end
   hparams.ema_decay = 0.999  # averages "ema": weight of the past, per step
   hparams.window_steps = 100  # averages "window": steps in a uniform window
+  hparams.window_stride = 1  # averages "window": every so-many-th step enters
 
   config.dataset = dataset = ml_collections.ConfigDict()
-  dataset.name = "digits"  # digits, synthetic, or tfds:<name>
+  dataset.name = "digits"  # digits, synthetic, or tfds:<name>; for an lm
+  # pythonlib, text:<path, folder or glob>, or tfds:<name>
   dataset.augment = "none"  # one of AUGMENTATIONS, on training images
   dataset.augment_pixels = 4  # largest shift
   dataset.device_bytes = 2**28  # sets up to this size live on the device
   dataset.workers = 0  # reader processes for larger sets; 0: threads
-  dataset.data_dir = ""  # tfds: where it is prepared; empty: TFDS's default
+  dataset.data_dir = ""  # tfds: where it is prepared; text: where its tokens
+  # are kept; empty: TFDS's default, and the user's cache
   dataset.train_split = "train"  # tfds: split strings
   dataset.valid_split = "validation"
   dataset.test_split = "test"
@@ -94,16 +101,32 @@ def base() -> ml_collections.ConfigDict:
   dataset.num_classes = 10  # synthetic
   dataset.shape = (32, 32, 3)  # synthetic: height, width, channels
   dataset.difficulty = 1.0  # synthetic: noise against signal; 0: no noise
+  dataset.sequence_length = 256  # text: tokens that a row asks for
+  dataset.tokenizer = "bytes"  # text: or the path of a tokenizers JSON file
+  dataset.valid_files = ""  # text: path or glob; empty: a share of the files
+  dataset.test_files = ""  # text: as valid_files
+  dataset.mixtures = ()  # text: ((step, ((name, weight), ...)), ...), what is
+  # trained on from each step on; empty: dataset.name alone
 
   config.model = model = ml_collections.ConfigDict()
   model.name = "mlp"  # one of MODELS
-  model.depth = 2  # mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4
-  model.width = 128  # mlp: features; resnet: of stage 1; wide_resnet: factor
+  model.depth = 2  # mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4;
+  # vit, lm: blocks
+  model.width = 128  # mlp, vit, lm: features; resnet: of stage 1; wide_resnet:
+  # factor
+  model.heads = 4  # vit, lm: attention heads, which divide the width
+  model.mlp_width = 0  # vit, lm: hidden features; 0: 8/3 of the width
+  model.qk_norm = False  # vit, lm: RMS-normalize queries and keys
+  model.tied_embedding = False  # lm: the output layer is the embedding
+  model.rotary_base = 10_000.0  # lm: of the wavelengths of positions
+  model.patch_size = 4  # vit: height and width of a patch
+  model.remat = "none"  # vit, lm: what of a block is computed again in the
+  # backward pass: "none", "dots" (all but products of matrices) or "full"
   model.stem = "small"  # resnet: "small" (3x3) or "imagenet" (7x7, pooling)
   model.norm = "none"  # one of NORMS
   model.virtual_batch_size = 64  # norm ghost: examples per group
   model.num_groups = 8  # norm group: groups of features
-  model.zero_init_residual = False  # resnets: last norm of a branch starts at 0
+  model.zero_init_residual = False  # all but mlp: residual branches start at 0
   model.dropout = False  # dropout layers, at hparams.dropout_rate
   model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
 
@@ -117,8 +140,11 @@ def base() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-MODELS = ("mlp", "resnet", "wide_resnet")
-NORMS = ("batch", "ghost", "layer", "group", "none")
+MODELS = ("mlp", "resnet", "wide_resnet", "vit", "lm")
+TRANSFORMERS = ("vit", "lm")
+TEXT_MODELS = ("lm",)
+REMAT = ("none", "dots", "full")
+NORMS = ("batch", "ghost", "layer", "rms", "group", "none")
 OPTIMIZERS = (
   "sgd",
   "momentum",
@@ -140,10 +166,12 @@ _CHOICES = {
   "optimizer": OPTIMIZERS,
   "schedule": SCHEDULES,
   "cooldown_shape": COOLDOWN_SHAPES,
+  "weights": ("raw", *AVERAGES),
   "dataset.augment": AUGMENTATIONS,
   "model.name": MODELS,
   "model.norm": NORMS,
   "model.stem": ("small", "imagenet"),
+  "model.remat": REMAT,
   "model.dtype": ("float32", "bfloat16"),
 }
 
@@ -170,6 +198,7 @@ _RANGES = {
   "hparams.weight_decay": "[0, inf)",
   "hparams.clip_norm": "(0, inf)",
   "hparams.label_smoothing": "[0, 1)",
+  "hparams.z_loss": "[0, inf)",
   "hparams.dropout_rate": "[0, 1)",
   "hparams.norm_momentum": "[0, 1)",
   "hparams.warmup_steps": "[0, 2147483647]",
@@ -178,6 +207,7 @@ _RANGES = {
   "hparams.cooldown_fraction": "[0, 1]",
   "hparams.ema_decay": "[0, 1)",
   "hparams.window_steps": "[1, 2147483647]",
+  "hparams.window_stride": "[1, 2147483647]",
   "dataset.augment_pixels": "[0, 65535]",
   "dataset.device_bytes": "[0, inf)",
   "dataset.workers": "[0, 1024]",
@@ -187,8 +217,13 @@ _RANGES = {
   "dataset.num_test": "[1, 2147483647]",
   "dataset.num_classes": "[2, 2147483647]",
   "dataset.difficulty": "[0, inf)",
+  "dataset.sequence_length": "[1, 2147483647]",
   "model.depth": "[1, 2147483647]",
   "model.width": "[1, 2147483647]",
+  "model.heads": "[1, 2147483647]",
+  "model.mlp_width": "[0, 2147483647]",
+  "model.rotary_base": "(1, inf)",
+  "model.patch_size": "[1, 2147483647]",
   "model.virtual_batch_size": "[1, 2147483647]",
   "model.num_groups": "[1, 2147483647]",
   "mesh.fsdp": "[1, 2147483647]",
@@ -213,13 +248,33 @@ _USED_BY = {
   "hparams.cooldown_fraction": ("schedule", ("wsd",)),
   "hparams.ema_decay": ("averages", ("ema",)),
   "hparams.window_steps": ("averages", ("window",)),
+  "hparams.window_stride": ("averages", ("window",)),
+  "hparams.z_loss": ("model.name", TEXT_MODELS),
   "cooldown_shape": ("schedule", ("wsd",)),
   "model.virtual_batch_size": ("model.norm", ("ghost",)),
   "model.num_groups": ("model.norm", ("group",)),
   "model.stem": ("model.name", ("resnet",)),
-  "model.zero_init_residual": ("model.name", ("resnet", "wide_resnet")),
+  "model.zero_init_residual": (
+    "model.name",
+    ("resnet", "wide_resnet", *TRANSFORMERS),
+  ),
+  **{
+    f"model.{key}": ("model.name", TRANSFORMERS)
+    for key in ("heads", "mlp_width", "qk_norm", "remat")
+  },
+  "model.tied_embedding": ("model.name", TEXT_MODELS),
+  "model.rotary_base": ("model.name", TEXT_MODELS),
+  "model.patch_size": ("model.name", ("vit",)),
+  **{
+    f"dataset.{key}": ("model.name", TEXT_MODELS)
+    for key in ("sequence_length", "tokenizer", "valid_files", "test_files")
+  },
+  "dataset.mixtures": ("model.name", TEXT_MODELS),
   "dataset.augment_pixels": ("dataset.augment", ("shift", "crop_flip")),
 }
+
+# What a step takes as arguments: another value compiles nothing anew.
+TRACED_KEYS = ("hparams", "seed", "schedule", "cooldown_shape")
 
 # Keys that may differ when a run resumes: where and how it is computed, and
 # what is looked at afterwards, but not what is computed.
@@ -558,12 +613,19 @@ def _validate_pairs(config):
         f"config.averages names {average!r}; it can hold"
         f" {', '.join(map(repr, AVERAGES))}"
       )
-  suffixes = ["", *(f"_{average}" for average in config.averages)]
+  if config.weights not in ("raw", *config.averages):
+    refuse(
+      f"config.weights is {config.weights!r}, but config.averages="
+      f"{tuple(config.averages)!r} does not name it"
+    )
+  suffixes = [f"_{name}" for name in ("raw", *config.averages)]
+  suffixes[suffixes.index(f"_{config.weights}")] = ""
+  is_text = model.name in TEXT_MODELS
+  metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
   objectives = [
-    f"{split}{suffix}/{metric}"
-    for split in ("valid",)
-    for suffix in suffixes
-    for metric in ("loss", "error_rate")
+    f"valid{suffix}/{metric}"
+    for suffix in sorted(suffixes)
+    for metric in metrics
   ]
   if config.objective not in objectives:
     refuse(
@@ -643,6 +705,10 @@ def _validate_pairs(config):
       f" {features} features of the first layer; use"
       f" {_divisors(features, model.num_groups)}"
     )
+  if model.name in TRANSFORMERS:
+    _validate_transformer(model)
+  _validate_dataset(config.dataset, is_text)
+  _validate_keep_steps(config.keep_steps)
   if len(config.dataset.shape) != 3 or not all(
     type(size) is int and size > 0 for size in config.dataset.shape
   ):
@@ -651,6 +717,109 @@ def _validate_pairs(config):
       " (height, width, channels)"
     )
   _validate_rules(config.mesh.rules)
+
+
+def _validate_transformer(model):
+  if model.norm not in ("rms", "layer"):
+    raise jaxplay.UserError(
+      f"config.model.norm is {model.norm!r}; a transformer needs 'rms' or"
+      " 'layer'"
+    )
+  if model.width % model.heads:
+    raise jaxplay.UserError(
+      f"config.model.heads {model.heads} does not divide config.model.width"
+      f" {model.width}; use {_divisors(model.width, model.heads)}"
+    )
+  if model.name == "lm" and model.width // model.heads % 2:
+    raise jaxplay.UserError(
+      f"rotary positions turn pairs of features, and config.model.width"
+      f" {model.width} over {model.heads} heads is"
+      f" {model.width // model.heads}; use an even number"
+    )
+
+
+def _validate_dataset(dataset, is_text):
+  names = [dataset.name, *(name for name, _ in _mixed(dataset.mixtures))]
+  for name in names:
+    tfds = name.startswith("tfds:")
+    if not tfds and is_text != (
+      name == "pythonlib" or name.startswith("text:")
+    ):
+      raise jaxplay.UserError(
+        f"config.dataset.name is {name!r}, and config.model.name takes"
+        + (
+          " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
+          if is_text
+          else " images: 'digits', 'synthetic' or 'tfds:<name>'"
+        )
+      )
+  if is_text and dataset.augment != "none":
+    raise jaxplay.UserError(
+      f"config.dataset.augment is {dataset.augment!r}, which moves images; text"
+      " needs 'none'"
+    )
+  if not dataset.name.startswith("text:") and (
+    dataset.valid_files or dataset.test_files
+  ):
+    raise jaxplay.UserError(
+      "config.dataset.valid_files and test_files are of 'text:...' sets, and"
+      f" config.dataset.name is {dataset.name!r}"
+    )
+
+
+def _mixed(mixtures):
+  """(name, weight) of all phases of a mixture, checked."""
+  form = "config.dataset.mixtures is {!r}; it must be ((step, ((name, weight),"
+  form += " ...)), ...), such as ((0, (('pythonlib', 1.0),)),)"
+  parts, last = [], -1
+  for phase in mixtures:
+    match phase:
+      case (int(step), [*of_phase]) if of_phase:
+        pass
+      case _:
+        raise jaxplay.UserError(form.format(mixtures))
+    for part in of_phase:
+      match part:
+        case (str(), int() | float() as weight) if 0 < weight < math.inf:
+          continue
+      raise jaxplay.UserError(form.format(mixtures))
+    names = [name for name, _ in of_phase]
+    if len({*names}) < len(names):
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures names a source twice at step {step}: {names}"
+      )
+    if step <= last or (last < 0 and step):
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures: step {step} comes after {last}; the first"
+        " must be 0, and each later than the one before"
+        if last >= 0
+        else f"config.dataset.mixtures begins at step {step}; the first must be"
+        " 0"
+      )
+    last = step
+    parts += of_phase
+  return parts
+
+
+def _validate_keep_steps(steps):
+  for step in steps:
+    if step != "geometric" and (type(step) is not int or step < 1):
+      raise jaxplay.UserError(
+        f"config.keep_steps holds {step!r}; it can hold steps, from 1 on, and"
+        " 'geometric'"
+      )
+
+
+def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:
+  """Whether the checkpoint after `step` updates is one of `keep_steps`.
+
+  A function of the step alone, not of the length: a run that is made longer has
+  kept what it would have kept as a longer one.
+  """
+  if step in config.keep_steps:
+    return True
+  geometric = "geometric" in config.keep_steps and config.schedule == "constant"
+  return geometric and step % 100 == 0 and (step // 100).bit_count() == 1
 
 
 def _validate_mesh(config, num_devices):

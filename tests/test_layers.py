@@ -7,7 +7,7 @@ import pytest
 
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.models import resnet
+from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules
 
 ROOT = pathlib.Path(config_lib.__file__).parent
@@ -54,6 +54,7 @@ DOORS = {
   "optuna": ("analysis/optuna_export.py",),
   "altair": ("analysis/plots.py",),
   "vl_convert": ("report.py",),
+  "tokenizers": ("data/text.py",),
   "argparse": ("cli.py",),
   # data: grain's workers ask absl whether its flags were parsed.
   "absl": ("cli.py", "data/__init__.py"),
@@ -170,6 +171,7 @@ def test_training_imports_downwards():
 def test_tables_written_twice_agree():
   """Floors: what config cannot import, it repeats without a difference."""
   assert config_lib.MODELS == tuple(models.FAMILIES)
+  assert config_lib.REMAT == tuple(transformer.REMAT)
   assert config_lib.RESNET_DEPTHS == tuple(resnet.STAGES)
   assert config_lib.OPTIMIZERS == tuple(optimizers.OPTIMIZERS)
   assert config_lib.SCHEDULES == tuple(schedules.SCHEDULES)

@@ -6,13 +6,14 @@ and `eval_batches` read, decode and ship arrays from the host, through grain's
 threads or worker processes, in that very order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jaxplay.data import images, order, sources
 
-Dataset, Source, load = sources.Dataset, sources.Source, sources.load
+Dataset, Source = sources.Dataset, sources.Source
+load, load_text = sources.load, sources.load_text
 
 
 def train_examples(
@@ -24,14 +25,28 @@ def train_examples(
   num_examples: int,
   augment: str,
   augment_pixels: int,
+  phases: Sequence = (),
 ) -> dict[str, np.ndarray]:
   """What `num_steps` training batches from `step` on are made of.
+
+  Args:
+    seed: The run's seed.
+    step: First step.
+    num_steps: Number of steps.
+    batch_size: Examples per step, over all hosts.
+    num_examples: Size of the training split.
+    augment: One of `images.draw_moves`, or "none".
+    augment_pixels: Largest shift.
+    phases: Of a mixture, see `order.mixed_indices`; empty: of the whole split.
 
   Returns:
     {"index": int32 [num_steps, batch_size]} and, with augmentation, {"moves":
     int32 [num_steps, batch_size, 3]}.
   """
-  index = order.batch_indices(seed, step, batch_size, num_examples, num_steps)
+  if phases:
+    index = order.mixed_indices(seed, step, batch_size, phases, num_steps)
+  else:
+    index = order.batch_indices(seed, step, batch_size, num_examples, num_steps)
   index = index.reshape(num_steps, batch_size)
   examples = {"index": index}
   if augment != "none":
@@ -78,7 +93,7 @@ def train_batches(
     **order_kwargs: The other arguments of `train_examples`.
 
   Yields:
-    {"image", "label"[, "moves"]} with leading shape `rows.shape`.
+    {"image", "label"[, "moves"]} or {"tokens"}, of leading shape `rows.shape`.
   """
 
   def examples(step):

@@ -7,7 +7,11 @@ of hosts, cost nothing. The arithmetic is our own and will not change under a
 new numpy.
 """
 
+import collections
+import fractions
 import functools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt32
@@ -52,18 +56,91 @@ def batch_indices(
     int32 [num_steps * batch_size], each in [0, num_examples). Any
     `num_examples` consecutive positions that start an epoch are a permutation.
   """
-  position = step * batch_size
-  out = np.empty(num_steps * batch_size, np.int32)
+  return _indices(seed, step * batch_size, num_steps * batch_size, num_examples)
+
+
+def mixed_indices(
+  seed: int, step: int, batch_size: int, phases: Sequence, num_steps: int = 1
+) -> Int32[np.ndarray, " positions"]:
+  """As `batch_indices`, from a mixture of several sets in given shares.
+
+  Each batch holds each set's share to within one example or so, and the counts
+  of examples so far are in closed form: so a mixture, too, is a function of
+  (seed, step). Each set goes through its own epochs, on through the phases.
+
+  Args:
+    seed: The run's seed.
+    step: First step, from 0.
+    batch_size: Examples per step, over all hosts.
+    phases: ((first step, ((first, num_examples, weight), ...)), ...): from each
+      step on, in which shares the sets are mixed that begin at index `first`.
+    num_steps: Number of consecutive steps.
+  """
+  out = np.empty((num_steps, batch_size), np.int32)
+  for row, at in zip(out, range(step, step + num_steps), strict=True):
+    filled = 0
+    for first, size, begin, end in _parts(phases, at, batch_size):
+      # Sets of one size would go through their examples in step.
+      own = int(_mix(np.array([first], np.uint32), _low(seed))[0])
+      part = _indices(own if first else seed, begin, end - begin, size)
+      row[filled : filled + end - begin] = first + part
+      filled += end - begin
+  return out.reshape(-1)
+
+
+def _parts(phases, step, batch_size):
+  """(first, num_examples, begin, end): positions of each set in one step."""
+  before = collections.Counter()  # of each set, in the phases that are over
+  for begin, parts, end in zip(
+    (begin for begin, _ in phases),
+    (parts for _, parts in phases),
+    (*(begin for begin, _ in phases[1:]), math.inf),
+    strict=True,
+  ):
+    if step < end:
+      starts = _counts(parts, (step - begin) * batch_size)
+      stops = _counts(parts, (step + 1 - begin) * batch_size)
+      return [
+        (first, size, before[first] + start, before[first] + stop)
+        for (first, size, _), start, stop in zip(
+          parts, starts, stops, strict=True
+        )
+      ]
+    counts = _counts(parts, (end - begin) * batch_size)
+    for (first, _, _), count in zip(parts, counts, strict=True):
+      before[first] += count
+  raise ValueError("a mixture has no phase")
+
+
+def _counts(parts, positions):
+  """How many of the first `positions` examples are of each set.
+
+  Each set takes its share of what those before it left, rounded down: so the
+  counts never fall, and add up to `positions`.
+  """
+  counts, left = [], positions
+  total = sum(fractions.Fraction(weight) for _, _, weight in parts)
+  for _, _, weight in parts:
+    share = fractions.Fraction(weight) / total if total else 0
+    counts.append(int(left * share))
+    left -= counts[-1]
+    total -= fractions.Fraction(weight)
+  return counts
+
+
+def _indices(seed, position, count, num_examples):
+  """Examples at `count` positions of the endless order of one set."""
+  out = np.empty(count, np.int32)
   done = 0
   while done < len(out):
     epoch, offset = divmod(position + done, num_examples)
-    count = min(num_examples - offset, len(out) - done)
+    some = min(num_examples - offset, count - done)
     if num_examples <= _SORTED:
-      part = _sorted_epoch(num_examples, seed, epoch)[offset : offset + count]
+      part = _sorted_epoch(num_examples, seed, epoch)[offset : offset + some]
     else:
-      part = _feistel(offset, count, num_examples, seed, epoch)
-    out[done : done + count] = part
-    done += count
+      part = _feistel(offset, some, num_examples, seed, epoch)
+    out[done : done + some] = part
+    done += some
   return out
 
 

@@ -1,19 +1,21 @@
-"""Where examples come from: embedded digits, made-up images, TFDS records.
+"""Where examples come from: digits, made-up images, TFDS records, text.
 
 A source has a length, tells its size in memory, and fetches any examples by
-index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}.
+index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}, or
+{"tokens": [n, length + 1]}.
 """
 
 import dataclasses
 import difflib
 import importlib.resources
 import io
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 import jaxplay
-from jaxplay.data import order
+from jaxplay.data import order, text
 
 
 class Source(Protocol):
@@ -31,9 +33,18 @@ class Dataset:
   """Three splits and what a model must know about their examples."""
 
   splits: dict[str, Source]  # keys: train, valid, test
-  num_classes: int
-  image_shape: tuple[int, int, int]
-  pixel_max: int  # Largest pixel value; the smallest is 0.
+  num_classes: int  # or how many different tokens there are
+  example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
+  pixel_max: int = 0  # Images: largest pixel value; the smallest is 0.
+  # Text: of each split, to turn a loss per token into bits per byte.
+  bytes_per_token: Mapping[str, float] | None = None
+  phases: tuple = ()  # Of a mixture; see `order.mixed_indices`.
+  facts: Mapping[str, Any] | None = None  # for the provenance
+
+
+def _images(splits, num_classes, shape, pixel_max):
+  example = {"image": (tuple(shape), "uint8"), "label": ((), "int32")}
+  return Dataset(splits, num_classes, example, pixel_max)
 
 
 def load(
@@ -44,7 +55,7 @@ def load(
   image_size: int,
   synthetic: dict,
 ) -> Dataset:
-  """The data set of that name.
+  """The set of images of that name.
 
   Args:
     name: `digits`, `synthetic` or `tfds:<name>[/config][:version]`.
@@ -102,7 +113,7 @@ def _digits():
       )
       for split in ("train", "valid", "test")
     }
-  return Dataset(splits, num_classes=10, image_shape=(8, 8, 1), pixel_max=16)
+  return _images(splits, 10, (8, 8, 1), pixel_max=16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +165,7 @@ def _synthetic(
       first, number, num_classes, tuple(shape), difficulty
     )
     first += number
-  return Dataset(splits, num_classes, tuple(shape), pixel_max=255)
+  return _images(splits, num_classes, shape, pixel_max=255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +212,8 @@ def _resize(image, size):
   return resized.reshape(size, size, image.shape[-1])
 
 
-def _tfds(name, data_dir, splits, image_size):
-  """A prepared TFDS image classification set, read without TensorFlow."""
+def _tfds_builder(name, data_dir):
+  """What reads a prepared TFDS set, without TensorFlow."""
   # Imported here: it costs seconds of start-up that other sets do not owe.
   import tensorflow_datasets as tfds
 
@@ -228,6 +239,14 @@ def _tfds(name, data_dir, splits, image_size):
     ) from error
   if not builder.info.splits:
     raise jaxplay.UserError(prepare)
+  return builder
+
+
+def _tfds(name, data_dir, splits, image_size):
+  """A prepared TFDS image classification set."""
+  import tensorflow_datasets as tfds
+
+  builder = _tfds_builder(name, data_dir)
   features = builder.info.features
   # Of several, what TFDS names for supervised learning, then what is usual.
   usual = (*(builder.info.supervised_keys or ()), "image", "label")
@@ -262,17 +281,31 @@ def _tfds(name, data_dir, splits, image_size):
   partial = tfds.features.FeaturesDict(
     {key: features[key] for key in (image_key, label_key)}
   )
-  sources = {}
-  for split, text in splits.items():
+  sources = {
+    split: _Records(
+      records, partial, image_key, label_key, tuple(shape), bool(image_size)
+    )
+    for split, records in _tfds_records(builder, name, splits).items()
+  }
+  classes = features[label_key].num_classes
+  return _images(sources, classes, shape, pixel_max=255)
+
+
+def _tfds_records(builder, name, splits):
+  """Of each split, its serialized records."""
+  import tensorflow_datasets as tfds
+
+  records = {}
+  for split, wanted in splits.items():
     try:
-      source = builder.as_data_source(
-        split=text, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+      records[split] = builder.as_data_source(
+        split=wanted, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
       )
-      if not len(source):  # ValueError where it begins after it ends
+      if not len(records[split]):  # ValueError where it begins after it ends
         raise ValueError("it holds no examples")
     except (ValueError, KeyError) as error:
       raise jaxplay.UserError(
-        f"config.dataset.{split}_split={text!r} is not a split of {name!r},"
+        f"config.dataset.{split}_split={wanted!r} is not a split of {name!r},"
         f" which has {sorted(builder.info.splits)} ({_first_line(error)})"
       ) from None
     except NotImplementedError as error:  # prepared as TFRecord
@@ -280,12 +313,149 @@ def _tfds(name, data_dir, splits, image_size):
         f"dataset {name!r} was not prepared in array_record format:"
         f" {_first_line(error)}"
       ) from None
-    sources[split] = _Records(
-      source, partial, image_key, label_key, tuple(shape), bool(image_size)
-    )
-  classes = features[label_key].num_classes
-  return Dataset(sources, classes, tuple(shape), pixel_max=255)
+  return records
 
 
 def _first_line(error):
   return str(error).strip().split("\n")[0]
+
+
+def load_text(
+  name: str,
+  *,
+  data_dir: str,
+  splits: dict[str, str],
+  sequence_length: int,
+  tokenizer: str,
+  valid_files: str,
+  test_files: str,
+  mixtures: Sequence,
+) -> Dataset:
+  """The text of that name, or a mixture of several, as rows of tokens.
+
+  Args:
+    name: `pythonlib`, `text:<path or glob>` or `tfds:<name>`. Validation and
+      test rows are always of this one, whatever is trained on.
+    data_dir: Where TFDS sets were prepared, and token files are kept; empty:
+      the defaults of both.
+    splits: TFDS split strings under `train`, `valid` and `test`.
+    sequence_length: Next tokens that a row asks for.
+    tokenizer: "bytes", or the path of a `tokenizers` JSON file.
+    valid_files: Path or glob, for `text:`.
+    test_files: Path or glob, for `text:`.
+    mixtures: ((step, ((name, weight), ...)), ...): what is trained on from
+      each step on; empty: `name` alone.
+
+  Raises:
+    jaxplay.UserError: There is no such text, or it cannot be used.
+  """
+
+  def one(source):
+    held_out = source == name and source.startswith("text:")
+    return text.load(
+      source,
+      sequence_length=sequence_length,
+      tokenizer=tokenizer,
+      valid_files=valid_files if held_out else "",
+      test_files=test_files if held_out else "",
+      cache=data_dir,
+      tfds_texts=_tfds_texts(source, data_dir, splits),
+    )
+
+  names = dict.fromkeys([name, *(n for _, parts in mixtures for n, _ in parts)])
+  texts = {source: one(source) for source in names}
+  main = texts[name]
+  for source, other in texts.items():
+    for split in ("valid", "test"):
+      shared = text.shared_document(other, main, split)
+      if source != name and shared:
+        raise jaxplay.UserError(
+          f"the {split} split of dataset {name!r} shares a document with"
+          f" {source!r}, which is trained on; leave it out of one of them"
+        )
+  sources = [one.splits["train"] for one in texts.values()]
+  first = dict(
+    zip(names, np.cumsum([0, *(s.num_examples for s in sources)]), strict=False)
+  )
+  phases = tuple(
+    (
+      step,
+      tuple(
+        (int(first[n]), texts[n].splits["train"].num_examples, weight)
+        for n, weight in parts
+      ),
+    )
+    for step, parts in mixtures
+  )
+  example = {"tokens": ((sequence_length + 1,), sources[0].dtype)}
+  return Dataset(
+    splits=dict(
+      main.splits,
+      train=sources[0] if len(sources) == 1 else _Concatenated(tuple(sources)),
+    ),
+    num_classes=main.vocab_size,
+    example=example,
+    bytes_per_token=main.bytes_per_token,
+    phases=phases,
+    facts=main.facts
+    | ({"mixture": [t.facts for t in texts.values()]} if mixtures else {}),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Concatenated:
+  """Sources one after the other, under one index."""
+
+  sources: tuple[Source, ...]
+
+  @property
+  def num_examples(self):
+    return sum(source.num_examples for source in self.sources)
+
+  @property
+  def nbytes(self):
+    return sum(source.nbytes for source in self.sources)
+
+  def fetch(self, indices):
+    indices = np.asarray(indices)
+    sizes = [source.num_examples for source in self.sources]
+    ends = np.cumsum(sizes)
+    which = np.searchsorted(ends, indices, side="right")
+    out = {}
+    for i, source in enumerate(self.sources):
+      here = which == i
+      part = source.fetch(indices[here] - (ends[i] - sizes[i]))
+      for name, array in part.items():
+        shape = (len(indices), *array.shape[1:])
+        out.setdefault(name, np.empty(shape, array.dtype))[here] = array
+    return out
+
+
+def _tfds_texts(name, data_dir, splits):
+  """What `text.load` is to be given for a TFDS set of texts."""
+  if not name.startswith("tfds:"):
+    return None
+  import tensorflow_datasets as tfds
+
+  name = name.removeprefix("tfds:")
+  builder = _tfds_builder(name, data_dir)
+  features = builder.info.features
+  keys = [k for k, v in features.items() if isinstance(v, tfds.features.Text)]
+  if not keys:
+    raise jaxplay.UserError(
+      f"dataset {name!r} has no Text feature among {sorted(features)}; a"
+      " language model cannot be trained on it"
+    )
+  key = "text" if "text" in keys else keys[0]
+  partial = tfds.features.FeaturesDict({key: features[key]})
+
+  def documents(split, records):
+    for i in range(len(records)):
+      record = partial.deserialize_example_np(records[i])
+      yield text.Record(f"{name}, {split} {i}", record[key])
+
+  identity = [str(builder.info.full_name), str(builder.data_path), splits]
+  return identity, {
+    split: documents(split, records)
+    for split, records in _tfds_records(builder, name, splits).items()
+  }

@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxplay.models import mlp, norm, resnet
+from jaxplay.models import lm, mlp, norm, resnet, vit
 
 FAMILIES = {
   "mlp": mlp.MLP,
   "resnet": resnet.ResNet,
   "wide_resnet": resnet.WideResNet,
+  "vit": vit.ViT,
+  "lm": lm.LM,
 }
 
 
@@ -34,7 +36,7 @@ def build(
   Args:
     name: Key of `FAMILIES`.
     num_classes: Size of the output.
-    norm_kind: `batch`, `ghost`, `layer`, `group` or `none`.
+    norm_kind: `batch`, `ghost`, `layer`, `rms`, `group` or `none`.
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
     dtype: Type of the computation; parameters are always float32.
@@ -42,7 +44,7 @@ def build(
   """
   family = FAMILIES[name]
   fields = set(family.__dataclass_fields__)
-  sizes["norm_bias"] = norm_kind != "none"
+  sizes["norm_bias"] = norm_kind not in ("none", "rms")
   return family(
     num_classes=num_classes,
     norm=functools.partial(
@@ -55,6 +57,11 @@ def build(
     dtype=jnp.dtype(dtype),
     **{k: v for k, v in sizes.items() if k in fields},
   )
+
+
+def convolves(model) -> bool:
+  """Whether there are convolutions in the model."""
+  return isinstance(model, resnet.ResNet | resnet.WideResNet)
 
 
 def init(model, key: jax.Array, inputs: jax.Array) -> tuple[Any, Any]:

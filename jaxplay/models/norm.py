@@ -130,7 +130,7 @@ class Norm(nn.Module):
   """The norm that the config names: a drop-in choice in every model.
 
   Attributes:
-    kind: `batch`, `ghost`, `layer` (over features), `group` or `none`.
+    kind: `batch`, `ghost`, `layer` or `rms` (over features), `group`, `none`.
     virtual_batch_size: Examples per group, for `ghost`.
     num_groups: Feature groups, for `group`.
     epsilon: Added to the variance.
@@ -155,6 +155,8 @@ class Norm(nn.Module):
       return x
     if self.kind == "layer":
       return nn.LayerNorm(**common)(x)
+    if self.kind == "rms":
+      return nn.RMSNorm(**common)(x)
     if self.kind == "group":
       return nn.GroupNorm(num_groups=self.num_groups, **common)(x)
     size = {"batch": None, "ghost": self.virtual_batch_size}[self.kind]

@@ -241,7 +241,8 @@ def _dissolve(folder, members):
 def _static(config):
   """Equal for configs that one program serves."""
   nested = config_lib.as_json(config)
-  del nested["hparams"], nested["seed"]
+  for key in config_lib.TRACED_KEYS:
+    del nested[key]
   return json.dumps(nested, sort_keys=True)
 
 

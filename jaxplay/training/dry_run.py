@@ -62,10 +62,7 @@ def compile_costs(
 
 
 def _compile(config, workload, microbatches):
-  shapes: dict[str, Any] = {
-    "image": (workload.dataset.image_shape, np.uint8),
-    "label": ((), np.int32),
-  }
+  shapes: dict[str, Any] = dict(workload.dataset.example)
   if config.dataset.augment != "none":
     shapes["moves"] = ((3,), np.int32)
   size = config.batch_size // microbatches

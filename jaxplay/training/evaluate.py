@@ -1,7 +1,7 @@
 """Exact evaluation of a whole split, and the exported forward function."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,10 +25,11 @@ def make_eval_batch(model, task) -> Callable:
 
 
 def make_predict(model, task) -> Callable:
-  """Makes `predict(variables, batch) -> logits` [batch, classes]."""
+  """Makes `predict(variables, batch)`: what is saved of the fixed sample."""
 
   def predict(variables, batch):
-    return models.apply(model, *variables, task.inputs(batch))[0]
+    logits, _ = models.apply(model, *variables, task.inputs(batch))
+    return task.predictions(logits, batch)
 
   return predict
 
@@ -39,30 +40,36 @@ def suffix(objective: str) -> str:
 
 
 def export_forward(
-  predict: Callable, variables: Any, image_shape: tuple[int, ...]
+  model, task, variables: Any, example: Mapping[str, tuple]
 ) -> bytes:
-  """`predict` on raw images, as `jax.export` serializes it; any batch size.
+  """Logits of raw inputs, as `jax.export` serializes it; any batch size.
 
   Args:
-    predict: From `make_predict`.
+    model: From `models.build`.
+    task: From `tasks`.
     variables: (params, batch_stats) of numpy arrays.
-    image_shape: Height, width, channels.
+    example: Of the data set: feature -> (shape, dtype).
   """
   leaves, structure = jax.tree.flatten(variables)
   names = list(_named(variables))
 
-  def forward(weights, images):
+  def forward(weights, raw):
     tree = jax.tree.unflatten(structure, [weights[name] for name in names])
-    return predict(tree, {"image": images})
+    inputs = raw if "tokens" in example else task.inputs({"image": raw})
+    return models.apply(model, *tree, inputs)[0]
 
   weights = {
     name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     for name, leaf in zip(names, leaves, strict=True)
   }
-  dimensions = ("batch", *map(str, image_shape))
+  if "tokens" in example:
+    dimensions, dtype = ("batch", "length"), np.int32
+  else:
+    shape, dtype = example["image"]
+    dimensions = ("batch", *map(str, shape))
   shape = jax_export.symbolic_shape(",".join(dimensions))
   return jax_export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))(
-    weights, jax.ShapeDtypeStruct(shape, np.uint8)
+    weights, jax.ShapeDtypeStruct(shape, dtype)
   ).serialize()
 
 
@@ -76,6 +83,8 @@ def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
       forward = jax.export.deserialize(saved)
       weights = dict(np.load(folder / "weights.npz"))
       logits = forward.call(weights, images)  # uint8 [batch, *image_shape]
+
+  (Of a language model: int32 tokens [batch, length].)
 
   Args:
     folder: Where to write; is made.

@@ -44,7 +44,7 @@ class DeviceFeed:
       state_shardings: Where the train state lives.
       microbatches: Parts of a batch.
       steps_per_call: Most steps per dispatch.
-      **order_kwargs: seed, batch_size, augment, augment_pixels.
+      **order_kwargs: seed, batch_size, augment, augment_pixels, phases.
     """
     self._one_by_one = steps_per_call == 1
     # The host says what a whole chunk of steps is made of at a time.
@@ -139,7 +139,7 @@ class HostFeed:
       start_step: First step.
       stop_step: Step before which the run ends.
       workers: Reader processes; 0: threads in this process.
-      **order_kwargs: seed, batch_size, augment, augment_pixels.
+      **order_kwargs: seed, batch_size, augment, augment_pixels, phases.
     """
     batch_size = order_kwargs["batch_size"]
     self._size = batch_size // microbatches
@@ -281,17 +281,21 @@ def make_evaluator(
 
 
 def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):
-  """Makes `predictor(variables)`: logits of the examples at `indices`."""
+  """Makes `predictor(variables)`: name -> numpy [examples, ...]."""
   padded = -(-len(indices) // mesh.size) * mesh.size
   fetched = source.fetch(np.resize(indices, padded))
   rows = sharding.local_rows(mesh, padded)
   batch = _placed(
-    {"image": fetched["image"][rows]}, sharding.batch(mesh), padded, 0
+    {name: array[rows] for name, array in fetched.items()},
+    sharding.batch(mesh),
+    padded,
+    0,
   )
   program = jax.jit(predict, out_shardings=sharding.replicated(mesh))
-  return lambda variables: jax.device_get(program(variables, batch))[
-    : len(indices)
-  ]
+  return lambda variables: {
+    name: array[: len(indices)]
+    for name, array in jax.device_get(program(variables, batch)).items()
+  }
 
 
 def fits(source, device_bytes: int) -> bool:

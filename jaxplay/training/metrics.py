@@ -1,5 +1,6 @@
 """From sums on the device to lines of metrics.jsonl: means are formed here."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,10 +38,23 @@ def diverged(tally: Mapping[str, np.ndarray]) -> tuple[int, str] | None:
   return step, f"{what} is {loss if what == 'loss' else norm} at step {step}"
 
 
-def eval_line(split: str, sums: Mapping[str, Any]) -> dict[str, float]:
-  """Means over a split: `split`/loss in nats and `split`/error_rate."""
+def eval_line(
+  split: str, sums: Mapping[str, Any], bytes_per_token: float | None = None
+) -> dict[str, float]:
+  """Means over a split: `split`/loss in nats and `split`/error_rate.
+
+  Args:
+    split: Name of the split, with the suffix of the weights.
+    sums: From `task.eval_sums`, added up.
+    bytes_per_token: Of text; adds `split`/bits_per_byte, which does not depend
+      on the tokenizer.
+  """
   weight = int(sums["weight"])
-  return {
-    f"{split}/loss": float(sums["loss"]) / weight,
+  loss = float(sums["loss"]) / weight
+  line = {
+    f"{split}/loss": loss,
     f"{split}/error_rate": int(sums["errors"]) / weight,
   }
+  if bytes_per_token is not None:
+    line[f"{split}/bits_per_byte"] = loss / math.log(2) / bytes_per_token
+  return line

@@ -50,7 +50,8 @@ class Group:
     """Compiles for as many of the trials as fit into memory together.
 
     Args:
-      configs: One for each trial, equal but for `hparams` and `seed`.
+        configs: One for each trial, equal but for what a step takes as an
+        argument: `hparams`, `seed`, and which schedule it is.
       tell: Called with a sentence on how many fit.
       device_bytes: Memory to use on each device; None: most of it.
       mode: How a device goes through its trials: all "together" (`vmap`),
@@ -215,6 +216,7 @@ class Group:
         num_examples=self.workload.dataset.splits["train"].num_examples,
         augment=config.dataset.augment,
         augment_pixels=config.dataset.augment_pixels,
+        phases=self.workload.dataset.phases,
       )
 
     if not self._same_order:
@@ -334,29 +336,23 @@ class Group:
 
     return self._over_trials(one)
 
-  def logits(self, hparams, states):
-    """Of the sample of predictions: numpy [size, examples, classes]."""
-    batch = {
-      "image": self.workload.dataset.splits["valid"].fetch(
-        self.sample["index"]
-      )["image"]
-    }
-    return sharding.to_host(self._logits((hparams, states), batch))
+  def predictions(self, hparams, states):
+    """Of the sample: name -> numpy [size, examples, ...]."""
+    batch = self.workload.dataset.splits["valid"].fetch(self.sample["index"])
+    return sharding.to_host(self._predictions((hparams, states), batch))
 
   @functools.cached_property
-  def _logits(self):
+  def _predictions(self):
+    predict = evaluate.make_predict(self.workload.model, self.workload.task)
     return self._over_trials(
-      lambda trial, batch: self.predict(self.variables(*trial)[""], batch)
+      lambda trial, batch: predict(self.variables(*trial)[""], batch)
     )
-
-  @functools.cached_property
-  def predict(self):
-    """`predict(variables, batch) -> logits`."""
-    return evaluate.make_predict(self.workload.model, self.workload.task)
 
   def variables(self, hparams, state):
     """What to evaluate of one trial; see `step.eval_variables`."""
-    return step.eval_variables(state, hparams, self.config.optimizer)
+    return step.eval_variables(
+      state, hparams, self.config.optimizer, self.config.weights
+    )
 
   @functools.cached_property
   def choose(self):
@@ -386,7 +382,10 @@ class Group:
     """The forward function, the same for all trials; see `evaluate`."""
     if self._exported is None:
       self._exported = evaluate.export_forward(
-        self.predict, variables, self.workload.dataset.image_shape
+        self.workload.model,
+        self.workload.task,
+        variables,
+        self.workload.dataset.example,
       )
     return self._exported
 
@@ -418,7 +417,7 @@ class _Population:
     self._group, self._configs, self._progress = group, configs, progress
     self._config = group.config
     self._records = [
-      record.Record(run, config)
+      record.Record(run, config, group.workload.dataset.bytes_per_token)
       for run, config in zip(runs, configs, strict=True)
     ]
     self._seeds = [config.seed for config in configs]
@@ -563,12 +562,13 @@ class _Population:
     group, objective = self._group, self._config.objective
     sums = group.evaluate("valid", self._hparams, self._states)
     if group.sample is not None:
-      logits = group.logits(self._hparams, self._states)
+      predictions = group.predictions(self._hparams, self._states)
     better = np.zeros(group.size, bool)
     for i, line in lines.items():
       one, of_trial = self._records[i], _at(sums, i)
       if group.sample is not None:
-        one.write_predictions(at, group.sample, logits[i], of_trial[""])
+        of_sample = _at(predictions, i)
+        one.write_predictions(at, group.sample, of_sample, of_trial[""])
       line |= one.evaluation(of_trial)
       best = one.best
       # NaN is better than nothing no more than it is better than a number.
@@ -613,7 +613,7 @@ class _Population:
       variables = group.evaluated(hparams, best)
       weights = variables[evaluate.suffix(config.objective)]
       if config.report_test:
-        extra["test"] = self._test(i) | {"step": one.best["step"]}
+        extra["test"] = one.test(self._test(i), one.best["step"])
       if config.export:
         weights = jax.device_get(weights)
         if one.writes:
@@ -640,8 +640,7 @@ class _Population:
   def _test(self, i):
     if self._tests is None:
       self._tests = self._group.evaluate("test", self._hparams, self._best)
-    sums = _at(self._tests, i)[evaluate.suffix(self._config.objective)]
-    return metrics.eval_line("test", sums)
+    return _at(self._tests, i)[evaluate.suffix(self._config.objective)]
 
   _tests = None
 

@@ -18,13 +18,20 @@ from jaxplay.training import metrics
 class Record:
   """Lines of metrics, evaluations and the status of one run."""
 
-  def __init__(self, run: rundir.RunDir, config: ml_collections.ConfigDict):
+  def __init__(
+    self,
+    run: rundir.RunDir,
+    config: ml_collections.ConfigDict,
+    bytes_per_token: Mapping[str, float] | None = None,
+  ):
     """Goes on with what the run directory holds.
 
     Args:
       run: The run directory.
       config: The run's config.
+      bytes_per_token: Of each split, if it is text.
     """
+    self._bytes_per_token = bytes_per_token or {}
     status = run.status()
     self.run, self._config = run, config
     self.writes = jax.process_index() == 0
@@ -77,22 +84,30 @@ class Record:
     }
     line = {}
     for suffix, of_weights in sums.items():
-      line |= metrics.eval_line(f"valid{suffix}", of_weights)
+      line |= self._eval_line("valid", suffix, of_weights)
     return line
+
+  def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
+    """What status.json says of the test split, after `step` updates."""
+    return self._eval_line("test", "", sums) | {"step": step}
+
+  def _eval_line(self, split, suffix, sums):
+    bytes_per_token = self._bytes_per_token.get(split)
+    return metrics.eval_line(f"{split}{suffix}", sums, bytes_per_token)
 
   def write_predictions(
     self,
     step: int,
     sample: Mapping[str, np.ndarray],
-    logits: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
     sums: Mapping[str, np.ndarray],
   ) -> None:
-    """Saves the logits of the fixed sample, and counts per class."""
+    """Saves the predictions of the fixed sample, and counts per class."""
     if self.writes:
       self.run.write_predictions(
         step,
         **sample,
-        logits=logits,
+        **predictions,
         class_correct=sums["class_correct"],
         class_count=sums["class_count"],
       )

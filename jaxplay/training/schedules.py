@@ -3,10 +3,18 @@
 optax's schedules branch in Python on step counts, so one compilation could not
 serve a study over them; these are the same curves in `jnp.where`. A schedule is
 a factor in [0, 1] of the base learning rate, after a linear warmup from zero.
+
+Which schedule it is, is a traced number, too: a factor costs nothing, so all
+are computed and one is taken. So a run, a branch of it under another schedule,
+and a study of schedules are one program, and where two schedules agree they
+agree bit for bit.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Share of the base rate left when a share c of the cooldown is done
 # (Hägele et al. 2024, arXiv 2405.18392, section 3 and appendix).
@@ -20,34 +28,37 @@ COOLDOWN_SHAPES = {
 }
 
 
-def _constant(step, after_warmup, hparams, cooldown_shape):
+def _constant(step, after_warmup, hparams):
   return jnp.ones_like(after_warmup)
 
 
-def _linear(step, after_warmup, hparams, cooldown_shape):
+def _linear(step, after_warmup, hparams):
   return _down_to(hparams["final_factor"], 1 - after_warmup)
 
 
-def _cosine(step, after_warmup, hparams, cooldown_shape):
+def _cosine(step, after_warmup, hparams):
   return _down_to(
     hparams["final_factor"], COOLDOWN_SHAPES["cosine"](after_warmup)
   )
 
 
-def _rsqrt(step, after_warmup, hparams, cooldown_shape):
+def _rsqrt(step, after_warmup, hparams):
   # Vaswani et al. 2017: falls as 1/sqrt(step) once past the timescale.
   timescale = jnp.float32(hparams["decay_timescale"])
   return jnp.sqrt(timescale / jnp.maximum(step + 1, timescale))
 
 
-def _wsd(step, after_warmup, hparams, cooldown_shape):
+def _wsd(step, after_warmup, hparams):
   total = jnp.float32(hparams["max_train_steps"])
   # A whole number of steps, so that a branch from a checkpoint can repeat it.
   length = jnp.round(hparams["cooldown_fraction"] * total)
   done = _share(step - (total - length), length)
-  return _down_to(
-    hparams["final_factor"], COOLDOWN_SHAPES[cooldown_shape](done)
+  left = _chosen(
+    hparams["cooldown_shape"],
+    [shape(done) for shape in COOLDOWN_SHAPES.values()],
   )
+  # Before it, exactly what the constant schedule is.
+  return jnp.where(done > 0, _down_to(hparams["final_factor"], left), 1.0)
 
 
 SCHEDULES = {
@@ -59,29 +70,47 @@ SCHEDULES = {
 }
 
 
-def learning_rate(
-  step: jax.Array, hparams: dict, *, schedule: str, cooldown_shape: str
-) -> jax.Array:
+def numbers(schedule: str, cooldown_shape: str) -> dict[str, np.int32]:
+  """What stands for the names among the traced numbers.
+
+  Args:
+    schedule: One of `SCHEDULES`.
+    cooldown_shape: One of `COOLDOWN_SHAPES`.
+  """
+  return {
+    "schedule": np.int32(list(SCHEDULES).index(schedule)),
+    "cooldown_shape": np.int32(list(COOLDOWN_SHAPES).index(cooldown_shape)),
+  }
+
+
+def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
   """The learning rate of the update number `step`, counted from 0.
+
+  Decays span the steps after the warmup; `wsd` decays over the last
+  `cooldown_fraction` of all steps.
 
   Args:
     step: int32, updates already made.
-    hparams: Traced numbers: `learning_rate`, `warmup_steps`, `max_train_steps`,
-      `final_factor`, and `decay_timescale` or `cooldown_fraction` where the
-      schedule has them.
-    schedule: One of `SCHEDULES`. Decays span the steps after the warmup; `wsd`
-      decays over the last `cooldown_fraction` of all steps.
-    cooldown_shape: One of `COOLDOWN_SHAPES`, for `wsd`.
+    hparams: Traced numbers: those of `numbers`, `learning_rate`,
+      `warmup_steps`, `max_train_steps`, `final_factor`, `decay_timescale` and
+      `cooldown_fraction`.
   """
   step = jnp.float32(step)
   warmup = jnp.float32(hparams["warmup_steps"])
   rest = jnp.float32(hparams["max_train_steps"]) - warmup
-  factor = SCHEDULES[schedule](
-    step, _share(step - warmup, rest), hparams, cooldown_shape
+  after_warmup = _share(step - warmup, rest)
+  factor = _chosen(
+    hparams["schedule"],
+    [curve(step, after_warmup, hparams) for curve in SCHEDULES.values()],
   )
   # The first update already moves: 1/warmup, ..., 1.
   warm = jnp.where(step < warmup, (step + 1) / jnp.maximum(warmup, 1), 1.0)
   return hparams["learning_rate"] * warm * factor
+
+
+def _chosen(number, values):
+  values = [jnp.float32(value) for value in values]
+  return jax.lax.select_n(jnp.int32(number), *values)
 
 
 def _share(done, of):

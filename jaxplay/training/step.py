@@ -58,7 +58,7 @@ def init_state(
   model,
   *,
   seeds: Mapping[str, Any],
-  inputs_shape: tuple[int, ...],
+  inputs: jax.Array,
   optimizer: str,
   hparams: dict,
   averages: Sequence[str],
@@ -68,13 +68,13 @@ def init_state(
   Args:
     model: From `models.build`.
     seeds: From `stream_seeds`; may be traced.
-    inputs_shape: Shape of one example as the model takes it.
+    inputs: Any, as the model takes them [batch, ...].
     optimizer: Name of the optimizer.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
   """
   key = jax.random.key(seeds["init"])
-  params, batch_stats = models.init(model, key, jnp.zeros((1, *inputs_shape)))
+  params, batch_stats = models.init(model, key, inputs)
   raw = jax.random.key(seeds["dropout"])
   copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
   kept = {"ema": copy, "window": {"partial": copy, "whole": copy}}
@@ -94,8 +94,6 @@ def make_train_step(
   task,
   *,
   optimizer: str,
-  schedule: str,
-  cooldown_shape: str,
   clipping: bool,
   averages: Sequence[str],
   microbatches: int,
@@ -113,8 +111,6 @@ def make_train_step(
     model: From `models.build`.
     task: From `tasks`.
     optimizer: Name of the optimizer.
-    schedule: Name of the schedule.
-    cooldown_shape: Of schedule `wsd`.
     clipping: Whether to clip the gradient norm at `hparams["clip_norm"]`.
     averages: Names of the weight averages to keep.
     microbatches: Parts of a batch that are computed one after the other.
@@ -156,7 +152,7 @@ def make_train_step(
     """Of the whole batch: loss, error rate, batch statistics, gradient."""
     key = jax.random.wrap_key_data(state.dropout_key)
     key = jax.random.fold_in(key, state.step)
-    shape = batch["label"].shape
+    shape = jax.tree.leaves(batch)[0].shape[:2]
     rows = jnp.arange(shape[0] * shape[1]).reshape(shape)
     total_weight = batch["weight"].sum() if "weight" in batch else rows.size
 
@@ -189,9 +185,7 @@ def make_train_step(
       factor = jnp.where(grad_norm > clip, clip / grad_norm, 1.0)
       grads = jax.tree.map(lambda g: g * factor, grads)
 
-    rate = schedules.learning_rate(
-      state.step, hparams, schedule=schedule, cooldown_shape=cooldown_shape
-    )
+    rate = schedules.learning_rate(state.step, hparams)
     updates, opt_state = optimizers.build(optimizer, hparams, rate).update(
       grads, state.opt_state, state.params
     )
@@ -274,26 +268,34 @@ def make_run_steps(
   return run_steps
 
 
-def eval_variables(state: TrainState, hparams: dict, optimizer: str) -> dict:
+def eval_variables(
+  state: TrainState, hparams: dict, optimizer: str, weights: str = "raw"
+) -> dict:
   """What to evaluate: suffix of the split's name -> (params, batch_stats).
 
-  "" are the raw weights (for schedule-free methods, their average), "_ema" and
-  "_window" the weight averages.
+  "_raw" are the raw weights (for schedule-free methods, their average), "_ema"
+  and "_window" the weight averages; and "" is one of them, `weights`, instead
+  of under its own name.
   """
   params = optimizers.eval_params(
     optimizer, hparams, state.opt_state, state.params
   )
-  variables = {"": (params, state.batch_stats)}
+  variables = {"_raw": (params, state.batch_stats)}
   if "ema" in state.averages:
     variables["_ema"] = state.averages["ema"]
   if "window" in state.averages:
     window = state.averages["window"]
     full = state.step >= hparams["window_steps"]
+    begun = state.step >= _stride(hparams)
     variables["_window"] = jax.tree.map(
-      lambda whole, partial: jnp.where(full, whole, partial),
+      lambda whole, partial, raw: jnp.where(
+        full, whole, jnp.where(begun, partial, raw)
+      ),
       window["whole"],
       window["partial"],
+      variables["_raw"],
     )
+  variables[""] = variables.pop(f"_{weights}")
   return variables
 
 
@@ -307,20 +309,35 @@ def _exponential(average, new, step, hparams):
 def _uniform_window(average, new, step, hparams):
   """Uniform averages over windows of `window_steps` steps, end to end.
 
-  `partial` grows over the current window, `whole` is the last full one (Hägele
-  et al. 2024, section 4.2). Two copies serve windows of any traced length.
+  Every `window_stride`-th step enters. `partial` grows over the current window,
+  `whole` is the last full one (Hägele et al. 2024, section 4.2). Two copies
+  serve windows of any traced length.
   """
-  length = jnp.int32(hparams["window_steps"])
-  place = (step - 1) % length
-  partial = jax.tree.map(
-    lambda a, n: jnp.where(place == 0, n, a + (n - a) / (place + 1)),
-    average["partial"],
-    new,
+  length, stride = jnp.int32(hparams["window_steps"]), _stride(hparams)
+  place = (step - 1) % length + 1  # in its window, from 1 to length
+
+  def enter(average):
+    number = place // stride
+    partial = jax.tree.map(
+      lambda a, n: jnp.where(number == 1, n, a + (n - a) / number),
+      average["partial"],
+      new,
+    )
+    return {"partial": partial, "whole": average["whole"]}
+
+  def close(average):
+    return {"partial": average["partial"], "whole": average["partial"]}
+
+  # Not a selection, which would read and write all weights at every step.
+  average = jax.lax.cond(place % stride == 0, enter, lambda a: a, average)
+  return jax.lax.cond(place == length, close, lambda a: a, average)
+
+
+def _stride(hparams):
+  """Steps from one to the next that enters a window; at least one does."""
+  return jnp.minimum(
+    jnp.int32(hparams["window_stride"]), jnp.int32(hparams["window_steps"])
   )
-  whole = jax.tree.map(
-    lambda w, p: jnp.where(place == length - 1, p, w), average["whole"], partial
-  )
-  return {"partial": partial, "whole": whole}
 
 
 _AVERAGE = {"ema": _exponential, "window": _uniform_window}

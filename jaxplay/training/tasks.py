@@ -1,5 +1,7 @@
 """What is learned: inputs, per-example loss, the sums that make metrics.
 
+A task is a classification of images, or of the next token at every position.
+
 A task sees whole batches as dicts of arrays. Sums and counts cross devices and
 hosts; means are formed once, on the host (`metrics.py`).
 """
@@ -8,9 +10,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float32, Int32
 
+from jaxplay import data
 from jaxplay.data import images
+
+
+def of(dataset: data.Dataset):
+  """The task that a data set is for."""
+  if "tokens" in dataset.example:
+    return NextToken(dataset.num_classes)
+  return Classification(dataset.num_classes, dataset.pixel_max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +65,7 @@ class Classification:
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
   ) -> Bool[Array, " batch"]:
     """Whether each example is misclassified [batch]. NaN logits are."""
-    best = jnp.argmax(logits, -1) == batch["label"]
-    return ~(best & jnp.isfinite(logits).all(-1))
+    return _wrong(logits, batch["label"])
 
   def eval_sums(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
@@ -68,19 +77,114 @@ class Classification:
       class_count: int32 [num_classes].
     """
     counted = batch["weight"] > 0
-    errors = self.errors(logits, batch) & counted
-    loss = _nll(jax.nn.log_softmax(logits), batch["label"])
-    classes = jax.nn.one_hot(batch["label"], self.num_classes, dtype=jnp.int32)
+    errors = self.errors(logits, batch)
+    return _sums(logits, batch["label"], errors, counted, self.num_classes)
+
+  def predictions(
+    self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
+  ) -> dict[str, Array]:
+    """What is saved of the fixed sample: logits float32 [batch, classes]."""
+    return {"logits": logits}
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken:
+  """Rows of tokens; each but the first is to be told from those before it.
+
+  Attributes:
+    num_classes: Number of different tokens.
+  """
+
+  num_classes: int
+
+  def inputs(self, batch: dict[str, Array]) -> Int32[Array, "batch length"]:
+    """All tokens of each row but the last, int32 [batch, length]."""
+    return batch["tokens"][:, :-1].astype(jnp.int32)
+
+  def loss(
+    self,
+    logits: Float32[Array, "batch length classes"],
+    batch: dict[str, Array],
+    hparams: dict,
+  ) -> Float32[Array, " batch"]:
+    """Mean cross-entropy of each row's tokens [batch], nats.
+
+    With label smoothing, and `z_loss` times the squared logarithm of the
+    softmax's normalizer, which keeps that near one (Chowdhery et al. 2022,
+    section 5).
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    log_p = logits - log_z[..., None]
+    smoothing = hparams["label_smoothing"]
+    losses = (1 - smoothing) * _nll(log_p, _targets(batch)) - (
+      smoothing * log_p.mean(-1)
+    )
+    return (losses + hparams["z_loss"] * jnp.square(log_z)).mean(-1)
+
+  def errors(
+    self,
+    logits: Float32[Array, "batch length classes"],
+    batch: dict[str, Array],
+  ) -> Float32[Array, " batch"]:
+    """Share of each row's tokens that are not the likeliest [batch]."""
+    wrong = _wrong(logits, _targets(batch))
+    return wrong.astype(jnp.float32).mean(-1)
+
+  def eval_sums(
+    self,
+    logits: Float32[Array, "batch length classes"],
+    batch: dict[str, Array],
+  ) -> dict[str, Array]:
+    """Sums over the tokens of rows of weight one; as for `Classification`."""
+    targets = _targets(batch)
+    counted = jnp.broadcast_to((batch["weight"] > 0)[:, None], targets.shape)
+    errors = _wrong(logits, targets)
+    return _sums(logits, targets, errors, counted, self.num_classes)
+
+  def predictions(
+    self,
+    logits: Float32[Array, "batch length classes"],
+    batch: dict[str, Array],
+  ) -> dict[str, Array]:
+    """What is saved of the fixed sample.
+
+    Returns:
+      nll: nats for each token, float32 [batch, length]; predicted: the
+      likeliest token, int32 [batch, length].
+    """
     return {
-      # `where`, not a product: a NaN under weight zero must not count.
-      "loss": jnp.sum(jnp.where(counted, loss, 0.0)),
-      "errors": jnp.sum(errors, dtype=jnp.int32),
-      "weight": jnp.sum(counted, dtype=jnp.int32),
-      "class_correct": jnp.sum(
-        classes * (counted & ~errors)[:, None], 0, dtype=jnp.int32
-      ),
-      "class_count": jnp.sum(classes * counted[:, None], 0, dtype=jnp.int32),
+      "nll": _nll(jax.nn.log_softmax(logits), _targets(batch)),
+      "predicted": jnp.argmax(logits, -1).astype(jnp.int32),
     }
+
+
+def _targets(batch):
+  return batch["tokens"][:, 1:].astype(jnp.int32)
+
+
+def _wrong(logits, labels):
+  """Whether the label is not the likeliest class. With NaN logits it is not."""
+  best = jnp.argmax(logits, -1) == labels
+  return ~(best & jnp.isfinite(logits).all(-1))
+
+
+def _sums(logits, labels, errors, counted, num_classes):
+  """Sums of `logits` [..., classes] where `counted` [...]; see `eval_sums`."""
+  errors = errors & counted
+  loss = _nll(jax.nn.log_softmax(logits), labels)
+
+  def of_each_class(which):
+    zeros = jnp.zeros(num_classes, jnp.int32)
+    return zeros.at[labels.reshape(-1)].add(which.reshape(-1).astype(jnp.int32))
+
+  return {
+    # `where`, not a product: a NaN under weight zero must not count.
+    "loss": jnp.sum(jnp.where(counted, loss, 0.0)),
+    "errors": jnp.sum(errors, dtype=jnp.int32),
+    "weight": jnp.sum(counted, dtype=jnp.int32),
+    "class_correct": of_each_class(counted & ~errors),
+    "class_count": of_each_class(counted),
+  }
 
 
 def _nll(log_p, labels):

@@ -26,6 +26,7 @@ from jaxplay.training import (
   feed,
   metrics,
   record,
+  schedules,
   sharding,
   step,
   tasks,
@@ -70,7 +71,7 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
   mesh = sharding.make_mesh(
     data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor
   )
-  dataset = _load_dataset(config.dataset)
+  dataset = _load_dataset(config)
   sizes = config.model.to_dict()
   model = models.build(
     sizes.pop("name"),
@@ -78,13 +79,18 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
     norm_kind=sizes.pop("norm"),
     **sizes,
   )
-  task = tasks.Classification(dataset.num_classes, dataset.pixel_max)
+  task = tasks.of(dataset)
   hparams = traced(config)
 
   init_state = functools.partial(
     step.init_state,
     model,
-    inputs_shape=dataset.image_shape,
+    inputs=task.inputs(
+      {
+        name: np.zeros((1, *shape), dtype)
+        for name, (shape, dtype) in dataset.example.items()
+      }
+    ),
     optimizer=config.optimizer,
     averages=config.averages,
   )
@@ -119,8 +125,6 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
     model,
     task,
     optimizer=config.optimizer,
-    schedule=config.schedule,
-    cooldown_shape=config.cooldown_shape,
     clipping=config.clipping,
     averages=config.averages,
     microbatches=config.microbatches,
@@ -134,18 +138,31 @@ def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
   return {
     name: np.int32(number) if type(number) is int else np.float32(number)
     for name, number in numbers.items()
-  }
+  } | schedules.numbers(config.schedule, config.cooldown_shape)
 
 
-def _load_dataset(dataset):
-  return data.load(
-    dataset.name,
+def _load_dataset(config):
+  dataset = config.dataset
+  common = dict(
     data_dir=dataset.data_dir,
     splits={
       "train": dataset.train_split,
       "valid": dataset.valid_split,
       "test": dataset.test_split,
     },
+  )
+  if config.model.name in config_lib.TEXT_MODELS:
+    return data.load_text(
+      dataset.name,
+      sequence_length=dataset.sequence_length,
+      tokenizer=dataset.tokenizer,
+      valid_files=dataset.valid_files,
+      test_files=dataset.test_files,
+      mixtures=dataset.mixtures,
+      **common,
+    )
+  return data.load(
+    dataset.name,
     image_size=dataset.image_size,
     synthetic=dict(
       num_train=dataset.num_train,
@@ -155,6 +172,7 @@ def _load_dataset(dataset):
       shape=dataset.shape,
       difficulty=dataset.difficulty,
     ),
+    **common,
   )
 
 
@@ -169,6 +187,7 @@ def make_feed(
     batch_size=config.batch_size,
     augment=config.dataset.augment,
     augment_pixels=config.dataset.augment_pixels,
+    phases=workload.dataset.phases,
   )
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
   arguments = (workload.mesh, source, workload.train_step, shardings)
@@ -193,10 +212,8 @@ def steps_per_call(workload: Workload) -> int:
   Enough to hide the dispatch; but one for convolutions on CPU, whose gradients
   XLA makes slow inside loops (7 times slower, a ResNet-10 step on 2 cores).
   """
-  convolves = any(
-    leaf.ndim > 2 for leaf in jax.tree.leaves(workload.state.params)
-  )
-  return 1 if convolves and jax.default_backend() == "cpu" else 50
+  on_cpu = jax.default_backend() == "cpu"
+  return 1 if on_cpu and models.convolves(workload.model) else 50
 
 
 def train(
@@ -286,16 +303,16 @@ class _Run:
   def __init__(self, config, workload, run, checkpoints, console):
     self._config, self._workload = config, workload
     self._checkpoints, self._console = checkpoints, console
-    self.record = record.Record(run, config)
+    self.record = record.Record(run, config, workload.dataset.bytes_per_token)
     eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
     self._evaluators = {
       split: self._make_evaluator(split, eval_batch)
       for split in ("valid", *(["test"] if config.report_test else []))
     }
     self._predict = evaluate.make_predict(workload.model, workload.task)
-    self._sample, self._sample_logits = self._make_sample()
+    self._sample, self._predictions = self._make_sample()
     get = lambda state, hparams: step.eval_variables(  # noqa: E731
-      state, hparams, config.optimizer
+      state, hparams, config.optimizer, config.weights
     )
     derived = config.averages or config.optimizer == "schedule_free_adamw"
     # Without derived weights there is nothing to compute, nor to copy.
@@ -435,8 +452,8 @@ class _Run:
       for suffix, weights in variables.items()
     }
     if self._sample is not None:
-      logits = self._sample_logits(variables[""])
-      self.record.write_predictions(at, self._sample, logits, sums[""])
+      predictions = self._predictions(variables[""])
+      self.record.write_predictions(at, self._sample, predictions, sums[""])
     return self.record.evaluation(sums)
 
   def _write_line(self, line):
@@ -472,12 +489,15 @@ class _Run:
     extra = {"best": best}
     if config.report_test:
       sums = self._evaluators["test"](weights)
-      extra["test"] = metrics.eval_line("test", sums) | {"step": best["step"]}
+      extra["test"] = record.test(sums, best["step"])
     if config.export and not evaluate.exported(record.run.export):
       weights = sharding.to_host(weights)
       if record.writes:
         program = evaluate.export_forward(
-          self._predict, weights, self._workload.dataset.image_shape
+          self._workload.model,
+          self._workload.task,
+          weights,
+          self._workload.dataset.example,
         )
         evaluate.write_export(record.run.export, program, weights)
     return record.write_status("completed", **extra)
@@ -501,7 +521,7 @@ def rests(at: int, config: ml_collections.ConfigDict) -> bool:
 def prediction_sample(
   source: data.Source, number: int
 ) -> dict[str, np.ndarray] | None:
-  """The fixed examples whose predictions are saved: "index" and "label".
+  """The fixed examples whose predictions are saved: "index", and what is asked.
 
   They depend on no run's seed, so that runs can be compared example by example.
   """
@@ -510,7 +530,9 @@ def prediction_sample(
     return None
   seed = order.stream_seed(0, "predictions")
   index = np.sort(order.batch_indices(seed, 0, number, source.num_examples))
-  return {"index": index, "label": source.fetch(index)["label"]}
+  fetched = source.fetch(index)
+  fetched.pop("image", None)
+  return {"index": index, **fetched}
 
 
 class Clock:

@@ -45,7 +45,7 @@ def test_digits_sizes(digits):
   """Data: 1,797 digits of 8x8 pixels from 0 to 16, in three splits."""
   sizes = {name: s.num_examples for name, s in digits.splits.items()}
   assert sizes == {"train": 1197, "valid": 300, "test": 300}
-  assert digits.num_classes == 10 and digits.image_shape == (8, 8, 1)
+  assert digits.num_classes == 10 and digits.example["image"][0] == (8, 8, 1)
   for source in digits.splits.values():
     examples = _everything(source)
     assert examples["image"].shape == (source.num_examples, 8, 8, 1)
@@ -105,7 +105,7 @@ def test_synthetic_shapes():
   """Data: synthetic has any shape, size and number of classes."""
   dataset = _load("synthetic", num_train=300, num_classes=7, shape=(2, 9, 1))
   examples = _everything(dataset.splits["train"])
-  assert dataset.num_classes == 7 and dataset.image_shape == (2, 9, 1)
+  assert dataset.num_classes == 7 and dataset.example["image"][0] == (2, 9, 1)
   assert examples["image"].shape == (300, 2, 9, 1)
   assert examples["image"].dtype == np.uint8
   assert np.unique(examples["label"]).tolist() == list(range(7))
@@ -161,7 +161,7 @@ def test_tfds_holds_what_was_written(tiny_tfds_dir, kind, split):
   """Data: every record comes back once, image with its label."""
   dataset = _load(f"tfds:tiny_tfds/{kind}", data_dir=tiny_tfds_dir)
   assert dataset.num_classes == tiny_tfds.NUM_CLASSES
-  assert dataset.image_shape == tiny_tfds.SHAPES[kind]
+  assert dataset.example["image"][0] == tiny_tfds.SHAPES[kind]
   read = _everything(dataset.splits[split])
   assert read["image"].dtype == np.uint8 and read["label"].dtype == np.int32
   images, labels = tiny_tfds.pictures(kind, SPLITS[split])
@@ -206,7 +206,7 @@ def test_tfds_resizes(tiny_tfds_dir, kind):
   name = f"tfds:tiny_tfds/{kind}"
   dataset = _load(name, data_dir=tiny_tfds_dir, image_size=2)
   channels = tiny_tfds.SHAPES[kind][-1]
-  assert dataset.image_shape == (2, 2, channels)
+  assert dataset.example["image"][0] == (2, 2, channels)
   read = _everything(dataset.splits["train"])["image"]
   assert read.shape == (23, 2, 2, channels) and read.dtype == np.uint8
   expected = []

@@ -13,6 +13,7 @@ from jaxplay.training import evaluate, feed, metrics, sharding, tasks
 
 CLASSES, SHAPE = 10, (8, 8, 1)
 TASK = tasks.Classification(num_classes=CLASSES, pixel_max=16)
+EXAMPLE = {"image": (SHAPE, "uint8"), "label": ((), "int32")}
 
 
 def _validation():
@@ -68,7 +69,7 @@ def logits(trained, valid):
   """Of every validation digit, in one batch."""
   model, variables = trained
   predict = jax.jit(evaluate.make_predict(model, TASK))
-  return predict(variables, {"image": valid["image"]})
+  return predict(variables, {"image": valid["image"]})["logits"]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,8 @@ def test_what_is_not_a_number_is_wrong(logits, valid):
 def test_evaluation_does_not_normalize_by_its_batch(trained, valid):
   """N4: the averages alone decide: an example is what it is in any batch."""
   model, variables = trained
-  predict = jax.jit(evaluate.make_predict(model, TASK))
+  compiled = jax.jit(evaluate.make_predict(model, TASK))
+  predict = lambda *args: compiled(*args)["logits"]  # noqa: E731
   whole = predict(variables, {"image": valid["image"]})
   part = predict(variables, {"image": valid["image"][7:12]})
   np.testing.assert_allclose(part, whole[7:12], rtol=1e-5, atol=1e-5)
@@ -245,7 +247,7 @@ def test_exported_model(tmp_path, valid, name, norm_kind):
   variables = _variables(model)
   predict = evaluate.make_predict(model, TASK)
   folder = tmp_path / "export"
-  program = evaluate.export_forward(predict, variables, SHAPE)
+  program = evaluate.export_forward(model, TASK, variables, EXAMPLE)
   evaluate.write_export(folder, program, variables)
   np.save(folder / "images.npy", valid["image"])
   done = subprocess.run(
@@ -255,7 +257,7 @@ def test_exported_model(tmp_path, valid, name, norm_kind):
     cwd=tmp_path,
   )
   assert done.returncode == 0, done.stderr
-  expected = jax.jit(predict)(variables, {"image": valid["image"]})
+  expected = jax.jit(predict)(variables, {"image": valid["image"]})["logits"]
   assert np.abs(expected - expected[:1]).max() > 1e-2
   for size in (1, 5, 300):
     np.testing.assert_allclose(
@@ -268,8 +270,7 @@ def test_export_over_an_older_one(tmp_path):
   model = _model("none")
   for factor in (1, 2):
     variables = jax.tree.map(lambda x, f=factor: x * f, _variables(model))
-    predict = evaluate.make_predict(model, TASK)
-    program = evaluate.export_forward(predict, variables, SHAPE)
+    program = evaluate.export_forward(model, TASK, variables, EXAMPLE)
     evaluate.write_export(tmp_path, program, variables)
   with np.load(tmp_path / "weights.npz") as file:
     weights = dict(file)

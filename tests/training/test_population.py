@@ -58,7 +58,8 @@ _GROUPS = {}
 def _group(configs, told, **kwargs):
   """Compiled once for all tests that need the same program."""
   static = config_lib.as_json(configs[0])
-  del static["hparams"], static["seed"]
+  for name in config_lib.TRACED_KEYS:
+    del static[name]
   one_seed = len({config.seed for config in configs}) == 1
   key = json.dumps([static, len(configs), one_seed, kwargs])
   if key not in _GROUPS:

@@ -1,6 +1,6 @@
 """Schedules: the published curves, with every number traced."""
 
-import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,11 @@ EVERY = [
 ]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _rates(schedule, shape, hparams):
+@jax.jit
+def _rates(hparams):
   """The rates of 120 updates, 20 of them past the end."""
   steps = jnp.arange(TOTAL + 20)
-  return jax.vmap(
-    lambda step: schedules.learning_rate(
-      step, hparams, schedule=schedule, cooldown_shape=shape
-    )
-  )(steps)
+  return jax.vmap(lambda step: schedules.learning_rate(step, hparams))(steps)
 
 
 def _curve(schedule, shape="1-sqrt", **changes):
@@ -41,8 +37,8 @@ def _curve(schedule, shape="1-sqrt", **changes):
   hparams = {
     key: np.int32(value) if isinstance(value, int) else np.float32(value)
     for key, value in (HPARAMS | changes).items()
-  }
-  return np.asarray(_rates(schedule, shape, hparams)) / hparams["learning_rate"]
+  } | schedules.numbers(schedule, shape)
+  return np.asarray(_rates(hparams)) / hparams["learning_rate"]
 
 
 @pytest.mark.parametrize("schedule, shape", EVERY)
@@ -166,12 +162,11 @@ def test_all_warmup(schedule):
   np.testing.assert_allclose(curve[:TOTAL], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("schedule, shape", EVERY)
-def test_one_compilation_serves_a_study(schedule, shape):
-  """Idea 1: every number of a schedule is traced: none compiles anew."""
-  _curve(schedule, shape)
+def test_one_compilation_serves_a_study():
+  """Idea 1: every number and every name is traced: none compiles anew."""
+  _curve("constant")
   compiled = _rates._cache_size()
-  for changes in (
+  changes = (
     dict(learning_rate=3.0),
     dict(warmup_steps=0),
     dict(warmup_steps=99),
@@ -180,8 +175,9 @@ def test_one_compilation_serves_a_study(schedule, shape):
     dict(decay_timescale=1),
     dict(cooldown_fraction=1.0),
     dict(cooldown_fraction=0.0),
-  ):
-    assert np.isfinite(_curve(schedule, shape, **changes)).all()
+  )
+  for (schedule, shape), change in itertools.product(EVERY, changes):
+    assert np.isfinite(_curve(schedule, shape, **change)).all()
   assert _rates._cache_size() == compiled
 
 
@@ -193,14 +189,29 @@ def test_a_population_has_each_its_own(schedule):
     HPARAMS | dict(learning_rate=0.1, warmup_steps=0, final_factor=0.5),
     HPARAMS | dict(max_train_steps=60, cooldown_fraction=0.5),
   ]
+  names = schedules.numbers(schedule, "1-sqrt")
+  members = [jax.tree.map(np.float32, member) | names for member in members]
+  members.append(members[0] | schedules.numbers("linear", "square"))
   stacked = {
-    key: np.array([member[key] for member in members], np.float32)
-    for key in HPARAMS
+    key: np.array([member[key] for member in members]) for key in members[0]
   }
-  together = jax.vmap(functools.partial(_rates, schedule, "1-sqrt"))(stacked)
+  together = jax.vmap(_rates)(stacked)
   for rates, member in zip(together, members, strict=True):
-    alone = _rates(schedule, "1-sqrt", jax.tree.map(np.float32, member))
-    np.testing.assert_allclose(rates, alone, rtol=1e-6)
+    np.testing.assert_allclose(rates, _rates(member), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", schedules.COOLDOWN_SHAPES)
+@pytest.mark.parametrize("final", [0.0, 0.1, 0.7])
+def test_before_its_cooldown_a_run_is_a_constant_one(shape, final):
+  """S3: until the cooldown the rates are those of the constant schedule.
+
+  Bit for bit, at any length, so that a branch can begin with its checkpoint.
+  """
+  changes = dict(learning_rate=0.37, final_factor=final)
+  constant = _curve("constant", **changes)
+  cooled = _curve("wsd", shape, **changes)
+  np.testing.assert_array_equal(cooled[:71], constant[:71])
+  assert (cooled[71:] < constant[71:]).all()
 
 
 def test_the_rate_is_a_multiple_of_the_base():

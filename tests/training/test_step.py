@@ -45,8 +45,6 @@ class _Program:
       model,
       TASK,
       optimizer=config.optimizer,
-      schedule=config.schedule,
-      cooldown_shape=config.cooldown_shape,
       clipping=config.clipping,
       averages=config.averages,
       microbatches=config.microbatches,
@@ -56,7 +54,7 @@ class _Program:
     init = functools.partial(
       step.init_state,
       model,
-      inputs_shape=SHAPE,
+      inputs=np.zeros((1, *SHAPE), np.float32),
       optimizer=config.optimizer,
       averages=config.averages,
     )
@@ -275,6 +273,8 @@ OTHERS = {
   "cooldown_fraction": 1.0,
   "ema_decay": 0.3,
   "window_steps": 2,
+  "window_stride": 2,
+  "z_loss": 0.1,
 }
 
 
@@ -312,7 +312,7 @@ def test_every_number_is_tried():
       notes = config_lib.without_effect(config)
       if not any(f"hparams.{key}=" in note for note in notes):
         unused.discard(key)
-  assert not unused
+  assert unused == {"z_loss"}  # Of language models: see test_lm.py.
 
 
 def test_a_population_is_its_members():
@@ -417,16 +417,18 @@ def test_a_bad_gradient_is_bad():
 # Weight averages.
 
 
-def test_averages():
+@pytest.mark.parametrize("length, stride", [(3, 1), (3, 2), (4, 2), (2, 9)])
+def test_averages(length, stride):
   """S4: exponential and window averages equal their definitions.
 
   Of parameters and of the evaluation averages of batch norm.
   """
-  decay, length, total = 0.7, 3, 8
+  decay, total = 0.7, 8
   config = _config(
     **COMBINATIONS["nesterov, wsd, all averages"],
     hparams__ema_decay=decay,
     hparams__window_steps=length,
+    hparams__window_stride=stride,
   )
   states = _states(config, steps=total)
   raw = [(state.params, state.batch_stats) for state in states[1:]]
@@ -442,9 +444,22 @@ def test_averages():
     _assert_close(variables["_ema"], _mean(raw[:done], weights))
 
     # The last full window; before there is one, what there is of the first.
+    # Of each, every stride-th step, and the last where it is no longer.
     end = done // length * length or done
     window = raw[max(end - length, 0) : end]
+    window = window[min(stride, length) - 1 :: stride] or raw[done - 1 : done]
     _assert_close(variables["_window"], _mean(window, np.ones(len(window))))
+
+
+def test_weights_to_use():
+  """S4: what valid/ is of may be an average; the raw weights stand beside."""
+  config = _config(**COMBINATIONS["nesterov, wsd, all averages"])
+  state, hparams = _states(config, steps=5)[-1], train.traced(config)
+  raw = step.eval_variables(state, hparams, config.optimizer)
+  ema = step.eval_variables(state, hparams, config.optimizer, "ema")
+  assert ema.keys() == {"", "_raw", "_window"}
+  _assert_close(ema[""], raw["_ema"], rtol=0, atol=0)
+  _assert_close(ema["_raw"], raw[""], rtol=0, atol=0)
 
 
 def _mean(trees, weights):

@@ -1,0 +1,34 @@
+"""placeholder"""
+
+from jaxplay import config as config_lib
+
+
+def get_config():
+  """The config."""
+  config = config_lib.base()
+  config.max_train_steps = 2_000
+  config.batch_size = 16
+  config.eval_batch_size = 64
+  config.log_every = 50
+  config.eval_every = 200
+  config.checkpoint_every = 500
+  config.num_predictions = 8
+  config.objective = "valid/loss"
+  config.optimizer = "adamw"
+  config.schedule = "wsd"
+  config.clipping = True
+  config.averages = ("ema", "window")
+  config.hparams.learning_rate = 2e-3
+  config.hparams.beta2 = 0.95
+  config.hparams.weight_decay = 0.1
+  config.hparams.warmup_steps = 100
+  config.hparams.ema_decay = 0.99
+  config.dataset.name = "pythonlib"
+  config.dataset.sequence_length = 128
+  config.model.name = "lm"
+  config.model.depth = 4
+  config.model.width = 128
+  config.model.heads = 4
+  config.model.norm = "rms"
+  config.model.tied_embedding = True
+  return config

@@ -1,0 +1,241 @@
+"""What the language model and the vision transformer share: blocks and counts.
+
+A block is pre-normalized: x + attention(norm(x)), then x + SwiGLU(norm(x))
+(Shazeer 2020, arXiv 2002.05202). The blocks are one scanned block, so depth
+costs no compilation, and may be rematerialized in the backward pass.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxplay.models import dropout
+
+# What of a block is kept for the backward pass.
+REMAT = {
+  "none": None,  # all
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def mlp_features(width: int, mlp_width: int) -> int:
+  """Hidden features of the SwiGLU layer.
+
+  Unless they are given, 8/3 of the width, to a multiple of 32: as many
+  parameters as a plain layer of four times the width.
+  """
+  return mlp_width or -(-width * 8 // 3 // 32) * 32
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention.
+
+  Attributes:
+    heads: Number of heads, which divides the width.
+    attend: (query, key, value, causal=) -> output, each [batch, length, heads,
+      features]; see `attention.py`.
+    causal: Whether a position sees only those before it, and itself.
+    qk_norm: Whether queries and keys are RMS-normalized, head by head (Dehghani
+      et al. 2023, arXiv 2302.05442).
+    out_init: Initializer of the output projection.
+    dtype: Type of the computation.
+  """
+
+  heads: int
+  attend: Callable
+  causal: bool
+  qk_norm: bool
+  out_init: Any
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, rotation):
+    """Of `x` [batch, length, width]; `rotation` as of `rotary`, or None."""
+    features = x.shape[-1] // self.heads
+    dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
+    qkv = dense((3, self.heads, features), name="qkv")(x)
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    if self.qk_norm:
+      query = nn.RMSNorm(dtype=self.dtype, name="query_norm")(query)
+      key = nn.RMSNorm(dtype=self.dtype, name="key_norm")(key)
+    if rotation is not None:
+      query, key = _rotated(query, rotation), _rotated(key, rotation)
+    out = self.attend(query, key, value, causal=self.causal)
+    return dense(
+      x.shape[-1], axis=(-2, -1), kernel_init=self.out_init, name="out"
+    )(out)
+
+
+class SwiGLU(nn.Module):
+  """Gated MLP: down(silu(gate(x)) * up(x))."""
+
+  hidden: int
+  out_init: Any
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
+    both = dense((2, self.hidden), name="gate_up")(x)
+    gated = nn.silu(both[..., 0, :]) * both[..., 1, :]
+    return dense(x.shape[-1], kernel_init=self.out_init, name="down")(gated)
+
+
+class Block(nn.Module):
+  """One block; returns what `nn.scan` wants of a carry."""
+
+  norm: Callable
+  attention: Callable
+  mlp: Callable
+  dropout: bool
+
+  @nn.compact
+  def __call__(self, x, rotation, train, rate, rows):
+    def dropped(x):
+      if not self.dropout:
+        return x
+      return dropout.Dropout()(x, train=train, rate=rate, rows=rows)
+
+    normed = self.norm(name="attention_norm")(x, train=train)
+    x = x + dropped(self.attention(name="attention")(normed, rotation))
+    normed = self.norm(name="mlp_norm")(x, train=train)
+    return x + dropped(self.mlp(name="mlp")(normed)), None
+
+
+class Blocks(nn.Module):
+  """A stack of blocks and the last norm.
+
+  Attributes:
+    norm: Constructor of a norm layer.
+    attend: See `Attention`.
+    depth: Number of blocks.
+    heads: Of each block.
+    causal: See `Attention`.
+    mlp_width: Hidden features; 0: see `mlp_features`.
+    qk_norm: See `Attention`.
+    zero_init_residual: Whether each branch begins as zero; else its last layer
+      begins smaller by 1/sqrt(2 depth), so that the sum of all branches does
+      not grow with depth (Radford et al. 2019).
+    dropout: Whether there is dropout at the end of each branch.
+    remat: Key of `REMAT`.
+    dtype: Type of the computation.
+  """
+
+  norm: Callable
+  attend: Callable
+  depth: int
+  heads: int
+  causal: bool
+  mlp_width: int
+  qk_norm: bool
+  zero_init_residual: bool
+  dropout: bool
+  remat: str
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, rotation, *, train, rate, rows):
+    """Of `x` [batch, length, width], the same shape, normalized."""
+    out_init = nn.initializers.variance_scaling(
+      1 / (2 * self.depth), "fan_in", "truncated_normal"
+    )
+    if self.zero_init_residual:
+      out_init = nn.initializers.zeros
+    common = dict(out_init=out_init, dtype=self.dtype)
+    block = Block
+    if self.remat != "none":
+      # Within a scan nothing can be merged away, so nothing must prevent it.
+      block = nn.remat(
+        Block,
+        policy=REMAT[self.remat],
+        prevent_cse=False,
+        static_argnums=(3,),  # train; 0 is the module
+      )
+    stack = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
+      length=self.depth,
+    )
+    x, _ = stack(
+      norm=self.norm,
+      attention=functools.partial(
+        Attention,
+        heads=self.heads,
+        attend=self.attend,
+        causal=self.causal,
+        qk_norm=self.qk_norm,
+        **common,
+      ),
+      mlp=functools.partial(
+        SwiGLU, hidden=mlp_features(x.shape[-1], self.mlp_width), **common
+      ),
+      dropout=self.dropout,
+      name="blocks",
+    )(x, rotation, train, rate, rows)
+    return self.norm(name="final_norm")(x, train=train)
+
+
+def rotary(length: int, features: int, base: float):
+  """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
+
+  Args:
+    length: Positions, from 0.
+    features: Of a head, even.
+    base: The slowest pair turns by 1/base radians a position, or nearly so.
+
+  Returns:
+    (cosines, sines), each float32 [length, features / 2].
+  """
+  rates = base ** (-jnp.arange(0, features, 2, jnp.float32) / features)
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rates[None, :]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotated(x, rotation):
+  """Turns pairs (i, i + features / 2) of `x` [batch, length, heads, any]."""
+  cos, sin = (part[None, :, None, :] for part in rotation)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def group(path: str) -> str:
+  """Which group of parameters a leaf belongs to, by its path."""
+  names = path.split("/")
+  for name in ("embedding", "attention", "mlp", "head"):
+    if name in names:
+      return "norm" if any(n.endswith("_norm") for n in names) else name
+  return "norm"
+
+
+def block_parameters(*, width: int, depth: int, hidden: int) -> dict[str, int]:
+  """Matrices of all blocks, by group."""
+  return {
+    "attention": depth * 4 * width**2,
+    "mlp": depth * 3 * width * hidden,
+  }
+
+
+def block_flops(
+  *, width: int, depth: int, hidden: int, length: int
+) -> dict[str, float]:
+  """FLOPs of the forward pass through all blocks, for one token, by group.
+
+  A product of matrices counts two for each multiply-add. Attention is counted
+  in full, as it is computed without a special kernel, not its causal half;
+  norms, softmax and the rotation are left out (Hoffmann et al. 2022, appendix
+  F, likewise).
+  """
+  matrices = block_parameters(width=width, depth=depth, hidden=hidden)
+  return {
+    # The scores, and the values that they weigh: 2 x 2 x length x width.
+    "attention": 2 * matrices["attention"] + depth * 4 * length * width,
+    "mlp": 2 * matrices["mlp"],
+  }
