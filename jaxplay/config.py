@@ -273,6 +273,22 @@ _USED_BY = {
   "dataset.augment_pixels": ("dataset.augment", ("shift", "crop_flip")),
 }
 
+# Keys of which a branch of a run may have another value: the others say what is
+# trained, and on what.
+BRANCH_KEYS = (
+  "schedule",
+  "cooldown_shape",
+  "max_train_steps",
+  "hparams.",
+  "dataset.mixtures",
+  "weights",
+  "objective",
+  "keep_",
+  "eval_",
+  "checkpoint_every",
+  "num_predictions",
+)
+
 # What a step takes as arguments: another value compiles nothing anew.
 TRACED_KEYS = ("hparams", "seed", "schedule", "cooldown_shape")
 
@@ -308,12 +324,21 @@ def load(
   if not os.path.isfile(path):
     raise jaxplay.UserError(f"there is no config file {path!r}")
   config = _load_json(path) if path.endswith(".json") else _run(path, argument)
-  flat = flatten(config)
-  for key, text in overrides.items():
-    # A text is taken as it is written: a folder may be called 007.
-    literal = isinstance(flat.get(key), str)
-    override(config, key, text if literal else _parse(text))
+  for key, value in parsed(overrides, config).items():
+    override(config, key, value)
   return config
+
+
+def parsed(
+  overrides: Mapping[str, str], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Values from texts of the command line, for `override`."""
+  flat = flatten(config)
+  return {
+    # A text is taken as it is written: a folder may be called 007.
+    key: text if isinstance(flat.get(key), str) else _parse(text)
+    for key, text in overrides.items()
+  }
 
 
 def _load_json(path):
@@ -811,15 +836,20 @@ def _validate_keep_steps(steps):
 
 
 def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:
-  """Whether the checkpoint after `step` updates is one of `keep_steps`.
+  """Whether the checkpoint after `step` updates is one of `keep_steps`."""
+  return step > 0 and next_kept(step - 1, config) == step
 
-  A function of the step alone, not of the length: a run that is made longer has
-  kept what it would have kept as a longer one.
+
+def next_kept(at: int, config: ml_collections.ConfigDict) -> int | None:
+  """The first of `keep_steps` after `at`.
+
+  They do not depend on the length: a run that is made longer has kept what it
+  would have kept as a longer one.
   """
-  if step in config.keep_steps:
-    return True
-  geometric = "geometric" in config.keep_steps and config.schedule == "constant"
-  return geometric and step % 100 == 0 and (step // 100).bit_count() == 1
+  steps = [s for s in config.keep_steps if s != "geometric" and s > at]
+  if "geometric" in config.keep_steps and config.schedule == "constant":
+    steps.append(100 * 2 ** (at // 100).bit_length())
+  return min(steps, default=None)
 
 
 def _validate_mesh(config, num_devices):

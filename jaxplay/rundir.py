@@ -89,9 +89,9 @@ class RunDir:
 
   def write_provenance(self, entry: Mapping[str, Any]) -> None:
     """Keeps the first entry and lists each later one under "resumes"."""
-    first = self.provenance()
-    if first is None:
-      first = dict(entry, resumes=[])
+    first = self.provenance() or {}
+    if "resumes" not in first:  # It may say already what it is a branch of.
+      first = dict(entry, resumes=[], **first)
     else:
       first["resumes"].append(dict(entry))
     write_json(self.path / "provenance.json", first)
@@ -124,7 +124,7 @@ class RunDir:
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
     with open(self.path / "metrics.jsonl", "a") as file:
-      file.writelines(json.dumps(plain(line)) + "\n" for line in lines)
+      file.writelines(map(as_line, lines))
 
   def sync_metrics(self) -> None:
     """Waits until all lines are on the disk."""
@@ -134,7 +134,7 @@ class RunDir:
   def rewind_metrics(self, step: int) -> None:
     """Forgets lines after `step`: the resumed run will write them again."""
     kept = [line for line in self.metrics() if line["step"] <= step]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
+    text = "".join(map(as_line, kept))
     write_text(self.path / "metrics.jsonl", text)
     for path in (self.path / "predictions").glob("*.npz"):
       if int(path.stem) > step:
@@ -160,6 +160,11 @@ class RunDir:
     """What `write_predictions` saved for `step`."""
     with np.load(self.path / "predictions" / f"{step:08d}.npz") as arrays:
       return dict(arrays)
+
+
+def as_line(line: Mapping[str, Any]) -> str:
+  """A line of metrics.jsonl."""
+  return json.dumps(plain(line)) + "\n"
 
 
 def best_line(

@@ -34,7 +34,7 @@ def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
     ["train", f"--config={_CONFIG}", f"--workdir={workdir}", *arguments]
   )
   error = capsys.readouterr().err
-  assert code == cli.EXIT_WRONG
+  assert code == cli.common.EXIT_WRONG
   assert sentence in error and error.count("\n") == 1
   assert not workdir.exists()
 
@@ -59,7 +59,7 @@ def test_a_mistake_about_the_machine(arguments, sentence, tmp_path):
     ["train", f"--config={_CONFIG}", f"--workdir={tmp_path}", *arguments]
   )
   output, _ = process.communicate(timeout=120)
-  assert process.returncode == cli.EXIT_WRONG, output
+  assert process.returncode == cli.common.EXIT_WRONG, output
   assert sentence in output and "Traceback" not in output
 
 

@@ -210,7 +210,7 @@ def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
   studies.call("study", "run", path, f"--workdir={other}", "--trials=:1")
   capsys.readouterr()
   code = studies.call("study", "export", other, f"--optuna={url}")
-  assert code == cli.EXIT_WRONG
+  assert code == cli.common.EXIT_WRONG
   assert "another study that is called 'study'" in capsys.readouterr().err
   assert len(_in_optuna(url)[0]) == 8
 
@@ -346,7 +346,7 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     raise BrokenPipeError
 
   monkeypatch.setattr(results_lib, "read_study", read_study)
-  assert studies.call("study", "status", "any") == cli.EXIT_FAILED
+  assert studies.call("study", "status", "any") == cli.common.EXIT_FAILED
   assert "BrokenPipeError" in capsys.readouterr().err
 
 
@@ -410,7 +410,7 @@ def test_a_mistake_costs_one_sentence(
   )
   before = studies.files(tmp_path), studies.files(finished_study)
   arguments = [word.format(**places) for word in words.split()]
-  assert studies.call(*arguments) == cli.EXIT_WRONG
+  assert studies.call(*arguments) == cli.common.EXIT_WRONG
   error = capsys.readouterr().err
   assert sentence in error and error.count("\n") == 1 and len(error) < 500
   assert (studies.files(tmp_path), studies.files(finished_study)) == before

@@ -40,7 +40,7 @@ TRAINING = (
   ("evaluate", "checkpoint"),
   ("feed",),
   ("train",),
-  ("population", "probe"),
+  ("population", "branch", "probe"),
   ("dry_run",),
 )
 
@@ -55,9 +55,9 @@ DOORS = {
   "altair": ("analysis/plots.py",),
   "vl_convert": ("report.py",),
   "tokenizers": ("data/text.py",),
-  "argparse": ("cli.py",),
+  "argparse": ("cli/",),
   # data: grain's workers ask absl whether its flags were parsed.
-  "absl": ("cli.py", "data/__init__.py"),
+  "absl": ("data/__init__.py",),
 }
 
 
@@ -84,7 +84,7 @@ def _imports(source, top_level_only=False):
 
 
 def _package(path):
-  """models/norm.py -> models; cli.py -> cli; __init__.py -> "" (the root)."""
+  """models/norm.py -> models; report.py -> report; __init__.py -> ""."""
   first = path.split("/")[0].removesuffix(".py")
   return "" if first == "__init__" else first
 

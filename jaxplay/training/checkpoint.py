@@ -1,14 +1,18 @@
-"""Checkpoints by orbax: N best and the latest two, asynchronous, repairable.
+"""Checkpoints by orbax: N best, the latest two, and those asked for.
 
 The best ones, so that the best step can be chosen at the end (Playbook, saving
 checkpoints and retrospectively selecting the best checkpoint). The latest two,
-so that a run whose newest checkpoint is damaged can fall back.
+so that a run whose newest checkpoint is damaged can fall back. And those of
+given steps, to branch from.
 """
 
+import dataclasses
 import functools
 import logging
 import math
+import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,13 +22,27 @@ from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+import jaxplay
+
 
 class Checkpoints:
   """The checkpoints of one run. Every method is called on every host."""
 
-  def __init__(self, folder: pathlib.Path, *, keep_best: int):
-    """Opens or makes `folder`; keeps the `keep_best` best checkpoints."""
-    keep = [preservation_policy.LatestN(2)]
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    *,
+    keep_best: int,
+    is_kept: Callable[[int], bool] = lambda step: False,
+  ):
+    """Opens or makes `folder`.
+
+    Args:
+      folder: The run's folder of checkpoints.
+      keep_best: How many of the best to keep.
+      is_kept: Whether the checkpoint of a step is to be kept for good.
+    """
+    keep = [preservation_policy.LatestN(2), _Kept(is_kept)]
     if keep_best:
       keep.append(
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
@@ -61,8 +79,30 @@ class Checkpoints:
     )
 
   def restore(self, step: int, like: Any) -> Any:
-    """The state saved at `step`, laid out like `like` (ShapeDtypeStructs)."""
+    """The state saved at `step`, laid out like `like` (ShapeDtypeStructs).
+
+    Raises:
+      jaxplay.UserError: It is the state of another model or optimizer.
+    """
+    self._check_shapes(step, like)
     return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+  def _check_shapes(self, step, like):
+    folder = self._manager.directory / str(step) / "default"
+    saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+    wanted = _shapes(like)
+    different = [
+      f"{name or 'its leaf'} is {saved.get(name, 'not there')} and must be"
+      f" {wanted.get(name, 'absent')}"
+      for name in sorted(saved.keys() | wanted.keys())
+      if saved.get(name) != wanted.get(name)
+    ]
+    if different:
+      more = f" ({len(different)} differ)" if len(different) > 1 else ""
+      raise jaxplay.UserError(
+        f"the checkpoint of step {step} is of another model, vocabulary or"
+        f" optimizer: {different[0]}{more}; use another workdir"
+      )
 
   def restore_newest(
     self, like: Any, tell: Callable[[str], None]
@@ -81,6 +121,8 @@ class Checkpoints:
     for step in reversed(self.steps()):
       try:
         state, problem = self.restore(step, like), None
+      except jaxplay.UserError:
+        raise  # It is not damaged, and must not be deleted.
       except Exception as error:  # orbax raises many kinds for many damages.
         state, problem = None, f"{type(error).__name__}: {error}"[:100]
       # A shard may be damaged for one host only; all fall back together.
@@ -107,6 +149,41 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and gives the folder free."""
     self._manager.close()
+
+
+@dataclasses.dataclass
+class _Kept(preservation_policy.PreservationPolicy):
+  """Preserves the checkpoints of some steps."""
+
+  is_kept: Callable[[int], bool]
+
+  def should_preserve(self, checkpoints, *, context):
+    return [self.is_kept(checkpoint.step) for checkpoint in checkpoints]
+
+
+def _shapes(tree):
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+  """Steps of the finished checkpoints in a folder, ascending."""
+  if not folder.is_dir():
+    return []
+  return sorted(
+    int(path.name) for path in folder.iterdir() if path.name.isdecimal()
+  )
+
+
+def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
+  """Copies the checkpoint of a step into the folder of another run."""
+  partial = to / f"{step}.partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  shutil.copytree(folder / str(step), partial)
+  os.replace(partial, to / str(step))
 
 
 def write(

@@ -431,6 +431,7 @@ class _Population:
   def train(self):
     for i in self._alive():
       train.check_same_config(self._records[i].run, self._configs[i])
+      train.check_same_data(self._records[i].run, self._group.workload.dataset)
     self._write_beginnings()
     try:
       return self._train()
@@ -447,7 +448,7 @@ class _Population:
   def _write_beginnings(self):
     if jax.process_index() != 0:
       return
-    provenance = train.provenance()
+    provenance = train.provenance(self._group.workload.dataset)
     for i in self._alive():
       run = self._records[i].run
       run.write_config(config_lib.as_json(self._configs[i]))

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import shutil
 import signal
 import threading
 import time
@@ -87,7 +88,7 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
     model,
     inputs=task.inputs(
       {
-        name: np.zeros((1, *shape), dtype)
+        name: jax.numpy.zeros((1, *shape), dtype)
         for name, (shape, dtype) in dataset.example.items()
       }
     ),
@@ -217,7 +218,11 @@ def steps_per_call(workload: Workload) -> int:
 
 
 def train(
-  config: ml_collections.ConfigDict, workdir: str, console: Console
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  console: Console,
+  *,
+  extend: bool = False,
 ) -> dict[str, Any]:
   """Trains until `max_train_steps`, divergence or preemption; resumes.
 
@@ -229,6 +234,8 @@ def train(
     config: A checked config.
     workdir: The run directory.
     console: Where to show progress.
+    extend: Whether the run may have been shorter: where the rate does not
+      depend on the length, it goes on as if it had been longer from the start.
 
   Returns:
     What status.json holds at the end.
@@ -239,16 +246,20 @@ def train(
   """
   run = rundir.RunDir(workdir)
   if jax.process_index() != 0:
-    return _train(config, run, console)
+    return _train(config, run, console, extend)
   run.create()
   with run.lock():
-    return _train(config, run, console)
+    return _train(config, run, console, extend)
 
 
-def _train(config, run, console):
-  check_same_config(run, config)
+def _train(config, run, console, extend):
+  if extend:
+    check_extends(run, config)
+  check_same_config(run, config, but="max_train_steps" if extend else "")
   status = run.status()
-  done = status.get("status") in ("completed", "infeasible")
+  done = status.get("status") in rundir.DONE
+  if status.get("status") == "completed":
+    done = status["step"] >= config.max_train_steps
   wants_test = config.report_test and status.get("status") == "completed"
   if done and (not wants_test or "test" in status):
     console.tell(
@@ -257,11 +268,16 @@ def _train(config, run, console):
     )
     return status
   workload = make_workload(config)
+  check_same_data(run, workload.dataset)
   if jax.process_index() == 0:
+    if not done:  # Of a shorter run, whose best checkpoint may be another.
+      shutil.rmtree(run.export, ignore_errors=True)
     run.write_config(config_lib.as_json(config))
-    run.write_provenance(provenance())
+    run.write_provenance(provenance(workload.dataset))
   checkpoints = checkpoint.Checkpoints(
-    run.checkpoints, keep_best=config.keep_best
+    run.checkpoints,
+    keep_best=config.keep_best,
+    is_kept=lambda at: config_lib.is_kept(at, config),
   )
   trainer = _Run(config, workload, run, checkpoints, console)
   try:
@@ -277,14 +293,62 @@ def _train(config, run, console):
   return status
 
 
-def check_same_config(
+def check_extends(
   run: rundir.RunDir, config: ml_collections.ConfigDict
 ) -> None:
-  """Refuses to go on with a run of another config."""
+  """Refuses to make longer what depends on its length, or is longer already."""
+  earlier, made = run.config(), run.status().get("step", 0)
+  if earlier is None:
+    raise jaxplay.UserError(
+      f"workdir {str(run.path)!r} holds no run that could be extended"
+    )
+  if config.schedule not in ("constant", "rsqrt"):
+    raise jaxplay.UserError(
+      f"a run of schedule {config.schedule!r} cannot be extended: its rate"
+      " depends on its length; extend a constant run, and branch from it"
+    )
+  if config.max_train_steps < max(made, earlier["max_train_steps"]):
+    raise jaxplay.UserError(
+      f"--extend_steps={config.max_train_steps} is to be the new number of"
+      f" steps in all, and {str(run.path)!r} has made {made} of"
+      f" {earlier['max_train_steps']}; use a larger one"
+    )
+
+
+def check_same_data(run: rundir.RunDir, dataset: data.Dataset) -> None:
+  """Refuses to go on with a run whose text or vocabulary has changed."""
+  earlier = (run.provenance() or {}).get("dataset")
+  if not earlier or not dataset.facts:
+    return
+  for key, what in (
+    ("vocab_size", "a vocabulary of {} tokens"),
+    ("tokenizer", "tokenizer {!r}"),
+    ("sha256", "text of hash {:.12}"),
+  ):
+    old, new = earlier.get(key), dataset.facts[key]
+    if old != new:
+      raise jaxplay.UserError(
+        f"dataset {dataset.facts['name']!r} has {what.format(new)}, and"
+        f" {str(run.path)!r} began with {what.format(old)}; restore what it"
+        " was, or use another workdir"
+      )
+
+
+def check_same_config(
+  run: rundir.RunDir, config: ml_collections.ConfigDict, but: str = ""
+) -> None:
+  """Refuses to go on with a run of another config.
+
+  Args:
+    run: The run directory.
+    config: What is asked for now.
+    but: A key that may differ.
+  """
   earlier = run.config()
   if earlier is None:
     return
   different = config_lib.differences(earlier, config_lib.as_json(config))
+  different.pop(but, None)
   if different:
     keys = "; ".join(
       f"config.{key} was {old!r} and is now {new!r}"
@@ -429,6 +493,7 @@ class _Run:
     config = self._config
     value = np.nan
     keep = at % config.checkpoint_every == 0 or at == config.max_train_steps
+    keep |= config_lib.is_kept(at, config)
     if at % config.eval_every == 0 or at == config.max_train_steps:
       line |= self._evaluate(at, state)
       value = line[config.objective]
@@ -507,14 +572,19 @@ def next_stop(at: int, config: ml_collections.ConfigDict) -> int:
   """The next step after which there is something to do, such as a line."""
   intervals = (config.log_every, config.eval_every, config.checkpoint_every)
   return min(
-    config.max_train_steps, *((at // every + 1) * every for every in intervals)
+    config.max_train_steps,
+    config_lib.next_kept(at, config) or config.max_train_steps,
+    *((at // every + 1) * every for every in intervals),
   )
 
 
 def rests(at: int, config: ml_collections.ConfigDict) -> bool:
   """Whether the loop waits for the device after this step."""
-  return at == config.max_train_steps or not (
-    at % config.eval_every and at % config.checkpoint_every
+  return (
+    at == config.max_train_steps
+    or at % config.eval_every == 0
+    or at % config.checkpoint_every == 0
+    or config_lib.is_kept(at, config)
   )
 
 
@@ -594,7 +664,7 @@ class Preemption:
       signal.signal(number, handler)
 
 
-def provenance() -> dict[str, Any]:
+def provenance(dataset: data.Dataset) -> dict[str, Any]:
   """What makes the runs of this process; see `rundir.provenance`."""
   kinds = collections.Counter(d.device_kind for d in jax.devices())
   text = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
@@ -602,4 +672,4 @@ def provenance() -> dict[str, Any]:
   return rundir.provenance(
     f"{text} on {jax.process_count()} host(s)",
     {name: importlib.metadata.version(name) for name in names},
-  )
+  ) | ({"dataset": dict(dataset.facts)} if dataset.facts else {})

@@ -48,7 +48,7 @@ from jaxplay import cli
 number, moment, *arguments = sys.argv[1:]
 
 
-class Console(cli._Console):
+class Console(cli.common.Console):
   def progress(self, done, total, line):
     super().progress(done, total, line)
     at = {"step": done, "trials": int(line["trials"].split("/")[0])}
@@ -56,7 +56,7 @@ class Console(cli._Console):
       os.kill(os.getpid(), int(number))
 
 
-cli._Console = Console
+cli.common.Console = Console
 sys.exit(cli.main(arguments))
 """
 

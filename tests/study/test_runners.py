@@ -114,7 +114,9 @@ def test_slices(tmp_path, text, indices):
 def test_slices_that_are_none(tmp_path, capsys, text):
   """One sentence, and no study is made."""
   path = studies.write(tmp_path)
-  assert _run(path, tmp_path / "study", f"--trials={text}") == cli.EXIT_WRONG
+  assert (
+    _run(path, tmp_path / "study", f"--trials={text}") == cli.common.EXIT_WRONG
+  )
   error = capsys.readouterr().err
   assert "--trials" in error and error.count("\n") == 1
   assert not (tmp_path / "study").exists()
@@ -135,7 +137,7 @@ def test_a_crash_is_tried_twice_and_told(tmp_path, capsys):
   norms = [point["model.norm"] for point in _study_points(path)]
   crashed = [norm == norms[0] for norm in norms]
   assert 0 < sum(crashed) < 4
-  assert _run(path, study, "--no_report") == cli.EXIT_FAILED
+  assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   told = capsys.readouterr().out
   expected = ["failed" if c else "completed" for c in crashed]
   assert studies.statuses(study) == expected
@@ -146,7 +148,7 @@ def test_a_crash_is_tried_twice_and_told(tmp_path, capsys):
   _assert_once(study, [i for i in range(4) if not crashed[i]])
   # It waits for a person.
   before = _trials(study)
-  assert _run(path, study, "--no_report") == cli.EXIT_FAILED
+  assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   assert _trials(study) == before
   (run.path / "predictions").unlink()
   assert _run(path, study, "--no_report", "--retry_failed") == 0
@@ -166,7 +168,7 @@ def test_a_crash_leaves_what_others_run(tmp_path):
   other.create()
   other.write_status("running", step=4)
   with other.lock():
-    assert _run(path, study, "--no_report") == cli.EXIT_FAILED
+    assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   assert studies.statuses(study) == ["failed", "running", "failed", "failed"]
   assert other.status() == {"status": "running", "step": 4}
 
@@ -237,7 +239,7 @@ def _jobs(folder, num):
 def test_a_wrong_request_is_no_crash(tmp_path, capsys):
   """What no retry mends is told at once, and the trials stay open."""
   path = studies.write(tmp_path, overrides={"dataset.device_bytes": 1})
-  assert _run(path, tmp_path / "study") == cli.EXIT_WRONG
+  assert _run(path, tmp_path / "study") == cli.common.EXIT_WRONG
   assert "use --runner=processes" in capsys.readouterr().err
   assert not (tmp_path / "study" / "trials").exists()
 
@@ -246,7 +248,7 @@ def test_two_runners_on_overlapping_slices(tmp_path, monkeypatch, capsys):
   """No trial twice: a second runner begins while the first is at work."""
   path, study = studies.write(tmp_path, num_trials=6), tmp_path / "study"
   began = []
-  show = cli._Console.progress
+  show = cli.common.Console.progress
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -256,7 +258,7 @@ def test_two_runners_on_overlapping_slices(tmp_path, monkeypatch, capsys):
       expected = ["running"] * 4 + ["completed"] * 2
       assert studies.statuses(study) == expected
 
-  monkeypatch.setattr(cli._Console, "progress", progress)
+  monkeypatch.setattr(cli.common.Console, "progress", progress)
   assert _run(path, study, "--trials=0:4", "--no_report") == 0
   assert began and studies.statuses(study) == ["completed"] * 6
   assert "belongs to another runner" in capsys.readouterr().out
@@ -284,7 +286,7 @@ def test_a_locked_trial_is_left_and_run_later(tmp_path, capsys):
 
 def _stop(path, study, step, monkeypatch, *more):
   """Runs a study that a SIGTERM stops at a step of its four trials."""
-  show, asked = cli._Console.progress, []
+  show, asked = cli.common.Console.progress, []
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -292,8 +294,8 @@ def _stop(path, study, step, monkeypatch, *more):
       asked.append(runs.preempt())
 
   with monkeypatch.context() as patch:
-    patch.setattr(cli._Console, "progress", progress)
-    assert _run(path, study, *more) == cli.EXIT_PREEMPTED
+    patch.setattr(cli.common.Console, "progress", progress)
+    assert _run(path, study, *more) == cli.common.EXIT_PREEMPTED
   assert set(studies.statuses(study)) == {"preempted"}
 
 
@@ -318,7 +320,7 @@ def test_a_population_that_cannot_go_on_is_begun_anew(tmp_path, monkeypatch):
   lost = studies.trial(study, 2)
   lost.write_status(**lost.status() | {"status": "failed", "failures": 2})
   before = studies.files(lost.path)
-  assert _run(path, study, "--no_report") == cli.EXIT_FAILED
+  assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   expected = ["completed", "completed", "failed", "completed"]
   assert studies.statuses(study) == expected
   after = studies.files(lost.path)
@@ -404,7 +406,7 @@ def test_crashes_in_processes(tmp_path, capsys):
   """In processes a crash is one trial's: retried, told, mended, completed."""
   path, study, run = _crashing(tmp_path, num_trials=3)
   more = ("--runner=processes", "--parallel=2", "--no_report")
-  assert _run(path, study, *more) == cli.EXIT_FAILED
+  assert _run(path, study, *more) == cli.common.EXIT_FAILED
   told = capsys.readouterr().out
   assert studies.statuses(study) == ["failed", "completed", "completed"]
   assert run.status()["failures"] == 2
@@ -429,7 +431,7 @@ def test_a_process_that_dies_before_it_says_so(tmp_path, capsys):
   )
   study = tmp_path / "study"
   more = ("--runner=processes", "--no_report")
-  assert _run(path, study, *more) == cli.EXIT_FAILED
+  assert _run(path, study, *more) == cli.common.EXIT_FAILED
   told = capsys.readouterr().out
   assert told.count("there is no dataset 'digit'") == 2
   assert studies.trial(study, 0).status()["failures"] == 2
@@ -451,13 +453,13 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
     moment=begun,
   )
   assert "the same command goes on" in studies.finish(
-    process, cli.EXIT_PREEMPTED
+    process, cli.common.EXIT_PREEMPTED
   )
   assert studies.trial(study, 0).status()["status"] == "preempted"
   at = studies.trial(study, 0).status()["step"]
   assert 0 < at < steps
   # Goes on, and the first child that trains is killed as by the kernel.
-  show, killed = cli._Console.progress, []
+  show, killed = cli.common.Console.progress, []
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -467,7 +469,7 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
         os.kill(child, signal.SIGKILL)
         killed.append(child)
 
-  monkeypatch.setattr(cli._Console, "progress", progress)
+  monkeypatch.setattr(cli.common.Console, "progress", progress)
   more = ("--runner=processes", "--parallel=2", "--no_report")
   assert _run(path, study, *more) == 0
   assert killed and studies.statuses(study) == ["completed"] * 2
@@ -515,7 +517,7 @@ def test_killed_at_any_moment(tmp_path):
     process = studies.start(
       *command, f"--workdir={study}", signal=number, moment=moment
     )
-    code = cli.EXIT_PREEMPTED if number == signal.SIGTERM else -number
+    code = cli.common.EXIT_PREEMPTED if number == signal.SIGTERM else -number
     studies.finish(process, code)
   studies.finish(studies.start(*command, f"--workdir={study}"))
   studies.finish(uninterrupted)

@@ -1,0 +1,72 @@
+"""The command line: `jaxplay VERB ...`; the only package that knows flags.
+
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong (one sentence, no
+traceback), 75 preempted and resumable, 130 interrupted outside the loop.
+"""
+
+import os
+import select
+import sys
+import traceback
+
+import jaxplay
+from jaxplay.cli import common, report, study, train
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a command line; returns the exit code."""
+  arguments = None
+  try:
+    arguments, rest = _parser().parse_known_args(argv)
+    code = arguments.verb(arguments, rest)
+    sys.stdout.flush()
+  except BrokenPipeError:
+    code = _broken_pipe()
+  except jaxplay.UserError as error:
+    print(f"jaxplay: {error}", file=sys.stderr)
+    code = common.EXIT_WRONG
+  except PermissionError as error:
+    print(f"jaxplay: no permission: {error.filename!r}", file=sys.stderr)
+    code = common.EXIT_WRONG
+  except KeyboardInterrupt:
+    print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
+    code = common.EXIT_INTERRUPTED
+  except Exception:
+    traceback.print_exc()
+    code = common.EXIT_FAILED
+  if code not in (0, common.EXIT_PREEMPTED) and common.one_of_several(
+    arguments
+  ):
+    # Without the farewell of Python and JAX: they would wait for the others.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
+
+
+def _broken_pipe():
+  """Exit code: 0 where the reader of our output, `head`, has seen enough."""
+  output = select.poll()
+  output.register(1)
+  if any(
+    event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)
+  ):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # For what is not yet flushed.
+    return 0
+  traceback.print_exc()  # It was another pipe, such as a worker's.
+  return common.EXIT_FAILED
+
+
+def _parser():
+  parser = common.Parser(
+    prog="jaxplay",
+    description="The Deep Learning Tuning Playbook as working software.",
+  )
+  parser.add_argument(
+    "--version", action="version", version=jaxplay.__version__
+  )
+  verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+  for module in (train, study, report):
+    module.add(verbs)
+  return parser

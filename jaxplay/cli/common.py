@@ -1,0 +1,242 @@
+"""What the verbs share: arguments, devices, the console, exit codes."""
+
+import argparse
+import difflib
+import math
+import os
+import pathlib
+import sys
+import time
+
+import jaxplay
+
+EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
+
+
+class Parser(argparse.ArgumentParser):
+  """Tells a mistake as any other: in a sentence, without the usage."""
+
+  def error(self, message):
+    raise jaxplay.UserError(f"{message}; see {self.prog} --help")
+
+
+def number(text):
+  """Type of arguments that count something."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be at least 1, and whole"
+    )
+  return int(text)
+
+
+def numbers(text):
+  """Type of a list of numbers that count something."""
+  return [number(part) for part in text.split(",")]
+
+
+def size(text):
+  """Type of arguments that measure something."""
+  try:
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 <= number < math.inf:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be a number of at least 0"
+    )
+  return number
+
+
+def folder(text):
+  """Type of arguments that name a folder, to be made if need be."""
+  path = pathlib.Path(text)
+  if path.exists() and not path.is_dir():
+    raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+  return path
+
+
+def add_devices(verb):
+  """Arguments of what computes."""
+  verb.add_argument(
+    "--fake_devices",
+    type=number,
+    metavar="N",
+    help="emulate N devices on the CPU",
+  )
+  verb.add_argument(
+    "--distributed",
+    action="store_true",
+    help="one of several processes, found by JAX (TPU pod, Slurm, ...)",
+  )
+  verb.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="with several processes: process 0",
+  )
+  verb.add_argument("--num_processes", type=int, metavar="N")
+  verb.add_argument("--process_id", type=int, metavar="I")
+
+
+def no_more(rest, arguments):
+  """Refuses arguments that argparse left over."""
+  for word in rest:
+    name = word.partition("=")[0].lstrip("-")
+    known = difflib.get_close_matches(name, vars(arguments), 1)
+    hint = f"; did you mean --{known[0]}?" if known else ""
+    raise jaxplay.UserError(f"unknown argument {word!r}{hint}")
+
+
+def overrides(rest, flags):
+  """--config.KEY=VALUE, also as two words, from what argparse left over."""
+  overrides, words = {}, list(rest)
+  while words:
+    word = words.pop(0)
+    if not word.startswith("--config."):
+      name = word.partition("=")[0].lstrip("-")
+      known = difflib.get_close_matches(name, flags, 1)
+      hint = f"did you mean --{known[0]}? " if known else ""
+      raise jaxplay.UserError(
+        f"unknown argument {word!r}; {hint}Config keys are set by"
+        " --config.KEY=VALUE"
+      )
+    key, equals, value = word.removeprefix("--config.").partition("=")
+    if not equals:
+      if not words:
+        raise jaxplay.UserError(f"{word} has no value; write {word}=VALUE")
+      value = words.pop(0)
+    overrides[key] = value
+  return overrides
+
+
+def start_jax(arguments, cores_as_devices=False):
+  """Devices, processes and the compilation cache, before JAX looks at them.
+
+  Args:
+    arguments: Of the command line.
+    cores_as_devices: Whether each core of a CPU is to be a device.
+  """
+  import jax
+
+  if cores_as_devices and not one_of_several(arguments):
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+  if arguments.fake_devices is not None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", arguments.fake_devices)
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    jax.config.update(
+      "jax_compilation_cache_dir", str(pathlib.Path(cache) / "jaxplay" / "xla")
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  if one_of_several(arguments):
+    process = (arguments.num_processes, arguments.process_id)
+    if arguments.coordinator is not None and None in process:
+      raise jaxplay.UserError(
+        "--coordinator needs --num_processes and --process_id as well"
+      )
+    jax.distributed.initialize(
+      arguments.coordinator,
+      *process,
+      # A host that dies ends the others within this time.
+      heartbeat_timeout_seconds=30,
+    )
+
+
+def one_of_several(arguments):
+  """Whether this process is one of a job's."""
+  given = vars(arguments) if arguments else {}  # Not all verbs compute.
+  return given.get("distributed") or given.get("coordinator") is not None
+
+
+def runtime_error(error):
+  """A sentence on what the devices, or the other hosts, ran into."""
+  import jax
+
+  text = str(error).strip().split("\n")[0]
+  if "RESOURCE_EXHAUSTED" in text:
+    return (
+      f"out of device memory ({text}); use a smaller config.batch_size, more"
+      " config.microbatches, or split parameters by config.mesh.fsdp"
+    )
+  if jax.process_count() > 1:
+    return (
+      f"the job broke, most likely because another host is gone ({text}); start"
+      " it again to resume from the newest checkpoint"
+    )
+  return f"the run failed on the device: {text}"
+
+
+class Console:
+  """A progress bar on a terminal, plain lines in a log."""
+
+  def __init__(
+    self, quiet, names=("train/loss", "valid/error_rate"), log_seconds=0.0
+  ):
+    """Shows nothing yet.
+
+    Args:
+      quiet: Whether to show nothing at all.
+      names: What to show beside the progress.
+      log_seconds: Least time between lines of progress in a log.
+    """
+    self.quiet, self._bar = quiet, None
+    self._terminal = sys.stderr.isatty()
+    self._names, self._log_seconds = names, log_seconds
+    self._unshown, self._shown_at = None, -log_seconds
+
+  def __enter__(self):
+    return self
+
+  def tell(self, sentence):
+    if self.quiet:
+      return
+    if self._bar is not None:
+      self._bar.clear()
+    self._print(sentence)
+
+  def progress(self, done, total, line):
+    if self.quiet:
+      return
+    shown = {
+      name.replace("error_rate", "error"): short(line[name])
+      for name in self._names
+      if line.get(name) is not None
+    }
+    if not self._terminal:
+      values = "  ".join(f"{k} {v}" for k, v in shown.items())
+      self._unshown = shown and f"step {done}/{total}  {values}"
+      if time.monotonic() - self._shown_at >= self._log_seconds:
+        self._show_line()
+      return
+    if self._bar is None:
+      import tqdm
+
+      self._shown = {}
+      self._bar = tqdm.tqdm(
+        total=total, initial=done, unit="step", dynamic_ncols=True
+      )
+    self._shown |= shown
+    self._bar.set_postfix(self._shown, refresh=False)
+    self._bar.update(done - self._bar.n)
+
+  def _show_line(self):
+    if self._unshown:
+      self._print(self._unshown)
+      self._unshown, self._shown_at = None, time.monotonic()
+
+  def _print(self, text):
+    try:
+      print(text, flush=True)
+    except BrokenPipeError:  # `| head` must not end a run of days.
+      self.quiet = True
+      sys.stdout = open(os.devnull, "w")
+
+  def __exit__(self, *unused):
+    self._show_line()
+    if self._bar is not None:
+      self._bar.close()
+
+
+def short(value):
+  return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,241 @@
+"""The verbs that look back: `jaxplay report` and `jaxplay compare`."""
+
+import json
+import pathlib
+import time
+
+import jaxplay
+from jaxplay.cli import common
+
+_LIVE_SECONDS = 10.0
+
+
+def add(verbs):
+  report = verbs.add_parser(
+    "report",
+    help="report.html of a study or of a run, finished or not",
+    allow_abbrev=False,
+  )
+  report.add_argument("path", metavar="STUDY|RUN")
+  report.add_argument(
+    "--objective",
+    metavar="METRIC",
+    help="judge by another logged metric; final:METRIC for its last value",
+  )
+  report.add_argument(
+    "--json", action="store_true", help="answer and findings as JSON"
+  )
+  report.add_argument(
+    "--figures",
+    type=common.folder,
+    metavar="DIR",
+    help="write each figure as a file, too",
+  )
+  report.add_argument(
+    "--format", default="svg", choices=("svg", "png"), help="of the figures"
+  )
+  report.add_argument(
+    "--live",
+    action="store_true",
+    help="renew the report until the study is finished",
+  )
+  report.set_defaults(verb=_report)
+
+  compare = verbs.add_parser(
+    "compare",
+    help="whether a candidate study is to replace a baseline",
+    allow_abbrev=False,
+  )
+  compare.add_argument("baseline", metavar="BASELINE")
+  compare.add_argument("candidate", metavar="CANDIDATE")
+  compare.add_argument(
+    "--objective", metavar="METRIC", help="judge by another logged metric"
+  )
+  compare.add_argument(
+    "--smallest",
+    type=common.size,
+    default=0.0,
+    metavar="X",
+    help="least improvement that is worth the complexity of the change",
+  )
+  compare.add_argument(
+    "--log",
+    metavar="FILE.md",
+    help="append verdict and evidence to a log of launches",
+  )
+  compare.add_argument("--json", action="store_true", help="as JSON")
+  compare.set_defaults(verb=_compare)
+
+
+def write_study(results, live=False):
+  """Checks a study and writes all that is derived from it.
+
+  Returns:
+    (findings, path of the report)
+  """
+  from jaxplay import report, rundir
+  from jaxplay.analysis import checklist, refine
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import study as study_lib
+
+  directory = study_lib.StudyDir(results.path)
+  findings = checklist.check_study(results)
+  next_study = refine.next_study(results, findings)
+  directory.own.write_findings([found.as_json() for found in findings])
+  rundir.write_text(directory.path / "next_study.py", next_study)
+  table = study_lib.as_csv(results_lib.trial_rows(results))
+  rundir.write_text(directory.path / "trials.csv", table)
+  path = directory.path / "report.html"
+  report.write(results, findings, path=path, next_study=next_study, live=live)
+  return findings, path
+
+
+def show_study(results, findings, path):
+  """The answer in a few lines, and where to read on."""
+  from jaxplay.analysis import compare, trials
+
+  if results.ranked:
+    best = results.ranked[0]
+    print(
+      f"best {results.objective} {results.value(best):.4g} by trial"
+      f" {best.index}:"
+    )
+    width = max(map(len, best.point), default=0) + 2
+    for label, value in best.point.items():
+      print(f"  {label:<{width}}{common.short(value)}")
+  for cell, trial in trials.best_of_each(results).items():
+    seeds = results.values_of(results.reruns.get(trial.index, ()))
+    told = f"trial {trial.index}"
+    if len(seeds) > 1:
+      told += (
+        f"; with {len(seeds)} other seeds {seeds.mean():.4g} +-"
+        f" {seeds.std(ddof=1):.2g}"
+      )
+    if cell or len(seeds) > 1:
+      where = f" with {cell}" if cell else ""
+      print(f"best {results.value(trial):.4g}{where}: {told}")
+  for best, other, found in compare.cells(results):
+    low, high = found.interval
+    is_better = "better" if found.verdict == "adopt" else "cannot be told apart"
+    print(
+      f"{best} against {other}: {is_better}, by {found.improvement:.4g} (95 %:"
+      f" {low:.4g} to {high:.4g})"
+    )
+  shown = [found for found in findings if found.verdict in ("warn", "fail")]
+  for found in shown:
+    print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
+  print(f"report: {path}")
+  print(f"next study, to be edited: {path.parent / 'next_study.py'}")
+
+
+def _report(arguments, rest):
+  from jaxplay import report
+  from jaxplay.analysis import results as results_lib
+
+  common.no_more(rest, arguments)
+  if not (pathlib.Path(arguments.path) / "study.json").exists():
+    return _report_run(arguments)
+  while True:
+    results = results_lib.read_study(arguments.path, arguments.objective)
+    open_ = [t for t in results.trials if t.status not in results_lib.ENDED]
+    findings, path = write_study(results, live=arguments.live and bool(open_))
+    if not arguments.live or not open_:
+      break
+    print(
+      f"{path}: {len(results.trials) - len(open_)} of"
+      f" {len(results.trials)} trials",
+      flush=True,
+    )
+    time.sleep(_LIVE_SECONDS)
+  if arguments.figures:
+    report.figures(results, arguments.figures, arguments.format)
+  if arguments.json:
+    print(json.dumps(report.as_json(results, findings), indent=1))
+  else:
+    show_study(results, findings, path)
+  return 0
+
+
+def _report_run(arguments):
+  from jaxplay import report, rundir
+  from jaxplay.analysis import compare, curves
+  from jaxplay.analysis import results as results_lib
+
+  run = rundir.RunDir(arguments.path)
+  if arguments.objective or arguments.figures:
+    results = compare.read(arguments.path, arguments.objective)
+  while True:
+    trial = results_lib.read_run(arguments.path)
+    objective = arguments.objective or run.config()["objective"]
+    findings = curves.check_trial(trial, objective)
+    live = arguments.live and trial.status == "running"
+    path = run.path / "report.html"
+    report.write_run(
+      trial,
+      findings,
+      path=path,
+      objective=arguments.objective or "",
+      live=live,
+    )
+    if not live:
+      break
+    print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)
+    time.sleep(_LIVE_SECONDS)
+  if arguments.figures:
+    report.figures(results, arguments.figures, arguments.format)
+  if arguments.json:
+    print(json.dumps([found.as_json() for found in findings], indent=1))
+  else:
+    print(f"report: {path}")
+  return 0
+
+
+def _compare(arguments, rest):
+  from jaxplay.analysis import compare
+
+  common.no_more(rest, arguments)
+  baseline, candidate = (
+    compare.read(path, arguments.objective)
+    for path in (arguments.baseline, arguments.candidate)
+  )
+  comparison = compare.compare(baseline, candidate, arguments.smallest)
+  if arguments.log:
+    entry = compare.log_entry(comparison, time.strftime("%Y-%m-%d"))
+    _append(arguments.log, entry)
+  if arguments.json:
+    print(json.dumps(comparison.as_json(), indent=1))
+  else:
+    _show_comparison(comparison)
+  return 0
+
+
+def _append(path, text):
+  try:
+    with open(path, "a", encoding="utf-8") as file:
+      file.write(text)
+  except OSError as error:
+    raise jaxplay.UserError(
+      f"cannot write {path!r}: {error.strerror}"
+    ) from None
+
+
+def _show_comparison(comparison):
+  """The verdict first, then what it rests on."""
+  low, high = comparison.interval
+  print(
+    f"{comparison.verdict}: the candidate improves {comparison.objective} by"
+    f" {comparison.improvement:.4g} (95 %: {low:.4g} to {high:.4g})"
+  )
+  sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
+  for name, side in sides.items():
+    source = side.deviation_from
+    if side.num_reruns < 2:
+      source = f"{side.num_reruns or 'no'} reruns; +- is {source}"
+    print(
+      f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} ({source});"
+      f" {side.name}, trial {side.trial}"
+    )
+  for key, (old, new) in comparison.changes.items():
+    print(f"  {key:<32}{common.short(old)} -> {common.short(new)}")
+  for sentence in (*comparison.caveats, comparison.advice):
+    print(sentence)

@@ -1,0 +1,352 @@
+"""The verbs of studies: `jaxplay study run`, `extend`, `rerun`, ..."""
+
+import collections
+
+import jaxplay
+from jaxplay.cli import common
+from jaxplay.cli import report as report_verbs
+
+
+def add(verbs):
+  study = verbs.add_parser(
+    "study",
+    help="quasi-random studies: run, extend, rerun, status, list, export",
+    description="Runs and reads studies. A study is a Python file with"
+    " get_study(), and a directory of trials.",
+  )
+  study = study.add_subparsers(metavar="ACTION", required=True)
+
+  run = study.add_parser(
+    "run",
+    help="run what is not finished of a study; the same command resumes",
+    allow_abbrev=False,
+  )
+  run.add_argument("file", metavar="FILE", help="study file, with get_study()")
+  run.add_argument(
+    "--workdir", required=True, metavar="STUDY", help="study directory"
+  )
+  run.add_argument(
+    "--trials",
+    metavar="A:B",
+    help="only trials A to B - 1, or a single one (for job arrays)",
+  )
+  _add_runner(run)
+  run.set_defaults(verb=_study_run)
+
+  extend = study.add_parser(
+    "extend", help="lengthen a study and run the new trials", allow_abbrev=False
+  )
+  extend.add_argument("study", metavar="STUDY")
+  extend.add_argument(
+    "--trials", required=True, type=common.number, metavar="N", help="new total"
+  )
+  _add_runner(extend)
+  extend.set_defaults(verb=_study_extend)
+
+  rerun = study.add_parser(
+    "rerun",
+    help="run a trial again with other seeds: its retrain variance",
+    allow_abbrev=False,
+  )
+  rerun.add_argument("study", metavar="STUDY")
+  which = rerun.add_mutually_exclusive_group(required=True)
+  which.add_argument("--best", action="store_true", help="the best trial")
+  which.add_argument(
+    "--best_of_each",
+    action="store_true",
+    help="the best trial of each scientific value",
+  )
+  which.add_argument("--trial", type=int, metavar="I", help="trial I")
+  rerun.add_argument("--seeds", type=common.number, default=5, metavar="N")
+  _add_runner(rerun)
+  rerun.set_defaults(verb=_study_rerun)
+
+  status = study.add_parser("status", help="how far a study is")
+  status.add_argument("study", metavar="STUDY")
+  status.set_defaults(verb=_study_status)
+
+  table = study.add_parser("list", help="a table of all studies in a folder")
+  table.add_argument("root", metavar="ROOT")
+  table.add_argument("--csv", action="store_true", help="as CSV")
+  table.set_defaults(verb=_study_list)
+
+  export = study.add_parser("export", help="the trials, for other programs")
+  export.add_argument("study", metavar="STUDY")
+  to = export.add_mutually_exclusive_group(required=True)
+  to.add_argument("--csv", action="store_true", help="CSV on the terminal")
+  to.add_argument(
+    "--optuna",
+    metavar="URL",
+    help="an Optuna storage, such as sqlite:///FILE or postgresql://...",
+  )
+  export.set_defaults(verb=_study_export)
+
+
+def _add_runner(verb):
+  verb.add_argument(
+    "--runner",
+    default="population",
+    choices=("population", "processes"),
+    help="all trials in one program (default), or a process for each",
+  )
+  verb.add_argument(
+    "--parallel",
+    type=common.number,
+    default=1,
+    metavar="N",
+    help="processes: so many at a time",
+  )
+  verb.add_argument(
+    "--retry_failed",
+    action="store_true",
+    help="try the trials again that crashed twice",
+  )
+  verb.add_argument(
+    "--no_report", action="store_true", help="write no report at the end"
+  )
+  common.add_devices(verb)
+
+
+def _study_run(arguments, rest):
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  definition, notes = study_lib.load(arguments.file)
+  directory = study_lib.StudyDir(arguments.workdir)
+  num_trials = directory.merged(definition)["num_trials"]
+  which = _slice(arguments.trials, num_trials)
+  directory.create(definition)
+  for sentence in notes:
+    print(f"note: {sentence}")
+  return _run_trials(arguments, directory, which)
+
+
+def _study_extend(arguments, rest):
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  directory = study_lib.StudyDir(arguments.study)
+  directory.extend(arguments.trials)
+  return _run_trials(arguments, directory, range(arguments.trials))
+
+
+def _run_trials(arguments, directory, which):
+  """Runs trials of a study, as far as they are not finished."""
+  from jaxplay.study import runners
+  from jaxplay.study import study as study_lib
+
+  study, points = directory.study(), directory.points()
+  jobs = [
+    runners.Job(
+      f"trials/{index:04d}",
+      directory.trial(index),
+      study_lib.trial_config(study["config"], points[index]),
+    )
+    for index in which
+  ]
+  return _run_jobs(arguments, directory, jobs)
+
+
+def _study_rerun(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.analysis import trials
+  from jaxplay.study import runners
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  directory = study_lib.StudyDir(arguments.study)
+  study, points = directory.study(), directory.points()
+  results = results_lib.read_study(arguments.study)
+  if arguments.trial is not None:
+    indices = [arguments.trial]
+  elif arguments.best:
+    indices = [trial.index for trial in results.ranked[:1]]
+  else:
+    each = trials.best_of_each(results)
+    indices = [trial.index for trial in each.values()]
+  if not indices:
+    raise jaxplay.UserError(
+      f"{arguments.study!r} has no completed trial yet, so there is no best"
+      " one to run again"
+    )
+  if not 0 <= indices[0] < len(points):
+    raise jaxplay.UserError(
+      f"there is no trial {indices[0]}; the study has trials 0 to"
+      f" {len(points) - 1}"
+    )
+  seeds = [study["config"]["seed"] + 1 + i for i in range(arguments.seeds)]
+  jobs = [
+    runners.Job(
+      f"reruns/{index:04d}/{seed}",
+      directory.rerun(index, seed),
+      study_lib.trial_config(study["config"], points[index], seed=seed),
+    )
+    for index in indices
+    for seed in seeds
+  ]
+  return _run_jobs(arguments, directory, jobs)
+
+
+def _slice(text, num):
+  """Indices that --trials names: "7", "0:20", ":20", "20:"."""
+  if text is None:
+    return range(num)
+  first, colon, last = text.partition(":")
+  try:
+    first = int(first) if first or not colon else 0
+    last = (int(last) if last else num) if colon else first + 1
+  except ValueError:
+    raise jaxplay.UserError(
+      f"--trials is {text!r}; it is a number, such as 7, or a range, 0:20"
+    ) from None
+  if not 0 <= first < last <= num:
+    raise jaxplay.UserError(
+      f"--trials={text} names trials {first} to {last - 1}, but the study has"
+      f" trials 0 to {num - 1}"
+    )
+  return range(first, last)
+
+
+def _run_jobs(arguments, directory, jobs):
+  """Runs jobs of a study by the runner that was asked for."""
+  from jaxplay.study import runners
+
+  if arguments.retry_failed:
+    for job in jobs:
+      job.forgive()
+  if not any(job.is_open() for job in jobs):
+    print("nothing to run")
+    return _close_study(arguments, directory, jobs)
+  console = common.Console(
+    quiet=bool(arguments.process_id),
+    names=("trials", "best", "infeasible"),
+    log_seconds=5.0,
+  )
+  progress = runners.Progress(jobs, console)
+  with console:
+    if arguments.runner == "processes":
+      finished = runners.run_processes(
+        jobs,
+        parallel=arguments.parallel,
+        progress=progress,
+        tell=console.tell,
+        options=_device_options(arguments),
+      )
+    else:
+      finished = _run_populations(arguments, directory, jobs, progress, console)
+  if console.quiet:  # One host says how it went.
+    return 0 if finished else common.EXIT_PREEMPTED
+  if not finished:
+    print("stopped; the same command goes on where it was")
+    return common.EXIT_PREEMPTED
+  return _close_study(arguments, directory, jobs)
+
+
+def _device_options(arguments):
+  """What a trial's own process is to be told of the devices."""
+  if arguments.fake_devices is None:
+    return []
+  return [f"--fake_devices={arguments.fake_devices}"]
+
+
+def _run_populations(arguments, directory, jobs, progress, console):
+  from jaxplay.study import runners
+
+  common.start_jax(arguments, cores_as_devices=True)
+
+  import jax
+
+  from jaxplay.training import population, sharding
+
+  console.quiet = jax.process_index() != 0
+  return runners.run_populations(
+    jobs,
+    study=directory.path,
+    make_group=lambda configs: population.Group(configs, console.tell),
+    progress=progress,
+    tell=console.tell,
+    first=sharding.from_first_host,
+  )
+
+
+def _close_study(arguments, directory, jobs):
+  """Says how the jobs ended; writes the report once the study is finished."""
+  from jaxplay import rundir
+  from jaxplay.analysis import results as results_lib
+
+  statuses = [job.run.status() for job in jobs]
+  counts = collections.Counter(s.get("status", "waiting") for s in statuses)
+  told = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+  print(f"\n{len(jobs)} trials: {told}")
+  for job, status in zip(jobs, statuses, strict=True):
+    if status.get("status") == "failed":
+      print(f"  {job.name} crashed: {status.get('reason')}")
+  if counts["failed"]:
+    print("once that is mended, the same command with --retry_failed")
+  if set(counts) - {*rundir.DONE, "failed"}:
+    print("what is not finished belongs to another runner")
+  results = results_lib.read_study(directory.path)
+  left = [t for t in results.trials if t.status not in results_lib.ENDED]
+  if left:
+    print(f"{len(left)} trials of the study are still to come")
+  elif not arguments.no_report:
+    report_verbs.show_study(results, *report_verbs.write_study(results))
+  return common.EXIT_FAILED if counts["failed"] else 0
+
+
+def _study_status(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+
+  common.no_more(rest, arguments)
+  results = results_lib.read_study(arguments.study)
+  counts = collections.Counter(trial.status for trial in results.trials)
+  print(results.study["goal"])
+  for name, number in sorted(counts.items()):
+    print(f"  {name:<12}{number}")
+  reruns = sum(map(len, results.reruns.values()))
+  if reruns:
+    print(f"  {'reruns':<12}{reruns}")
+  if results.ranked:
+    best = results.ranked[0]
+    print(
+      f"best {results.objective} {results.value(best):.4g} by trial"
+      f" {best.index}, of {len(results.ranked)}"
+    )
+  return 0
+
+
+def _study_list(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  directories = study_lib.find(arguments.root)
+  rows = [results_lib.tracking_row(directory) for directory in directories]
+  if arguments.csv:
+    print(study_lib.as_csv(rows), end="")
+  elif rows:
+    for row in rows:
+      print(row.pop("study"))
+      for name, value in row.items():
+        if value not in (None, ""):
+          print(f"  {name:<20}{common.short(value)}")
+  else:
+    print(f"no studies in {arguments.root}")
+  return 0
+
+
+def _study_export(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  results = results_lib.read_study(arguments.study)
+  if arguments.csv:
+    print(study_lib.as_csv(results_lib.trial_rows(results)), end="")
+    return 0
+  from jaxplay.analysis import optuna_export
+
+  name, added = optuna_export.export(results, arguments.optuna)
+  trials = "trial" if added == 1 else "trials"
+  print(f"{added} {trials} added to the study {name!r} in {arguments.optuna}")
+  return 0

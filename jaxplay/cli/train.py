@@ -1,0 +1,261 @@
+"""The verbs that train single runs: `jaxplay train` and `jaxplay branch`."""
+
+import argparse
+import pathlib
+import shutil
+import sys
+
+import jaxplay
+from jaxplay.cli import common
+
+
+def add(verbs):
+  train = verbs.add_parser(
+    "train",
+    help="train one config in one run directory; the same command resumes",
+    description="Trains one config in one run directory. The same command on"
+    " the same workdir resumes. Every key of the config can be overridden by"
+    " --config.KEY=VALUE; jaxplay/config.py lists them all.",
+    allow_abbrev=False,
+  )
+  train.add_argument(
+    "--config", required=True, metavar="FILE[:ARG]", help="experiment file"
+  )
+  train.add_argument(
+    "--workdir", metavar="RUN", help="run directory, made if need be"
+  )
+  train.add_argument(
+    "--dry_run",
+    action="store_true",
+    help="compile, print config, parameters, FLOPs and memory, and stop",
+  )
+  train.add_argument(
+    "--extend_steps",
+    type=common.number,
+    metavar="N",
+    help="go on with a run of constant rate until it has made N steps in all",
+  )
+  common.add_devices(train)
+  train.set_defaults(verb=_train)
+  _add_branch(verbs)
+
+
+def _add_branch(verbs):
+  branch = verbs.add_parser(
+    "branch",
+    help="cool down from checkpoints of a run of constant rate",
+    description="New runs that begin with a checkpoint of RUN and cool down."
+    " Each equals, bit for bit, the run that was planned so from the start. The"
+    " same command resumes. --config.KEY=VALUE changes numbers of the branch.",
+    allow_abbrev=False,
+  )
+  branch.add_argument("run", metavar="RUN", help="run of constant rate")
+  steps = branch.add_mutually_exclusive_group(required=True)
+  steps.add_argument(
+    "--step", type=common.number, metavar="N", help="cool down after N steps"
+  )
+  steps.add_argument(
+    "--steps",
+    type=common.numbers,
+    metavar="A,B,...",
+    help="a branch for each, in folders of --workdir",
+  )
+  branch.add_argument(
+    "--cooldown_fraction",
+    type=common.size,
+    default=0.2,
+    metavar="F",
+    help="share of all steps that the cooldown takes (default 0.2)",
+  )
+  branch.add_argument(
+    "--shape",
+    default="1-sqrt",
+    metavar="SHAPE",
+    help="1-sqrt (default), linear, cosine, square or mirror_cosine",
+  )
+  branch.add_argument(
+    "--mixture",
+    type=_mixture,
+    default=(),
+    metavar="NAME=WEIGHT,...",
+    help="text to cool down on; default: what RUN trains on",
+  )
+  branch.add_argument(
+    "--workdir", required=True, metavar="DIR", help="run directory to be made"
+  )
+  common.add_devices(branch)
+  branch.set_defaults(verb=_branch)
+
+
+def _mixture(text):
+  """Type of a mixture: "pythonlib=0.7,text:notes/*.md=0.3"."""
+  parts = []
+  for part in text.split(","):
+    name, equals, weight = part.rpartition("=")
+    try:
+      parts.append((name, float(weight)))
+    except ValueError:
+      equals = ""
+    if not equals:
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}; it must be NAME=WEIGHT, or several with commas"
+        " between"
+      )
+  return tuple(parts)
+
+
+def _train(arguments, rest):
+  from jaxplay import config as config_lib
+
+  overrides = common.overrides(rest, vars(arguments))
+  config = config_lib.load(arguments.config, overrides)
+  if arguments.extend_steps:
+    config_lib.override(config, "max_train_steps", arguments.extend_steps)
+  config_lib.validate(config)
+  if not arguments.workdir and not arguments.dry_run:
+    raise jaxplay.UserError("--workdir is missing: where the run is to be kept")
+  common.start_jax(arguments)
+
+  import jax
+
+  config_lib.validate(config, jax.device_count())
+  console = common.Console(
+    quiet=jax.process_index() != 0, names=("train/loss", config.objective)
+  )
+  for sentence in config_lib.notes(config):
+    console.tell(f"note: {sentence}")
+  if arguments.dry_run:
+    from jaxplay.training import dry_run
+
+    for part in dry_run.describe(config):
+      console.tell(part)
+    return 0
+  again = f"train --config={arguments.config} --workdir=ANOTHER"
+  return _run(config, arguments.workdir, console, again, arguments.extend_steps)
+
+
+def _branch(arguments, rest):
+  from jaxplay import config as config_lib
+  from jaxplay import rundir
+
+  parent = rundir.RunDir(arguments.run)
+  nested = parent.config()
+  if nested is None:
+    raise jaxplay.UserError(f"{arguments.run!r} holds no run to branch from")
+  base = config_lib.from_json(nested)
+  overrides = config_lib.parsed(common.overrides(rest, vars(arguments)), base)
+  common.start_jax(arguments)
+
+  import jax
+
+  from jaxplay.training import branch, sharding
+
+  def planned(step):
+    config = branch.planned(
+      base,
+      step=step,
+      cooldown_fraction=arguments.cooldown_fraction,
+      cooldown_shape=arguments.shape,
+      mixture=arguments.mixture,
+      overrides=overrides,
+    )
+    config_lib.validate(config, jax.device_count())
+    return config
+
+  folder = pathlib.Path(arguments.workdir)
+  folders = {arguments.step: folder}
+  if arguments.steps:
+    folders = {step: folder / f"{step:08d}" for step in arguments.steps}
+  # All are looked at before the first begins.
+  configs = {step: planned(step) for step in folders}
+  branch.check_steps(parent, folders)
+  for step, config in configs.items():
+    console = common.Console(
+      quiet=jax.process_index() != 0, names=("train/loss", config.objective)
+    )
+    sharding.from_first_host(
+      lambda s=step, c=config: branch.begin(
+        parent, s, rundir.RunDir(folders[s]), c
+      )
+    )
+    code = _run(
+      config,
+      str(folders[step]),
+      console,
+      f"report {folders[step]}",
+    )
+    if code:
+      return code
+  return 0
+
+
+def _run(config, workdir, console, again, extend=None):
+  """Trains a run, and says how it went; the exit code."""
+  import jax
+
+  from jaxplay.training import train
+
+  try:
+    with console:
+      status = train.train(config, workdir, console, extend=bool(extend))
+  except jax.errors.JaxRuntimeError as error:
+    print(f"jaxplay: {common.runtime_error(error)}", file=sys.stderr)
+    return common.EXIT_FAILED
+  if jax.process_index() == 0:
+    _close(workdir, status, again)
+  return common.EXIT_PREEMPTED if status["status"] == "preempted" else 0
+
+
+def _close(workdir, status, again):
+  """Writes the run's findings, and the closing summary."""
+  from jaxplay import rundir
+  from jaxplay.analysis import curves
+
+  run = rundir.RunDir(workdir)
+  findings = curves.check_run(run)
+  run.write_findings([found.as_json() for found in findings])
+  print(f"\n{_headline(status)}")
+  best, test = status.get("best"), status.get("test")
+  rows = []
+  if best:
+    rows.append((f"best {best['metric']}", f"{best['value']:.4g}"))
+    rows.append(("at step", f"{best['step']} of {status['max_train_steps']}"))
+  if test:
+    rows.append(("test error there", f"{test['test/error_rate']:.4g}"))
+  rows.append(("run directory", workdir))
+  for name, value in rows:
+    print(f"  {name:<24}{value}")
+  for found in findings:
+    if found.verdict in ("warn", "fail"):
+      print(f"  {found.verdict}: {found.check}: {found.advice}")
+  what, command = _next(again, status)
+  print(f"next: {what}\n  {command}")
+
+
+def _headline(status):
+  if status["status"] == "infeasible":
+    return (
+      f"infeasible: {status['reason']}. Training diverged; a lower learning"
+      " rate, warmup or clipping may help"
+    )
+  if status["status"] == "preempted":
+    return f"preempted at step {status['step']}; the same command resumes"
+  return f"completed {status['step']} steps in {status['seconds']:.0f} s"
+
+
+def _next(again, status):
+  """What to type next, and why."""
+  program = "jaxplay" if shutil.which("jaxplay") else sys.argv[0]
+  if status["status"] == "preempted":
+    return "to resume", " ".join([program, *sys.argv[1:]])
+  command = f"{program} {again}"
+  if again.startswith("report"):
+    return "its curves", command
+  rate = (status.get("final") or {}).get("learning_rate")
+  if status["status"] == "infeasible" and rate:
+    lower = f"--config.hparams.learning_rate={rate / 10:.2g}"
+    return "a tenth of the learning rate", f"{command} {lower}"
+  return (
+    "another seed, to see how much it matters",
+    f"{command} --config.seed=1",
+  )

@@ -1,0 +1,160 @@
+"""Branches: from a checkpoint of a constant run into a cooldown.
+
+A branch is a run directory of its own. It begins as a copy of what the other
+run was after some step, its lines of metrics included, and goes on as any run
+resumes. Since all schedules are one program and a position in the data is a
+step, it equals, bit for bit, the run that was planned so from the start (Hägele
+et al. 2024, arXiv 2405.18392, section 3).
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.training import checkpoint
+
+
+def planned(
+  parent: ml_collections.ConfigDict,
+  *,
+  step: int,
+  cooldown_fraction: float,
+  cooldown_shape: str,
+  mixture: Sequence[tuple[str, float]] = (),
+  overrides: Mapping[str, Any] | None = None,
+) -> ml_collections.ConfigDict:
+  """The config of the run that is planned as `parent` with a cooldown.
+
+  Args:
+    parent: Config of a constant run.
+    step: Updates before the cooldown.
+    cooldown_fraction: Share of all steps that the cooldown takes, in (0, 1).
+    cooldown_shape: One of `config.COOLDOWN_SHAPES`.
+    mixture: (name, weight) of the text that the cooldown trains on; empty: what
+      the parent trains on.
+    overrides: Other keys -> values, of `config.BRANCH_KEYS`.
+
+  Raises:
+    jaxplay.UserError: The result is no valid config, or the parent's rate is
+      not constant until `step`.
+  """
+  if not 0 < cooldown_fraction < 1:
+    raise jaxplay.UserError(
+      f"the cooldown is to take a fraction {cooldown_fraction} of all steps; it"
+      " must lie in (0, 1)"
+    )
+  start = _constant_until(parent)
+  if step > start:
+    raise jaxplay.UserError(
+      f"the run's learning rate is not constant until step {step} (schedule"
+      f" {parent.schedule!r}, constant until step {start}); branch from an"
+      " earlier step, or from a run of schedule 'constant'"
+    )
+  config = ml_collections.ConfigDict(parent)
+  settings = {
+    "schedule": "wsd",
+    "cooldown_shape": cooldown_shape,
+    "hparams.cooldown_fraction": cooldown_fraction,
+    "max_train_steps": _total(step, cooldown_fraction),
+  }
+  if mixture:
+    phases = parent.dataset.mixtures or ((0, ((parent.dataset.name, 1.0),)),)
+    before = tuple(phase for phase in phases if phase[0] < step)
+    settings["dataset.mixtures"] = (*before, (step, tuple(mixture)))
+  for key, value in (settings | dict(overrides or {})).items():
+    config_lib.override(config, key, value)
+  different = config_lib.differences(
+    config_lib.as_json(parent), config_lib.as_json(config)
+  )
+  wrong = [
+    key for key in different if not key.startswith(config_lib.BRANCH_KEYS)
+  ]
+  if wrong:
+    keys = "; ".join(
+      f"config.{key} was {different[key][0]!r} and is now {different[key][1]!r}"
+      for key in wrong
+    )
+    raise jaxplay.UserError(
+      f"a branch goes on with the same model, optimizer and data: {keys}"
+    )
+  config_lib.validate(config)
+  return config
+
+
+def check_steps(
+  parent: rundir.RunDir, folders: Mapping[int, pathlib.Path]
+) -> None:
+  """Refuses to branch from steps that have no checkpoint.
+
+  Args:
+    parent: The run to branch from.
+    folders: Step -> run directory of the branch; those that have begun need no
+      checkpoint of the parent any more.
+  """
+  there = checkpoint.steps(parent.checkpoints)
+  for step, folder in folders.items():
+    if step not in there and rundir.RunDir(folder).config() is None:
+      some = ", ".join(map(str, there)) or "none"
+      raise jaxplay.UserError(
+        f"{str(parent.path)!r} has no checkpoint of step {step}; it has {some}"
+        " (config.keep_steps says which are kept)"
+      )
+
+
+def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
+  """Makes `run` what `parent` was after `step` updates, unless it has begun.
+
+  Args:
+    parent: The run to branch from.
+    step: Updates made.
+    run: The branch.
+    config: Of the branch, from `planned`.
+  """
+  if run.config() is not None:
+    return  # `train` looks whether it is the same.
+  run.create()
+  with run.lock():
+    checkpoint.copy(parent.checkpoints, step, run.checkpoints)
+    # With times of the parent: they were paid for once.
+    lines = [line for line in parent.metrics() if line["step"] <= step]
+    text = "".join(rundir.as_line(line) for line in lines)
+    rundir.write_text(run.path / "metrics.jsonl", text)
+    facts: dict[str, Any] = {
+      "branch": {"run": str(pathlib.Path(parent.path).absolute()), "step": step}
+    }
+    if dataset := (parent.provenance() or {}).get("dataset"):
+      facts["dataset"] = dataset
+    rundir.write_json(run.path / "provenance.json", facts)
+    run.write_config(config_lib.as_json(config))  # Last: now it has begun.
+
+
+def _constant_until(config):
+  """The last step until which the rate is constant, but for the warmup."""
+  total = config.max_train_steps
+  if config.schedule == "constant":
+    return total
+  if config.schedule == "wsd":
+    return total - _cooldown_steps(total, config.hparams.cooldown_fraction)
+  return 0
+
+
+def _total(step, fraction):
+  """The length of a run whose cooldown begins after `step` updates."""
+  total = round(step / (1 - fraction))
+  # Rounded, a cooldown grows by at most one step where the run does.
+  while total - _cooldown_steps(total, fraction) < step:
+    total += 1
+  while total - _cooldown_steps(total, fraction) > step:
+    total -= 1
+  return total
+
+
+def _cooldown_steps(total, fraction):
+  """As the step computes it, in 32 bits."""
+  return int(np.round(np.float32(fraction) * np.float32(total)))
