@@ -148,7 +148,7 @@ def _read(steps, start, workers):
   if workers:
     from absl import flags
 
-    # Grain asks absl for its own flags, and cli.py parses none of absl's.
+    # Grain asks absl for its own flags, and cli/ parses none of absl's.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers))

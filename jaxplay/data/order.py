@@ -8,7 +8,6 @@ new numpy.
 """
 
 import collections
-import fractions
 import functools
 import math
 from collections.abc import Sequence
@@ -74,57 +73,58 @@ def mixed_indices(
     batch_size: Examples per step, over all hosts.
     phases: ((first step, ((first, num_examples, weight), ...)), ...): from each
       step on, in which shares the sets are mixed that begin at index `first`.
+      The first phase begins at step 0; weights are positive.
     num_steps: Number of consecutive steps.
   """
-  out = np.empty((num_steps, batch_size), np.int32)
-  for row, at in zip(out, range(step, step + num_steps), strict=True):
-    filled = 0
-    for first, size, begin, end in _parts(phases, at, batch_size):
-      # Sets of one size would go through their examples in step.
-      own = int(_mix(np.array([first], np.uint32), _low(seed))[0])
-      part = _indices(own if first else seed, begin, end - begin, size)
-      row[filled : filled + end - begin] = first + part
-      filled += end - begin
-  return out.reshape(-1)
+  sets = {first: size for _, parts in phases for first, size, _ in parts}
+  taken = np.array(
+    [
+      [counts[first] for first in sets]
+      for counts in (
+        _taken(phases, at, batch_size)
+        for at in range(step, step + num_steps + 1)
+      )
+    ]
+  )
+  # Which set each position is of: in a batch, one set after the other.
+  which = np.repeat(
+    np.tile(np.arange(len(sets)), num_steps), np.diff(taken, axis=0).reshape(-1)
+  )
+  out = np.empty(num_steps * batch_size, np.int32)
+  for i, (first, size) in enumerate(sets.items()):
+    # Sets of one size would go through their examples in step.
+    own = int(_mix(np.array([first], np.uint32), _low(seed))[0])
+    begin, end = int(taken[0, i]), int(taken[-1, i])
+    part = _indices(own if first else seed, begin, end - begin, size)
+    out[which == i] = first + part
+  return out
 
 
-def _parts(phases, step, batch_size):
-  """(first, num_examples, begin, end): positions of each set in one step."""
-  before = collections.Counter()  # of each set, in the phases that are over
-  for begin, parts, end in zip(
-    (begin for begin, _ in phases),
-    (parts for _, parts in phases),
-    (*(begin for begin, _ in phases[1:]), math.inf),
-    strict=True,
-  ):
-    if step < end:
-      starts = _counts(parts, (step - begin) * batch_size)
-      stops = _counts(parts, (step + 1 - begin) * batch_size)
-      return [
-        (first, size, before[first] + start, before[first] + stop)
-        for (first, size, _), start, stop in zip(
-          parts, starts, stops, strict=True
-        )
-      ]
-    counts = _counts(parts, (end - begin) * batch_size)
+def _taken(phases, step, batch_size):
+  """How many examples of each set the steps before `step` take."""
+  taken = collections.Counter()
+  ends = [*(begin for begin, _ in phases[1:]), math.inf]
+  for (begin, parts), end in zip(phases, ends, strict=True):
+    positions = max(min(step, end) - begin, 0) * batch_size
+    counts = _counts([weight for _, _, weight in parts], positions)
     for (first, _, _), count in zip(parts, counts, strict=True):
-      before[first] += count
-  raise ValueError("a mixture has no phase")
+      taken[first] += count
+  return taken
 
 
-def _counts(parts, positions):
-  """How many of the first `positions` examples are of each set.
+def _counts(weights, positions):
+  """How many of the first `positions` examples of a phase are of each set.
 
   Each set takes its share of what those before it left, rounded down: so the
-  counts never fall, and add up to `positions`.
+  counts never fall, and add up to `positions`. In whole numbers, so exactly.
   """
-  counts, left = [], positions
-  total = sum(fractions.Fraction(weight) for _, _, weight in parts)
-  for _, _, weight in parts:
-    share = fractions.Fraction(weight) / total if total else 0
-    counts.append(int(left * share))
-    left -= counts[-1]
-    total -= fractions.Fraction(weight)
+  ratios = [weight.as_integer_ratio() for weight in weights]
+  scale = math.lcm(*(below for _, below in ratios))
+  weights = [above * (scale // below) for above, below in ratios]
+  counts, left, total = [], positions, sum(weights)
+  for weight in weights:
+    counts.append(left * weight // total)
+    left, total = left - counts[-1], total - weight
   return counts
 
 

@@ -5,11 +5,12 @@ The softmax is in float32, whatever the type of the inputs.
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 
-# What the TPU kernel takes: blocks of so many positions, and lanes of features.
+# Of the TPU kernel: positions of a block, and features of a row of lanes.
 _TPU_POSITIONS, _TPU_FEATURES = 128, 128
 
 
@@ -18,7 +19,8 @@ def attend(query, key, value, *, causal: bool):
 
   cuDNN's flash kernel on GPUs where types and shapes allow, JAX's own flash
   kernel on TPUs likewise, else `jax.nn.dot_product_attention` as XLA compiles
-  it.
+  it. The choice is for the devices that this process computes on, which another
+  target of compilation may differ from.
 
   Args:
     query: [batch, length, heads, features].
@@ -29,26 +31,61 @@ def attend(query, key, value, *, causal: bool):
   Returns:
     As query.
   """
-  backend = jax.default_backend()
-  if backend == "tpu" and fits_tpu_flash(query):
+  kernel = fastest(
+    query,
+    backend=jax.default_backend(),
+    capability=getattr(jax.local_devices()[0], "compute_capability", ""),
+    whole=is_whole(),
+  )
+  if kernel == "tpu_flash":
     return tpu_flash(query, key, value, causal=causal)
-  implementation = "xla"
-  if backend == "gpu" and _fits_cudnn(query):
-    implementation = "cudnn"
   return jax.nn.dot_product_attention(
-    query, key, value, is_causal=causal, implementation=implementation
+    query, key, value, is_causal=causal, implementation=kernel
   )
 
 
-def _fits_cudnn(query):
+def fastest(query, *, backend: str, capability: str, whole: bool) -> str:
+  """Name of the fastest kernel: `tpu_flash`, `cudnn` or `xla`.
+
+  Args:
+    query: [batch, length, heads, features]; only type and shape count.
+    backend: `tpu`, `gpu` or another.
+    capability: Of the GPU, such as "8.0"; AMD's are called otherwise.
+    whole: See `is_whole`.
+  """
+  if backend == "tpu" and whole and fits_tpu_flash(query):
+    return "tpu_flash"
+  if backend == "gpu" and _fits_cudnn(query, capability):
+    return "cudnn"
+  return "xla"
+
+
+def is_whole() -> bool:
+  """Whether the arrays being traced are not split over devices by XLA.
+
+  Then there is one device, or this is the body of a `shard_map`. Elsewhere a
+  Pallas kernel does not compile: XLA cannot partition it (cuDNN's it can).
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.device_count() == 1 or mesh.are_all_axes_manual
+
+
+def _fits_cudnn(query, capability):
   half = query.dtype in (jnp.bfloat16, jnp.float16)
-  return half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+  fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+  # Flash attention needs Ampere or newer, which JAX does not check.
+  cuda = re.fullmatch(r"(\d+)\.\d+", capability)
+  return half and fits and cuda is not None and int(cuda[1]) >= 8
 
 
 def fits_tpu_flash(query) -> bool:
   """Whether `tpu_flash` takes queries [batch, length, heads, features]."""
   _, length, _, features = query.shape
-  return length % _TPU_POSITIONS == 0 and features % _TPU_FEATURES == 0
+  return (
+    query.dtype in (jnp.bfloat16, jnp.float32)
+    and length % _TPU_POSITIONS == 0
+    and (features <= _TPU_FEATURES or features % _TPU_FEATURES == 0)
+  )
 
 
 def tpu_flash(query, key, value, *, causal: bool):

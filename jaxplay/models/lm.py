@@ -18,6 +18,7 @@ class LM(nn.Module):
   Attributes:
     num_classes: Number of different tokens.
     norm: Constructor of a norm layer.
+    norm_bias: Whether the norm has a bias (for `parameters`).
     attend: See `transformer.Attention`.
     depth: Number of blocks.
     width: Features of the residual stream.
@@ -34,6 +35,7 @@ class LM(nn.Module):
 
   num_classes: int
   norm: Callable
+  norm_bias: bool = False
   attend: Callable = attention.attend
   depth: int = 2
   width: int = 128
@@ -103,13 +105,18 @@ class _Head(nn.Module):
 def parameters(model: LM) -> dict[str, int]:
   """Number of parameters by group: embedding, attention, mlp, norm, head."""
   table = model.num_classes * model.width
-  norms = model.width * (2 * model.depth + 1)
-  if model.qk_norm:
-    norms += 2 * model.depth * model.width // model.heads
   return {
     "embedding": table,
-    **_blocks(model, transformer.block_parameters),
-    "norm": norms,
+    **transformer.block_parameters(
+      width=model.width, depth=model.depth, mlp_width=model.mlp_width
+    ),
+    "norm": transformer.norm_parameters(
+      width=model.width,
+      depth=model.depth,
+      heads=model.heads,
+      qk_norm=model.qk_norm,
+      norm_bias=model.norm_bias,
+    ),
     "head": 0 if model.tied_embedding else table,
   }
 
@@ -123,11 +130,11 @@ def flops_per_token(model: LM, length: int) -> dict[str, float]:
   """
   return {
     "embedding": 0,  # a look-up
-    **_blocks(model, transformer.block_flops, length=length),
+    **transformer.block_flops(
+      width=model.width,
+      depth=model.depth,
+      mlp_width=model.mlp_width,
+      length=length,
+    ),
     "head": 2 * model.num_classes * model.width,
   }
-
-
-def _blocks(model, count, **kwargs):
-  hidden = transformer.mlp_features(model.width, model.mlp_width)
-  return count(width=model.width, depth=model.depth, hidden=hidden, **kwargs)

@@ -26,7 +26,7 @@ REMAT = {
 def mlp_features(width: int, mlp_width: int) -> int:
   """Hidden features of the SwiGLU layer.
 
-  Unless they are given, 8/3 of the width, to a multiple of 32: as many
+  Unless they are given, 8/3 of the width, up to a multiple of 32: as many
   parameters as a plain layer of four times the width.
   """
   return mlp_width or -(-width * 8 // 3 // 32) * 32
@@ -207,33 +207,54 @@ def _rotated(x, rotation):
 
 
 def group(path: str) -> str:
-  """Which group of parameters a leaf belongs to, by its path."""
+  """Which group of parameters a leaf belongs to, by its path.
+
+  Returns:
+    `embedding` (with learned positions), `attention`, `mlp`, `norm` or `head`.
+
+  Raises:
+    ValueError: There is no such parameter in a transformer.
+  """
   names = path.split("/")
+  if any(name.endswith("_norm") for name in names):
+    return "norm"
+  if "positions" in names:
+    return "embedding"
   for name in ("embedding", "attention", "mlp", "head"):
     if name in names:
-      return "norm" if any(n.endswith("_norm") for n in names) else name
-  return "norm"
+      return name
+  raise ValueError(f"{path} is no parameter of a transformer")
 
 
-def block_parameters(*, width: int, depth: int, hidden: int) -> dict[str, int]:
-  """Matrices of all blocks, by group."""
+def block_parameters(
+  *, width: int, depth: int, mlp_width: int
+) -> dict[str, int]:
+  """Parameters of all blocks' matrices, by group."""
   return {
     "attention": depth * 4 * width**2,
-    "mlp": depth * 3 * width * hidden,
+    "mlp": depth * 3 * width * mlp_features(width, mlp_width),
   }
 
 
+def norm_parameters(
+  *, width: int, depth: int, heads: int, qk_norm: bool, norm_bias: bool
+) -> int:
+  """Parameters of all norms: those of the blocks and the last one."""
+  layers = (2 * depth + 1) * width * (2 if norm_bias else 1)
+  return layers + (2 * depth * (width // heads) if qk_norm else 0)
+
+
 def block_flops(
-  *, width: int, depth: int, hidden: int, length: int
+  *, width: int, depth: int, mlp_width: int, length: int
 ) -> dict[str, float]:
   """FLOPs of the forward pass through all blocks, for one token, by group.
 
   A product of matrices counts two for each multiply-add. Attention is counted
-  in full, as it is computed without a special kernel, not its causal half;
-  norms, softmax and the rotation are left out (Hoffmann et al. 2022, appendix
-  F, likewise).
+  in full, as it is computed without a special kernel, not its causal half
+  (Hoffmann et al. 2022, appendix F, likewise); norms, softmax and the rotation
+  are left out (Kaplan et al. 2020, section 2.1, likewise).
   """
-  matrices = block_parameters(width=width, depth=depth, hidden=hidden)
+  matrices = block_parameters(width=width, depth=depth, mlp_width=mlp_width)
   return {
     # The scores, and the values that they weigh: 2 x 2 x length x width.
     "attention": 2 * matrices["attention"] + depth * 4 * length * width,

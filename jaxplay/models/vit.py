@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+import jaxplay
 from jaxplay.models import attention, transformer
 
 
@@ -19,6 +20,7 @@ class ViT(nn.Module):
   Attributes:
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
+    norm_bias: Whether the norm has a bias (for `parameters`).
     attend: See `transformer.Attention`.
     depth: Number of blocks.
     width: Features of the residual stream.
@@ -34,6 +36,7 @@ class ViT(nn.Module):
 
   num_classes: int
   norm: Callable
+  norm_bias: bool = False
   attend: Callable = attention.attend
   depth: int = 2
   width: int = 128
@@ -75,14 +78,77 @@ class ViT(nn.Module):
       rate=dropout_rate,
       rows=rows,
     )
-    x = x.mean(1)
-    x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
-    return x.astype(jnp.float32)
+    x = x.mean(1, dtype=jnp.float32)
+    return nn.Dense(self.num_classes, name="head")(x)
+
+
+def parameters(model: ViT, shape: tuple[int, int, int]) -> dict[str, int]:
+  """Number of parameters by group: embedding, attention, mlp, norm, head.
+
+  Args:
+    model: The model.
+    shape: Of an image: height, width, channels.
+  """
+  patches, values = _patch_grid(model, shape)
+  return {
+    # With a bias, and a position for each patch.
+    "embedding": (values + 1 + patches) * model.width,
+    **transformer.block_parameters(
+      width=model.width, depth=model.depth, mlp_width=model.mlp_width
+    ),
+    "norm": transformer.norm_parameters(
+      width=model.width,
+      depth=model.depth,
+      heads=model.heads,
+      qk_norm=model.qk_norm,
+      norm_bias=model.norm_bias,
+    ),
+    "head": (model.width + 1) * model.num_classes,
+  }
+
+
+def flops_per_image(
+  model: ViT, shape: tuple[int, int, int]
+) -> dict[str, float]:
+  """FLOPs of the forward pass for one image, by group.
+
+  A step of training takes three times as many, less what the gradient of the
+  images would take, which nobody asks for. See `transformer.block_flops` on
+  what is counted.
+
+  Args:
+    model: The model.
+    shape: Of an image: height, width, channels.
+  """
+  patches, values = _patch_grid(model, shape)
+  blocks = transformer.block_flops(
+    width=model.width,
+    depth=model.depth,
+    mlp_width=model.mlp_width,
+    length=patches,
+  )
+  return {
+    "embedding": 2 * patches * values * model.width,
+    **{name: patches * flops for name, flops in blocks.items()},
+    "head": 2 * model.width * model.num_classes,
+  }
+
+
+def _patch_grid(model, shape):
+  """Number of patches, and of the values in each."""
+  height, width, channels = shape
+  size = model.patch_size
+  return (height // size) * (width // size), size * size * channels
 
 
 def _patches(images, size):
   """[batch, patches, size, size, channels]; row by row."""
   batch, height, width, channels = images.shape
+  if height % size or width % size:
+    raise jaxplay.UserError(
+      f"patches of {size} x {size} do not tile images of {height} x {width};"
+      " use a config.model.patch_size that divides both"
+    )
   split = images.reshape(
     batch, height // size, size, width // size, size, channels
   )

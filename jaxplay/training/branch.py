@@ -56,7 +56,7 @@ def planned(
       f" {parent.schedule!r}, constant until step {start}); branch from an"
       " earlier step, or from a run of schedule 'constant'"
     )
-  config = ml_collections.ConfigDict(parent)
+  config = parent.copy_and_resolve_references()
   settings = {
     "schedule": "wsd",
     "cooldown_shape": cooldown_shape,
