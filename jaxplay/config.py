@@ -299,6 +299,7 @@ RESUMABLE_KEYS = (
   "report_test",
   "export",
   "steps_per_call",
+  "keep_steps",
   "dataset.workers",
   "dataset.data_dir",
   "dataset.device_bytes",
@@ -381,6 +382,43 @@ def _run(path, argument):
       " ConfigDict; start from jaxplay.config.base() and return it"
     )
   return config
+
+
+def from_user_file(path: str, name: str, kind: type) -> Any:
+  """What the function `name` of a Python file returns, of type `kind`.
+
+  Raises:
+    jaxplay.UserError: It does not run, or returns something else.
+  """
+  what = f"{kind.__name__.lower()} file {path!r}"
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no {what}")
+  try:
+    make = runpy.run_path(path).get(name)
+    made = make() if callable(make) else None
+  except jaxplay.UserError:
+    raise
+  except Exception as error:  # The file is the user's own code.
+    raise jaxplay.UserError(
+      f"{what} does not run: {describe(error, path)}"
+    ) from error
+  if make is None:
+    raise jaxplay.UserError(f"{what} defines no {name}()")
+  if not isinstance(made, kind):
+    raise jaxplay.UserError(
+      f"{name}() in {path!r} returns {type(made).__name__}, not a"
+      f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+    )
+  return made
+
+
+def beside(path: str, spec: str) -> str:
+  """FILE[:ARG] as it is seen from `path`, or from the current folder."""
+  file, colon, argument = spec.partition(":")
+  near = os.path.join(os.path.dirname(path), file)
+  if os.path.isfile(near):
+    return os.path.relpath(near) + colon + argument
+  return spec
 
 
 def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:

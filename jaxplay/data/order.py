@@ -90,7 +90,7 @@ def mixed_indices(
   which = np.repeat(
     np.tile(np.arange(len(sets)), num_steps), np.diff(taken, axis=0).reshape(-1)
   )
-  out = np.empty(num_steps * batch_size, np.int32)
+  out = np.empty(len(which), np.int32)
   for i, (first, size) in enumerate(sets.items()):
     # Sets of one size would go through their examples in step.
     own = int(_mix(np.array([first], np.uint32), _low(seed))[0])

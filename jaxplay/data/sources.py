@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -349,56 +350,56 @@ def load_text(
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
   """
+  # A mixture need not name the set itself, which is then held out only.
+  trained = list(dict.fromkeys(n for _, parts in mixtures for n, _ in parts))
+  trained = trained or [name]
 
   def one(source):
-    held_out = source == name and source.startswith("text:")
+    used = ["train"] if source in trained else []
+    if source == name:
+      used += ["valid", "test"]
+    files = source == name and source.startswith("text:")
     return text.load(
       source,
       sequence_length=sequence_length,
       tokenizer=tokenizer,
-      valid_files=valid_files if held_out else "",
-      test_files=test_files if held_out else "",
+      valid_files=valid_files if files else "",
+      test_files=test_files if files else "",
       cache=data_dir,
-      tfds_texts=_tfds_texts(source, data_dir, splits),
+      tfds_texts=_tfds_texts(
+        source, data_dir, {s: w for s, w in splits.items() if s in used}
+      ),
+      splits=used,
     )
 
-  names = dict.fromkeys([name, *(n for _, parts in mixtures for n, _ in parts)])
-  texts = {source: one(source) for source in names}
-  main = texts[name]
-  for source, other in texts.items():
-    for split in ("valid", "test"):
-      shared = text.shared_document(other, main, split)
-      if source != name and shared:
-        raise jaxplay.UserError(
-          f"the {split} split of dataset {name!r} shares a document with"
-          f" {source!r}, which is trained on; leave it out of one of them"
-        )
-  sources = [one.splits["train"] for one in texts.values()]
-  first = dict(
-    zip(names, np.cumsum([0, *(s.num_examples for s in sources)]), strict=False)
-  )
-  phases = tuple(
-    (
-      step,
-      tuple(
-        (int(first[n]), texts[n].splits["train"].num_examples, weight)
-        for n, weight in parts
-      ),
-    )
-    for step, parts in mixtures
-  )
-  example = {"tokens": ((sequence_length + 1,), sources[0].dtype)}
+  main = one(name)
+  texts = {n: main if n == name else one(n) for n in trained}
+  for source, split in itertools.product(texts, ("valid", "test")):
+    if source == name:
+      continue
+    if shared := text.shared_document(texts[source], main, split):
+      raise jaxplay.UserError(
+        f"the {split} split of dataset {name!r} shares {shared} with"
+        f" {source!r}, which is trained on; leave it out of one of them"
+      )
+  rows = [one.splits["train"] for one in texts.values()]
+  sizes = [one.num_examples for one in rows]
+  first = itertools.accumulate([0, *sizes[:-1]])
+  place = dict(zip(trained, zip(first, sizes, strict=True), strict=True))
   return Dataset(
     splits=dict(
       main.splits,
-      train=sources[0] if len(sources) == 1 else _Concatenated(tuple(sources)),
+      train=rows[0] if len(rows) == 1 else _Concatenated(tuple(rows)),
     ),
     num_classes=main.vocab_size,
-    example=example,
+    example={"tokens": ((sequence_length + 1,), rows[0].dtype)},
     bytes_per_token=main.bytes_per_token,
-    phases=phases,
+    phases=tuple(
+      (step, tuple((*place[n], weight) for n, weight in parts))
+      for step, parts in mixtures
+    ),
     facts=main.facts
-    | ({"mixture": [t.facts for t in texts.values()]} if mixtures else {}),
+    | ({"mixture": [one.facts for one in texts.values()]} if mixtures else {}),
   )
 
 
@@ -432,7 +433,7 @@ class _Concatenated:
 
 
 def _tfds_texts(name, data_dir, splits):
-  """What `text.load` is to be given for a TFDS set of texts."""
+  """What `text.load` is to be given for these splits of a TFDS set."""
   if not name.startswith("tfds:"):
     return None
   import tensorflow_datasets as tfds
@@ -446,15 +447,18 @@ def _tfds_texts(name, data_dir, splits):
       f"dataset {name!r} has no Text feature among {sorted(features)}; a"
       " language model cannot be trained on it"
     )
-  key = "text" if "text" in keys else keys[0]
+  # Of several, what is usual, then what TFDS names for supervised learning.
+  usual = ("text", *(builder.info.supervised_keys or ()))
+  key = min(keys, key=lambda key: ((*usual, key).index(key), key))
   partial = tfds.features.FeaturesDict({key: features[key]})
 
   def documents(split, records):
     for i in range(len(records)):
-      record = partial.deserialize_example_np(records[i])
-      yield text.Record(f"{name}, {split} {i}", record[key])
+      content = partial.deserialize_example_np(records[i])[key]
+      if content:
+        yield text.Record(f"{name}, {split} {i}", content)
 
-  identity = [str(builder.info.full_name), str(builder.data_path), splits]
+  identity = [builder.info.full_name, str(builder.data_path), splits, key]
   return identity, {
     split: documents(split, records)
     for split, records in _tfds_records(builder, name, splits).items()

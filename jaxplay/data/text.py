@@ -2,8 +2,9 @@
 
 The first use of a text set writes its tokens to a folder of the user's cache,
 one file for each split; from then on they are mapped into memory, so a set may
-be larger than it. Documents are never on both sides of a split: their place is
-a function of their content, and of equal ones only the first is kept.
+be larger than it. Of equal documents only the first is kept, and its side of a
+split is a function of its content: nothing is on two sides, and more documents
+move none. (The records of a TFDS set are taken as TFDS splits them.)
 
 A split is one long sequence of tokens, each document ended by a separator. Row
 `i` holds the tokens from `i * length` to `(i + 1) * length`, both included: it
@@ -19,28 +20,33 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sysconfig
-import tempfile
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import jaxplay
 
+SPLITS = ("train", "valid", "test")
 # Byte 0 ends a document: text does not hold it.
 _SEPARATOR = 0
 # Of the documents, where the user does not say which: by their content.
 _HELD_OUT = {"test": 0.02, "valid": 0.02}
-# Pieces in which a document is read, tokenized and written.
-_BLOCK_BYTES = 2**24
+# Documents are read and tokenized in pieces of about this size, which end with
+# a line. Where one ends, subwords may differ from those of the whole document:
+# a line end and the indentation after it are not one token.
+_BLOCK_BYTES = 2**20
 _FORMAT = 1  # Of the files in the cache; counts up when they change.
 
 # What differs between installations of one version, or is not source text.
 _NOT_STANDARD = {
   *("site-packages", "dist-packages", "__pycache__", "test", "tests"),
   *("idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip"),
+  *("sitecustomize.py", "usercustomize.py"),
 }
 
 
@@ -64,14 +70,8 @@ class Rows:
 
   def fetch(self, indices):
     tokens = _mapped(self.path, self.dtype)
-    step = tokens.itemsize
-    rows = np.lib.stride_tricks.as_strided(
-      tokens,
-      (self.num_examples, self.length + 1),
-      (self.length * step, step),
-      writeable=False,
-    )
-    return {"tokens": rows[np.asarray(indices)]}
+    rows = np.lib.stride_tricks.sliding_window_view(tokens, self.length + 1)
+    return {"tokens": rows[:: self.length][np.asarray(indices)]}
 
 
 # Not in `Rows`: that is sent to reader processes, and would take the tokens.
@@ -85,18 +85,18 @@ class Text:
   """The splits of one text source, and what is known of them.
 
   Attributes:
-    splits: train, valid and test.
+    splits: Those that were asked for, of `SPLITS`.
     vocab_size: Number of different tokens.
     bytes_per_token: Of each split, separators counted as one byte.
-    documents: Of each split, a 64-bit digest of each document, uint64.
     facts: For the provenance: name, version, hash of the content, sizes.
+    folder: Where its files are.
   """
 
   splits: Mapping[str, Rows]
   vocab_size: int
   bytes_per_token: Mapping[str, float]
-  documents: Mapping[str, np.ndarray]
   facts: Mapping[str, Any]
+  folder: pathlib.Path
 
 
 def load(
@@ -108,6 +108,7 @@ def load(
   test_files: str,
   cache: str,
   tfds_texts: Any = None,
+  splits: Sequence[str] = SPLITS,
 ) -> Text:
   """The text source of that name, tokenized at its first use.
 
@@ -118,44 +119,45 @@ def load(
     tokenizer: "bytes", or the path of a Hugging Face `tokenizers` JSON file.
     valid_files: For `text:`, the validation files; empty: a share of the
       documents, or the end of a single one.
-    test_files: As `valid_files`.
-    cache: Folder for token files; empty: in the user's cache.
-    tfds_texts: For `tfds:...`, (what identifies it, split -> texts).
+    test_files: As `valid_files`, which they may be: the two may share files,
+      with each other but not with training.
+    cache: Folder for token files; empty or a URL: in the user's cache.
+    tfds_texts: For `tfds:...`, (what identifies it, split -> `Record`s), of
+      the splits that will be used.
+    splits: Those that will be used: each has to hold a row.
 
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
   """
-  encoder = _encoder(tokenizer)
-  if name == "pythonlib":
-    documents = {"": _standard_library()}
-  elif name.startswith("tfds:"):
-    documents = tfds_texts[1]
+  encoder = _Bytes() if tokenizer == "bytes" else _Subwords(tokenizer)
+  if name.startswith("tfds:"):
+    identity, documents = tfds_texts
+  elif name == "pythonlib":
+    identity = documents = {"": _standard_library()}
   else:
-    documents = _text_files(
-      {
-        "": name.removeprefix("text:"),
-        "valid": valid_files,
-        "test": test_files,
-      }
-    )
-  identity = [_FORMAT, name, encoder.identity]
-  identity.append(
-    tfds_texts[0]
-    if name.startswith("tfds:")
-    else {split: [d.identity() for d in of] for split, of in documents.items()}
-  )
-  key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-  root = pathlib.Path(cache) if cache else _default_cache()
-  folder = root / key
-  if not (folder / "meta.json").exists():
+    identity = documents = _text_files(name, valid_files, test_files)
+  key = json.dumps([_FORMAT, name, encoder.identity, identity], default=str)
+  key = hashlib.sha256(key.encode()).hexdigest()[:16]
+  # A URL is where TFDS sets are; nothing can be mapped from there.
+  remote = not cache or "://" in cache
+  root = _default_cache() if remote else pathlib.Path(cache).expanduser()
+  folder = root / f"tokens-{key}"
+  if not os.path.exists(folder / "meta.json"):
     _prepare(folder, name, documents, encoder)
-  return _read(folder, name, sequence_length)
+  return _read(folder, name, sequence_length, splits)
 
 
 def shared_document(train: Text, held_out: Text, split: str) -> str | None:
-  """The first document of a held-out split that is also trained on."""
-  common = np.intersect1d(train.documents["train"], held_out.documents[split])
-  return f"{common[0]:016x}" if len(common) else None
+  """The name of a document of a held-out split that is also trained on."""
+  trained, held = (
+    np.fromfile(text.folder / f"{of}.documents", np.uint64)
+    for text, of in ((train, "train"), (held_out, split))
+  )
+  common = np.flatnonzero(np.isin(held, trained))
+  if not len(common):
+    return None
+  names = (held_out.folder / f"{split}.names").read_text(encoding="utf-8")
+  return names.splitlines()[common[0]]
 
 
 def _default_cache():
@@ -163,74 +165,40 @@ def _default_cache():
   return pathlib.Path(home) / "jaxplay" / "text"
 
 
-def _read(folder, name, length):
-  meta = json.loads((folder / "meta.json").read_text())
-  splits = {}
-  for split, of_split in meta["splits"].items():
-    if of_split["tokens"] <= length:
+def _read(folder, name, length, splits):
+  meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+  for split in splits:
+    sizes = meta["splits"][split]
+    if sizes["tokens"] <= length:
+      named = name.startswith("text:") and split != "train"
       raise jaxplay.UserError(
-        f"the {split} split of dataset {name!r} has {of_split['tokens']:,}"
-        f" tokens, not enough for one row of config.dataset.sequence_length="
-        f"{length}; use a shorter one, or more text"
+        f"the {split} split of dataset {name!r} has {sizes['tokens']:,} tokens"
+        f" in {sizes['documents']} documents, not enough for one row of"
+        f" config.dataset.sequence_length={length}; use a shorter one, or more"
+        " text" + f", or name config.dataset.{split}_files" * named
       )
-    splits[split] = Rows(
-      str(folder / f"{split}.tokens"),
-      meta["dtype"],
-      of_split["tokens"],
-      length,
-    )
   return Text(
-    splits,
-    meta["vocab_size"],
-    {
-      split: of_split["bytes"] / of_split["tokens"]
-      for split, of_split in meta["splits"].items()
+    splits={
+      split: Rows(
+        str(folder / f"{split}.tokens"),
+        meta["dtype"],
+        meta["splits"][split]["tokens"],
+        length,
+      )
+      for split in splits
     },
-    {
-      split: np.fromfile(folder / f"{split}.documents", np.uint64)
-      for split in meta["splits"]
+    vocab_size=meta["vocab_size"],
+    bytes_per_token={
+      split: meta["splits"][split]["bytes"] / meta["splits"][split]["tokens"]
+      for split in splits
     },
-    {
-      "name": name,
-      "sha256": meta["sha256"],
-      "tokenizer": meta["tokenizer"],
-      "vocab_size": meta["vocab_size"],
-      "python": meta["python"] if name == "pythonlib" else None,
-      "splits": meta["splits"],
-    },
+    facts=meta,
+    folder=folder,
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
-  """A file, or a part of one, as a document."""
-
-  path: pathlib.Path
-  name: str  # Without the part that differs between machines.
-  begin: int = 0
-  end: int | None = None
-
-  def identity(self):
-    stat = self.path.stat()
-    span = (self.begin, self.end)
-    return str(self.path), stat.st_size, stat.st_mtime_ns, *span
-
-  def blocks(self) -> Iterator[bytes]:
-    """Its bytes in pieces that end with a line, where lines are shorter."""
-    left = None if self.end is None else self.end - self.begin
-    with open(self.path, "rb") as file:
-      file.seek(self.begin)
-      while block := file.read(_least(_BLOCK_BYTES, left)):
-        if len(block) == _BLOCK_BYTES:
-          block += file.readline(
-            _least(_BLOCK_BYTES, left and left - len(block))
-          )
-        left = None if left is None else left - len(block)
-        yield block
-
-
-def _least(size, left):
-  return size if left is None else min(size, left)
+# Documents have a name, pieces of bytes, and the digest of what they are cut
+# from, if they are.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,147 +207,176 @@ class Record:
 
   name: str
   content: bytes
+  part_of: bytes = b""
 
   def blocks(self) -> Iterator[bytes]:
     yield self.content
 
 
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """The bytes from `begin` to `end` of a file as a document."""
+
+  path: pathlib.Path
+  name: str  # Without the part that differs between machines.
+  modified: int  # nanoseconds since 1970
+  begin: int
+  end: int
+  part_of: bytes = b""
+
+  def blocks(self) -> Iterator[bytes]:
+    with open(self.path, "rb") as file:
+      at = self.begin
+      while at < self.end:
+        stop = _line_end(file, min(at + _BLOCK_BYTES, self.end), self.end)
+        file.seek(at)
+        yield file.read(stop - at)
+        at = stop
+
+
+def _line_end(file, at, end):
+  """Where the line ends that holds byte `at`; if it is long, a character."""
+  file.seek(at)
+  line = file.readline(min(_BLOCK_BYTES, end - at))
+  if line.endswith(b"\n") or at + len(line) == end:
+    return at + len(line)
+  return _character(file, at, end)
+
+
+def _character(file, at, end):
+  """Where the first character of UTF-8 from byte `at` on begins."""
+  file.seek(at)
+  inside = [byte & 0xC0 == 0x80 for byte in file.read(3)]
+  return min(at + (inside + [False]).index(False), end)
+
+
+def _file(path, name):
+  stat = path.stat()
+  return _File(path, name, stat.st_mtime_ns, 0, stat.st_size)
+
+
 def _standard_library():
   root = pathlib.Path(sysconfig.get_path("stdlib"))
   found = []
-  for path in root.rglob("*.py"):
-    parts = path.relative_to(root).parts
-    # Generated for one machine, and full of its paths.
-    generated = path.name.startswith("_sysconfig") or (
-      parts[0].startswith("config-")
+  for folder, folders, files in os.walk(root):
+    folders[:] = filter(_is_standard, folders)
+    for file in filter(_is_standard, files):
+      path = pathlib.Path(folder, file)
+      if path.suffix == ".py" and path.stat().st_size:
+        found.append(_file(path, path.relative_to(root).as_posix()))
+  if not found:
+    raise jaxplay.UserError(
+      f"dataset 'pythonlib' is not there: {str(root)!r} holds no source of the"
+      " standard library; use 'text:<path or glob>'"
     )
-    if _NOT_STANDARD.intersection(parts) or generated:
-      continue
-    if path.stat().st_size:
-      found.append(_File(path, "/".join(parts)))
   return sorted(found, key=lambda document: document.name)
 
 
-def _text_files(patterns):
-  """Split -> documents; "" for what is to be split by content."""
-  documents = {}
-  for split, pattern in patterns.items():
+def _is_standard(name):
+  # Some are generated for one machine, and full of its paths.
+  return name not in _NOT_STANDARD and not name.startswith(
+    ("_sysconfig", "config-")
+  )
+
+
+def _text_files(name, valid_files, test_files):
+  """Split -> documents; "" for what is still to be divided."""
+  documents = {"": _matching(name.removeprefix("text:"), repr(name))}
+  for split, pattern in (("valid", valid_files), ("test", test_files)):
     if pattern:
-      documents[split] = _matching(pattern)
-  seen = {}
-  for split, of_split in documents.items():
-    for document in of_split:
-      other = seen.setdefault(document.path.resolve(), split)
-      if other != split:
-        raise jaxplay.UserError(
-          f"{str(document.path)!r} is both for {other or 'train'} and for"
-          f" {split}; what is trained on tells nothing in a held-out split:"
-          f" narrow config.dataset.name or config.dataset.{split}_files"
-        )
-  if len(documents[""]) == 1 and len(documents) == 1:
-    return _cut(documents[""][0])
-  if len(documents) == 1:
-    return documents
-  # Some are named, so nothing else is held out from training but the other.
-  documents["train"] = documents.pop("")
-  for split, other in (("valid", "test"), ("test", "valid")):
-    documents.setdefault(split, documents.get(other))
+      key = f"config.dataset.{split}_files={pattern!r}"
+      documents[split] = _matching(pattern, key)
   return documents
 
 
-def _matching(pattern):
+def _matching(pattern, where):
   path = pathlib.Path(pattern).expanduser()
-  if path.is_dir():
+  if pattern and path.is_dir():
     paths = [
       p
       for p in path.rglob("*")
       if not any(part.startswith(".") for part in p.relative_to(path).parts)
     ]
+  elif path.is_file():  # Its name may hold brackets.
+    paths = [path]
   else:
     paths = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)]
   paths = sorted(p for p in paths if p.is_file())
   if not paths:
-    raise jaxplay.UserError(f"no file matches 'text:{pattern}'")
+    raise jaxplay.UserError(
+      f"no file matches {where}; it can be a file, a folder, or a glob such as"
+      " 'texts/**/*.txt'"
+    )
   for path in paths:
     if not path.stat().st_size:
       raise jaxplay.UserError(
-        f"{str(path)!r} is empty; remove it, or narrow the pattern"
-        f" 'text:{pattern}'"
+        f"{str(path)!r} is empty; remove it, or narrow {where}"
       )
-  return [_File(path, str(path)) for path in paths]
-
-
-def _cut(document):
-  """One file as three documents: its end is held out."""
-  size = document.path.stat().st_size
-  edges, at = {}, float(size)
-  for split, share in _HELD_OUT.items():
-    end, at = int(at), at - share * size
-    with open(document.path, "rb") as file:
-      file.seek(int(at))
-      file.readline()  # No line on both sides, where there are lines.
-      begin = file.tell() if file.tell() < end else int(at)
-    edges[split], at = (begin, end), begin
-  edges["train"] = (0, int(at))
-  return {
-    split: [dataclasses.replace(document, begin=begin, end=end)]
-    for split, (begin, end) in edges.items()
-  }
+  return [_file(path, str(path)) for path in paths]
 
 
 def _prepare(folder, name, documents, encoder):
   """Writes the token files of all splits; the folder appears when finished."""
+  partial = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.partial")
   try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(".partial", dir=folder.parent))
+    partial.mkdir(parents=True)
+    if "" in documents:
+      documents = _divided(name, documents)
+    splits = {
+      split: _write_split(partial, split, documents.get(split, ()), encoder)
+      for split in SPLITS
+    }
+    hashes = "".join(facts["sha256"] for facts in splits.values())
+    meta = {
+      "name": name,
+      "python": platform.python_version() if name == "pythonlib" else None,
+      "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+      "tokenizer": encoder.identity,
+      "vocab_size": encoder.vocab_size,
+      "dtype": encoder.dtype,
+      "splits": splits,
+    }
+    (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    os.replace(partial, folder)
   except OSError as error:
-    raise jaxplay.UserError(
-      f"cannot write tokens to {str(folder.parent)!r}: {error.strerror}; set"
-      " config.dataset.data_dir to a folder that can be written"
-    ) from None
-  try:
-    meta = _write_splits(partial, name, documents, encoder)
-    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-    try:
-      os.replace(partial, folder)
-    except OSError:  # Another process was faster; its files are the same.
-      if not (folder / "meta.json").exists():
-        raise
+    if not os.path.exists(folder / "meta.json"):
+      raise jaxplay.UserError(
+        f"dataset {name!r} cannot be prepared in {str(folder.parent)!r}:"
+        f" {error}; its files have to be readable, and config.dataset.data_dir"
+        " a folder with room that can be written"
+      ) from None
+    # Another process was faster; its files are the same.
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_splits(folder, name, documents, encoder):
-  writers = {
-    split: _Writer(folder, split, encoder)
-    for split in ("train", "valid", "test")
-  }
+def _divided(name, documents):
+  """Split -> documents, each once, none of those held out among training's."""
+  found = {}
   for split, of_split in documents.items():
+    found[split] = {}
     for document in of_split:
-      digest = _digest(document)
-      writers[split or _split_of(digest)].write(document, digest)
-  # Records are not files: in sets of them short ones occur twice.
-  if not name.startswith("tfds:"):
-    _check_disjoint(name, writers)
-  for split, writer in writers.items():
-    writer.close()
-    if not writer.num_tokens:
-      raise jaxplay.UserError(
-        f"dataset {name!r} has nothing left for its {split} split, for it has"
-        f" only {sum(len(w.digests) for w in writers.values())} different"
-        f" documents; say which files, by config.dataset.{split}_files"
-      )
-  everything = b"".join(
-    b"".join(sorted(writer.digests)) for writer in writers.values()
-  )
-  return {
-    "name": name,
-    "python": platform.python_version(),
-    "tokenizer": encoder.name,
-    "vocab_size": encoder.vocab_size,
-    "dtype": encoder.dtype,
-    "sha256": hashlib.sha256(everything).hexdigest(),
-    "splits": {split: writer.facts() for split, writer in writers.items()},
+      found[split].setdefault(_digest(document), document)
+  rest = found.pop("")
+  for split, of_split in found.items():
+    for digest, document in of_split.items():
+      if digest in rest:
+        raise jaxplay.UserError(
+          f"the {split} split of dataset {name!r} shares a file with training:"
+          f" {document.name!r} equals {rest[digest].name!r}; narrow the dataset"
+          f" or config.dataset.{split}_files"
+        )
+  to_draw = [split for split in _HELD_OUT if split not in found]
+  if to_draw and len(rest) == 1:
+    [(digest, document)] = rest.items()
+    cut = _cut(document, digest, to_draw)
+  else:
+    cut = {split: [] for split in ("train", *to_draw)}
+    for digest, document in rest.items():
+      side = _side(digest)
+      cut[side if side in to_draw else "train"].append(document)
+  return cut | {
+    split: [*of_split.values()] for split, of_split in found.items()
   }
 
 
@@ -390,20 +387,8 @@ def _digest(document):
   return digest.digest()
 
 
-def _check_disjoint(name, writers):
-  trained = set(writers["train"].digests)
-  for split in ("valid", "test"):
-    for digest, document in writers[split].digests.items():
-      if digest in trained:
-        raise jaxplay.UserError(
-          f"the {split} split of dataset {name!r} shares a document with"
-          f" training: {document!r} is equal to"
-          f" {writers['train'].digests[digest]!r}; remove one of them"
-        )
-
-
-def _split_of(digest):
-  """A function of the content alone, so more documents move none."""
+def _side(digest):
+  """A split, as a function of the content alone."""
   at, place = 0.0, int.from_bytes(digest[:8], "little") / 2**64
   for split, share in _HELD_OUT.items():
     at += share
@@ -412,49 +397,62 @@ def _split_of(digest):
   return "train"
 
 
-class _Writer:
-  """The token file of one split."""
+def _cut(document, digest, to_draw):
+  """One file as several documents: its end is held out."""
+  edges, end = {}, document.end
+  with open(document.path, "rb") as file:
+    for split in to_draw:
+      at = int(end - _HELD_OUT[split] * document.end)
+      begin = _line_end(file, at, end)
+      if begin == end:  # No line on both sides, where there are lines.
+        begin = _character(file, at, end)
+      edges[split], end = (begin, end), begin
+  edges["train"] = (0, end)
+  return {
+    split: [dataclasses.replace(document, begin=begin, end=end, part_of=digest)]
+    for split, (begin, end) in edges.items()
+  }
 
-  def __init__(self, folder, split, encoder):
-    self._file = open(folder / f"{split}.tokens", "wb")
-    self._documents = folder / f"{split}.documents"
-    self._encoder = encoder
-    self.digests = {}  # of each document -> its name
-    self.num_tokens = self._num_bytes = 0
 
-  def write(self, document, digest):
-    if digest in self.digests:
-      return
-    self.digests[digest] = document.name
-    for block in document.blocks():
-      self._append(self._encoder.encode(block, document.name))
-      self._num_bytes += len(block)
-    if self._encoder.separator is not None:
-      self._append([self._encoder.separator])
-      self._num_bytes += 1
+def _write_split(folder, split, documents, encoder):
+  """Writes the files of one split; returns its sizes and its hash."""
+  num_documents = num_tokens = num_bytes = 0
+  content = hashlib.sha256()
+  with (
+    open(folder / f"{split}.tokens", "wb") as tokens_file,
+    open(folder / f"{split}.documents", "wb") as digests_file,
+    open(folder / f"{split}.names", "w", encoding="utf-8") as names_file,
+  ):
 
-  def _append(self, tokens):
-    tokens = np.asarray(tokens, self._encoder.dtype)
-    self._file.write(tokens.tobytes())
-    self.num_tokens += len(tokens)
+    def write(tokens, size):
+      nonlocal num_tokens, num_bytes
+      tokens_file.write(np.asarray(tokens, encoder.dtype).tobytes())
+      num_tokens, num_bytes = num_tokens + len(tokens), num_bytes + size
 
-  def close(self):
-    self._file.close()
-    short = b"".join(digest[:8] for digest in self.digests)
-    self._documents.write_bytes(short)
-
-  def facts(self):
-    return {
-      "documents": len(self.digests),
-      "tokens": self.num_tokens,
-      "bytes": self._num_bytes,
-    }
+    for document in documents:
+      digest = hashlib.sha256()
+      for block in document.blocks():
+        digest.update(block)
+        write(encoder.encode(block, document.name), len(block))
+      if encoder.separator is not None:
+        write([encoder.separator], 1)
+      num_documents += 1
+      content.update(digest.digest())
+      for part in filter(None, (digest.digest(), document.part_of)):
+        digests_file.write(part[:8])
+        names_file.write(f"{document.name!r}\n")
+  return {
+    "documents": num_documents,
+    "tokens": num_tokens,
+    "bytes": num_bytes,
+    "sha256": content.hexdigest(),
+  }
 
 
 class _Bytes:
   """Every byte is a token."""
 
-  name = identity = "bytes"
+  identity = "bytes"
   vocab_size, dtype, separator = 256, "uint8", _SEPARATOR
 
   def encode(self, block, name):
@@ -470,6 +468,7 @@ class _Bytes:
 class _Subwords:
   """A tokenizer of the Hugging Face `tokenizers` library."""
 
+  # Special tokens that end a document, and here separate two.
   _ENDS = (
     "<|endoftext|>",
     "</s>",
@@ -487,66 +486,62 @@ class _Subwords:
         f"config.dataset.tokenizer={path!r} needs the library tokenizers: pip"
         " install 'jaxplay[tokenizers]'"
       ) from None
-    text = _tokenizer_file(path)
     try:
-      self._tokenizer = tokenizers.Tokenizer.from_str(text)
+      content = pathlib.Path(path).expanduser().read_bytes()
+      strict = json.dumps(_strict(json.loads(content)))
+      self._tokenizer = tokenizers.Tokenizer.from_str(strict)
+      vocabulary = self._tokenizer.get_vocab()
+      self.vocab_size = max(vocabulary.values()) + 1
     except Exception as error:  # The library raises nothing narrower.
       raise jaxplay.UserError(
-        f"config.dataset.tokenizer={path!r} is no tokenizers JSON file: {error}"
+        f"config.dataset.tokenizer={path!r} is neither 'bytes' nor the path of"
+        f" a JSON file of the tokenizers library: {error!r}"
       ) from None
-    self.name = pathlib.Path(path).name
-    self.identity = hashlib.sha256(text.encode()).hexdigest()
-    vocabulary = self._tokenizer.get_vocab()
-    self.vocab_size = max(vocabulary.values()) + 1
+    self._path = path
+    self.identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
     self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
     ends = [vocabulary[end] for end in self._ENDS if end in vocabulary]
     self.separator = ends[0] if ends else None
-    unknown = getattr(self._tokenizer.model, "unk_token", None)
-    self._unknown = vocabulary.get(unknown)
 
   def encode(self, block, name):
     try:
       text = block.decode()
     except UnicodeDecodeError as error:
       raise jaxplay.UserError(
-        f"{name!r} is not valid in tokenizer {self.name!r}: byte"
+        f"{name!r} is not valid in tokenizer {self._path!r}: its byte"
         f" {block[error.start]:#04x} is not UTF-8; convert it, or use"
         " config.dataset.tokenizer='bytes'"
       ) from None
-    encoding = self._tokenizer.encode(text, add_special_tokens=False)
-    self._check(text, encoding, name)
-    return encoding.ids
+    tokens = self._tokens(text)
+    if tokens is None:
+      words = (word[0] for word in re.finditer(r"\s+|\S+", text))
+      unknown = next((w for w in words if self._tokens(w) is None), text)
+      raise jaxplay.UserError(
+        f"{name!r} is not valid in tokenizer {self._path!r}, which has no"
+        f" tokens for {unknown[:80]!r}; use another one, or"
+        " config.dataset.tokenizer='bytes'"
+      )
+    return tokens
 
-  def _check(self, text, encoding, name):
-    """Refuses text that the tokens do not hold."""
-    ids = np.asarray(encoding.ids)
-    spans = np.asarray(encoding.offsets).reshape(-1, 2)
-    if self._unknown is not None and (ids == self._unknown).any():
-      begin, end = spans[np.argmax(ids == self._unknown)]
-    else:  # A model without a token for what is unknown drops it.
-      change = np.bincount(spans[:, 0], minlength=len(text) + 1)
-      change -= np.bincount(spans[:, 1], minlength=len(text) + 1)
-      dropped = [i for i in np.flatnonzero(~change.cumsum()[:-1].astype(bool))]
-      dropped = [i for i in dropped if not text[i].isspace()]
-      if not dropped or self._tokenizer.normalizer is not None:
-        return
-      begin, end = dropped[0], dropped[0] + 1
-    raise jaxplay.UserError(
-      f"{name!r} is not valid in tokenizer {self.name!r}: it has no token for"
-      f" {text[begin:end]!r}; use another tokenizer, or"
-      " config.dataset.tokenizer='bytes'"
-    )
+  def _tokens(self, text):
+    try:
+      return self._tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception:  # As `_strict` makes it.
+      return None
 
 
-def _tokenizer_file(path):
-  try:
-    return pathlib.Path(path).read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError):
-    raise jaxplay.UserError(
-      f"config.dataset.tokenizer is {path!r}; it must be 'bytes' or the path of"
-      " a tokenizers JSON file"
-    ) from None
+def _strict(content):
+  """A tokenizer that takes whole texts, always alike, or else raises.
 
-
-def _encoder(tokenizer):
-  return _Bytes() if tokenizer == "bytes" else _Subwords(tokenizer)
+  For a model whose token for the unknown is itself unknown, the library raises
+  where it would have put that token or, without one, dropped what it is for.
+  """
+  content |= {"truncation": None, "padding": None}
+  model = content["model"]
+  if "unk_id" not in model:
+    model["unk_token"] = "\0unknown\0"
+  elif not model.get("byte_fallback"):  # Unigram; it has a token for any byte.
+    model["unk_id"] = None
+  if "dropout" in model:
+    model["dropout"] = None
+  return content

@@ -59,6 +59,18 @@ def build(
   )
 
 
+def parameters(model) -> dict[str, int] | None:
+  """Number of parameters by group, of a language model; else None."""
+  return lm.parameters(model) if isinstance(model, lm.LM) else None
+
+
+def flops_per_token(model, length: int) -> dict[str, float] | None:
+  """FLOPs of the forward pass by group, of a language model; else None."""
+  if not isinstance(model, lm.LM):
+    return None
+  return lm.flops_per_token(model, length)
+
+
 def convolves(model) -> bool:
   """Whether there are convolutions in the model."""
   return isinstance(model, resnet.ResNet | resnet.WideResNet)

@@ -30,6 +30,7 @@ class LM(nn.Module):
     zero_init_residual: Whether residual branches begin as zero.
     dropout: Whether there is dropout after each branch.
     remat: Key of `transformer.REMAT`.
+    unroll: See `transformer.Blocks`.
     dtype: Type of the computation; parameters and logits are float32.
   """
 
@@ -47,6 +48,7 @@ class LM(nn.Module):
   zero_init_residual: bool = False
   dropout: bool = False
   remat: str = "none"
+  unroll: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -75,6 +77,7 @@ class LM(nn.Module):
       zero_init_residual=self.zero_init_residual,
       dropout=self.dropout,
       remat=self.remat,
+      unroll=self.unroll,
       dtype=self.dtype,
       name="decoder",
     )(embed(tokens), rotation, train=train, rate=dropout_rate, rows=rows)

@@ -123,6 +123,8 @@ class Blocks(nn.Module):
       not grow with depth (Radford et al. 2019).
     dropout: Whether there is dropout at the end of each branch.
     remat: Key of `REMAT`.
+    unroll: Whether the blocks are compiled one by one, so that the compiler
+      can count them; for nothing else.
     dtype: Type of the computation.
   """
 
@@ -136,6 +138,7 @@ class Blocks(nn.Module):
   zero_init_residual: bool
   dropout: bool
   remat: str
+  unroll: bool
   dtype: Any
 
   @nn.compact
@@ -162,6 +165,7 @@ class Blocks(nn.Module):
       split_rngs={"params": True, "dropout": True},
       in_axes=nn.broadcast,
       length=self.depth,
+      unroll=self.depth if self.unroll else 1,
     )
     x, _ = stack(
       norm=self.norm,

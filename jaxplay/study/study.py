@@ -17,7 +17,6 @@ import io
 import json
 import os
 import pathlib
-import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,7 +73,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
   Raises:
     jaxplay.UserError: It does not run, or asks for what makes no sense.
   """
-  study = _get_study(path)
+  study = config_lib.from_user_file(path, "get_study", Study)
   for name, kind in _KINDS.items():
     value = getattr(study, name)
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -87,7 +86,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
       f"study file {path!r} has no goal; say in one sentence what the study is"
       " to find out (Playbook, choosing the goal for the next round)"
     )
-  config_file = _beside(path, study.config)
+  config_file = config_lib.beside(path, study.config)
   config = config_lib.load(config_file)
   for key, value in study.overrides.items():
     config_lib.override(config, key, value)
@@ -167,34 +166,12 @@ def _sample(study):
   )
 
 
-def _get_study(path):
-  if not os.path.isfile(path):
-    raise jaxplay.UserError(f"there is no study file {path!r}")
-  try:
-    get_study = runpy.run_path(path).get("get_study")
-    study = get_study() if callable(get_study) else None
-  except jaxplay.UserError:
-    raise
-  except Exception as error:  # The file is the user's own code.
-    raise jaxplay.UserError(
-      f"study file {path!r} does not run: {config_lib.describe(error, path)}"
-    ) from error
-  if get_study is None:
-    raise jaxplay.UserError(f"study file {path!r} defines no get_study()")
-  if not isinstance(study, Study):
-    raise jaxplay.UserError(
-      f"get_study() in {path!r} returns {type(study).__name__}, not a"
-      " study.Study"
-    )
-  return study
-
-
 def _space(path, study, config):
   """(space, algorithm, explicit points) of a study file."""
   space, algorithm, points = study.space, study.algorithm, study.points
   if isinstance(space, str):
     space = space_lib.from_algoperf(
-      _beside(path, space), config.max_train_steps
+      config_lib.beside(path, space), config.max_train_steps
     )
   if isinstance(space, list):
     algorithm, points = "explicit", space
@@ -219,15 +196,6 @@ def _varied(points):
       if value not in values.setdefault(key, []):
         values[key].append(value)
   return {key: space_lib.Choice(found) for key, found in values.items()}
-
-
-def _beside(path, spec):
-  """A path as it is seen from the study file, or from the current folder."""
-  file, colon, argument = spec.partition(":")
-  beside = os.path.join(os.path.dirname(path), file)
-  if os.path.isfile(beside):
-    return os.path.relpath(beside) + colon + argument
-  return spec
 
 
 class StudyDir:

@@ -9,7 +9,9 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
+import jaxplay
 from jaxplay import config as config_lib
+from jaxplay import models
 from jaxplay.training import sharding, train
 
 
@@ -30,9 +32,69 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
     f" {_bytes(costs['state_bytes'])}, temporaries"
     f" {_bytes(costs['temporary_bytes'])})"
   )
+  if parameters := models.parameters(workload.model):
+    yield "parameters: " + _groups(parameters)
+    length = config.dataset.sequence_length
+    forward = models.flops_per_token(workload.model, length)
+    tokens = 3 * config.batch_size * length
+    per_step = {group: tokens * number for group, number in forward.items()}
+    yield "one training step, by the formula, FLOPs: " + _groups(per_step)
   examples = config.max_train_steps * config.batch_size
   epochs = examples / workload.dataset.splits["train"].num_examples
   yield f"the whole run: {examples:,} examples, {epochs:.1f} epochs"
+
+
+def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Parameters and FLOPs of a language model's training.
+
+  Returns:
+    "parameters": of each group. "flops_per_step", over all devices: by the
+    "formula" of `models.flops_per_token`, three times for a training step; and
+    as "compiled", optimizer and all. "tokens_per_step".
+
+  Raises:
+    jaxplay.UserError: It is no language model.
+  """
+  workload = train.make_workload(config)
+  length = config.dataset.sequence_length
+  parameters = models.parameters(workload.model)
+  if parameters is None:
+    raise jaxplay.UserError(
+      f"config.model.name is {config.model.name!r}; a ladder is of language"
+      " models, 'lm'"
+    )
+  forward = models.flops_per_token(workload.model, length)
+  tokens = config.batch_size * length
+  return {
+    "parameters": parameters,
+    "flops_per_step": {
+      "formula": 3 * tokens * sum(forward.values()),
+      "compiled": _flops(config) * workload.mesh.size,
+    },
+    "tokens_per_step": tokens,
+  }
+
+
+def _flops(config):
+  """FLOPs of a step on one device, as the compiler counts them.
+
+  It counts the body of a loop once, however often that runs: microbatches are
+  not split, and blocks are counted by what a second one adds to the first.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.microbatches = 1
+  if config.model.name not in config_lib.TRANSFORMERS:
+    return _compiled_flops(config)
+  depth, flops = config.model.depth, {}
+  for config.model.depth in (1, 2):
+    flops[config.model.depth] = _compiled_flops(config)
+  return flops[1] + (depth - 1) * (flops[2] - flops[1])
+
+
+def _compiled_flops(config):
+  workload = train.make_workload(config, unroll=True)
+  return _compile(config, workload).cost_analysis().get("flops", 0.0)
 
 
 def compile_costs(
@@ -44,14 +106,9 @@ def compile_costs(
     Per device: flops of a step; bytes at its peak, and of these state_bytes
     (parameters, optimizer, averages) and temporary_bytes.
   """
-  compiled = _compile(config, workload, config.microbatches)
-  memory = compiled.memory_analysis()
-  # The cost analysis counts the body of a loop once, however often it runs.
-  whole = (
-    compiled if config.microbatches == 1 else _compile(config, workload, 1)
-  )
+  memory = _compile(config, workload).memory_analysis()
   return {
-    "flops": whole.cost_analysis().get("flops", 0.0),
+    "flops": _flops(config),
     "bytes": memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
@@ -61,22 +118,19 @@ def compile_costs(
   }
 
 
-def _compile(config, workload, microbatches):
+def _compile(config, workload):
   shapes: dict[str, Any] = dict(workload.dataset.example)
   if config.dataset.augment != "none":
     shapes["moves"] = ((3,), np.int32)
-  size = config.batch_size // microbatches
+  size = config.batch_size // config.microbatches
   batch = {
     name: jax.ShapeDtypeStruct(
-      (microbatches, size, *shape),
+      (config.microbatches, size, *shape),
       dtype,
       sharding=sharding.batch(workload.mesh, axis=1),
     )
     for name, (shape, dtype) in shapes.items()
   }
-  with config.unlocked():
-    config = config.copy_and_resolve_references()
-    config.microbatches = microbatches
   step = jax.jit(
     train.make_train_step(config, workload.model, workload.task),
     donate_argnums=1,
@@ -86,6 +140,11 @@ def _compile(config, workload, microbatches):
     ),
   )
   return step.lower(workload.hparams, workload.state, batch).compile()
+
+
+def _groups(numbers):
+  parts = ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
+  return f"{sum(numbers.values()):.4g} ({parts})"
 
 
 def _bytes(number):

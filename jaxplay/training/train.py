@@ -63,8 +63,14 @@ class Workload:
   train_step: Any
 
 
-def make_workload(config: ml_collections.ConfigDict) -> Workload:
+def make_workload(
+  config: ml_collections.ConfigDict, *, unroll: bool = False
+) -> Workload:
   """Builds mesh, data set, model and step of a checked config.
+
+  Args:
+    config: A checked config.
+    unroll: Whether the blocks of a transformer are compiled one by one.
 
   Raises:
     jaxplay.UserError: The data set cannot be had.
@@ -78,6 +84,7 @@ def make_workload(config: ml_collections.ConfigDict) -> Workload:
     sizes.pop("name"),
     dataset.num_classes,
     norm_kind=sizes.pop("norm"),
+    unroll=unroll,
     **sizes,
   )
   task = tasks.of(dataset)

@@ -1,0 +1,1 @@
+"""Planning: batch size, steps, stability, scaling laws, the longest run."""

@@ -1,0 +1,350 @@
+"""A ladder: model sizes, each one constant run with cooldown branches.
+
+    LADDER/ladder.json      goal, base config, sizes, lengths, cooldown
+           provenance.json  what made it
+           sizes/64x2/counts.json   parameters and FLOPs
+                      trunk/        the constant run, a run directory
+                      00002000/     cooled down, 2,000 steps in all, one too
+           findings.json, report.html    derived
+
+Each pair of a size and a length is a point of a scaling law, and costs only a
+cooldown once the trunk is there (Hägele et al. 2024, section 5). What trains is
+handed in: nothing here knows JAX.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.planning import scaling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ladder:
+  """What `get_ladder()` of a ladder file returns.
+
+  Attributes:
+    goal: The question, in a sentence.
+    config: The base config as `--config` takes it, FILE[:ARG]; the path is
+      relative to the ladder file or, failing that, to the current folder.
+    sizes: Name -> config keys of that size, with its learning rate.
+    steps: Lengths, in steps with their cooldown: of every size, or name ->
+      lengths.
+    overrides: Config keys fixed for all sizes at another value than the base
+      config's.
+    cooldown_fraction: Share of the steps that each cooldown takes.
+    cooldown_shape: One of `config.COOLDOWN_SHAPES`.
+    notes: Anything that the reader of the report should know.
+  """
+
+  goal: str
+  config: str
+  sizes: Mapping[str, Mapping[str, Any]]
+  steps: Sequence[int] | Mapping[str, Sequence[int]]
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  cooldown_fraction: float = 0.2
+  cooldown_shape: str = "1-sqrt"
+  notes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+  """One size: its constant run and the lengths of its branches.
+
+  Attributes:
+    name: Of the size.
+    config: Of the constant run, as long as the last branch needs it.
+    branches: Steps in all -> config of the branch.
+    starts: Steps in all -> step at which the branch begins.
+  """
+
+  name: str
+  config: ml_collections.ConfigDict
+  branches: Mapping[int, ml_collections.ConfigDict]
+  starts: Mapping[int, int]
+
+
+def load(path: str) -> dict[str, Any]:
+  """Reads a ladder file: what ladder.json is to hold.
+
+  Raises:
+    jaxplay.UserError: It does not run, or asks for what makes no sense.
+  """
+  ladder = config_lib.from_user_file(path, "get_ladder", Ladder)
+  if not ladder.goal.strip():
+    raise jaxplay.UserError(
+      f"ladder file {path!r} has no goal; say in one sentence what the ladder"
+      " is to find out"
+    )
+  if len(ladder.sizes) < 2:
+    raise jaxplay.UserError(
+      f"ladder file {path!r} has {len(ladder.sizes)} size; a scaling law needs"
+      " several, and at least 3 to say how loss falls with size"
+    )
+  config_file = config_lib.beside(path, ladder.config)
+  config = config_lib.load(config_file)
+  for key, value in ladder.overrides.items():
+    config_lib.override(config, key, value)
+  steps = ladder.steps
+  if not isinstance(steps, Mapping):
+    steps = {name: steps for name in ladder.sizes}
+  for name in ladder.sizes:
+    lengths = steps.get(name, ())
+    if not lengths or any(type(n) is not int or n < 1 for n in lengths):
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: the lengths of size {name!r} are {lengths!r};"
+        " they must be numbers of steps"
+      )
+  return json.loads(
+    json.dumps(
+      {
+        "goal": ladder.goal,
+        "notes": ladder.notes,
+        "config_file": config_file,
+        "config": config_lib.as_json(config),
+        "sizes": {k: config_lib.as_json(v) for k, v in ladder.sizes.items()},
+        "steps": {name: sorted(set(steps[name])) for name in ladder.sizes},
+        "cooldown_fraction": ladder.cooldown_fraction,
+        "cooldown_shape": ladder.cooldown_shape,
+      }
+    )
+  )
+
+
+class LadderDir:
+  """Reads and writes one ladder directory."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    # The files that a ladder shares with a run: provenance, findings, lock.
+    self.own = rundir.RunDir(path)
+
+  def ladder(self) -> dict[str, Any]:
+    """What ladder.json holds.
+
+    Raises:
+      jaxplay.UserError: There is no ladder here.
+    """
+    ladder = rundir.read_json(self.path / "ladder.json")
+    if ladder is None:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds no ladder (no ladder.json)"
+      )
+    return ladder
+
+  def create(self, definition: Mapping[str, Any]) -> None:
+    """Makes the ladder, or goes on with the one that is here.
+
+    Sizes and lengths may be added; goal and notes are taken over.
+
+    Raises:
+      jaxplay.UserError: Another ladder is here, or a run.
+    """
+    here = rundir.read_json(self.path / "ladder.json")
+    if here is None and self.own.config() is not None:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds a run; use another workdir"
+      )
+    for key in ("config", "cooldown_fraction", "cooldown_shape"):
+      if here is not None and here[key] != definition[key]:
+        raise jaxplay.UserError(
+          f"{str(self.path)!r} holds another ladder: its {key} was another; use"
+          " another workdir"
+        )
+    for name, size in (here or {}).get("sizes", {}).items():
+      if definition["sizes"].get(name) != size:
+        raise jaxplay.UserError(
+          f"{str(self.path)!r} holds another ladder: size {name!r} was"
+          f" {size!r}; use another name for another size"
+        )
+    self.own.create()
+    if self.own.provenance() is None:
+      self.own.write_provenance(rundir.provenance("", {}))
+    command = (here or {}).get("command", sys.argv)
+    rundir.write_json(
+      self.path / "ladder.json", dict(definition, command=command)
+    )
+
+  def trunk(self, size: str) -> rundir.RunDir:
+    """The constant run of a size, there or not."""
+    return rundir.RunDir(self.path / "sizes" / size / "trunk")
+
+  def branch(self, size: str, steps: int) -> rundir.RunDir:
+    """The branch of so many steps in all, there or not."""
+    return rundir.RunDir(self.path / "sizes" / size / f"{steps:08d}")
+
+  def counts(self, size: str) -> dict[str, Any] | None:
+    """counts.json of a size; see `run`."""
+    return rundir.read_json(self.path / "sizes" / size / "counts.json")
+
+  def write_counts(self, size: str, counts: Mapping[str, Any]) -> None:
+    """Writes counts.json of a size."""
+    folder = self.path / "sizes" / size
+    folder.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(folder / "counts.json", counts)
+
+  def rungs(self, plan: Callable) -> Iterator[Rung]:
+    """Every size with the configs of its runs, smallest lengths first.
+
+    Args:
+      plan: `plan(constant config, start, fraction, shape)` is the config of a
+        branch (`training.branch.planned`).
+
+    Raises:
+      jaxplay.UserError: A config is refused.
+    """
+    ladder = self.ladder()
+    fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
+    for name, size in ladder["sizes"].items():
+      starts = {
+        steps: steps - round(fraction * steps)
+        for steps in ladder["steps"][name]
+      }
+      constant = config_lib.from_json(ladder["config"])
+      settings = {
+        "schedule": "constant",
+        "max_train_steps": max(starts.values()),
+        "keep_steps": tuple(starts.values()),
+        "export": False,
+      }
+      for key, value in (size | settings).items():
+        config_lib.override(constant, key, value)
+      config_lib.validate(constant)
+      branches = {
+        steps: plan(constant, start, fraction, shape)
+        for steps, start in starts.items()
+      }
+      yield Rung(name, constant, branches, starts)
+
+
+def run(
+  directory: LadderDir,
+  *,
+  plan: Callable,
+  train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
+  branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
+  count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
+  tell: Callable[[str], None],
+) -> str:
+  """Runs what is not finished of a ladder.
+
+  Args:
+    directory: The ladder.
+    plan: See `LadderDir.rungs`.
+    train: Trains a config in a run directory, or makes a shorter run there
+      longer; returns its status.
+    branch: `training.branch.begin`.
+    count: Parameters and FLOPs of a config: {"parameters": {group: number},
+      "flops_per_step": {"formula", "compiled"}, "tokens_per_step"}.
+    tell: Called with sentences.
+
+  Returns:
+    The status of the last run: "completed", or "preempted" when asked to stop.
+    A size that diverges is left with what it has.
+  """
+  rungs = list(directory.rungs(plan))  # All checked before the first begins.
+  for rung in rungs:
+    if directory.counts(rung.name) is None:
+      directory.write_counts(rung.name, count(rung.config))
+    trunk = directory.trunk(rung.name)
+    wanted = rung.config.max_train_steps
+    tell(f"size {rung.name}: a constant run of {wanted} steps")
+    status = train(rung.config, trunk)
+    if status == "preempted":
+      return status
+    for steps, config in rung.branches.items():
+      start = rung.starts[steps]
+      if status == "infeasible" and start > trunk.status()["step"]:
+        tell(f"size {rung.name} diverged before step {start}")
+        continue
+      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
+      run = directory.branch(rung.name, steps)
+      branch(trunk, start, run, config)
+      if train(config, run) == "preempted":
+        return "preempted"
+  return "completed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What a ladder left on disk.
+
+  Attributes:
+    path: The ladder directory.
+    ladder: ladder.json.
+    points: One for each finished branch.
+    spent: Compute against one run from scratch for each point; None: nothing is
+      finished.
+    trunks: Size -> its constant run.
+    branches: Size -> steps in all -> its branch.
+    unique_tokens: Of the training split; None: not known.
+  """
+
+  path: pathlib.Path
+  ladder: Mapping[str, Any]
+  points: Sequence[scaling.Point]
+  spent: scaling.Spent | None
+  trunks: Mapping[str, rundir.RunDir]
+  branches: Mapping[str, Mapping[int, rundir.RunDir]]
+  unique_tokens: float | None
+
+
+def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
+  """Reads a ladder, finished or not.
+
+  Args:
+    path: The ladder directory.
+    flops_source: "formula" or "compiled": how FLOPs are counted.
+
+  Raises:
+    jaxplay.UserError: There is no ladder here.
+  """
+  directory = LadderDir(path)
+  ladder = directory.ladder()
+  objective = ladder["config"]["objective"]
+  points, trunks, branches, steps_made = [], {}, {}, {}
+  ends, flops_per_step, unique = {}, {}, None
+  for name in ladder["sizes"]:
+    counts = directory.counts(name)
+    if counts is None:
+      continue
+    trunks[name], branches[name], ends[name] = directory.trunk(name), {}, []
+    steps_made[name] = trunks[name].status().get("step", 0)
+    flops_per_step[name] = counts["flops_per_step"][flops_source]
+    dataset = (trunks[name].provenance() or {}).get("dataset") or {}
+    unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)
+    for steps in ladder["steps"][name]:
+      run = directory.branch(name, steps)
+      status = run.status()
+      loss = (status.get("final") or {}).get(objective)
+      if status.get("status") != "completed" or loss is None:
+        continue
+      branches[name][steps] = run
+      ends[name].append((run.provenance()["branch"]["step"], steps))
+      embedding = counts["parameters"].get("embedding", 0)
+      points.append(
+        scaling.Point(
+          size=name,
+          parameters=sum(counts["parameters"].values()) - embedding,
+          embedding_parameters=embedding,
+          tokens=steps * counts["tokens_per_step"],
+          loss=loss,
+          flops=steps * flops_per_step[name],
+          cooled=True,
+        )
+      )
+  spent = None
+  if points:
+    spent = scaling.compute_spent(steps_made, ends, flops_per_step)
+  return Results(
+    directory.path, ladder, points, spent, trunks, branches, unique
+  )

@@ -1,0 +1,889 @@
+"""Scaling laws: what loss a model size and a number of tokens will reach.
+
+The law is L(N, D) = E + A / N^a + B / D^b, with N parameters, D tokens and the
+loss in nats per token (Hoffmann et al. 2022, approach 3). Its points come from
+a *ladder*: model sizes, each trained for several durations, as branches with a
+cooldown of one constant run (Haegele et al. 2024).
+
+Sources: Kaplan et al. 2020 (arXiv 2001.08361), Hoffmann et al. 2022
+(2203.15556), Muennighoff et al. 2023 (2305.16264), Besiroglu et al. 2024
+(2404.10102), Haegele et al. 2024 (2405.18392), Pearce and Song 2024
+(2406.12907), Porian et al. 2024 (2406.19146), Czech et al. 2026 (2603.22339).
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import interpolate, optimize, stats
+
+import jaxplay
+from jaxplay import finding
+
+COEFFICIENTS = (
+  *("irreducible", "coefficient_n", "exponent_n"),
+  *("coefficient_d", "exponent_d"),
+)
+INTERVAL = (5.0, 95.0)  # percentiles, of every interval here
+
+# How many times outside the points, in N, D or compute, a law is asked without
+# being told to extrapolate. There, the interval of the optimal loss is 3 times
+# what it is at the largest point (5 sizes by 4 durations, 0.5 % noise), and
+# nothing contradicts the form of the law any more, though the frontier is known
+# to bend (Hoffmann et al. 2022, appendix E).
+FARTHEST = 10.0
+
+_DELTA = 1e-3  # of Huber's loss, in log space (Hoffmann et al. 2022)
+_STARTS = (0.1, 0.2, 0.4, 0.7, 1.1)  # exponents that a fit starts from
+_REACH = 8.0  # of a parabola: the largest N over the best, and best over least
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """What one training reached.
+
+  Attributes:
+    size: Name of the model size.
+    parameters: Without embeddings.
+    embedding_parameters: Of the embeddings alone; 0 where there are none.
+    tokens: Trained on, repetitions included.
+    loss: Nats per token.
+    flops: Of this training, from its first step to its last.
+    cooled: Whether the learning rate was cooled down before the loss was taken.
+  """
+
+  size: str
+  parameters: float
+  embedding_parameters: float
+  tokens: float
+  loss: float
+  flops: float
+  cooled: bool
+
+
+class Estimate(NamedTuple):
+  """A value and its interval; NaN where there was no bootstrap."""
+
+  value: float
+  low: float
+  high: float
+
+
+class Prediction(NamedTuple):
+  """Losses of the law, nats per token; a run scatters about them.
+
+  `factor` says how many times outside the points each is; 1: inside.
+  """
+
+  loss: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  factor: np.ndarray
+
+  @property
+  def extrapolated(self) -> np.ndarray:
+    """Whether it is farther outside than the fit supports, bool."""
+    return self.factor > FARTHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+  """The N and the D that make the most of a compute budget.
+
+  Attributes:
+    flops: The budget.
+    parameters: N, counted as in the fit.
+    tokens: D.
+    loss: Of the law at the values of N and D.
+    factor: How many times outside the points; 1: inside.
+    extrapolated: Whether that is farther than the fit supports.
+    flops_source: How FLOPs were counted: "formula", "compiled" or "given".
+  """
+
+  flops: float
+  parameters: Estimate
+  tokens: Estimate
+  loss: Estimate
+  factor: float
+  extrapolated: bool
+  flops_source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A fitted law, L(N, D) = E + A / N^a + B / D^b.
+
+  Predict with these numbers, not with rounded ones: those of a paper moved the
+  loss by more than its noise (Besiroglu et al. 2024).
+
+  Attributes:
+    points: What it was fitted to.
+    count_embeddings: Whether N counts the embeddings.
+    flops_source: How the points' FLOPs were counted.
+    irreducible: E, nats per token.
+    coefficient_n: A.
+    exponent_n: a.
+    coefficient_d: B.
+    exponent_d: b.
+    flops_coefficient: c of the points' FLOPs, c N^s D; 6 by the formula.
+    flops_exponent: s of the same; 1 by the formula.
+    residuals: [points], log(measured) - log(law).
+    samples: [num_bootstrap, 5], in order of COEFFICIENTS.
+  """
+
+  points: tuple[Point, ...]
+  count_embeddings: bool
+  flops_source: str
+  irreducible: float
+  coefficient_n: float
+  exponent_n: float
+  coefficient_d: float
+  exponent_d: float
+  flops_coefficient: float
+  flops_exponent: float
+  residuals: np.ndarray
+  samples: np.ndarray
+
+  @property
+  def coefficients(self) -> dict[str, Estimate]:
+    """Each of COEFFICIENTS with its interval."""
+    columns = self._laws().T
+    return {k: _estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
+
+  @property
+  def optimal_exponent(self) -> Estimate:
+    """p of the optimal N = G C^p."""
+    _, _, a, _, b = self._laws().T
+    return _estimate(b / (a + self.flops_exponent * b))
+
+  def predict(
+    self, parameters, tokens, *, extrapolate: bool = False
+  ) -> Prediction:
+    """The loss of models of N parameters after D tokens.
+
+    Args:
+      parameters: N, counted as in the fit; an array, broadcast with tokens.
+      tokens: D.
+      extrapolate: Answer also more than FARTHEST times outside the points.
+
+    Raises:
+      jaxplay.UserError: It is farther outside, and extrapolate is not set.
+    """
+    n, d = np.broadcast_arrays(np.float64(parameters), np.float64(tokens))
+    outside = self.outside(n, d)
+    if not extrapolate:
+      _refuse_extrapolation(outside)
+    losses = _law(self._laws().T.reshape(5, -1, *(1,) * n.ndim), n, d)
+    factor = np.maximum.reduce(list(outside.values()))
+    return Prediction(losses[0], *_interval(losses[1:]), factor)
+
+  def outside(self, parameters, tokens) -> dict[str, np.ndarray]:
+    """How many times outside the points: of "parameters", "tokens", "flops".
+
+    Each at least 1, which is inside; FLOPs count only beyond the largest point.
+    """
+    n, d, _, flops = _columns(self.points, self.count_embeddings)
+    parameters, tokens = np.float64(parameters), np.float64(tokens)
+    compute = self.flops_coefficient * parameters**self.flops_exponent * tokens
+    return {
+      "parameters": _times_outside(parameters, n.min(), n.max()),
+      "tokens": _times_outside(tokens, d.min(), d.max()),
+      "flops": _times_outside(compute, 0.0, flops.max()),
+    }
+
+  def optimal(
+    self,
+    flops: float,
+    *,
+    flops_per_parameter_token: float | None = None,
+    extrapolate: bool = False,
+  ) -> Optimum:
+    """The N and D of the least loss for a compute budget C, in closed form.
+
+    Of all N and D with c N^s D = C, A / N^a + B / D^b is least at
+    N = (a A / (s b B))^(1 / (a + s b)) (C / c)^(b / (a + s b)).
+
+    Args:
+      flops: C.
+      flops_per_parameter_token: c, with s = 1; 6 for the formula. None: c and s
+        of the points.
+      extrapolate: Answer also more than FARTHEST times outside the points.
+
+    Raises:
+      jaxplay.UserError: It is farther outside, and extrapolate is not set; or
+        the budget is not above 0.
+    """
+    if not 0 < flops < math.inf:
+      raise jaxplay.UserError(
+        f"a budget of {flops} FLOPs buys no training; give a number above 0"
+      )
+    c, s = self.flops_coefficient, self.flops_exponent
+    if flops_per_parameter_token is not None:
+      c, s = flops_per_parameter_token, 1.0
+    beyond = _times_outside(flops, 0.0, max(p.flops for p in self.points))
+    if not extrapolate:
+      _refuse_extrapolation({"flops": beyond})
+    _, a_n, a, b_d, b = self._laws().T
+    log_n = np.log(a * a_n / (s * b * b_d)) + b * np.log(flops / c)
+    n = np.exp(log_n / (a + s * b))
+    d = flops / (c * n**s)
+    there = self.predict(n[0], d[0], extrapolate=extrapolate)
+    factor = max(float(there.factor), float(beyond))
+    return Optimum(
+      flops=float(flops),
+      parameters=_estimate(n),
+      tokens=_estimate(d),
+      loss=Estimate(*map(float, there[:3])),
+      factor=factor,
+      extrapolated=factor > FARTHEST,
+      flops_source="given" if flops_per_parameter_token else self.flops_source,
+    )
+
+  def as_json(self) -> dict[str, Any]:
+    """JSON values, with the intervals for the samples."""
+    row = dataclasses.asdict(self) | {"residuals": self.residuals.tolist()}
+    del row["samples"]
+    return row | {"intervals": _intervals(self.coefficients)}
+
+  def _laws(self):
+    """[1 + num_bootstrap, 5]: the fitted law, and those of the bootstrap."""
+    fitted = [[getattr(self, name) for name in COEFFICIENTS]]
+    return np.concatenate([fitted, self.samples])
+
+
+def fit(
+  points: Iterable[Point],
+  *,
+  count_embeddings: bool = False,
+  flops_source: Literal["formula", "compiled"] = "formula",
+  num_bootstrap: int = 200,
+  seed: int = 0,
+) -> Fit:
+  """Fits the law to the points of a ladder.
+
+  Minimizes the sum of Huber's losses of the residuals in log space by L-BFGS
+  from a grid of exponents, the law written as a log-sum-exp (Hoffmann et al.
+  2022, approach 3). The bootstrap draws from all points alike: drawn within
+  sizes, or from residuals, 90 % intervals held the truth of generated ladders
+  (5 by 4, 0.5 % noise) in 92 and 83 % of the cases; these do in 95 %.
+
+  Args:
+    points: At least 5, of 3 sizes and 3 numbers of tokens.
+    count_embeddings: Whether N counts the embeddings.
+    flops_source: How the points' FLOPs were counted: by `formula_flops`, or by
+      the compiled program.
+    num_bootstrap: Resamples; 0: no intervals.
+    seed: Of the bootstrap.
+
+  Raises:
+    jaxplay.UserError: The points cannot determine the law, or one has no loss.
+  """
+  points = tuple(points)
+  _check_points(points)
+  if flops_source not in ("formula", "compiled"):
+    raise jaxplay.UserError(
+      f"flops_source is {flops_source!r}; it can be 'formula' or 'compiled'"
+    )
+  n, d, loss, flops = _columns(points, count_embeddings)
+  x, y = np.log(n), np.log(d)
+  # About their means, exponents and coefficients hardly depend on each other:
+  # L-BFGS arrives after 100 steps, not thousands.
+  data = np.stack([x - x.mean(), y - y.mean(), np.log(loss)])
+  bounds = _bounds(loss.min())
+  fits = [_minimize(start, data, bounds) for start in _starts(data, bounds)]
+  theta = min(fits, key=lambda result: result.fun).x
+  draws = _resamples(n, d, num_bootstrap, np.random.default_rng(seed))
+  thetas = [_minimize(theta, data[:, draw], bounds).x for draw in draws]
+  e, a_n, a, b_d, b = np.array([theta, *thetas]).T
+  a_n, b_d = a_n + a * x.mean(), b_d + b * y.mean()
+  laws = np.stack([np.exp(e), np.exp(a_n), a, np.exp(b_d), b], axis=1)
+  slope, intercept = np.polyfit(x, np.log(flops / d), 1)
+  return Fit(
+    points=points,
+    count_embeddings=count_embeddings,
+    flops_source=flops_source,
+    **dict(zip(COEFFICIENTS, laws[0].tolist(), strict=True)),
+    flops_coefficient=math.exp(intercept),
+    flops_exponent=float(slope),
+    residuals=np.log(loss / _law(laws[0], n, d)),
+    samples=laws[1:],
+  )
+
+
+def formula_flops(parameters, tokens):
+  """6 N D: for each, 2 in the forward and 4 in the backward pass (Kaplan)."""
+  return 6.0 * parameters * tokens
+
+
+def frontier(points: Iterable[Point]) -> list[Point]:
+  """The points that none with as little compute matches, by compute."""
+  best, kept = math.inf, []
+  for point in sorted(points, key=lambda p: (p.flops, p.loss)):
+    if point.loss < best:
+      best = point.loss
+      kept.append(point)
+  return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """The losses of several sizes at the same compute.
+
+  Attributes:
+    flops: The compute.
+    parameters: [sizes], increasing, counted as in the fit.
+    losses: [sizes], interpolated, nats per token.
+    optimum: N where the parabola is least.
+    bracketed: Whether a smaller and a larger size are worse; if not, the least
+      is at an edge or beyond, and where it is, is a guess.
+  """
+
+  flops: float
+  parameters: np.ndarray
+  losses: np.ndarray
+  optimum: Estimate
+  bracketed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class IsoFlops:
+  """Slices of equal compute, and N = G C^p through their bracketed minima.
+
+  Attributes:
+    slices: By compute.
+    coefficient: G; None where fewer than 2 are bracketed.
+    exponent: p; None likewise.
+  """
+
+  slices: list[Slice]
+  coefficient: float | None
+  exponent: Estimate | None
+
+
+def iso_flops(
+  law: Fit, *, num_budgets: int = 7, num_draws: int = 200, seed: int = 0
+) -> IsoFlops:
+  """The best size at each of several budgets, without the form of the law.
+
+  Approach 2 of Hoffmann et al. 2022. The loss of each size is interpolated in
+  log compute between its durations by a monotone cubic, and a parabola in log N
+  goes through each slice. As a loss is no parabola, wide slices bias it (Czech
+  et al. 2026): it takes in sizes up to 8 times the best and down to an eighth,
+  at least 3. Intervals: the losses are varied by the residuals of the law.
+
+  Args:
+    law: Only its points, its count of parameters and its residuals are used.
+    num_budgets: Log-spaced over what 3 sizes cover.
+    num_draws: For the intervals.
+    seed: Of the draws.
+
+  Raises:
+    jaxplay.UserError: No budget is covered by 3 sizes.
+  """
+  n, _, loss, flops = _columns(law.points, law.count_embeddings)
+  noise = law.residuals * math.sqrt(len(n) / max(len(n) - 5, 1))
+  draws = np.random.default_rng(seed).choice(noise, (num_draws, len(n)))
+  losses = loss * np.exp(np.vstack([np.zeros(len(n)), draws]))
+  cubics = {
+    size: _cubic(np.log(flops[n == size]), losses[:, n == size])
+    for size in np.unique(n)
+    if len(np.unique(flops[n == size])) > 1
+  }
+  ends = np.array([cubic.x[[0, -1]] for cubic in cubics.values()])
+  slices, minima = [], []
+  if len(ends) >= 3:
+    low, high = np.sort(ends[:, 0])[2], np.sort(ends[:, 1])[-3]
+    for budget in np.linspace(low, high, num_budgets):
+      there = (ends[:, 0] <= budget) & (budget <= ends[:, 1])
+      if there.sum() >= 3:
+        values = np.stack([cubic(budget) for cubic in cubics.values()])[there]
+        sizes = np.array(list(cubics))[there]
+        minimum, bracketed = _parabola(np.log(sizes), values)
+        optimum = _estimate(np.exp(minimum))
+        flops_here = math.exp(budget)
+        slices.append(
+          Slice(flops_here, sizes, values[:, 0], optimum, bracketed)
+        )
+        minima.append(minimum)
+  if not slices:
+    raise jaxplay.UserError(
+      "no compute budget lies between the shortest and the longest training of"
+      f" 3 of the {len(np.unique(n))} sizes; train small sizes longer, or rely"
+      " on the fitted law alone"
+    )
+  keep = [i for i, found in enumerate(slices) if found.bracketed]
+  if len(keep) < 2:
+    return IsoFlops(slices, None, None)
+  logs = np.stack([minima[i] for i in keep])
+  logs = logs[:, np.isfinite(logs).all(axis=0)]
+  budgets = np.log([slices[i].flops for i in keep])
+  slope, intercept = np.polyfit(budgets, logs, 1)
+  return IsoFlops(slices, math.exp(intercept[0]), _estimate(slope))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+  """Compute of a ladder.
+
+  Attributes:
+    spent: FLOPs of the constant runs and their branches.
+    from_scratch: FLOPs of a run of its own for each branch.
+    saved: Share of the latter that was not spent; below 0: it cost more.
+  """
+
+  spent: float
+  from_scratch: float
+  saved: float
+
+
+def compute_spent(
+  trunks: Mapping[str, int],
+  branches: Mapping[str, Sequence[tuple[int, int]]],
+  flops_per_step: Mapping[str, float],
+) -> Spent:
+  """What branching saved against one run, such as with cosine, for each point.
+
+  Args:
+    trunks: Size -> steps of its constant run.
+    branches: Size -> (the step it leaves the constant run, its last step).
+    flops_per_step: Size -> FLOPs of a training step.
+
+  Raises:
+    jaxplay.UserError: There is no branch, or one leaves where no run is.
+  """
+  if not any(branches.values()):
+    raise jaxplay.UserError(
+      "the ladder has no branches, so it has no points; branch from the"
+      " constant runs"
+    )
+  spent = sum(flops_per_step[size] * steps for size, steps in trunks.items())
+  from_scratch = 0.0
+  for size, ends in branches.items():
+    for start, last in ends:
+      if not 0 <= start <= min(trunks.get(size, 0), last):
+        raise jaxplay.UserError(
+          f"a branch of size {size!r} goes from step {start} to {last}, and its"
+          f" constant run has {trunks.get(size, 0)} steps; it must leave within"
+          " them, and before it ends"
+        )
+      spent += flops_per_step[size] * (last - start)
+      from_scratch += flops_per_step[size] * last
+  return Spent(float(spent), from_scratch, 1 - spent / from_scratch)
+
+
+def checks(
+  law: Fit, *, unique_tokens: float | None = None
+) -> list[finding.Finding]:
+  """The known traps of scaling laws.
+
+  Args:
+    law: With its points.
+    unique_tokens: In the training data; None: repetition is not judged.
+  """
+  found = [
+    _enough_points(law),
+    _cooldown(law),
+    _embedding_parameters(law),
+    *_ranges(law),
+    _irreducible_loss(law),
+    _exponents(law),
+    _flops_per_token(law),
+    _residuals(law),
+  ]
+  if unique_tokens is not None:
+    found.append(_repeated_data(law, unique_tokens))
+  return found
+
+
+def _enough_points(law):
+  number, least = len(law.points), 9
+  return _finding(
+    "enough_points",
+    "warn" if number < least else "ok",
+    dict(points=number, least=least),
+    f"{number} points leave {number - 5} to tell the noise from, and the"
+    " intervals are not to be trusted. Branch more cooldowns, at small cost.",
+    "Besiroglu et al. 2024",
+  )
+
+
+def _cooldown(law):
+  """Were all learning rates cooled down?"""
+  number = sum(not p.cooled for p in law.points)
+  mixed = 0 < number < len(law.points)
+  return _finding(
+    "cooldown",
+    "fail" if mixed else "warn" if number else "ok",
+    dict(uncooled=number, points=len(law.points)),
+    f"{number} of {len(law.points)} points have no cooldown, so two laws were"
+    " fitted as one. Keep to the cooled ones."
+    if mixed
+    else "No point has a cooldown: the exponents may hold (Porian et al. 2024),"
+    " but the losses and E are too high. Branch a cooldown for each point.",
+    "Hoffmann et al. 2022; Haegele et al. 2024",
+  )
+
+
+def _embedding_parameters(law):
+  """Does it matter whether N counts the embeddings? Fits it both ways."""
+  shares = [
+    p.embedding_parameters / (p.parameters + p.embedding_parameters)
+    for p in law.points
+  ]
+  budget = max(p.flops for p in law.points)
+  exponents, tokens = [], []
+  for count in (False, True):
+    other = fit(law.points, count_embeddings=count, num_bootstrap=0)
+    exponents.append(other.optimal_exponent.value)
+    tokens.append(other.optimal(budget, extrapolate=True).tokens.value)
+  factor = max(tokens) / min(tokens)
+  matters = abs(exponents[1] - exponents[0]) > 0.05 or factor > 1.25
+  given = any(shares)
+  return _finding(
+    "embedding_parameters",
+    "warn" if matters else "ok" if given else "unknown",
+    dict(
+      count_embeddings=law.count_embeddings,
+      share=[min(shares), max(shares)],
+      exponent_without_and_with=exponents,
+      optimal_tokens_without_and_with=tokens,
+    ),
+    f"Embeddings are up to {max(shares):.0%} of a model: the optimal N grows as"
+    f" C^{exponents[0]:.2f} without them and as C^{exponents[1]:.2f} with them,"
+    f" and the optimal tokens differ by a factor of {factor:.3g}. Count all"
+    " parameters and all FLOPs, or leave out the smallest sizes."
+    if given
+    else "No point has embedding parameters; say how many there are.",
+    "Pearce and Song 2024; Porian et al. 2024",
+  )
+
+
+def _ranges(law):
+  """Do N, D and D / N vary enough, and is the best D / N among them?
+
+  Below these factors the interval of the optimal exponent is twice what it is
+  above, on generated ladders with 0.3 % noise.
+  """
+  n, d, _, flops = _columns(law.points, law.count_embeddings)
+  best = law.optimal(flops.max(), extrapolate=True)
+  ratio = best.tokens.value / best.parameters.value
+  for name, values, least in (
+    ("parameters", n, 8),
+    ("tokens", d, 8),
+    ("tokens_per_parameter", d / n, 4),
+  ):
+    low, high = float(values.min()), float(values.max())
+    evidence = dict(low=low, high=high, least_factor=least)
+    # What is exactly `least` by the config may be less by rounding.
+    narrow = high / low < least * (1 - 1e-6)
+    missed = False
+    advice = (
+      f"Over a factor of {high / low:.3g} a power law looks straight, so that"
+      f" E, coefficient and exponent stand in for each other; span {least}."
+    )
+    if name == "tokens_per_parameter":
+      evidence["optimal"] = ratio
+      missed = not low <= ratio <= high
+    if missed and not narrow:
+      advice = (
+        f"The optimum at {flops.max():.2g} FLOPs has {ratio:.3g} tokens per"
+        f" parameter, and {low:.3g} to {high:.3g} were tried; train points on"
+        " its other side."
+      )
+    yield _finding(
+      f"range_of_{name}",
+      "warn" if narrow or missed else "ok",
+      evidence,
+      advice,
+      "Hoffmann et al. 2022 (N by 230, D by 80); Haegele et al. 2024 (N by 11)",
+    )
+
+
+def _irreducible_loss(law):
+  """Do the points show that the loss levels off?"""
+  irreducible = law.coefficients["irreducible"]
+  low = np.nanmin(irreducible)
+  least = min(p.loss for p in law.points)
+  return _finding(
+    "irreducible_loss",
+    "warn" if low < 0.1 * least else "ok",
+    dict(irreducible=_intervals({"": irreducible})[""], least_loss=least),
+    f"E may be as low as {low:.2g} nats: the points do not show where the loss"
+    " levels off, on which predictions far beyond them depend. Add larger"
+    " models and longer runs, or predict nearby only.",
+    "Besiroglu et al. 2024",
+  )
+
+
+def _exponents(law):
+  """Are they such as others found, and is the optimal one determined?"""
+  named = {k: law.coefficients[k] for k in ("exponent_n", "exponent_d")}
+  strange = [
+    f"{name} {estimate.value:.2g}"
+    for name, estimate in named.items()
+    if not 0.1 <= estimate.value <= 1
+  ]
+  optimal = law.optimal_exponent
+  uncertain = optimal.high - optimal.low > 0.4
+  return _finding(
+    "exponents",
+    "fail" if strange else "warn" if uncertain else "ok",
+    _intervals(named | {"optimal_n": optimal}),
+    f"The fit has {' and '.join(strange)}, and laws of language models have 0.1"
+    " to 1: look for what is wrong in the ranges and the residuals."
+    if strange
+    else f"The optimal N grows as C to the {optimal.low:.2f} to"
+    f" {optimal.high:.2f}, which does not say whether size or tokens deserve"
+    " more compute. Add sizes, durations or seeds.",
+    "Hoffmann et al. 2022 (0.34, 0.28); Besiroglu et al. 2024 (0.35, 0.37)",
+  )
+
+
+def _flops_per_token(law):
+  """Is compute proportional to N D, as the formula has it?"""
+  n, d, _, flops = _columns(law.points, law.count_embeddings)
+  ratios = flops / (n * d)
+  small, large = float(ratios[n.argmin()]), float(ratios[n.argmax()])
+  return _finding(
+    "flops_per_token",
+    "warn" if ratios.max() > 1.2 * ratios.min() else "ok",
+    dict(smallest=small, largest=large, flops_source=law.flops_source),
+    f"A token takes {small:.3g} FLOPs per parameter in the smallest size and"
+    f" {large:.3g} in the largest: what N leaves out, such as the last layer or"
+    " attention, weighs more in small models. The optimum allows for it among"
+    " these sizes; it will not hold far above them.",
+    "Porian et al. 2024",
+  )
+
+
+def _residuals(law):
+  """Do the residuals still bend with log N or log D?
+
+  By a partial F-test of terms of second order, beside the law's own five.
+  """
+  n, d, _, _ = _columns(law.points, law.count_embeddings)
+  x, y = (np.log(v) - np.log(v).mean() for v in (n, d))
+  terms = _terms(law._laws()[0], n, d)
+  e, a_n, b_d = terms / terms.sum(axis=0)
+  own = [e, a_n, -x * a_n, b_d, -y * b_d]
+  rms = float(np.sqrt((law.residuals**2).mean()))
+  sizes = dict.fromkeys(p.size for p in law.points)
+  of_size = {s: [p.size == s for p in law.points] for s in sizes}
+  means = {s: float(law.residuals[of_size[s]].mean()) for s in sizes}
+  freedom = len(n) - 8
+  p_value = None
+  if freedom >= 4 and rms > 1e-5:  # below: generated without noise
+    left = _left(own, law.residuals)
+    less = _left([*own, x * x, x * y, y * y], law.residuals)
+    p_value = float(
+      stats.f.sf((left - less) / 3 / (less / freedom), 3, freedom)
+    )
+  bent = p_value is not None and p_value < 0.002
+  return _finding(
+    "residuals",
+    "unknown" if freedom < 4 else "warn" if bent else "ok",
+    dict(rms=rms, mean_of_size=means, p_value=p_value),
+    "The residuals bend with N or D: the points follow another law. A size that"
+    " is off by itself is often tuned badly; learning rate and batch size have"
+    " to suit each."
+    if bent
+    else f"{len(n)} points are too few to see a structure; it takes 12.",
+    "Porian et al. 2024; Besiroglu et al. 2024",
+  )
+
+
+def _repeated_data(law, unique_tokens):
+  epochs = max(p.tokens for p in law.points) / unique_tokens
+  return _finding(
+    "repeated_data",
+    "warn" if epochs > 4 else "ok",
+    dict(epochs=epochs, unique_tokens=unique_tokens, most=4),
+    f"The longest run sees its data {epochs:.3g} times. Beyond 4, a repeated"
+    " token is worth less than a new one, which the law takes for a small"
+    " exponent of D. Get more data, or train for less.",
+    "Muennighoff et al. 2023",
+  )
+
+
+def _finding(check, verdict, evidence, advice, source):
+  advice = "" if verdict == "ok" else advice
+  return finding.Finding(check, verdict, "ladder", evidence, advice, source)
+
+
+def _intervals(estimates):
+  """Name -> [value, low, high] as JSON, which has no NaN."""
+  return {
+    name: [None if math.isnan(v) else float(v) for v in estimate]
+    for name, estimate in estimates.items()
+  }
+
+
+def _columns(points, count_embeddings):
+  """N, D, loss and FLOPs of the points, float64 [4, points]."""
+  rows = [
+    (p.parameters + count_embeddings * p.embedding_parameters, p.tokens, p.loss)
+    + (p.flops,)
+    for p in points
+  ]
+  return np.array(rows, float).reshape(-1, 4).T
+
+
+def _terms(laws, n, d):
+  """E, A / N^a and B / D^b; laws [5, ...] broadcast with n and d."""
+  e, a_n, a, b_d, b = laws
+  return np.stack(np.broadcast_arrays(e, a_n * n**-a, b_d * d**-b))
+
+
+def _law(laws, n, d):
+  return _terms(laws, n, d).sum(axis=0)
+
+
+def _interval(samples):
+  """Low and high over the first axis; NaN where it is empty."""
+  if not len(samples):
+    return np.full((2, *samples.shape[1:]), np.nan)
+  # Not averaged: an isoFLOP minimum may be infinite.
+  return np.percentile(samples, INTERVAL, axis=0, method="inverted_cdf")
+
+
+def _estimate(values):
+  """Of a value, and after it those of the bootstrap."""
+  return Estimate(float(values[0]), *map(float, _interval(values[1:])))
+
+
+def _times_outside(value, low, high):
+  """At least 1; a value that rounds to an edge is inside."""
+  return np.maximum(np.maximum(value / high, low / value) * (1 - 1e-9), 1.0)
+
+
+def _refuse_extrapolation(outside):
+  for name, factor in outside.items():
+    if factor.max(initial=1.0) > FARTHEST:
+      raise jaxplay.UserError(
+        f"that is {factor.max():.3g} times outside the {name} of the points, and"
+        f" the fit supports {FARTHEST:g}; train nearer points, or extrapolate"
+        " explicitly"
+      )
+
+
+def _check_points(points):
+  for point in points:
+    for name in ("parameters", "tokens", "loss", "flops"):
+      if not 0 < getattr(point, name) < math.inf:
+        raise jaxplay.UserError(
+          f"a point of size {point.size!r} has {name} {getattr(point, name)};"
+          " leave out runs that diverged or did not finish"
+        )
+  n, d, _, _ = _columns(points, False)
+  sizes, durations = len(np.unique(n)), len(np.unique(d))
+  if sizes < 3:
+    names = ", ".join(dict.fromkeys(p.size for p in points)) or "none"
+    raise jaxplay.UserError(
+      f"the ladder has {sizes} {'size' if sizes == 1 else 'sizes'} ({names}),"
+      " which cannot tell E from A / N^a; train 3 or more"
+    )
+  if len(points) < 5 or durations < 3:
+    raise jaxplay.UserError(
+      f"{len(points)} points with {durations} numbers of tokens cannot"
+      " determine 5 coefficients; branch more cooldowns, for 5 points or more"
+      " with at least 3 numbers of tokens"
+    )
+
+
+def _bounds(least):
+  """Of log E, log A / N^a, a, log B / D^b, b, at the mean of log N and D."""
+  log = math.log(least)
+  term, exponent = (log - 10, log + 3), (0.01, 3.0)
+  return [(log - 7, log), term, exponent, term, exponent]
+
+
+def _starts(data, bounds):
+  """A start for each two exponents, given which the rest is least squares.
+
+  So a grid of 25 does for Hoffmann's 4500 (variable projection, Czech et al.).
+  """
+  x, y, log_loss = data
+  low, high = np.transpose(bounds)
+  for a, b in itertools.product(_STARTS, _STARTS):
+    terms = np.stack([np.ones_like(x), np.exp(-a * x), np.exp(-b * y)], axis=1)
+    weights, _ = optimize.nnls(terms * np.exp(-log_loss)[:, None], 0 * x + 1)
+    e, a_n, b_d = np.log(np.maximum(weights, 1e-30))
+    yield np.clip([e, a_n, a, b_d, b], low, high)
+
+
+def _minimize(start, data, bounds):
+  return optimize.minimize(
+    _objective,
+    start,
+    args=(data,),
+    jac=True,
+    method="L-BFGS-B",
+    bounds=bounds,
+    options=dict(maxiter=3000, maxfun=6000, ftol=1e-13, gtol=1e-9, maxcor=20),
+  )
+
+
+def _objective(theta, data):
+  """Sum of Huber's losses of log(law) - log(loss), and its gradient.
+
+  In units of delta: averaged, in units of 1, it is so small that L-BFGS thinks
+  it has converged (Besiroglu et al. 2024, of Hoffmann et al.).
+  """
+  x, y, log_loss = data
+  e, a_n, a, b_d, b = theta
+  logs = np.stack([e + 0 * x, a_n - a * x, b_d - b * y])
+  highest = logs.max(axis=0)
+  terms = np.exp(logs - highest)
+  total = terms.sum(axis=0)
+  residual = (highest + np.log(total) - log_loss) / _DELTA
+  size = np.abs(residual)
+  huber = np.where(size > 1, size - 0.5, 0.5 * residual**2)
+  e, a_n, b_d = terms / total
+  jacobian = np.stack([e, a_n, -x * a_n, b_d, -y * b_d])
+  return huber.sum(), jacobian @ np.clip(residual, -1, 1) / _DELTA
+
+
+def _resamples(n, d, number, random):
+  """Indices of points that still have 3 sizes and 3 numbers of tokens."""
+  draws = []
+  while len(draws) < number:
+    draw = random.integers(0, len(n), len(n))
+    if min(len(np.unique(n[draw])), len(np.unique(d[draw]))) >= 3:
+      draws.append(draw)
+  return draws
+
+
+def _cubic(log_flops, losses):
+  """Of one size: log compute -> [draws] losses; losses is [draws, points]."""
+  where, index = np.unique(log_flops, return_inverse=True)
+  means = [losses[:, index == i].mean(axis=1) for i in range(len(where))]
+  return interpolate.PchipInterpolator(where, np.stack(means))
+
+
+def _parabola(x, losses):
+  """The least x of each draw, and whether that of the first is bracketed.
+
+  Args:
+    x: [sizes], log N.
+    losses: [sizes, draws].
+  """
+  best = int(losses[:, 0].argmin())
+  away = np.abs(x - x[best])
+  near = away <= max(math.log(_REACH) + 1e-9, np.sort(away)[2])
+  square, line, _ = np.polyfit(x[near] - x[best], losses[near], 2)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    # Open below, it falls to where the line does, without end.
+    least = np.where(square > 0, -line / (2 * square), -np.sign(line) * np.inf)
+  least = least + x[best]
+  inner = 0 < best < len(x) - 1
+  return least, bool(inner and x[0] < least[0] < x[-1])
+
+
+def _left(columns, values):
+  """Sum of squares that least squares leaves."""
+  columns = np.stack(columns, axis=1)
+  solution = np.linalg.lstsq(columns, values, rcond=None)[0]
+  return float(((values - columns @ solution) ** 2).sum())
