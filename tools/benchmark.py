@@ -6,6 +6,9 @@
     python tools/benchmark.py study     64 trials: population, processes, Optuna
     python tools/benchmark.py report    report of 1,000 and of 10,000 trials
     python tools/benchmark.py sampling  a million points of eight dimensions
+    python tools/benchmark.py lm        language model against a bare step, MFU
+    python tools/benchmark.py averages  what weight averages add to a step
+    python tools/benchmark.py loader    tokens per second of packed rows
     python tools/benchmark.py           all of them
 
 Machines are shared and noisy: each pair is measured in turn, several times, and
@@ -436,6 +439,244 @@ def _made_up_study(folder, num_trials):
     )
 
 
+# Language models by size; on a CPU only the first.
+_LMS = {
+  "of the experiment": {},
+  "124M": {
+    "model.width": 768,
+    "model.depth": 12,
+    "model.heads": 12,
+    "dataset.sequence_length": 1024,
+    "batch_size": 32,
+  },
+  "1B": {
+    "model.width": 2048,
+    "model.depth": 18,
+    "model.heads": 16,
+    "dataset.sequence_length": 2048,
+    "batch_size": 8,
+    "model.remat": "dots",
+  },
+}
+_LARGE = {
+  "model.dtype": "bfloat16",
+  "eval_batch_size": 32,
+  "hparams.learning_rate": 3e-4,
+}
+# Dense products in bfloat16, FLOPs per second, as the makers state them.
+_PEAK_FLOPS = {
+  "A100": 312e12,
+  "H100": 989e12,
+  "H200": 989e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+}
+
+
+def lm(rounds: int) -> None:
+  """Step time of language models against a hand-written step; tokens/s; MFU.
+
+  The bare step is the same model under optax's own chain of clipping and AdamW,
+  jitted in a loop over rows that are on the device. Model-FLOP utilization is
+  by the formula, against the maker's peak or, on a CPU, against the rate of a
+  product of large matrices measured beside.
+  """
+  import jax
+
+  sizes = dict(_LMS)
+  if jax.default_backend() == "cpu":
+    sizes = {"of the experiment": {}}
+  for name, keys in sizes.items():
+    config = _lm_config({**keys, **(_LARGE if keys else {})})
+    ratios, rates, shares = [], [], []
+    for _ in range(rounds):
+      bare = _bare_lm_steps_per_second(config)
+      ours = _steady_steps_per_second(config)
+      tokens = config.batch_size * config.dataset.sequence_length
+      ratios.append(ours / bare)
+      rates.append(ours * tokens)
+      shares.append(ours * _step_flops(config) / _peak_flops())
+    _tell(f"lm {name}, train / bare step", ratios)
+    _tell(f"lm {name}, tokens per second", rates)
+    _tell(f"lm {name}, model-FLOP utilization", shares)
+
+
+def averages(rounds: int) -> None:
+  """Time of a language model's step with both averages over that without."""
+  for name, stride in (("every step", 1), ("window of every 10th", 10)):
+    ratios = []
+    for _ in range(rounds):
+      without = _steady_steps_per_second(_lm_config({"averages": ()}))
+      with_both = _steady_steps_per_second(
+        _lm_config(
+          {"averages": ("ema", "window"), "hparams.window_stride": stride}
+        )
+      )
+      ratios.append(without / with_both)
+    _tell(f"averages, {name}, step with / without", ratios)
+
+
+def loader(rounds: int) -> None:
+  """Tokens per second of packed rows, over what the experiment's LM consumes.
+
+  Rows in the order of training, 64 batches at a time, from the memory-mapped
+  files, on one core.
+  """
+  import numpy as np
+
+  from jaxplay import data
+  from jaxplay.training import train
+
+  config = _lm_config({})
+  workload = train.make_workload(config)
+  source, length = workload.dataset.splits["train"], 1
+  length = config.dataset.sequence_length
+  rates, ratios = [], []
+  for _ in range(rounds):
+    consumed = _steady_steps_per_second(config) * config.batch_size * length
+    start, made, step = time.perf_counter(), 0, 0
+    while (seconds := time.perf_counter() - start) < 1.0:
+      chunk = data.train_examples(
+        seed=0,
+        step=step,
+        num_steps=64,
+        batch_size=config.batch_size,
+        num_examples=source.num_examples,
+        augment="none",
+        augment_pixels=0,
+      )
+      rows = source.fetch(chunk["index"].reshape(-1))["tokens"]
+      made, step = made + rows[:, 1:].size, step + 64
+      assert rows.dtype == np.uint8
+    rates.append(made / seconds / 1e6)
+    ratios.append(made / seconds / consumed)
+  _tell("loader, million tokens per second", rates)
+  _tell("loader, read / consumed by the model", ratios)
+
+
+def _lm_config(keys):
+  from jaxplay import config as config_lib
+
+  path = ROOT / "experiments" / "pythonlib_lm" / "config.py"
+  config = config_lib.load(str(path))
+  config.max_train_steps = config.checkpoint_every = 200
+  config.eval_every = 200
+  config.averages, config.export, config.keep_steps = (), False, ()
+  for key, value in keys.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  return config
+
+
+def _steady_steps_per_second(config):
+  return _trained_examples_per_second(config)["steady"] / config.batch_size
+
+
+def _step_flops(config):
+  from jaxplay import models
+  from jaxplay.training import train
+
+  length = config.dataset.sequence_length
+  model = train.make_workload(config).model
+  per_token = sum(models.flops_per_token(model, length).values())
+  return 3 * config.batch_size * length * per_token
+
+
+@functools.cache
+def _peak_flops():
+  import jax
+  import jax.numpy as jnp
+
+  kind = jax.devices()[0].device_kind
+  for name, peak in _PEAK_FLOPS.items():
+    if name in kind:
+      return peak * jax.device_count()
+  size = 2048
+  square = jnp.ones((size, size))
+  product = jax.jit(jnp.matmul)
+  jax.block_until_ready(product(square, square))
+  best = 0.0
+  for _ in range(5):
+    start = time.perf_counter()
+    jax.block_until_ready(product(square, square))
+    best = max(best, 2 * size**3 / (time.perf_counter() - start))
+  return best
+
+
+def _bare_lm_steps_per_second(config):
+  """Of a training step written by hand, in a loop on rows on the device."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+
+  from jaxplay import models
+  from jaxplay.training import train
+
+  workload = train.make_workload(config)
+  model, source = workload.model, workload.dataset.splits["train"]
+  rows = jax.device_put(source.fetch(np.arange(source.num_examples))["tokens"])
+  hparams, total, calls_of = config.hparams, config.max_train_steps, 50
+
+  def rate(step):
+    done = (step - 0.8 * total) / (0.2 * total)
+    warm = jnp.minimum((step + 1) / hparams.warmup_steps, 1)
+    return hparams.learning_rate * warm * (1 - jnp.sqrt(jnp.clip(done, 0, 1)))
+
+  def decayed(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(hparams.clip_norm),
+    optax.adamw(
+      rate,
+      hparams.beta1,
+      hparams.beta2,
+      hparams.epsilon,
+      weight_decay=hparams.weight_decay,
+      mask=decayed,
+    ),
+  )
+
+  def one(carry, index):
+    params, opt_state = carry
+    tokens = rows[index].astype(jnp.int32)
+
+    def loss_fn(params):
+      logits = model.apply({"params": params}, tokens[:, :-1], train=True)
+      return optax.softmax_cross_entropy_with_integer_labels(
+        logits, tokens[:, 1:]
+      ).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), loss
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def call(carry, indices):
+    return jax.lax.scan(one, carry, indices)
+
+  rng = np.random.default_rng(0)
+  draw = lambda: rng.integers(  # noqa: E731
+    0, source.num_examples, (calls_of, config.batch_size), np.int32
+  )
+  params, _ = models.init(
+    model,
+    jax.random.key(0),
+    jnp.zeros((1, config.dataset.sequence_length), jnp.int32),
+  )
+  carry, _ = call((params, optimizer.init(params)), draw())
+  jax.block_until_ready(carry)
+  calls = max(1, total // calls_of - 1)
+  start = time.perf_counter()
+  for _ in range(calls):
+    carry, losses = call(carry, draw())
+  jax.block_until_ready((carry, losses))
+  return calls * calls_of / (time.perf_counter() - start)
+
+
 def sampling(rounds: int) -> None:
   """Seconds for a million points of eight dimensions, by algorithm."""
   from jaxplay.study import sampling as sampling_lib
@@ -471,6 +712,9 @@ BENCHMARKS = {
   "study": study,
   "report": report,
   "sampling": sampling,
+  "lm": lm,
+  "averages": averages,
+  "loader": loader,
 }
 
 

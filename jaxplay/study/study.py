@@ -44,7 +44,8 @@ class Study:
     overrides: Config keys fixed for this study at another value than the
       base config's.
     algorithm: One of `sampling.ALGORITHMS`.
-    points: The trials themselves, {config key: value}, for "explicit".
+    points: The trials themselves, {config key: value}, for "explicit"; a
+      space says which roles their keys have.
     seed: Of the search. (That of training is `config.seed`, and the same for
       all trials: `study rerun` varies it.)
     objective: Logged metric to minimize; "final:METRIC" for its last value.
@@ -174,7 +175,7 @@ def _space(path, study, config):
       config_lib.beside(path, space), config.max_train_steps
     )
   if isinstance(space, list):
-    algorithm, points = "explicit", space
+    algorithm, points, space = "explicit", space, None
   if algorithm == "explicit":
     is_list = isinstance(points, list | tuple) and points
     if not is_list or not all(isinstance(p, Mapping) for p in points):
@@ -182,7 +183,7 @@ def _space(path, study, config):
         f"study file {path!r}: algorithm 'explicit' needs points, a list of"
         " {config key: value}"
       )
-    space = _varied(points)
+    space = space or _varied(points)
   if not isinstance(space, space_lib.Space):
     space = space_lib.Space(space or {})
   return space, algorithm, points
