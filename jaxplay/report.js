@@ -5,6 +5,7 @@
 const report = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
 const isStudy = report.kind === "study";
+const isLadder = report.kind === "ladder";  // all of it is here: no choices
 
 const VERDICTS = {
   fail: "✕ fail", warn: "! warn", unknown: "? unknown", ok: "✓ ok",
@@ -105,6 +106,7 @@ function copyable(content) {
 let trials, ranked, byIndex, derived;
 
 function rank() {
+  if (isLadder) { trials = ranked = []; byIndex = new Map(); return; }
   derived = report.objectives[state.metric]?.[state.select] ?? {};
   const columns = {...report.trials, objective: derived.objective, at: derived.at};
   trials = rowsOfColumns(columns);
@@ -419,7 +421,8 @@ const CONFIG = {
 async function draw(item) {
   item.stale = false;
   const turn = ++item.drawing;
-  const rows = rowsOf(item.figure.source);
+  const isOwn = item.figure.source === "own";  // it holds its rows
+  const rows = isOwn ? [{}] : rowsOf(item.figure.source);
   item.view?.finalize();
   item.view = null;
   if (!rows.length) {
@@ -427,7 +430,9 @@ async function draw(item) {
     return;
   }
   const titleLimit = item.node.clientWidth - 80;
-  const {view} = await vegaEmbed(item.node, filled(item.figure, rows), {
+  const spec = isOwn ? {...item.figure.spec, width: "container"}
+    : filled(item.figure, rows);
+  const {view} = await vegaEmbed(item.node, spec, {
     config: {...CONFIG, axis: {...CONFIG.axis, titleLimit}},
     tooltip: showTip, logLevel: 1,
     renderer: rows.length > MOST_NODES ? "canvas" : "svg",
@@ -437,7 +442,7 @@ async function draw(item) {
   if (turn !== item.drawing) return view.finalize();
   item.view = view;
   view.addEventListener("click", (event, mark) => clicked(event, mark?.datum));
-  if (item.figure.spec.params.some((p) => p.name === "brush")) {
+  if (item.figure.spec.params?.some((p) => p.name === "brush")) {
     try {
       view.addSignalListener("brush", (_, ranges) => brushed(view, ranges));
     } catch { /* taken out, for a finger */ }
@@ -631,7 +636,7 @@ function pick(indices, more = false) {
 
 function clearPicked() {
   for (const {view, figure} of views) {
-    if (view && figure.spec.params.some((p) => p.name === "brush")) {
+    if (view && figure.spec.params?.some((p) => p.name === "brush")) {
       try { view.data("brush_store", []); } catch { /* taken out, for a finger */ }
     }
   }
@@ -656,7 +661,7 @@ const otherNote = el("p", {class: "soft", id: "other-objective"});
 
 // Redraws what depends on "objective", "picked" or "curves".
 function update(what) {
-  if (what === "objective") {
+  if (what === "objective" && !isLadder) {
     rank();
     answerNode.replaceChildren(...answer().filter(Boolean));
     otherNote.textContent = isOwnObjective() ? ""
@@ -705,12 +710,33 @@ function section(id, title, children) {
   return nodes.length ? el("section", {id}, el("h2", {}, title), nodes) : null;
 }
 
+function plainTable([title, note, heads, rows]) {
+  return el("div", {class: "card scroll"}, el("h3", {}, title),
+    note ? el("p", {class: "soft"}, note) : null,
+    rows.length ? el("table", {},
+      el("thead", {}, el("tr", {}, heads.map((head) => el("th", {}, head)))),
+      el("tbody", {}, rows.map((row) =>
+        el("tr", {}, row.map((cell) => el("td", {}, text(cell)))))))
+      : el("p", {}, "Nothing is finished yet."));
+}
+
+function counted() {
+  if (isLadder) return "";
+  if (isStudy) return `${trials.length} trials: ${counts() || "none"}.`;
+  return `${counts().slice(2)} at step ${trials[0].step} of`
+    + ` ${trials[0].max_train_steps}.`;
+}
+
 function build() {
   document.title = report.title;
   const sections = [
-    section("the-answer", "Answer", [answerNode]),
+    section("the-answer", "Answer", isLadder
+      ? report.tables.slice(0, -1).map(plainTable) : [answerNode]),
     section("checks", "Checks", [otherNote, checks()]),
-    section("figures", "Figures", [trials.length ? figureSections() : null]),
+    section("figures", "Figures",
+      [trials.length || isLadder ? figureSections() : null]),
+    section("points", "Points",
+      [isLadder ? plainTable(report.tables.at(-1)) : null]),
     section("table", "Trials", [isStudy && trials.length ? table() : null]),
     section("caveats", "Caveats of what was fixed", [caveats()]),
     section("provenance", "Provenance", [el("div", {class: "card"},
@@ -724,11 +750,11 @@ function build() {
   page.append(
     el("header", {}, el("h1", {}, report.goal || report.title),
       el("p", {class: "soft"}, report.goal ? `${report.title}. ` : "",
-        isStudy ? `${trials.length} trials: ${counts() || "none"}.` : `${counts().slice(2)} at step ${trials[0].step} of`
-          + ` ${trials[0].max_train_steps}.`,
+        counted(),
         report.live ? " This page follows the study while it runs." : ""),
       report.notes ? el("p", {}, report.notes) : null,
-      Object.keys(report.objectives).length ? objectiveChooser() : null,
+      isLadder || !Object.keys(report.objectives).length ? null
+        : objectiveChooser(),
       el("nav", {}, sections.map((node) =>
         el("a", {href: `#${node.id}`}, node.firstChild.textContent)))),
     ...sections, pickedBar, tip);

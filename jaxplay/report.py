@@ -1,4 +1,4 @@
-"""One self-contained HTML page per study or run, and its figures as files.
+"""One self-contained HTML page per study, run or ladder; figures as files.
 
 Python computes, report.js shows. All that the page knows is one block of JSON
 in it: the trials as columns, each metric's values and what follows from them
@@ -23,8 +23,10 @@ import vl_convert
 
 import jaxplay
 from jaxplay import finding, rundir
-from jaxplay.analysis import compare, plots
+from jaxplay.analysis import compare, plots, plots_ladder
 from jaxplay.analysis import results as results_lib
+from jaxplay.planning import ladder as ladder_lib
+from jaxplay.planning import scaling
 from jaxplay.study import space as space_lib
 
 FORMATS = ("svg", "png")
@@ -120,6 +122,70 @@ def write_run(
   _write_page(page, path)
 
 
+def write_ladder(
+  results: ladder_lib.Results,
+  law: scaling.Fit | None,
+  findings: Sequence[finding.Finding],
+  *,
+  path: str | os.PathLike,
+) -> None:
+  """Writes the page of a ladder, finished or not.
+
+  Args:
+    results: The ladder.
+    law: Fitted to its points; None: they cannot determine one yet.
+    findings: On the law.
+    path: The HTML file; replaced atomically.
+  """
+  ladder = results.ladder
+  provenance = rundir.RunDir(results.path).provenance() or {}
+  for trunk in results.trunks.values():  # Of the machine that trained.
+    provenance = (trunk.provenance() or {}) | provenance
+  facts = {
+    "ladder": str(results.path),
+    "command": _command(ladder.get("command")),
+    "base config": ladder["config_file"],
+    "cooldown": f"{ladder['cooldown_fraction']:g} of the steps,"
+    f" {ladder['cooldown_shape']}",
+  }
+  page = rundir.plain(
+    {
+      "kind": "ladder",
+      "title": f"Ladder {results.path.name}",
+      "goal": ladder["goal"],
+      "notes": ladder["notes"],
+      "live": False,
+      "tables": _ladder_tables(results, law),
+      "groups": plots_ladder.GROUPS,
+      "figures": [
+        {
+          "name": figure.name,
+          "group": figure.group,
+          "source": figure.source,
+          "caption": figure.caption,
+          "spec": figure.chart.to_dict(validate=False),
+        }
+        for figure in plots_ladder.figures(results, law)
+      ],
+      "findings": [found.as_json() for found in findings],
+      "provenance": _provenance(facts, provenance),
+    }
+  )
+  _write_page(page, path)
+
+
+def ladder_figures(
+  results: ladder_lib.Results,
+  law: scaling.Fit | None,
+  folder: str | os.PathLike,
+  format: str = "svg",
+) -> list[pathlib.Path]:
+  """Writes each figure of a ladder into a file; as `figures`."""
+  drawn = plots_ladder.figures(results, law)
+  specs = {figure.name: plots_ladder.spec(figure) for figure in drawn}
+  return _write_figures(specs, folder, format)
+
+
 def figures(
   results: results_lib.Results,
   folder: str | os.PathLike,
@@ -138,6 +204,12 @@ def figures(
   Raises:
     jaxplay.UserError: There is no such format.
   """
+  drawn = plots.figures(results)
+  specs = {figure.name: plots.spec(figure, results) for figure in drawn}
+  return _write_figures(specs, folder, format)
+
+
+def _write_figures(specs, folder, format):
   if format not in FORMATS:
     raise jaxplay.UserError(
       f"figures cannot be written as {format!r}; use {' or '.join(FORMATS)}"
@@ -145,10 +217,9 @@ def figures(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   written = []
-  for number, figure in enumerate(plots.figures(results), 1):
-    spec = plots.spec(figure, results)
-    name = re.sub(r"[^\w.=-]+", "_", figure.name).strip("_")
-    path = folder / f"{number:02d}_{name}.{format}"
+  for number, (name, spec) in enumerate(specs.items(), 1):
+    stem = re.sub(r"[^\w.=-]+", "_", name).strip("_")
+    path = folder / f"{number:02d}_{stem}.{format}"
     options = dict(config={"background": "white"}, show_warnings=False)
     if format == "png":
       path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, **options))
@@ -188,6 +259,103 @@ def as_json(
       "findings": [found.as_json() for found in findings],
     }
   )
+
+
+# Budgets of the table, as factors of the largest point's compute.
+_BUDGETS = (0.1, 1.0, 10.0)
+
+
+def _ladder_tables(results, law):
+  """[title, note, heads, rows] of each table of a ladder's page."""
+  tables = []
+  if law is not None:
+    names = {
+      "irreducible": "E",
+      "coefficient_n": "A",
+      "exponent_n": "a",
+      "coefficient_d": "B",
+      "exponent_d": "b",
+    }
+    tables.append(
+      [
+        "L(N, D) = E + A / N^a + B / D^b",
+        f"In nats per token; N {'with' if law.count_embeddings else 'without'}"
+        " the parameters of embeddings; 90 % intervals by bootstrap.",
+        ["coefficient", "value", "from", "to"],
+        [
+          [names[name], found.value, found.low, found.high]
+          for name, found in law.coefficients.items()
+        ],
+      ]
+    )
+    largest = max(point.flops for point in results.points)
+    rows = []
+    for factor in _BUDGETS:
+      best = law.optimal(factor * largest, extrapolate=True)
+      rows.append(
+        [
+          f"{best.flops:.2e}" + (" (extrapolated)" if factor > 1 else ""),
+          _short(best.parameters.value),
+          f"{_short(best.parameters.low)} to {_short(best.parameters.high)}",
+          _short(best.tokens.value),
+          f"{_short(best.tokens.low)} to {_short(best.tokens.high)}",
+          best.loss.value,
+        ]
+      )
+    tables.append(
+      [
+        "The best model for a budget",
+        f"FLOPs by the {law.flops_source}. jaxplay scaling fit LADDER --flops=C"
+        " answers for another.",
+        ["FLOPs", "N", "90 %", "D", "90 %", "loss"],
+        rows,
+      ]
+    )
+  if results.spent is not None:
+    spent = results.spent
+    tables.append(
+      [
+        "What it cost",
+        "Constant runs with branches, against a run of its own (such as with a"
+        " cosine) for every point.",
+        ["FLOPs", "spent", "one run per point", "ratio"],
+        [
+          [
+            "all",
+            f"{spent.spent:.3g}",
+            f"{spent.from_scratch:.3g}",
+            spent.spent / spent.from_scratch,
+          ]
+        ],
+      ]
+    )
+  tables.append(
+    [
+      "Points",
+      "",
+      ["size", "N", "embeddings", "tokens", "FLOPs", "loss"],
+      [
+        [
+          point.size,
+          f"{point.parameters:,.0f}",
+          f"{point.embedding_parameters:,.0f}",
+          f"{point.tokens:,.0f}",
+          f"{point.flops:.3g}",
+          point.loss,
+        ]
+        for point in results.points
+      ],
+    ]
+  )
+  return tables
+
+
+def _short(number):
+  """Three digits: 85,200, 4.07M, 13.1B."""
+  for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+    if number >= size:
+      return f"{number / size:.3g}{unit}"
+  return f"{float(f'{number:.3g}'):,.0f}"
 
 
 def _as_study(trial, objective):

@@ -52,7 +52,7 @@ DOORS = {
   "tensorflow": (),
   "orbax": ("training/checkpoint.py",),
   "optuna": ("analysis/optuna_export.py",),
-  "altair": ("analysis/plots.py",),
+  "altair": ("analysis/plots",),
   "vl_convert": ("report.py",),
   "tokenizers": ("data/text.py",),
   "argparse": ("cli/",),

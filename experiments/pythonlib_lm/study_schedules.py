@@ -1,7 +1,8 @@
 """Which schedule: cosine, linear, two cooldowns, schedule-free, or averages?
 
 After Hägele et al. 2024, at a size that 2 CPU cores train in seconds. Each arm
-gets the same points of learning rate and weight decay.
+gets the same points of learning rate (schedule-free: of its own range) and
+weight decay.
 
 Cost    placeholder
 Expect  placeholder
@@ -9,29 +10,38 @@ Expect  placeholder
 
 from jaxplay.study import sampling, space, study
 
+ADAMW = {"optimizer": "adamw"}
+SCHEDULE_FREE = {"optimizer": "schedule_free_adamw"}
+CONSTANT = {"schedule": "constant"}
 ARMS = (
-  {"schedule": "cosine"},
-  {"schedule": "linear"},
-  {"schedule": "wsd", "cooldown_shape": "1-sqrt"},
-  {"schedule": "wsd", "cooldown_shape": "linear"},
-  {"schedule": "constant", "optimizer": "schedule_free_adamw"},
-  {"schedule": "constant", "optimizer": "adamw", "weights": "raw"},
-  {"schedule": "constant", "optimizer": "adamw", "weights": "ema"},
-  {"schedule": "constant", "optimizer": "adamw", "weights": "window"},
+  ADAMW | {"schedule": "cosine"},
+  ADAMW | {"schedule": "linear"},
+  ADAMW | {"schedule": "wsd", "cooldown_shape": "1-sqrt"},
+  ADAMW | {"schedule": "wsd", "cooldown_shape": "linear"},
+  ADAMW | CONSTANT | {"weights": "raw"},
+  ADAMW | CONSTANT | {"weights": "ema"},
+  ADAMW | CONSTANT | {"weights": "window"},
+  SCHEDULE_FREE | CONSTANT,
 )
 NUISANCE = {
-  "hparams.learning_rate": space.Float(2e-3, 5e-2, scale="log"),
+  "hparams.learning_rate": (
+    space.Float(1e-3, 1e-2, scale="log", when=ADAMW),
+    space.Float(2e-3, 3e-2, scale="log", when=SCHEDULE_FREE),
+  ),
   "hparams.weight_decay": space.Float(1e-2, 1.0, scale="log"),
 }
-CONSTANT = {"schedule": "constant"}
-ADAMW = CONSTANT | {"optimizer": "adamw"}
 
 
-def get_study(points_of_each=9):
+def get_study(points_of_each=8):
   """The study."""
-  nuisance = sampling.points(
-    space.Space(NUISANCE), algorithm="halton", seed=0, num=points_of_each
-  )
+  points = []
+  for arm in ARMS:
+    optimizer = space.Choice((arm["optimizer"],))
+    own = space.Space({"optimizer": optimizer, **NUISANCE})
+    found = sampling.points(
+      own, algorithm="halton", seed=0, num=points_of_each
+    )
+    points += [point | arm for point in found]
   return study.Study(
     goal="Which schedule gives the small language model the lowest validation"
     " loss in 1,500 steps?",
@@ -52,18 +62,18 @@ def get_study(points_of_each=9):
       "schedule": space.Choice(
         ("cosine", "linear", "wsd", "constant"), role="scientific"
       ),
+      "optimizer": space.Choice(
+        ("adamw", "schedule_free_adamw"), role="scientific"
+      ),
       "cooldown_shape": space.Choice(
         ("1-sqrt", "linear"), role="scientific", when={"schedule": "wsd"}
       ),
-      "optimizer": space.Choice(
-        ("adamw", "schedule_free_adamw"), role="scientific", when=CONSTANT
-      ),
       "weights": space.Choice(
-        ("raw", "ema", "window"), role="scientific", when=ADAMW
+        ("raw", "ema", "window"), role="scientific", when=ADAMW | CONSTANT
       ),
       **NUISANCE,
     },
     algorithm="explicit",
-    points=[arm | point for point in nuisance for arm in ARMS],
+    points=points,
     objective="final:valid/loss",
   )

@@ -5,7 +5,7 @@ import pathlib
 import time
 
 import jaxplay
-from jaxplay.cli import common
+from jaxplay.cli import common, scaling
 
 _LIVE_SECONDS = 10.0
 
@@ -13,10 +13,10 @@ _LIVE_SECONDS = 10.0
 def add(verbs):
   report = verbs.add_parser(
     "report",
-    help="report.html of a study or of a run, finished or not",
+    help="report.html of a study, a run or a ladder, finished or not",
     allow_abbrev=False,
   )
-  report.add_argument("path", metavar="STUDY|RUN")
+  report.add_argument("path", metavar="STUDY|RUN|LADDER")
   report.add_argument(
     "--objective",
     metavar="METRIC",
@@ -133,6 +133,8 @@ def _report(arguments, rest):
   from jaxplay.analysis import results as results_lib
 
   common.no_more(rest, arguments)
+  if (pathlib.Path(arguments.path) / "ladder.json").exists():
+    return _report_ladder(arguments)
   if not (pathlib.Path(arguments.path) / "study.json").exists():
     return _report_run(arguments)
   while True:
@@ -153,6 +155,23 @@ def _report(arguments, rest):
     print(json.dumps(report.as_json(results, findings), indent=1))
   else:
     show_study(results, findings, path)
+  return 0
+
+
+def _report_ladder(arguments):
+  from jaxplay import report
+  from jaxplay.planning import ladder as ladder_lib
+
+  results = ladder_lib.read(arguments.path)
+  law, *rest = scaling.write_report(results)
+  if arguments.figures:
+    report.ladder_figures(results, law, arguments.figures, arguments.format)
+  if arguments.json:
+    found = [finding.as_json() for finding in rest[1]]
+    as_json = law and law.as_json()
+    print(json.dumps({"law": as_json, "findings": found}, indent=1))
+  else:
+    scaling.show_report(results, law, *rest)
   return 0
 
 

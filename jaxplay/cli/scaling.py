@@ -1,8 +1,10 @@
 """The verbs of scaling laws: `jaxplay scaling run` and `fit`."""
 
+import dataclasses
 import json
 
 import jaxplay
+from jaxplay import rundir
 from jaxplay.cli import common
 
 
@@ -108,6 +110,9 @@ def _run(arguments, rest):
   if status != "completed":
     print("stopped; the same command goes on where it was")
     return common.EXIT_PREEMPTED
+  if not arguments.no_report:
+    results = ladder_lib.read(directory.path)
+    show_report(results, *write_report(results))
   return 0
 
 
@@ -117,4 +122,101 @@ def _fit(arguments, rest):
 
   common.no_more(rest, arguments)
   results = ladder_lib.read(arguments.ladder, arguments.count)
-  raise jaxplay.UserError("not yet" + json.dumps(str(results)) + str(scaling))
+  law = scaling.fit(
+    results.points,
+    count_embeddings=arguments.count_embeddings,
+    flops_source=arguments.count,
+  )
+  best = None
+  if arguments.flops is not None:
+    best = law.optimal(arguments.flops, extrapolate=arguments.extrapolate)
+  findings = scaling.checks(law, unique_tokens=results.unique_tokens)
+  if arguments.json:
+    print(
+      json.dumps(
+        rundir.plain(
+          {
+            "law": law.as_json(),
+            "optimum": best and dataclasses.asdict(best),
+            "findings": [found.as_json() for found in findings],
+          }
+        ),
+        indent=1,
+      )
+    )
+    return 0
+  show_law(law, findings)
+  if best is not None:
+    _show_optimum(best)
+  return 0
+
+
+def write_report(results):
+  """Fits the law as far as the points allow, and writes the page.
+
+  Returns:
+    (law or None, why there is none, findings, path of the report)
+  """
+  from jaxplay import report
+  from jaxplay.planning import scaling
+
+  law, why, findings = None, "", []
+  try:
+    law = scaling.fit(results.points)
+    findings = scaling.checks(law, unique_tokens=results.unique_tokens)
+  except jaxplay.UserError as error:
+    why = str(error)
+  rundir.RunDir(results.path).write_findings(
+    [found.as_json() for found in findings]
+  )
+  path = results.path / "report.html"
+  report.write_ladder(results, law, findings, path=path)
+  return law, why, findings, path
+
+
+def show_report(results, law, why, findings, path):
+  """The law in a few lines, what it cost, and where to read on."""
+  if law is None:
+    print(f"no law yet: {why}")
+  else:
+    show_law(law, findings)
+  if results.spent is not None:
+    ratio = results.spent.spent / results.spent.from_scratch
+    print(
+      f"compute: {results.spent.spent:.3g} FLOPs, {ratio:.0%} of one run for"
+      " each point"
+    )
+  print(f"report: {path}")
+
+
+def show_law(law, findings):
+  """The law, and what is wrong with it."""
+  e, a_n, a, b_d, b = law.coefficients.values()
+  print(
+    f"L(N, D) = {e.value:.4g} + {a_n.value:.4g} / N^{a.value:.3g}"
+    f" + {b_d.value:.4g} / D^{b.value:.3g}   (nats per token)"
+  )
+  for name, found in law.coefficients.items():
+    print(
+      f"  {name:<16}{found.value:.4g} ({found.low:.4g} to {found.high:.4g})"
+    )
+  p = law.optimal_exponent
+  print(f"  the best N grows as C^{p.value:.2f} ({p.low:.2f} to {p.high:.2f})")
+  for found in findings:
+    if found.verdict in ("warn", "fail"):
+      print(
+        f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}"
+      )
+
+
+def _show_optimum(best):
+  far = f", {best.factor:.2g} times outside the points" * (best.factor > 1)
+  print(f"for {best.flops:.3g} FLOPs (by the {best.flops_source}{far}):")
+  for name, found in (
+    ("parameters N", best.parameters),
+    ("tokens D", best.tokens),
+    ("loss", best.loss),
+  ):
+    print(
+      f"  {name:<16}{found.value:.4g} ({found.low:.4g} to {found.high:.4g})"
+    )

@@ -281,11 +281,12 @@ class Results:
   Attributes:
     path: The ladder directory.
     ladder: ladder.json.
-    points: One for each finished branch.
+    points: One for each finished branch, the smallest size first.
     spent: Compute against one run from scratch for each point; None: nothing is
       finished.
-    trunks: Size -> its constant run.
+    trunks: Size -> its constant run, the smallest first.
     branches: Size -> steps in all -> its branch.
+    tokens_per_step: Of each size.
     unique_tokens: Of the training split; None: not known.
   """
 
@@ -295,6 +296,7 @@ class Results:
   spent: scaling.Spent | None
   trunks: Mapping[str, rundir.RunDir]
   branches: Mapping[str, Mapping[int, rundir.RunDir]]
+  tokens_per_step: Mapping[str, int]
   unique_tokens: float | None
 
 
@@ -312,14 +314,17 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   ladder = directory.ladder()
   objective = ladder["config"]["objective"]
   points, trunks, branches, steps_made = [], {}, {}, {}
-  ends, flops_per_step, unique = {}, {}, None
-  for name in ladder["sizes"]:
-    counts = directory.counts(name)
-    if counts is None:
-      continue
+  ends, flops_per_step, tokens_per_step, unique = {}, {}, {}, None
+  counted = {name: directory.counts(name) for name in ladder["sizes"]}
+  counted = {name: c for name, c in counted.items() if c is not None}
+  smallest_first = sorted(
+    counted.items(), key=lambda item: sum(item[1]["parameters"].values())
+  )
+  for name, counts in smallest_first:
     trunks[name], branches[name], ends[name] = directory.trunk(name), {}, []
     steps_made[name] = trunks[name].status().get("step", 0)
     flops_per_step[name] = counts["flops_per_step"][flops_source]
+    tokens_per_step[name] = counts["tokens_per_step"]
     dataset = (trunks[name].provenance() or {}).get("dataset") or {}
     unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)
     for steps in ladder["steps"][name]:
@@ -346,5 +351,12 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   if points:
     spent = scaling.compute_spent(steps_made, ends, flops_per_step)
   return Results(
-    directory.path, ladder, points, spent, trunks, branches, unique
+    path=directory.path,
+    ladder=ladder,
+    points=points,
+    spent=spent,
+    trunks=trunks,
+    branches=branches,
+    tokens_per_step=tokens_per_step,
+    unique_tokens=unique,
   )
