@@ -78,8 +78,6 @@ def _run(arguments, rest):
   from jaxplay import config as config_lib
   from jaxplay.training import branch, dry_run, sharding, train
 
-  directory = ladder_lib.LadderDir(arguments.workdir)
-  sharding.from_first_host(lambda: directory.create(definition))
   quiet = jax.process_index() != 0
   console = common.Console(quiet=quiet)
 
@@ -89,7 +87,14 @@ def _run(arguments, rest):
       constant, step=start, cooldown_fraction=fraction, cooldown_shape=shape
     )
 
+  # All is looked at before anything is written.
+  rungs = ladder_lib.rungs(definition, plan)
+  directory = ladder_lib.LadderDir(arguments.workdir)
+  sharding.from_first_host(lambda: directory.create(definition))
+
   def trained(config, run):
+    if jax.process_count() == 1 and preemption.now():
+      return "preempted"
     names = ("train/loss", config.objective)
     with common.Console(quiet=quiet, names=names, log_seconds=10.0) as shown:
       shown.tell = console.tell if not quiet else shown.tell
@@ -97,14 +102,15 @@ def _run(arguments, rest):
       status = train.train(config, str(run.path), shown, extend=extend)
     return status["status"]
 
-  status = ladder_lib.run(
-    directory,
-    plan=plan,
-    train=trained,
-    branch=lambda *args: sharding.from_first_host(lambda: branch.begin(*args)),
-    count=dry_run.count,
-    tell=console.tell,
-  )
+  with train.Preemption() as preemption:
+    status = ladder_lib.run(
+      directory,
+      rungs,
+      train=trained,
+      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
+      count=dry_run.count,
+      tell=console.tell,
+    )
   if quiet:
     return 0 if status == "completed" else common.EXIT_PREEMPTED
   if status != "completed":

@@ -331,6 +331,7 @@ def load_text(
   valid_files: str,
   test_files: str,
   mixtures: Sequence,
+  with_test: bool = True,
 ) -> Dataset:
   """The text of that name, or a mixture of several, as rows of tokens.
 
@@ -346,6 +347,7 @@ def load_text(
     test_files: Path or glob, for `text:`.
     mixtures: ((step, ((name, weight), ...)), ...): what is trained on from
       each step on; empty: `name` alone.
+    with_test: Whether the test split is needed; else there need not be one.
 
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
@@ -357,7 +359,7 @@ def load_text(
   def one(source):
     used = ["train"] if source in trained else []
     if source == name:
-      used += ["valid", "test"]
+      used += ["valid", "test"] if with_test else ["valid"]
     files = source == name and source.startswith("text:")
     return text.load(
       source,
@@ -374,8 +376,8 @@ def load_text(
 
   main = one(name)
   texts = {n: main if n == name else one(n) for n in trained}
-  for source, split in itertools.product(texts, ("valid", "test")):
-    if source == name:
+  for source, split in itertools.product(texts, main.splits):
+    if source == name or split == "train":
       continue
     if shared := text.shared_document(texts[source], main, split):
       raise jaxplay.UserError(

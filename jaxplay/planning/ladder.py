@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -89,6 +89,11 @@ def load(path: str) -> dict[str, Any]:
     raise jaxplay.UserError(
       f"ladder file {path!r} has {len(ladder.sizes)} size; a scaling law needs"
       " several, and at least 3 to say how loss falls with size"
+    )
+  if not 0 < ladder.cooldown_fraction < 1:
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: cooldown_fraction is {ladder.cooldown_fraction};"
+      " it must lie in (0, 1)"
     )
   config_file = config_lib.beside(path, ladder.config)
   config = config_lib.load(config_file)
@@ -192,44 +197,46 @@ class LadderDir:
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write_json(folder / "counts.json", counts)
 
-  def rungs(self, plan: Callable) -> Iterator[Rung]:
-    """Every size with the configs of its runs, smallest lengths first.
 
-    Args:
-      plan: `plan(constant config, start, fraction, shape)` is the config of a
-        branch (`training.branch.planned`).
+def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
+  """Every size with the configs of its runs, smallest lengths first.
 
-    Raises:
-      jaxplay.UserError: A config is refused.
-    """
-    ladder = self.ladder()
-    fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
-    for name, size in ladder["sizes"].items():
-      starts = {
-        steps: steps - round(fraction * steps)
-        for steps in ladder["steps"][name]
-      }
-      constant = config_lib.from_json(ladder["config"])
-      settings = {
-        "schedule": "constant",
-        "max_train_steps": max(starts.values()),
-        "keep_steps": tuple(starts.values()),
-        "export": False,
-      }
-      for key, value in (size | settings).items():
-        config_lib.override(constant, key, value)
-      config_lib.validate(constant)
-      branches = {
-        steps: plan(constant, start, fraction, shape)
-        for steps, start in starts.items()
-      }
-      yield Rung(name, constant, branches, starts)
+  Args:
+    ladder: What ladder.json holds.
+    plan: `plan(constant config, start, fraction, shape)` is the config of a
+      branch (`training.branch.planned`).
+
+  Raises:
+    jaxplay.UserError: A config is refused.
+  """
+  fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
+  found = []
+  for name, size in ladder["sizes"].items():
+    starts = {
+      steps: steps - round(fraction * steps) for steps in ladder["steps"][name]
+    }
+    constant = config_lib.from_json(ladder["config"])
+    settings = {
+      "schedule": "constant",
+      "max_train_steps": max(max(starts.values()), 1),
+      "keep_steps": tuple(starts.values()),
+      "export": False,
+    }
+    for key, value in (size | settings).items():
+      config_lib.override(constant, key, value)
+    branches = {
+      steps: plan(constant, start, fraction, shape)
+      for steps, start in starts.items()
+    }
+    config_lib.validate(constant)
+    found.append(Rung(name, constant, branches, starts))
+  return found
 
 
 def run(
   directory: LadderDir,
+  rungs: Sequence[Rung],
   *,
-  plan: Callable,
   train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
   branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
   count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
@@ -239,7 +246,7 @@ def run(
 
   Args:
     directory: The ladder.
-    plan: See `LadderDir.rungs`.
+    rungs: From `rungs`.
     train: Trains a config in a run directory, or makes a shorter run there
       longer; returns its status.
     branch: `training.branch.begin`.
@@ -251,7 +258,6 @@ def run(
     The status of the last run: "completed", or "preempted" when asked to stop.
     A size that diverges is left with what it has.
   """
-  rungs = list(directory.rungs(plan))  # All checked before the first begins.
   for rung in rungs:
     if directory.counts(rung.name) is None:
       directory.write_counts(rung.name, count(rung.config))

@@ -275,8 +275,8 @@ def fit(
   Args:
     points: At least 5, of 3 sizes and 3 numbers of tokens.
     count_embeddings: Whether N counts the embeddings.
-    flops_source: How the points' FLOPs were counted: by `formula_flops`, or by
-      the compiled program.
+    flops_source: How the points' FLOPs were counted: by the formula 6 N D
+      (Kaplan et al. 2020), or by the compiled program.
     num_bootstrap: Resamples; 0: no intervals.
     seed: Of the bootstrap.
 
@@ -313,11 +313,6 @@ def fit(
     residuals=np.log(loss / _law(laws[0], n, d)),
     samples=laws[1:],
   )
-
-
-def formula_flops(parameters, tokens):
-  """6 N D: for each, 2 in the forward and 4 in the backward pass (Kaplan)."""
-  return 6.0 * parameters * tokens
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
@@ -748,8 +743,9 @@ def _estimate(values):
 
 
 def _times_outside(value, low, high):
-  """At least 1; a value that rounds to an edge is inside."""
-  return np.maximum(np.maximum(value / high, low / value) * (1 - 1e-9), 1.0)
+  """At least 1; what is at an edge but for rounding is inside."""
+  factor = np.maximum(value / high, low / value)
+  return np.where(factor < 1 + 1e-9, 1.0, factor)
 
 
 def _refuse_extrapolation(outside):

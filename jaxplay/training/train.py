@@ -167,6 +167,7 @@ def _load_dataset(config):
       valid_files=dataset.valid_files,
       test_files=dataset.test_files,
       mixtures=dataset.mixtures,
+      with_test=config.report_test,
       **common,
     )
   return data.load(
@@ -642,7 +643,11 @@ class Clock:
 
 
 class Preemption:
-  """Asks to stop on SIGTERM or Ctrl-C, at the same step on every host."""
+  """Asks to stop on SIGTERM or Ctrl-C, at the same step on every host.
+
+  One around several runs is asked, too, when the one of a run is: a signal in
+  the last steps of a run must not be lost.
+  """
 
   def __enter__(self):
     self._asked, self._calls, self._old = False, 0, {}
@@ -658,6 +663,9 @@ class Preemption:
     if self._asked and number == signal.SIGINT:
       raise KeyboardInterrupt
     self._asked = True
+    outer = getattr(self._old[number], "__self__", None)
+    if isinstance(outer, Preemption):
+      outer._asked = True
 
   def now(self):
     """Whether to stop before the next call."""

@@ -40,7 +40,7 @@ def get_study():
   return Study({})
 """
 
-# `jaxplay`, but a signal comes when the study's progress says so.
+# `jaxplay`, but a signal comes when its progress says so.
 _SIGNALLED = """
 import os, signal, sys
 from jaxplay import cli
@@ -51,7 +51,7 @@ number, moment, *arguments = sys.argv[1:]
 class Console(cli.common.Console):
   def progress(self, done, total, line):
     super().progress(done, total, line)
-    at = {"step": done, "trials": int(line["trials"].split("/")[0])}
+    at = {"step": done, "trials": int(line.get("trials", "0").split("/")[0])}
     if eval(moment, {"os": os} | at):
       os.kill(os.getpid(), int(number))
 
@@ -79,7 +79,7 @@ def load(folder, **fields):
 
 def call(*arguments) -> int:
   """Runs `jaxplay` in this process, on its devices; returns the exit code."""
-  with mock.patch.object(cli, "_start_jax"):  # JAX has begun already.
+  with mock.patch.object(cli.common, "start_jax"):  # JAX has begun already.
     return cli.main([str(argument) for argument in arguments])
 
 
