@@ -133,21 +133,23 @@ def _iso_flops(law):
   rows, lines, minima = [], [], []
   for part in found.slices:
     budget = f"{part.flops:.2g}"
-    log_n, losses = np.log(part.parameters), part.losses
     rows += [
       {"budget": budget, "parameters": n, "loss": loss}
-      for n, loss in zip(part.parameters.tolist(), losses.tolist(), strict=True)
+      for n, loss in zip(
+        part.parameters.tolist(), part.losses.tolist(), strict=True
+      )
     ]
-    middle = log_n.mean()
-    curve = np.polyfit(log_n - middle, losses, 2)
-    along = np.linspace(log_n.min(), log_n.max(), _LINE_POINTS)
+    least, most = part.parameters.min(), part.parameters.max()
+    along = np.geomspace(least, most, _LINE_POINTS)
     lines += [
-      {"budget": budget, "parameters": math.exp(x), "loss": float(loss)}
-      for x, loss in zip(along, np.polyval(curve, along - middle), strict=True)
+      {"budget": budget, "parameters": float(n), "loss": float(loss)}
+      for n, loss in zip(
+        along, np.polyval(part.parabola, np.log(along)), strict=True
+      )
     ]
     n = part.optimum.value
-    if part.bracketed and part.parameters.min() <= n <= part.parameters.max():
-      loss = float(np.polyval(curve, math.log(n) - middle))
+    if part.bracketed:
+      loss = float(np.polyval(part.parabola, math.log(n)))
       minima.append({"budget": budget, "parameters": n, "loss": loss})
   x = alt.X("parameters:Q", title="parameters N", scale=_LOG, axis=_SI)
   y = alt.Y("loss:Q", title="validation loss, nats per token", scale=_FREE)

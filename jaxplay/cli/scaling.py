@@ -97,7 +97,6 @@ def _run(arguments, rest):
       return "preempted"
     names = ("train/loss", config.objective)
     with common.Console(quiet=quiet, names=names, log_seconds=10.0) as shown:
-      shown.tell = console.tell if not quiet else shown.tell
       extend = config.schedule == "constant" and run.config() is not None
       status = train.train(config, str(run.path), shown, extend=extend)
     return status["status"]
@@ -124,7 +123,7 @@ def _run(arguments, rest):
 
 def _fit(arguments, rest):
   from jaxplay.planning import ladder as ladder_lib
-  from jaxplay.planning import scaling
+  from jaxplay.planning import scaling, traps
 
   common.no_more(rest, arguments)
   results = ladder_lib.read(arguments.ladder, arguments.count)
@@ -136,7 +135,7 @@ def _fit(arguments, rest):
   best = None
   if arguments.flops is not None:
     best = law.optimal(arguments.flops, extrapolate=arguments.extrapolate)
-  findings = scaling.checks(law, unique_tokens=results.unique_tokens)
+  findings = traps.checks(law, unique_tokens=results.unique_tokens)
   if arguments.json:
     print(
       json.dumps(
@@ -164,12 +163,12 @@ def write_report(results):
     (law or None, why there is none, findings, path of the report)
   """
   from jaxplay import report
-  from jaxplay.planning import scaling
+  from jaxplay.planning import scaling, traps
 
   law, why, findings = None, "", []
   try:
     law = scaling.fit(results.points)
-    findings = scaling.checks(law, unique_tokens=results.unique_tokens)
+    findings = traps.checks(law, unique_tokens=results.unique_tokens)
   except jaxplay.UserError as error:
     why = str(error)
   rundir.RunDir(results.path).write_findings(

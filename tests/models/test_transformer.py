@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from jax import extend
+from jax.experimental import pallas
 from jax.experimental.pallas import tpu as pltpu
 
 import jaxplay
@@ -369,16 +370,22 @@ def test_tpu_flash_in_bfloat16():
   _close(out, attention.attend(*wide, causal=True), 0.01)
 
 
-def test_lm_with_the_tpu_kernel():
-  """A1: a model on the TPU kernel is the same model, in its scan."""
+def test_lm_with_the_tpu_kernel(monkeypatch):
+  """A1: a model on the TPU kernel is the same model; in a scan, in a vmap.
+
+  By Pallas's other interpreter: that for TPUs has effects, which neither a scan
+  of Flax's nor a vmap takes.
+  """
+  interpreted = functools.partial(pallas.pallas_call, interpret=True)
+  monkeypatch.setattr(pallas, "pallas_call", interpreted)
   sizes = dict(num_classes=TOKENS, norm=_build("lm").norm, width=16, heads=2)
   tokens = _inputs("lm", batch=2, length=128)
   plain = lm.LM(**sizes)
-  params = _params(plain, tokens)
+  params = [_params(plain, tokens, seed) for seed in range(2)]
+  params = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
   flash = lm.LM(**sizes, attend=attention.tpu_flash)
-  with pltpu.force_tpu_interpret_mode():
-    logits = _logits(flash, params, tokens)
-  _close(logits, _logits(plain, params, tokens))
+  together = jax.vmap(_logits, (None, 0, None))
+  _close(together(flash, params, tokens), together(plain, params, tokens))
 
 
 def _query(length, features, dtype):
