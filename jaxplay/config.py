@@ -802,14 +802,14 @@ def _validate_transformer(model):
 
 
 def _validate_dataset(dataset, is_text):
-  names = [dataset.name, *(name for name, _ in _mixed(dataset.mixtures))]
-  for name in names:
+  keys = {dataset.name: "name"}
+  for name, _ in _mixed(dataset.mixtures):
+    keys.setdefault(name, "mixtures")
+  for name, key in keys.items():
     tfds = name.startswith("tfds:")
-    if not tfds and is_text != (
-      name == "pythonlib" or name.startswith("text:")
-    ):
+    if not tfds and is_text != bool(re.match("pythonlib$|text:.", name)):
       raise jaxplay.UserError(
-        f"config.dataset.name is {name!r}, and config.model.name takes"
+        f"config.dataset.{key} names {name!r}, and config.model.name takes"
         + (
           " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
           if is_text
@@ -837,14 +837,15 @@ def _mixed(mixtures):
   parts, last = [], -1
   for phase in mixtures:
     match phase:
-      case (int(step), [*of_phase]) if of_phase:
+      case (int(step), [*of_phase]) if of_phase and step is not True:
         pass
       case _:
         raise jaxplay.UserError(form.format(mixtures))
     for part in of_phase:
       match part:
-        case (str(), int() | float() as weight) if 0 < weight < math.inf:
-          continue
+        case (str(), int() | float() as weight):
+          if weight is not True and 0 < weight < math.inf:
+            continue
       raise jaxplay.UserError(form.format(mixtures))
     names = [name for name, _ in of_phase]
     if len({*names}) < len(names):

@@ -294,7 +294,7 @@ def _ladder_tables(results, law):
       best = law.optimal(factor * largest, extrapolate=True)
       rows.append(
         [
-          f"{best.flops:.2e}" + (" (extrapolated)" if factor > 1 else ""),
+          f"{best.flops:.2e}" + " (beyond the points)" * (best.factor > 1),
           _short(best.parameters.value),
           f"{_short(best.parameters.low)} to {_short(best.parameters.high)}",
           _short(best.tokens.value),

@@ -91,7 +91,7 @@ class RunDir:
     """Keeps the first entry and lists each later one under "resumes"."""
     first = self.provenance() or {}
     if "resumes" not in first:  # It may say already what it is a branch of.
-      first = dict(entry, resumes=[], **first)
+      first = first | dict(entry, resumes=[])
     else:
       first["resumes"].append(dict(entry))
     write_json(self.path / "provenance.json", first)

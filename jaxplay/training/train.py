@@ -325,21 +325,28 @@ def check_extends(
 
 def check_same_data(run: rundir.RunDir, dataset: data.Dataset) -> None:
   """Refuses to go on with a run whose text or vocabulary has changed."""
-  earlier = (run.provenance() or {}).get("dataset")
-  if not earlier or not dataset.facts:
-    return
-  for key, what in (
-    ("vocab_size", "a vocabulary of {} tokens"),
-    ("tokenizer", "tokenizer {!r}"),
-    ("sha256", "text of hash {:.12}"),
-  ):
-    old, new = earlier.get(key), dataset.facts[key]
-    if old != new:
-      raise jaxplay.UserError(
-        f"dataset {dataset.facts['name']!r} has {what.format(new)}, and"
-        f" {str(run.path)!r} began with {what.format(old)}; restore what it"
-        " was, or use another workdir"
-      )
+  earlier = _by_name((run.provenance() or {}).get("dataset"))
+  now = _by_name(dataset.facts)
+  for name in earlier.keys() & now.keys():
+    for key, what in (
+      ("vocab_size", "a vocabulary of {} tokens"),
+      ("tokenizer", "tokenizer {:.12}"),
+      ("sha256", "text of hash {:.12}"),
+    ):
+      old, new = earlier[name][key], now[name][key]
+      if old != new:
+        raise jaxplay.UserError(
+          f"dataset {name!r} has {what.format(new)}, and {str(run.path)!r}"
+          f" began with {what.format(old)}; restore what it was, or use another"
+          " workdir"
+        )
+
+
+def _by_name(facts):
+  """Facts of each text of a mixture."""
+  if not facts:
+    return {}
+  return {one["name"]: one for one in (facts, *facts.get("mixture", ()))}
 
 
 def check_same_config(

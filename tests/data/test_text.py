@@ -1063,14 +1063,14 @@ def test_texts_need_a_language_model(name):
     config_lib.validate(config)
     return
   message = _refusal(config_lib.validate, config)
-  assert f"config.dataset.name is {name!r}" in message and "'digits'" in message
+  assert f"config.dataset.name names {name!r}" in message and "'digits'" in message
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "", "pythonlibs"])
 def test_language_models_need_texts(name):
   """Errors: images to a language model are refused, with what it can take."""
   message = _refusal(config_lib.validate, _config(**{"dataset.name": name}))
-  assert f"config.dataset.name is {name!r}" in message
+  assert f"config.dataset.name names {name!r}" in message
   assert "'pythonlib'" in message and "text:" in message
 
 

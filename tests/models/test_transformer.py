@@ -75,6 +75,21 @@ def _logits(model, params, inputs):
   return models.apply(model, params, {}, inputs)[0]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _stack_output(model, params, inputs):
+  """Logits, and what the stack of blocks gave to the head."""
+  logits, found = model.apply(
+    {"params": params},
+    inputs,
+    train=False,
+    capture_intermediates=lambda module, _: isinstance(
+      module, transformer.Blocks
+    ),
+  )
+  (stack,) = found["intermediates"].values()
+  return logits, stack["__call__"][0]
+
+
 def _close(one, other, tolerance=1e-5):
   """Differences are small against the largest number."""
   one, other = (np.asarray(array, np.float64) for array in (one, other))
@@ -232,21 +247,12 @@ def test_vit_sees_all():
   model = _build("vit")
   images = _inputs("vit")
   params = _params(model, images)
-
-  def encoded(images):
-    _, found = model.apply(
-      {"params": params},
-      images,
-      train=False,
-      capture_intermediates=lambda module, _: module.name == "encoder",
-    )
-    return found["intermediates"]["encoder"]["__call__"][0]
-
-  before = encoded(images)
+  _, before = _stack_output(model, params, images)
   for pixel in ((slice(None), 0, 0), (slice(None), 3, 5)):
     changed = images.copy()
     changed[pixel] += 1.0
-    difference = np.abs(encoded(changed) - before).max(-1)
+    _, after = _stack_output(model, params, changed)
+    difference = np.abs(after - before).max(-1)
     assert difference.shape == (2, 6) and (difference > 1e-4).all()
 
 
@@ -504,13 +510,7 @@ def test_logits_are_summed_in_float32():
   model = _build("lm", width=64, dtype="bfloat16")
   tokens = _inputs("lm")
   params = _params(model, tokens)
-  logits, found = model.apply(
-    {"params": params},
-    tokens,
-    train=False,
-    capture_intermediates=lambda module, _: module.name == "decoder",
-  )
-  x = found["intermediates"]["decoder"]["__call__"][0]
+  logits, x = _stack_output(model, params, tokens)
   assert x.dtype == jnp.bfloat16
   kernel = params["head"]["kernel"].astype(jnp.bfloat16)
   exact = np.float64(x) @ np.float64(kernel)
