@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxplay.models import lm, mlp, norm, resnet, vit
+from jaxplay.models import attention, lm, mlp, norm, resnet, vit
+
+attend = attention.attend
 
 FAMILIES = {
   "mlp": mlp.MLP,

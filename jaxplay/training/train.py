@@ -85,6 +85,7 @@ def make_workload(
     dataset.num_classes,
     norm_kind=sizes.pop("norm"),
     unroll=unroll,
+    attend=sharding.over_batch(mesh, models.attend),
     **sizes,
   )
   task = tasks.of(dataset)

@@ -1063,7 +1063,9 @@ def test_texts_need_a_language_model(name):
     config_lib.validate(config)
     return
   message = _refusal(config_lib.validate, config)
-  assert f"config.dataset.name names {name!r}" in message and "'digits'" in message
+  assert (
+    f"config.dataset.name names {name!r}" in message and "'digits'" in message
+  )
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "", "pythonlibs"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxplay import models
 from jaxplay.training import sharding
 
 RULES = ((".*", "fsdp"),)
@@ -134,3 +135,28 @@ def test_place_everywhere(grid):
   assert len(placed.addressable_shards) == 8
   for shard in placed.addressable_shards:
     np.testing.assert_array_equal(shard.data, np.arange(5))
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_attention_over_the_mesh(axes):
+  """M3: each device attends for its own rows and heads, as one would alone."""
+  mesh = sharding.make_mesh(
+    **dict(zip(("data", "fsdp", "tensor"), axes, strict=True))
+  )
+  seen = []
+
+  def attend(query, key, value, *, causal):
+    seen.append(query.shape)
+    return models.attend(query, key, value, causal=causal)
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  inputs = [jax.random.normal(key, (16, 6, 4, 8)) for key in keys]
+  split = jax.jit(
+    lambda *qkv: sharding.over_batch(mesh, attend)(*qkv, causal=True)
+  )
+  whole = models.attend(*inputs, causal=True)
+  np.testing.assert_allclose(split(*inputs), whole, rtol=1e-5, atol=1e-5)
+  assert seen == [(16 // (axes[0] * axes[1]), 6, 4 // axes[2], 8)]
+  # A single row, as at initialization, cannot be split.
+  one = [array[:1] for array in inputs]
+  np.testing.assert_allclose(split(*one), whole[:1], rtol=1e-5, atol=1e-5)
