@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence for each mistake, dry run."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from jaxplay import cli, rundir
 from jaxplay.analysis import curves
+from tests.study import studies
 from tests.training import runs
 
 _CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
@@ -112,3 +114,82 @@ def test_reading_a_run_needs_no_jax(tmp_path):
     [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT
   )
   assert json.loads(done.stdout.replace("'", '"')) == []
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+  """A constant run of a few steps, with checkpoints to branch from."""
+  folder = tmp_path_factory.mktemp("constant")
+  keys = runs.overrides(max_train_steps=16, model__width=8, keep_steps=(8,))
+  assert studies.call(*runs.command(keys, folder / "run")) == 0
+  return folder / "run"
+
+
+BRANCHES = {
+  "no run": (["nowhere", "--step=8"], "'nowhere' holds no run to branch from"),
+  "no step": (["RUN"], "one of the arguments --step --steps is required"),
+  "missing": (["RUN", "--step=9"], "no checkpoint of step 9; it has 8, 12, 16"),
+  "one of two": (["RUN", "--steps=8,9"], "no checkpoint of step 9"),
+  "not a step": (["RUN", "--steps=8,x"], "it must be at least 1, and whole"),
+  "fraction": (["RUN", "--step=8", "--cooldown_fraction=1"], "lie in (0, 1)"),
+  "shape": (["RUN", "--step=8", "--shape=sqr"], "did you mean 'square'?"),
+  "mixture": (["RUN", "--step=8", "--mixture=a"], "it must be NAME=WEIGHT"),
+  "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "names 'pythonlib'"),
+  "model": (
+    ["RUN", "--step=8", "--config.model.width=9"],
+    "config.model.width was 8 and is now 9",
+  ),
+  "optimizer": (
+    ["RUN", "--step=8", "--config.optimizer=adam"],
+    "config.optimizer was 'nesterov' and is now 'adam'",
+  ),
+  "typo": (["RUN", "--step=8", "--shap=linear"], "did you mean --shape?"),
+}
+
+
+@pytest.mark.parametrize("case", BRANCHES)
+def test_a_mistake_about_a_branch(constant, tmp_path, capsys, case):
+  """S3: exit code 2, one sentence, nothing written, the run untouched."""
+  arguments, sentence = BRANCHES[case]
+  arguments = [str(constant) if a == "RUN" else a for a in arguments]
+  before = studies.files(constant)
+  code = studies.call("branch", *arguments, f"--workdir={tmp_path / 'b'}")
+  error = capsys.readouterr().err
+  assert code == cli.common.EXIT_WRONG
+  assert sentence in error and error.count("\n") == 1
+  assert not (tmp_path / "b").exists() and studies.files(constant) == before
+
+
+def test_branches_from_the_shell(constant, tmp_path, capsys):
+  """S3: a folder for each step; the same command again changes nothing."""
+  arguments = (
+    *("branch", str(constant), "--steps=8,16", "--cooldown_fraction=0.5"),
+    *("--shape=linear", f"--workdir={tmp_path}"),
+  )
+  assert studies.call(*arguments) == 0
+  for step in (8, 16):
+    run = rundir.RunDir(tmp_path / f"{step:08d}")
+    assert run.status()["step"] == 2 * step
+    assert run.config()["cooldown_shape"] == "linear"
+    assert run.findings()
+  capsys.readouterr()
+  before = studies.files(tmp_path / "00000008" / "checkpoints")
+  assert studies.call(*arguments) == 0
+  assert capsys.readouterr().out.count("nothing to do") == 2
+  assert studies.files(tmp_path / "00000008" / "checkpoints") == before
+
+
+def test_extend_from_the_shell(constant, tmp_path, capsys):
+  """S1: --extend_steps is the new total, and may be typed again."""
+  shutil.copytree(constant, tmp_path / "run")
+  arguments = (
+    *("train", f"--config={tmp_path / 'run' / 'config.json'}"),
+    *(f"--workdir={tmp_path / 'run'}", "--extend_steps=24"),
+  )
+  for _ in range(2):
+    assert studies.call(*arguments) == 0
+    assert rundir.RunDir(tmp_path / "run").status()["step"] == 24
+  assert "nothing to do" in capsys.readouterr().out
+  code = studies.call(*arguments[:-1], "--extend_steps=20")
+  error = capsys.readouterr().err
+  assert code == cli.common.EXIT_WRONG and "has made 24 of 24" in error

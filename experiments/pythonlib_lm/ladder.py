@@ -1,18 +1,42 @@
-"""placeholder"""
+"""A scaling law of small language models on the standard library's source.
+
+Cost    placeholder
+Expect  placeholder
+"""
 
 from jaxplay.planning import ladder
+
+
+def _size(width, depth, learning_rate):
+  return {
+    "model.width": width,
+    "model.depth": depth,
+    "model.heads": max(width // 32, 1),
+    "hparams.learning_rate": learning_rate,
+  }
 
 
 def get_ladder():
   """The ladder."""
   return ladder.Ladder(
-    goal="How does the loss fall with parameters and tokens?",
+    goal="How does the loss of small language models fall with parameters and"
+    " tokens, and what is the best size for a budget?",
     config="config.py",
     sizes={
-      "32x1": {"model.width": 32, "model.depth": 1, "model.heads": 2},
-      "48x2": {"model.width": 48, "model.depth": 2, "model.heads": 3},
-      "64x2": {"model.width": 64, "model.depth": 2, "model.heads": 2},
+      "32x1": _size(32, 1, 4e-3),
+      "32x3": _size(32, 3, 4e-3),
+      "64x2": _size(64, 2, 3e-3),
+      "96x3": _size(96, 3, 2.5e-3),
+      "128x4": _size(128, 4, 2e-3),
     },
-    steps=(40, 80),
-    overrides={"batch_size": 8, "averages": (), "hparams.warmup_steps": 10},
+    steps=(300, 600, 1_200, 2_400),
+    overrides={
+      "batch_size": 8,
+      "eval_every": 10_000,
+      "averages": (),
+      "num_predictions": 0,
+      "hparams.warmup_steps": 50,
+    },
+    cooldown_fraction=0.2,
+    cooldown_shape="1-sqrt",
   )
