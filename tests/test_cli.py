@@ -160,6 +160,35 @@ def test_a_mistake_about_a_branch(constant, tmp_path, capsys, case):
   assert not (tmp_path / "b").exists() and studies.files(constant) == before
 
 
+def test_a_mixture_that_is_not_there(tmp_path, capsys):
+  """S6: a text that cannot be read leaves no half-made branch behind."""
+  text = tmp_path / "text"
+  text.mkdir()
+  for i in range(3):
+    (text / f"{i}.txt").write_text(f"{i} some words of text\n" * 20)
+  keys = runs.overrides(
+    max_train_steps=8,
+    keep_steps=(4,),
+    objective="valid/loss",
+    dataset__name=f"text:{text}/[01].txt",
+    dataset__valid_files=f"{text}/2.txt",
+    dataset__data_dir=str(tmp_path / "cache"),
+    dataset__sequence_length=8,
+    model__name="lm",
+    model__norm="rms",
+    model__width=8,
+    model__heads=1,
+  )
+  assert studies.call(*runs.command(keys, tmp_path / "run")) == 0
+  arguments = ("branch", tmp_path / "run", "--step=4")
+  arguments += (f"--workdir={tmp_path / 'b'}", "--config.export=False")
+  code = studies.call(*arguments, f"--mixture=text:{text}/nowhere=1")
+  error = capsys.readouterr().err
+  assert code == cli.common.EXIT_WRONG and "nowhere" in error
+  assert error.count("\n") == 1 and not (tmp_path / "b").exists()
+  assert studies.call(*arguments, f"--mixture=text:{text}/[0].txt=1") == 0
+
+
 def test_branches_from_the_shell(constant, tmp_path, capsys):
   """S3: a folder for each step; the same command again changes nothing."""
   arguments = (

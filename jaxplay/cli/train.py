@@ -148,7 +148,7 @@ def _branch(arguments, rest):
 
   import jax
 
-  from jaxplay.training import branch, sharding
+  from jaxplay.training import branch, sharding, train
 
   def planned(step):
     config = branch.planned(
@@ -169,23 +169,22 @@ def _branch(arguments, rest):
   # All are looked at before the first begins.
   configs = {step: planned(step) for step in folders}
   branch.check_steps(parent, folders)
-  for step, config in configs.items():
-    console = common.Console(
-      quiet=jax.process_index() != 0, names=("train/loss", config.objective)
-    )
-    sharding.from_first_host(
-      lambda s=step, c=config: branch.begin(
-        parent, s, rundir.RunDir(folders[s]), c
+  if arguments.mixture:
+    train.make_workload(next(iter(configs.values())))  # Is the text there?
+  with train.Preemption() as preemption:
+    for step, config in configs.items():
+      console = common.Console(
+        quiet=jax.process_index() != 0, names=("train/loss", config.objective)
       )
-    )
-    code = _run(
-      config,
-      str(folders[step]),
-      console,
-      f"report {folders[step]}",
-    )
-    if code:
-      return code
+      run = rundir.RunDir(folders[step])
+      sharding.from_first_host(
+        lambda s=step, r=run, c=config: branch.begin(parent, s, r, c)
+      )
+      code = _run(config, str(run.path), console, f"report {run.path}")
+      if code:
+        return code
+      if jax.process_count() == 1 and preemption.now():
+        return common.EXIT_PREEMPTED
   return 0
 
 
