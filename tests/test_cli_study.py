@@ -278,7 +278,7 @@ def test_a_live_report_ends_with_the_study(tmp_path, monkeypatch, capsys):
   path, study = studies.write(tmp_path, num_trials=2), tmp_path / "study"
   run = ("study", "run", path, f"--workdir={study}", "--no_report")
   assert studies.call(*run, "--trials=0") == 0
-  monkeypatch.setattr(cli, "_LIVE_SECONDS", 0.1)
+  monkeypatch.setattr(cli.report, "_LIVE_SECONDS", 0.1)
   process = studies.start(*run)
   assert studies.call("report", study, "--live") == 0
   studies.finish(process)

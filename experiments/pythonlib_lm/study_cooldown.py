@@ -4,7 +4,7 @@ After Hägele et al. 2024, figures 3 to 5, at a size that 2 CPU cores train in
 seconds. Learning rate and weight decay are those that were best for a cooldown
 in study_schedules.py, or nearly so.
 
-Cost    20 trials of 1,500 steps, one compilation; 12 minutes on 2 CPU cores
+Cost    20 trials of 1,500 steps, one compilation; 7 minutes on 2 CPU cores
         that others used, too
 Expect  best validation loss 1.41 with 40 % of the steps, 1.42 with 20 % and
         1-sqrt, 1.48 with 5 % and square; 0.02 more on average over other seeds

@@ -58,7 +58,7 @@ _FIXED = (
   (
     (
       *("log_every", "eval_every", "eval_batch_size", "checkpoint_every"),
-      *("keep_best", "num_predictions", "export"),
+      *("keep_best", "keep_steps", "num_predictions", "export"),
     ),
     "trials are compared only if all are looked at alike; set it in the base"
     " config",
@@ -68,7 +68,8 @@ _FIXED = (
       *("dataset.name", "dataset.shape", "dataset.difficulty"),
       *("dataset.num_", "dataset.train_split", "dataset.valid_split"),
       *("dataset.test_split", "dataset.workers", "dataset.data_dir"),
-      "dataset.device_bytes",
+      *("dataset.device_bytes", "dataset.tokenizer", "dataset.valid_files"),
+      "dataset.test_files",
     ),
     "results on different data are not comparable; make a study for each data"
     " set",

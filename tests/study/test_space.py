@@ -607,7 +607,8 @@ def test_what_trains_can_be_varied():
   refused = tuple(name for names, _ in checks._FIXED for name in names)
   free = [k for k in config_lib.flatten(_config()) if not k.startswith(refused)]
   assert {key for key in free if "." not in key} == {
-    *("batch_size", "clipping", "cooldown_shape", "optimizer", "schedule")
+    *("batch_size", "clipping", "cooldown_shape", "optimizer", "schedule"),
+    "weights",
   }
   hparams = {f"hparams.{key}" for key in config_lib.base().hparams}
   assert hparams <= set(free)
