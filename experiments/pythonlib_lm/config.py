@@ -1,4 +1,10 @@
-"""placeholder"""
+r"""A small decoder-only language model on the standard library's source.
+
+Data    pythonlib: the .py files of the running Python's standard library as
+        bytes, 10.4 M for training, 0.1 M each for validation and test (3.11)
+Model   4 blocks of width 128, 836,736 parameters, tied embedding
+Length  2,000 steps of 16 rows of 128 bytes: 4.1 M bytes, 0.4 epochs
+"""
 
 from jaxplay import config as config_lib
 
