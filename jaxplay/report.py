@@ -128,6 +128,7 @@ def write_ladder(
   findings: Sequence[finding.Finding],
   *,
   path: str | os.PathLike,
+  why: str = "",
 ) -> None:
   """Writes the page of a ladder, finished or not.
 
@@ -136,6 +137,7 @@ def write_ladder(
     law: Fitted to its points; None: they cannot determine one yet.
     findings: On the law.
     path: The HTML file; replaced atomically.
+    why: Why there is no law, if there is none.
   """
   ladder = results.ladder
   provenance = rundir.RunDir(results.path).provenance() or {}
@@ -153,7 +155,7 @@ def write_ladder(
       "kind": "ladder",
       "title": f"Ladder {results.path.name}",
       "goal": ladder["goal"],
-      "notes": ladder["notes"],
+      "notes": ladder["notes"] + (f" No law yet: {why}." if why else ""),
       "live": False,
       "tables": _ladder_tables(results, law),
       "groups": plots_ladder.GROUPS,

@@ -175,7 +175,7 @@ def write_report(results):
     [found.as_json() for found in findings]
   )
   path = results.path / "report.html"
-  report.write_ladder(results, law, findings, path=path)
+  report.write_ladder(results, law, findings, path=path, why=why)
   return law, why, findings, path
 
 
