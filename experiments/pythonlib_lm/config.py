@@ -3,7 +3,12 @@ r"""A small decoder-only language model on the standard library's source.
 Data    pythonlib: the .py files of the running Python's standard library as
         bytes, 10.4 M for training, 0.1 M each for validation and test (3.11)
 Model   4 blocks of width 128, 836,736 parameters, tied embedding
-Length  2,000 steps of 16 rows of 128 bytes: 4.1 M bytes, 0.4 epochs
+Length  2,000 steps of 16 rows of 128 bytes: 4.1 M bytes, 0.4 epochs; 7 minutes
+        on 2 CPU cores
+Expect  validation 1.055 nats (1.52 bits) per byte, test 1.290 (1.86): seed 0 on
+        Python 3.11.7; other versions have other texts
+        jaxplay train --config=experiments/pythonlib_lm/config.py \
+          --workdir=... --config.report_test=True
 """
 
 from jaxplay import config as config_lib

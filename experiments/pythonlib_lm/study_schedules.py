@@ -41,9 +41,7 @@ def get_study(points_of_each=8):
   for arm in ARMS:
     optimizer = space.Choice((arm["optimizer"],))
     own = space.Space({"optimizer": optimizer, **NUISANCE})
-    found = sampling.points(
-      own, algorithm="halton", seed=0, num=points_of_each
-    )
+    found = sampling.points(own, algorithm="halton", seed=0, num=points_of_each)
     points += [point | arm for point in found]
   return study.Study(
     goal="Which schedule gives the small language model the lowest validation"

@@ -220,7 +220,9 @@ def _close(workdir, status, again):
     rows.append((f"best {best['metric']}", f"{best['value']:.4g}"))
     rows.append(("at step", f"{best['step']} of {status['max_train_steps']}"))
   if test:
-    rows.append(("test error there", f"{test['test/error_rate']:.4g}"))
+    metric = best["metric"].split("/")[1]
+    name = f"test {metric.removesuffix('_rate')} there"
+    rows.append((name, f"{test[f'test/{metric}']:.4g}"))
   rows.append(("run directory", workdir))
   for name, value in rows:
     print(f"  {name:<24}{value}")
