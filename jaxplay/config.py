@@ -553,6 +553,16 @@ def _as_tuple(value):
   return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
+def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
+  """The first of some `differences` in words."""
+  told = "; ".join(
+    f"config.{key} was {old!r} and is now {new!r}"
+    for key, (old, new) in list(different.items())[:most]
+  )
+  more = len(different) - most
+  return told + (f" and {more} more" if more > 0 else "")
+
+
 def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   """Keys whose change makes another run, with (old, new) values.
 
@@ -708,7 +718,7 @@ def _validate_pairs(config):
       f" run of config.max_train_steps={steps}"
     )
   if config.schedule == "wsd":
-    cooldown = round(hparams.cooldown_fraction * steps)
+    cooldown = cooldown_steps(steps, hparams.cooldown_fraction)
     if hparams.warmup_steps + cooldown > steps:
       refuse(
         f"a warmup of {hparams.warmup_steps} and a cooldown of {cooldown} steps"
@@ -872,6 +882,11 @@ def _validate_keep_steps(steps):
         f"config.keep_steps holds {step!r}; it can hold steps, from 1 on, and"
         " 'geometric'"
       )
+
+
+def cooldown_steps(max_train_steps: int, fraction: float) -> int:
+  """Length of a cooldown, rounded in 32 bits as the train step does."""
+  return round(_rounded(_rounded(fraction) * _rounded(max_train_steps)))
 
 
 def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:

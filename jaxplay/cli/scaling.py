@@ -81,10 +81,14 @@ def _run(arguments, rest):
   quiet = jax.process_index() != 0
   console = common.Console(quiet=quiet)
 
-  def plan(constant, start, fraction, shape):
+  def plan(constant, start, steps, fraction, shape):
     config_lib.validate(constant, jax.device_count())
     return branch.planned(
-      constant, step=start, cooldown_fraction=fraction, cooldown_shape=shape
+      constant,
+      step=start,
+      cooldown_fraction=fraction,
+      cooldown_shape=shape,
+      overrides={"max_train_steps": steps},
     )
 
   # All is looked at before anything is written.

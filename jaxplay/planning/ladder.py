@@ -203,8 +203,8 @@ def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
 
   Args:
     ladder: What ladder.json holds.
-    plan: `plan(constant config, start, fraction, shape)` is the config of a
-      branch (`training.branch.planned`).
+    plan: `plan(constant config, start, steps, fraction, shape)` is the config
+      of a branch (`training.branch.planned`).
 
   Raises:
     jaxplay.UserError: A config is refused.
@@ -213,7 +213,8 @@ def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
   found = []
   for name, size in ladder["sizes"].items():
     starts = {
-      steps: steps - round(fraction * steps) for steps in ladder["steps"][name]
+      steps: steps - config_lib.cooldown_steps(steps, fraction)
+      for steps in ladder["steps"][name]
     }
     constant = config_lib.from_json(ladder["config"])
     settings = {
@@ -225,7 +226,8 @@ def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
     for key, value in (size | settings).items():
       config_lib.override(constant, key, value)
     branches = {
-      steps: plan(constant, start, fraction, shape)
+      # Two lengths may begin their cooldowns at one step: it says which.
+      steps: plan(constant, start, steps, fraction, shape)
       for steps, start in starts.items()
     }
     config_lib.validate(constant)

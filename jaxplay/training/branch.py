@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
@@ -72,16 +71,15 @@ def planned(
   different = config_lib.differences(
     config_lib.as_json(parent), config_lib.as_json(config)
   )
-  wrong = [
-    key for key in different if not key.startswith(config_lib.BRANCH_KEYS)
-  ]
+  wrong = {
+    key: values
+    for key, values in different.items()
+    if not key.startswith(config_lib.BRANCH_KEYS)
+  }
   if wrong:
-    keys = "; ".join(
-      f"config.{key} was {different[key][0]!r} and is now {different[key][1]!r}"
-      for key in wrong
-    )
     raise jaxplay.UserError(
-      f"a branch goes on with the same model, optimizer and data: {keys}"
+      "a branch goes on with the same model, optimizer and data:"
+      f" {config_lib.changes(wrong)}"
     )
   config_lib.validate(config)
   return config
@@ -140,7 +138,8 @@ def _constant_until(config):
   if config.schedule == "constant":
     return total
   if config.schedule == "wsd":
-    return total - _cooldown_steps(total, config.hparams.cooldown_fraction)
+    fraction = config.hparams.cooldown_fraction
+    return total - config_lib.cooldown_steps(total, fraction)
   return 0
 
 
@@ -148,13 +147,8 @@ def _total(step, fraction):
   """The length of a run whose cooldown begins after `step` updates."""
   total = round(step / (1 - fraction))
   # Rounded, a cooldown grows by at most one step where the run does.
-  while total - _cooldown_steps(total, fraction) < step:
+  while total - config_lib.cooldown_steps(total, fraction) < step:
     total += 1
-  while total - _cooldown_steps(total, fraction) > step:
+  while total - config_lib.cooldown_steps(total, fraction) > step:
     total -= 1
   return total
-
-
-def _cooldown_steps(total, fraction):
-  """As the step computes it, in 32 bits."""
-  return int(np.round(np.float32(fraction) * np.float32(total)))

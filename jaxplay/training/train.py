@@ -366,14 +366,9 @@ def check_same_config(
   different = config_lib.differences(earlier, config_lib.as_json(config))
   different.pop(but, None)
   if different:
-    keys = "; ".join(
-      f"config.{key} was {old!r} and is now {new!r}"
-      for key, (old, new) in list(different.items())[:4]
-    )
-    more = f" and {len(different) - 4} more" if len(different) > 4 else ""
     raise jaxplay.UserError(
-      f"workdir {str(run.path)!r} holds a run of another config: {keys}"
-      f"{more}; use another workdir"
+      f"workdir {str(run.path)!r} holds a run of another config:"
+      f" {config_lib.changes(different)}; use another workdir"
     )
 
 

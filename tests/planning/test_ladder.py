@@ -270,10 +270,24 @@ def test_rungs(tmp_path):
     assert {c.max_train_steps for c in rung.branches.values()} == {10, 25, 40}
 
 
-def _plan(constant, start, fraction, shape):
+def _plan(constant, start, steps, fraction, shape):
   return branch.planned(
-    constant, step=start, cooldown_fraction=fraction, cooldown_shape=shape
+    constant,
+    step=start,
+    cooldown_fraction=fraction,
+    cooldown_shape=shape,
+    overrides={"max_train_steps": steps},
   )
+
+
+def test_a_branch_is_as_long_as_it_is_called(tmp_path):
+  """S5: also where two lengths, rounded, begin their cooldown at one step."""
+  lengths = tuple(range(3, 40))
+  definition = ladder.load(_write(tmp_path, steps=lengths))
+  for rung in ladder.rungs(definition, _plan):
+    assert len({*rung.starts.values()}) < len(lengths)
+    for steps, config in rung.branches.items():
+      assert config.max_train_steps == steps
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_the_cooldown_begins_at_the_step(fraction, step):
     cooldown_shape="linear",
   )
   step, total = min(step, 1000), config.max_train_steps
-  assert total - branch._cooldown_steps(total, fraction) == step
+  assert total - config_lib.cooldown_steps(total, fraction) == step
   assert abs(total * (1 - fraction) - step) <= 1
 
 
