@@ -159,16 +159,7 @@ def write_ladder(
       "live": False,
       "tables": _ladder_tables(results, law),
       "groups": plots_ladder.GROUPS,
-      "figures": [
-        {
-          "name": figure.name,
-          "group": figure.group,
-          "source": figure.source,
-          "caption": figure.caption,
-          "spec": figure.chart.to_dict(validate=False),
-        }
-        for figure in plots_ladder.figures(results, law)
-      ],
+      "figures": _figures(plots_ladder.figures(results, law)),
       "findings": [found.as_json() for found in findings],
       "provenance": _provenance(facts, provenance),
     }
@@ -431,17 +422,7 @@ def _payload(results, findings):
         for rerun in reruns
       ],
       "groups": plots.GROUPS,
-      "figures": [
-        {
-          "name": figure.name,
-          "group": figure.group,
-          "source": figure.source,
-          "caption": figure.caption,
-          # Altair's checks take seconds; the tests make them.
-          "spec": figure.chart.to_dict(validate=False),
-        }
-        for figure in drawn
-      ],
+      "figures": _figures(drawn),
       "config": results.study.get("config", {}),
       "config_file": results.study.get("config_file", "the base config"),
       "overrides": results.study.get("overrides", {}),
@@ -449,6 +430,21 @@ def _payload(results, findings):
       "findings": [found.as_json() for found in findings],
     }
   )
+
+
+def _figures(drawn):
+  """What the page knows of each figure."""
+  return [
+    {
+      "name": figure.name,
+      "group": figure.group,
+      "source": figure.source,
+      "caption": figure.caption,
+      # Altair's checks take seconds; the tests make them.
+      "spec": figure.chart.to_dict(validate=False),
+    }
+    for figure in drawn
+  ]
 
 
 def _comparisons(results):

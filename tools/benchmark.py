@@ -531,7 +531,7 @@ def loader(rounds: int) -> None:
 
   config = _lm_config({})
   workload = train.make_workload(config)
-  source, length = workload.dataset.splits["train"], 1
+  source = workload.dataset.splits["train"]
   length = config.dataset.sequence_length
   rates, ratios = [], []
   for _ in range(rounds):
@@ -575,13 +575,10 @@ def _steady_steps_per_second(config):
 
 
 def _step_flops(config):
-  from jaxplay import models
-  from jaxplay.training import train
+  from jaxplay.training import dry_run, train
 
-  length = config.dataset.sequence_length
-  model = train.make_workload(config).model
-  per_token = sum(models.flops_per_token(model, length).values())
-  return 3 * config.batch_size * length * per_token
+  workload = train.make_workload(config)
+  return sum(dry_run.formula_flops(config, workload).values())
 
 
 @functools.cache

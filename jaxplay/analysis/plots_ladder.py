@@ -78,7 +78,7 @@ def _figure(name, group, layers):
 
 
 def _curves(results):
-  rows, ends = [], []
+  rows = []
   for size, trunk in results.trunks.items():
     runs = {"constant": trunk} | {
       f"to {steps:,}": run for steps, run in results.branches[size].items()

@@ -34,11 +34,8 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   )
   if parameters := models.parameters(workload.model):
     yield "parameters: " + _groups(parameters)
-    length = config.dataset.sequence_length
-    forward = models.flops_per_token(workload.model, length)
-    tokens = 3 * config.batch_size * length
-    per_step = {group: tokens * number for group, number in forward.items()}
-    yield "one training step, by the formula, FLOPs: " + _groups(per_step)
+    by_group = formula_flops(config, workload)
+    yield "one training step, by the formula, FLOPs: " + _groups(by_group)
   examples = config.max_train_steps * config.batch_size
   epochs = examples / workload.dataset.splits["train"].num_examples
   yield f"the whole run: {examples:,} examples, {epochs:.1f} epochs"
@@ -56,27 +53,37 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
     jaxplay.UserError: It is no language model.
   """
   workload = train.make_workload(config)
-  length = config.dataset.sequence_length
   parameters = models.parameters(workload.model)
   if parameters is None:
     raise jaxplay.UserError(
       f"config.model.name is {config.model.name!r}; a ladder is of language"
       " models, 'lm'"
     )
-  forward = models.flops_per_token(workload.model, length)
-  tokens = config.batch_size * length
   return {
     "parameters": parameters,
     "flops_per_step": {
-      "formula": 3 * tokens * sum(forward.values()),
-      "compiled": _flops(config) * workload.mesh.size,
+      "formula": sum(formula_flops(config, workload).values()),
+      "compiled": _unrolled_flops(config) * workload.mesh.size,
     },
-    "tokens_per_step": tokens,
+    "tokens_per_step": config.batch_size * config.dataset.sequence_length,
   }
 
 
-def _flops(config):
-  """FLOPs of a step on one device, as the compiler counts them.
+def formula_flops(
+  config: ml_collections.ConfigDict, workload: train.Workload
+) -> dict[str, float]:
+  """FLOPs of a language model's training step over all devices, by group.
+
+  Three times those of the forward pass; see `models.flops_per_token`.
+  """
+  length = config.dataset.sequence_length
+  forward = models.flops_per_token(workload.model, length)
+  tokens = 3 * config.batch_size * length
+  return {group: tokens * number for group, number in forward.items()}
+
+
+def _unrolled_flops(config):
+  """FLOPs of a step on one device, as the compiler counts them without loops.
 
   It counts the body of a loop once, however often that runs: microbatches are
   not split, and blocks are counted by what a second one adds to the first.
@@ -94,7 +101,11 @@ def _flops(config):
 
 def _compiled_flops(config):
   workload = train.make_workload(config, unroll=True)
-  return _compile(config, workload).cost_analysis().get("flops", 0.0)
+  return _flops_of(_compile(config, workload))
+
+
+def _flops_of(compiled):
+  return compiled.cost_analysis().get("flops", 0.0)
 
 
 def compile_costs(
@@ -106,9 +117,13 @@ def compile_costs(
     Per device: flops of a step; bytes at its peak, and of these state_bytes
     (parameters, optimizer, averages) and temporary_bytes.
   """
-  memory = _compile(config, workload).memory_analysis()
+  compiled = _compile(config, workload)
+  memory = compiled.memory_analysis()
+  loops = config.microbatches > 1 or (
+    config.model.name in config_lib.TRANSFORMERS
+  )
   return {
-    "flops": _flops(config),
+    "flops": _unrolled_flops(config) if loops else _flops_of(compiled),
     "bytes": memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes

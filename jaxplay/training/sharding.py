@@ -112,8 +112,8 @@ def over_batch(mesh: Mesh, attend: Callable) -> Callable:
 
   def split_attend(query, key, value, *, causal):
     # The trials of a population are split already, and one row cannot be.
-    whole = jax.sharding.get_abstract_mesh().manual_axes
-    if whole or query.shape[0] % rows or query.shape[2] % heads:
+    inside = jax.sharding.get_abstract_mesh().manual_axes
+    if inside or query.shape[0] % rows or query.shape[2] % heads:
       return attend(query, key, value, causal=causal)
     return jax.shard_map(
       functools.partial(attend, causal=causal),
