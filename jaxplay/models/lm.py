@@ -3,53 +3,22 @@
 Pre-RMSNorm, rotary positions, SwiGLU, no biases.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import attention, transformer
+from jaxplay.models import transformer
 
 
-class LM(nn.Module):
-  """Next-token predictor.
+class LM(transformer.Transformer):
+  """Next-token predictor; `num_classes` is the number of different tokens.
 
-  Attributes:
-    num_classes: Number of different tokens.
-    norm: Constructor of a norm layer.
-    norm_bias: Whether the norm has a bias (for `parameters`).
-    attend: See `transformer.Attention`.
-    depth: Number of blocks.
-    width: Features of the residual stream.
-    heads: Attention heads, which divide the width.
-    mlp_width: Hidden features of the MLP; 0: see `transformer.mlp_features`.
+  Attributes, beside those of `Transformer`:
     tied_embedding: Whether the output layer is the embedding, transposed.
-    qk_norm: Whether queries and keys are normalized.
     rotary_base: See `transformer.rotary`.
-    zero_init_residual: Whether residual branches begin as zero.
-    dropout: Whether there is dropout after each branch.
-    remat: Key of `transformer.REMAT`.
-    unroll: See `transformer.Blocks`.
-    dtype: Type of the computation; parameters and logits are float32.
   """
 
-  num_classes: int
-  norm: Callable
-  norm_bias: bool = False
-  attend: Callable = attention.attend
-  depth: int = 2
-  width: int = 128
-  heads: int = 4
-  mlp_width: int = 0
   tied_embedding: bool = False
-  qk_norm: bool = False
   rotary_base: float = 10_000.0
-  zero_init_residual: bool = False
-  dropout: bool = False
-  remat: str = "none"
-  unroll: bool = False
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -66,21 +35,10 @@ class LM(nn.Module):
     rotation = transformer.rotary(
       tokens.shape[-1], self.width // self.heads, self.rotary_base
     )
-    x = transformer.Blocks(
-      norm=self.norm,
-      attend=self.attend,
-      depth=self.depth,
-      heads=self.heads,
-      causal=True,
-      mlp_width=self.mlp_width,
-      qk_norm=self.qk_norm,
-      zero_init_residual=self.zero_init_residual,
-      dropout=self.dropout,
-      remat=self.remat,
-      unroll=self.unroll,
-      dtype=self.dtype,
-      name="decoder",
-    )(embed(tokens), rotation, train=train, rate=dropout_rate, rows=rows)
+    decoder = self.blocks("decoder", causal=True)
+    x = decoder(
+      embed(tokens), rotation, train=train, rate=dropout_rate, rows=rows
+    )
     if self.tied_embedding:
       kernel = embed.embedding.T
     else:
@@ -110,16 +68,7 @@ def parameters(model: LM) -> dict[str, int]:
   table = model.num_classes * model.width
   return {
     "embedding": table,
-    **transformer.block_parameters(
-      width=model.width, depth=model.depth, mlp_width=model.mlp_width
-    ),
-    "norm": transformer.norm_parameters(
-      width=model.width,
-      depth=model.depth,
-      heads=model.heads,
-      qk_norm=model.qk_norm,
-      norm_bias=model.norm_bias,
-    ),
+    **model.inner_parameters(),
     "head": 0 if model.tied_embedding else table,
   }
 
@@ -133,11 +82,6 @@ def flops_per_token(model: LM, length: int) -> dict[str, float]:
   """
   return {
     "embedding": 0,  # a look-up
-    **transformer.block_flops(
-      width=model.width,
-      depth=model.depth,
-      mlp_width=model.mlp_width,
-      length=length,
-    ),
+    **model.inner_flops(length),
     "head": 2 * model.num_classes * model.width,
   }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import dropout
+from jaxplay.models import attention, dropout
 
 # What of a block is kept for the backward pass.
 REMAT = {
@@ -184,6 +184,84 @@ class Blocks(nn.Module):
       name="blocks",
     )(x, rotation, train, rate, rows)
     return self.norm(name="final_norm")(x, train=train)
+
+
+class Transformer(nn.Module):
+  """What a family has beside its own ends.
+
+  Attributes:
+    num_classes: Size of the output.
+    norm: Constructor of a norm layer.
+    norm_bias: Whether the norm has a bias (for `parameters`).
+    attend: See `Attention`.
+    depth: Number of blocks.
+    width: Features of the residual stream.
+    heads: Attention heads, which divide the width.
+    mlp_width: Hidden features of the MLP; 0: see `mlp_features`.
+    qk_norm: Whether queries and keys are normalized.
+    zero_init_residual: Whether residual branches begin as zero.
+    dropout: Whether there is dropout after each branch.
+    remat: Key of `REMAT`.
+    unroll: See `Blocks`.
+    dtype: Type of the computation; parameters and logits are float32.
+  """
+
+  num_classes: int
+  norm: Callable
+  norm_bias: bool = False
+  attend: Callable = attention.attend
+  depth: int = 2
+  width: int = 128
+  heads: int = 4
+  mlp_width: int = 0
+  qk_norm: bool = False
+  zero_init_residual: bool = False
+  dropout: bool = False
+  remat: str = "none"
+  unroll: bool = False
+  dtype: Any = jnp.float32
+
+  def blocks(self, name: str, *, causal: bool) -> Blocks:
+    """The blocks between the ends."""
+    return Blocks(
+      norm=self.norm,
+      attend=self.attend,
+      depth=self.depth,
+      heads=self.heads,
+      causal=causal,
+      mlp_width=self.mlp_width,
+      qk_norm=self.qk_norm,
+      zero_init_residual=self.zero_init_residual,
+      dropout=self.dropout,
+      remat=self.remat,
+      unroll=self.unroll,
+      dtype=self.dtype,
+      name=name,
+    )
+
+  def inner_parameters(self) -> dict[str, int]:
+    """Number of parameters between the ends: attention, mlp, norm."""
+    matrices = block_parameters(
+      width=self.width, depth=self.depth, mlp_width=self.mlp_width
+    )
+    return matrices | {
+      "norm": norm_parameters(
+        width=self.width,
+        depth=self.depth,
+        heads=self.heads,
+        qk_norm=self.qk_norm,
+        norm_bias=self.norm_bias,
+      )
+    }
+
+  def inner_flops(self, length: int) -> dict[str, float]:
+    """FLOPs for one of `length` positions between the ends; `block_flops`."""
+    return block_flops(
+      width=self.width,
+      depth=self.depth,
+      mlp_width=self.mlp_width,
+      length=length,
+    )
 
 
 def rotary(length: int, features: int, base: float):

@@ -4,52 +4,21 @@ Patches, learned positions, bidirectional attention, and the mean over patches
 instead of a class token (Beyer et al. 2022, arXiv 2205.01580).
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 
 import jaxplay
-from jaxplay.models import attention, transformer
+from jaxplay.models import transformer
 
 
-class ViT(nn.Module):
+class ViT(transformer.Transformer):
   """Classifier of images.
 
-  Attributes:
-    num_classes: Size of the output.
-    norm: Constructor of a norm layer.
-    norm_bias: Whether the norm has a bias (for `parameters`).
-    attend: See `transformer.Attention`.
-    depth: Number of blocks.
-    width: Features of the residual stream.
-    heads: Attention heads, which divide the width.
+  Attributes, beside those of `Transformer`:
     patch_size: Height and width of a patch, which divides the image's.
-    mlp_width: Hidden features of the MLP; 0: see `transformer.mlp_features`.
-    qk_norm: Whether queries and keys are normalized.
-    zero_init_residual: Whether residual branches begin as zero.
-    dropout: Whether there is dropout after each branch.
-    remat: Key of `transformer.REMAT`.
-    unroll: See `transformer.Blocks`.
-    dtype: Type of the computation; parameters and logits are float32.
   """
 
-  num_classes: int
-  norm: Callable
-  norm_bias: bool = False
-  attend: Callable = attention.attend
-  depth: int = 2
-  width: int = 128
-  heads: int = 4
   patch_size: int = 4
-  mlp_width: int = 0
-  qk_norm: bool = False
-  zero_init_residual: bool = False
-  dropout: bool = False
-  remat: str = "none"
-  unroll: bool = False
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
@@ -60,27 +29,9 @@ class ViT(nn.Module):
     positions = self.param(
       "positions", nn.initializers.normal(0.02), (x.shape[1], self.width)
     )
-    x = transformer.Blocks(
-      norm=self.norm,
-      attend=self.attend,
-      depth=self.depth,
-      heads=self.heads,
-      causal=False,
-      mlp_width=self.mlp_width,
-      qk_norm=self.qk_norm,
-      zero_init_residual=self.zero_init_residual,
-      dropout=self.dropout,
-      remat=self.remat,
-      unroll=self.unroll,
-      dtype=self.dtype,
-      name="encoder",
-    )(
-      x + positions[None].astype(self.dtype),
-      None,
-      train=train,
-      rate=dropout_rate,
-      rows=rows,
-    )
+    x = x + positions[None].astype(self.dtype)
+    encoder = self.blocks("encoder", causal=False)
+    x = encoder(x, None, train=train, rate=dropout_rate, rows=rows)
     x = x.mean(1, dtype=jnp.float32)
     return nn.Dense(self.num_classes, name="head")(x)
 
@@ -96,16 +47,7 @@ def parameters(model: ViT, shape: tuple[int, int, int]) -> dict[str, int]:
   return {
     # With a bias, and a position for each patch.
     "embedding": (values + 1 + patches) * model.width,
-    **transformer.block_parameters(
-      width=model.width, depth=model.depth, mlp_width=model.mlp_width
-    ),
-    "norm": transformer.norm_parameters(
-      width=model.width,
-      depth=model.depth,
-      heads=model.heads,
-      qk_norm=model.qk_norm,
-      norm_bias=model.norm_bias,
-    ),
+    **model.inner_parameters(),
     "head": (model.width + 1) * model.num_classes,
   }
 
@@ -124,12 +66,7 @@ def flops_per_image(
     shape: Of an image: height, width, channels.
   """
   patches, values = _patch_grid(model, shape)
-  blocks = transformer.block_flops(
-    width=model.width,
-    depth=model.depth,
-    mlp_width=model.mlp_width,
-    length=patches,
-  )
+  blocks = model.inner_flops(patches)
   return {
     "embedding": 2 * patches * values * model.width,
     **{name: patches * flops for name, flops in blocks.items()},
