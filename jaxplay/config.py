@@ -98,11 +98,13 @@ def base() -> ml_collections.ConfigDict:
   dataset.num_train = 10_000  # synthetic: examples of each split
   dataset.num_valid = 1_000
   dataset.num_test = 1_000
-  dataset.num_classes = 10  # synthetic
+  dataset.num_classes = 10  # synthetic, and what is planned without its data
   dataset.shape = (32, 32, 3)  # synthetic: height, width, channels
   dataset.difficulty = 1.0  # synthetic: noise against signal; 0: no noise
   dataset.sequence_length = 256  # text: tokens that a row asks for
   dataset.tokenizer = "bytes"  # text: or the path of a tokenizers JSON file
+  dataset.vocab_size = 0  # text: different tokens of the model, no fewer than
+  # the tokenizer's, such as a multiple of 128; 0: the tokenizer's
   dataset.valid_files = ""  # text: path or glob; empty: a share of the files
   dataset.test_files = ""  # text: as valid_files
   dataset.mixtures = ()  # text: ((step, ((name, weight), ...)), ...), what is
@@ -131,11 +133,14 @@ def base() -> ml_collections.ConfigDict:
   model.dtype = "float32"  # of the computation: "float32" or "bfloat16"
 
   config.mesh = mesh = ml_collections.ConfigDict()
-  mesh.data = -1  # devices over which batches are split; -1: all that are left
-  mesh.fsdp = 1  # devices over which batches and large parameters are split
-  mesh.tensor = 1  # devices over which the axes named by rules are split
-  mesh.rules = ((".*", "fsdp"),)  # (path pattern, partition), first match; see
-  # training/sharding.py. "fsdp": the largest dimension that divides
+  # The sizes of its axes, of which one may be -1: all devices that are left. In
+  # a population that is 1, and what is left trains other trials.
+  mesh.replica = 1  # batches are split, over slices that are connected slowly
+  mesh.data = -1  # batches are split
+  mesh.fsdp = 1  # batches and large parameters are split
+  mesh.tensor = 1  # what rules name is split, such as heads
+  mesh.rules = ("fsdp",)  # "data", "fsdp", "fsdp+tensor", or pairs (path
+  # pattern, partition), the first match of which holds; training/sharding.py
 
   return config.lock()
 
@@ -160,6 +165,8 @@ SCHEDULES = ("constant", "linear", "cosine", "rsqrt", "wsd")
 COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")
 AUGMENTATIONS = ("none", "shift", "crop_flip")
 AVERAGES = ("ema", "window")
+MESH_AXES = ("replica", "data", "fsdp", "tensor")
+MESH_PRESETS = ("data", "fsdp", "fsdp+tensor")
 RESNET_DEPTHS = (10, 18, 34, 50, 101)
 
 _CHOICES = {
@@ -218,6 +225,7 @@ _RANGES = {
   "dataset.num_classes": "[2, 2147483647]",
   "dataset.difficulty": "[0, inf)",
   "dataset.sequence_length": "[1, 2147483647]",
+  "dataset.vocab_size": "[0, 2147483647]",
   "model.depth": "[1, 2147483647]",
   "model.width": "[1, 2147483647]",
   "model.heads": "[1, 2147483647]",
@@ -226,8 +234,6 @@ _RANGES = {
   "model.patch_size": "[1, 2147483647]",
   "model.virtual_batch_size": "[1, 2147483647]",
   "model.num_groups": "[1, 2147483647]",
-  "mesh.fsdp": "[1, 2147483647]",
-  "mesh.tensor": "[1, 2147483647]",
 }
 
 # Keys of one optimizer, schedule, ...: setting one elsewhere does nothing.
@@ -267,7 +273,13 @@ _USED_BY = {
   "model.patch_size": ("model.name", ("vit",)),
   **{
     f"dataset.{key}": ("model.name", TEXT_MODELS)
-    for key in ("sequence_length", "tokenizer", "valid_files", "test_files")
+    for key in (
+      "sequence_length",
+      "tokenizer",
+      "vocab_size",
+      "valid_files",
+      "test_files",
+    )
   },
   "dataset.mixtures": ("model.name", TEXT_MODELS),
   "dataset.augment_pixels": ("dataset.augment", ("shift", "crop_flip")),
@@ -611,13 +623,17 @@ def notes(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def validate(
-  config: ml_collections.ConfigDict, num_devices: int | None = None
+  config: ml_collections.ConfigDict,
+  num_devices: int | None = None,
+  *,
+  trials: bool = False,
 ) -> None:
   """Checks values, ranges and pairs that must agree.
 
   Args:
     config: A config with exactly the keys of `base()`.
     num_devices: Devices over all hosts; None: do not check the mesh.
+    trials: Whether they are groups that train trials of their own.
 
   Raises:
     jaxplay.UserError: The first thing that is wrong.
@@ -656,7 +672,7 @@ def validate(
         )
   _validate_pairs(config)
   if num_devices is not None:
-    _validate_mesh(config, num_devices)
+    _validate_mesh(config, num_devices, trials)
 
 
 def _within(value, interval: str) -> bool:
@@ -789,6 +805,13 @@ def _validate_pairs(config):
       f"config.dataset.shape is {tuple(config.dataset.shape)!r}; it must be"
       " (height, width, channels)"
     )
+  for axis in MESH_AXES:
+    size = config.mesh[axis]
+    if size != -1 and size < 1:
+      refuse(
+        f"config.mesh.{axis} is {size}; it must be -1 (all that are left) or a"
+        " number of devices"
+      )
   _validate_rules(config.mesh.rules)
 
 
@@ -906,20 +929,45 @@ def next_kept(at: int, config: ml_collections.ConfigDict) -> int | None:
   return min(steps, default=None)
 
 
-def _validate_mesh(config, num_devices):
-  mesh = config.mesh
-  others = mesh.fsdp * mesh.tensor
-  if mesh.data != -1 and mesh.data < 1:
+def mesh_sizes(
+  mesh: ml_collections.ConfigDict, num_devices: int, *, trials: bool = False
+) -> dict[str, int]:
+  """The size of each axis of the mesh.
+
+  Args:
+    mesh: config.mesh.
+    num_devices: Devices over all hosts.
+    trials: Whether groups of devices train trials of their own: then there is
+      an axis "trial", which takes what is left.
+
+  Raises:
+    jaxplay.UserError: It does not cover the devices.
+  """
+  sizes = {axis: mesh[axis] for axis in MESH_AXES}
+  told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  left = [axis for axis, size in sizes.items() if size == -1]
+  if len(left) > 1:
     raise jaxplay.UserError(
-      f"config.mesh.data is {mesh.data}; it must be -1 (all that are left) or"
-      " a number of devices"
+      f"config.mesh has two axes of -1, all devices that are left ({told}); one"
+      " of them can have that"
     )
-  if num_devices % others or mesh.data not in (-1, num_devices // others):
+  if trials:
+    left, sizes = ["trial"], {a: abs(size) for a, size in sizes.items()}
+  for axis in left:
+    sizes.pop(axis, None)
+    sizes[axis] = num_devices // math.prod(sizes.values())
+  covered = math.prod(sizes.values())
+  if covered != num_devices:
     raise jaxplay.UserError(
-      f"a mesh of data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor} does"
-      f" not cover {num_devices} devices; their product must be {num_devices}"
+      f"a mesh of {told} does not cover {num_devices} devices; the product of"
+      f" its axes must {'divide' if trials else 'be'} {num_devices}"
     )
-  split = num_devices // mesh.tensor
+  return sizes
+
+
+def _validate_mesh(config, num_devices, trials):
+  sizes = mesh_sizes(config.mesh, num_devices, trials=trials)
+  split = sizes["replica"] * sizes["data"] * sizes["fsdp"]
   microbatch = config.batch_size // config.microbatches
   for key, size, unit in (
     ("batch_size", microbatch, config.microbatches),
@@ -934,12 +982,13 @@ def _validate_mesh(config, num_devices):
 
 
 def _validate_rules(rules):
-  axes = ("data", "fsdp", "tensor")
   for rule in rules:
+    if rule in MESH_PRESETS:
+      continue
     if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise jaxplay.UserError(
         f"config.mesh.rules holds {rule!r}; each rule is a pair (path pattern,"
-        " partition)"
+        f" partition), or one of {', '.join(map(repr, MESH_PRESETS))}"
       )
     pattern, partition = rule
     try:
@@ -952,11 +1001,11 @@ def _validate_rules(rules):
       continue
     named = partition if isinstance(partition, tuple | list) else "?"
     named = [axis for axis in named if axis is not None]
-    if any(axis not in axes or named.count(axis) > 1 for axis in named):
+    if any(axis not in MESH_AXES or named.count(axis) > 1 for axis in named):
       raise jaxplay.UserError(
         f"config.mesh.rules: {partition!r} is not a partition; it can be"
         " 'fsdp', or for each dimension None or one of"
-        f" {', '.join(map(repr, axes))}, each axis once"
+        f" {', '.join(map(repr, MESH_AXES))}, each axis once"
       )
 
 

@@ -453,7 +453,6 @@ def test_pairs_that_agree(changes):
     ),
     (dict(mesh__fsdp=3), ["fsdp=3", "8 devices"]),
     (dict(mesh__data=4), ["data=4", "8 devices"]),
-    (dict(mesh__data=0), ["mesh.data is 0", "-1"]),
     (dict(mesh__data=2, mesh__fsdp=2), ["data=2, fsdp=2", "8 devices"]),
   ],
 )

@@ -8,7 +8,7 @@ import pytest
 from jaxplay import config as config_lib
 from jaxplay import models
 from jaxplay.models import resnet, transformer
-from jaxplay.training import optimizers, schedules
+from jaxplay.training import optimizers, schedules, sharding
 
 ROOT = pathlib.Path(config_lib.__file__).parent
 
@@ -40,8 +40,9 @@ TRAINING = (
   ("evaluate", "checkpoint"),
   ("feed",),
   ("train",),
-  ("population", "branch", "probe"),
+  ("population", "branch"),
   ("dry_run",),
+  ("topology", "probe"),
 )
 
 # One door per dependency.
@@ -176,6 +177,7 @@ def test_tables_written_twice_agree():
   assert config_lib.OPTIMIZERS == tuple(optimizers.OPTIMIZERS)
   assert config_lib.SCHEDULES == tuple(schedules.SCHEDULES)
   assert config_lib.COOLDOWN_SHAPES == tuple(schedules.COOLDOWN_SHAPES)
+  assert config_lib.MESH_PRESETS == tuple(sharding.PRESETS)
 
 
 @pytest.mark.parametrize("table", ["_RANGES", "_CHOICES", "_USED_BY"])
@@ -198,9 +200,9 @@ def test_switches_name_existing_values():
 
 def test_every_number_has_a_range():
   """Config: every number is checked, and its default passes."""
-  unbounded = ("mesh.data",)  # -1 or a number of devices, checked with those
   for key, value in _defaults().items():
-    if type(value) in (int, float) and key not in unbounded:
+    # Those of the mesh are -1 or a number of devices, checked with these.
+    if type(value) in (int, float) and not key.startswith("mesh."):
       assert config_lib._within(value, config_lib._RANGES[key]), key
 
 

@@ -79,6 +79,21 @@ def load(
   )
 
 
+def planned_images(*, image_size: int, num_classes: int) -> Dataset:
+  """What a model must know of an image set that is not there."""
+  return _images({}, num_classes, (image_size, image_size, 3), pixel_max=255)
+
+
+def planned_text(
+  *, sequence_length: int, tokenizer: str, vocab_size: int
+) -> Dataset:
+  """What a model must know of a text that is not there."""
+  vocab_size = vocab_size or text.encoder_of(tokenizer).vocab_size
+  dtype = "uint8" if vocab_size <= 2**8 else "uint16"
+  dtype = dtype if vocab_size <= 2**16 else "uint32"
+  return Dataset({}, vocab_size, {"tokens": ((sequence_length + 1,), dtype)})
+
+
 @dataclasses.dataclass(frozen=True)
 class _Arrays:
   """Examples held in memory."""
@@ -328,6 +343,7 @@ def load_text(
   splits: dict[str, str],
   sequence_length: int,
   tokenizer: str,
+  vocab_size: int,
   valid_files: str,
   test_files: str,
   mixtures: Sequence,
@@ -343,6 +359,7 @@ def load_text(
     splits: TFDS split strings under `train`, `valid` and `test`.
     sequence_length: Next tokens that a row asks for.
     tokenizer: "bytes", or the path of a `tokenizers` JSON file.
+    vocab_size: Different tokens of the model; 0: those of the tokenizer.
     valid_files: Path or glob, for `text:`.
     test_files: Path or glob, for `text:`.
     mixtures: ((step, ((name, weight), ...)), ...): what is trained on from
@@ -384,6 +401,11 @@ def load_text(
         f"the {split} split of dataset {name!r} shares {shared} with"
         f" {source!r}, which is trained on; leave it out of one of them"
       )
+  if 0 < vocab_size < main.vocab_size:
+    raise jaxplay.UserError(
+      f"config.dataset.vocab_size is {vocab_size}, and the tokenizer has"
+      f" {main.vocab_size} tokens; use that, or more"
+    )
   rows = [one.splits["train"] for one in texts.values()]
   sizes = [one.num_examples for one in rows]
   first = itertools.accumulate([0, *sizes[:-1]])
@@ -393,7 +415,7 @@ def load_text(
       main.splits,
       train=rows[0] if len(rows) == 1 else _Concatenated(tuple(rows)),
     ),
-    num_classes=main.vocab_size,
+    num_classes=vocab_size or main.vocab_size,
     example={"tokens": ((sequence_length + 1,), rows[0].dtype)},
     bytes_per_token=main.bytes_per_token,
     phases=tuple(

@@ -129,7 +129,7 @@ def load(
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
   """
-  encoder = _Bytes() if tokenizer == "bytes" else _Subwords(tokenizer)
+  encoder = encoder_of(tokenizer)
   if name.startswith("tfds:"):
     identity, documents = tfds_texts
   elif name == "pythonlib":
@@ -447,6 +447,11 @@ def _write_split(folder, split, documents, encoder):
     "bytes": num_bytes,
     "sha256": content.hexdigest(),
   }
+
+
+def encoder_of(tokenizer: str):
+  """What makes tokens: of "bytes", or of a `tokenizers` JSON file's path."""
+  return _Bytes() if tokenizer == "bytes" else _Subwords(tokenizer)
 
 
 class _Bytes:

@@ -5,6 +5,7 @@ and batch statistics, `apply` gives outputs. Only this package imports Flax.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxplay.models import attention, lm, mlp, norm, resnet, vit
 
 attend = attention.attend
+Example = Mapping[str, tuple[tuple[int, ...], str]]
 
 FAMILIES = {
   "mlp": mlp.MLP,
@@ -61,16 +63,34 @@ def build(
   )
 
 
-def parameters(model) -> dict[str, int] | None:
-  """Number of parameters by group, of a language model; else None."""
-  return lm.parameters(model) if isinstance(model, lm.LM) else None
+def parameters(model, example: Example) -> dict[str, int] | None:
+  """Number of parameters by group, of a transformer; else None.
+
+  Args:
+    model: From `build`.
+    example: Of the data set: feature -> (shape, dtype).
+  """
+  if isinstance(model, lm.LM):
+    return lm.parameters(model)
+  if isinstance(model, vit.ViT):
+    return vit.parameters(model, example["image"][0])
+  return None
 
 
-def flops_per_token(model, length: int) -> dict[str, float] | None:
-  """FLOPs of the forward pass by group, of a language model; else None."""
-  if not isinstance(model, lm.LM):
-    return None
-  return lm.flops_per_token(model, length)
+def forward_flops(model, example: Example) -> dict[str, float] | None:
+  """FLOPs of the forward pass of one example by group, of a transformer.
+
+  Args:
+    model: From `build`.
+    example: As of `parameters`; of tokens, the last is only predicted.
+  """
+  if isinstance(model, lm.LM):
+    length = example["tokens"][0][0] - 1
+    by_group = lm.flops_per_token(model, length)
+    return {name: length * flops for name, flops in by_group.items()}
+  if isinstance(model, vit.ViT):
+    return vit.flops_per_image(model, example["image"][0])
+  return None
 
 
 def convolves(model) -> bool:

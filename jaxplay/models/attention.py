@@ -14,28 +14,35 @@ import jax.numpy as jnp
 _TPU_POSITIONS, _TPU_FEATURES = 128, 128
 
 
-def attend(query, key, value, *, causal: bool):
+def attend(
+  query, key, value, *, causal: bool, device=None, whole: bool | None = None
+):
   """Attention of each head.
 
   cuDNN's flash kernel on GPUs where types and shapes allow, JAX's own flash
   kernel on TPUs likewise, else `jax.nn.dot_product_attention` as XLA compiles
-  it. The choice is for the devices that this process computes on, which another
-  target of compilation may differ from.
+  it.
 
   Args:
     query: [batch, length, heads, features].
     key: As query.
     value: As query.
     causal: Whether a position sees only those before it, and itself.
+    device: What it is compiled for; None: what this process computes on.
+    whole: Whether the arrays being traced are not split over devices by XLA,
+      for there is one device, or this is the body of a `shard_map`. Elsewhere
+      a Pallas kernel does not compile: XLA cannot partition it (cuDNN's it
+      can). None: whether there is one device.
 
   Returns:
     As query.
   """
+  device = jax.local_devices()[0] if device is None else device
   kernel = fastest(
     query,
-    backend=jax.default_backend(),
-    capability=getattr(jax.local_devices()[0], "compute_capability", ""),
-    whole=is_whole(),
+    backend=device.platform,
+    capability=getattr(device, "compute_capability", ""),
+    whole=jax.device_count() == 1 if whole is None else whole,
   )
   if kernel == "tpu_flash":
     return tpu_flash(query, key, value, causal=causal)
@@ -51,23 +58,13 @@ def fastest(query, *, backend: str, capability: str, whole: bool) -> str:
     query: [batch, length, heads, features]; only type and shape count.
     backend: `tpu`, `gpu` or another.
     capability: Of the GPU, such as "8.0"; AMD's are called otherwise.
-    whole: See `is_whole`.
+    whole: See `attend`.
   """
   if backend == "tpu" and whole and fits_tpu_flash(query):
     return "tpu_flash"
   if backend == "gpu" and _fits_cudnn(query, capability):
     return "cudnn"
   return "xla"
-
-
-def is_whole() -> bool:
-  """Whether the arrays being traced are not split over devices by XLA.
-
-  Then there is one device, or this is the body of a `shard_map`. Elsewhere a
-  Pallas kernel does not compile: XLA cannot partition it (cuDNN's it can).
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  return jax.device_count() == 1 or mesh.are_all_axes_manual
 
 
 def _fits_cudnn(query, capability):

@@ -1,5 +1,6 @@
 """Multilayer perceptron: hidden layers of one width, norm, ReLU, dropout."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,12 +17,15 @@ class MLP(nn.Module):
     norm: Constructor of a norm layer.
     depth: Number of hidden layers.
     width: Features of each hidden layer.
+    constrain: Applied to the activations after each layer; the same values,
+      laid over devices as the caller wants.
     dropout: Whether there is dropout after each hidden layer.
     dtype: Type of the computation; parameters are float32.
   """
 
   num_classes: int
   norm: Any
+  constrain: Callable = lambda x: x
   depth: int = 2
   width: int = 128
   dropout: bool = False
@@ -34,7 +38,7 @@ class MLP(nn.Module):
     for _ in range(self.depth):
       x = nn.Dense(self.width, dtype=self.dtype)(x)
       x = self.norm()(x, train=train, weights=weights)
-      x = nn.relu(x)
+      x = self.constrain(nn.relu(x))
       if self.dropout:
         x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
     return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)

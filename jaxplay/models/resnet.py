@@ -7,6 +7,7 @@ of Zagoruyko and Komodakis (arXiv 1605.07146).
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,6 +47,8 @@ class ResNet(nn.Module):
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (else the convolutions have one).
+    constrain: Applied to the activations between blocks; the same values, laid
+      over devices as the caller wants.
     depth: One of `STAGES`.
     width: Features of the first stage; each later stage doubles them.
     stem: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1).
@@ -57,6 +60,7 @@ class ResNet(nn.Module):
   num_classes: int
   norm: Any
   norm_bias: bool = True
+  constrain: Callable = lambda x: x
   depth: int = 18
   width: int = 64
   stem: str = "small"
@@ -96,7 +100,7 @@ class ResNet(nn.Module):
         x = norm(x, zero_scale=self.zero_init_residual)
         if residual.shape != x.shape:
           residual = norm(conv(x.shape[-1], (1, 1), strides)(residual))
-        x = nn.relu(x + residual)
+        x = self.constrain(nn.relu(x + residual))
     return _classify(self, x, train, rows, dropout_rate)
 
 
@@ -107,6 +111,8 @@ class WideResNet(nn.Module):
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (else the convolutions have one).
+    constrain: Applied to the activations between blocks; the same values, laid
+      over devices as the caller wants.
     depth: Layers, 6n + 4.
     width: Widening factor of the stages of 16, 32 and 64 features.
     zero_init_residual: Start the last norm of each branch at zero.
@@ -118,6 +124,7 @@ class WideResNet(nn.Module):
   num_classes: int
   norm: Any
   norm_bias: bool = True
+  constrain: Callable = lambda x: x
   depth: int = 28
   width: int = 10
   zero_init_residual: bool = False
@@ -147,7 +154,7 @@ class WideResNet(nn.Module):
         x = nn.relu(norm(x, zero_scale=self.zero_init_residual))
         if self.dropout:
           x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
-        x = residual + conv(features, (3, 3))(x)
+        x = self.constrain(residual + conv(features, (3, 3))(x))
     x = nn.relu(norm(x))
     return _classify(self, x, train, rows, dropout_rate)
 

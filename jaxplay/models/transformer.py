@@ -92,6 +92,7 @@ class Block(nn.Module):
   norm: Callable
   attention: Callable
   mlp: Callable
+  constrain: Callable
   dropout: bool
 
   @nn.compact
@@ -104,7 +105,7 @@ class Block(nn.Module):
     normed = self.norm(name="attention_norm")(x, train=train)
     x = x + dropped(self.attention(name="attention")(normed, rotation))
     normed = self.norm(name="mlp_norm")(x, train=train)
-    return x + dropped(self.mlp(name="mlp")(normed)), None
+    return self.constrain(x + dropped(self.mlp(name="mlp")(normed))), None
 
 
 class Blocks(nn.Module):
@@ -113,6 +114,7 @@ class Blocks(nn.Module):
   Attributes:
     norm: Constructor of a norm layer.
     attend: See `Attention`.
+    constrain: See `Transformer`.
     depth: Number of blocks.
     heads: Of each block.
     causal: See `Attention`.
@@ -130,6 +132,7 @@ class Blocks(nn.Module):
 
   norm: Callable
   attend: Callable
+  constrain: Callable
   depth: int
   heads: int
   causal: bool
@@ -180,9 +183,10 @@ class Blocks(nn.Module):
       mlp=functools.partial(
         SwiGLU, hidden=mlp_features(x.shape[-1], self.mlp_width), **common
       ),
+      constrain=self.constrain,
       dropout=self.dropout,
       name="blocks",
-    )(x, rotation, train, rate, rows)
+    )(self.constrain(x), rotation, train, rate, rows)
     return self.norm(name="final_norm")(x, train=train)
 
 
@@ -194,6 +198,8 @@ class Transformer(nn.Module):
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (for `parameters`).
     attend: See `Attention`.
+    constrain: Applied to the activations between blocks; the same values, laid
+      over devices as the caller wants.
     depth: Number of blocks.
     width: Features of the residual stream.
     heads: Attention heads, which divide the width.
@@ -210,6 +216,7 @@ class Transformer(nn.Module):
   norm: Callable
   norm_bias: bool = False
   attend: Callable = attention.attend
+  constrain: Callable = lambda x: x
   depth: int = 2
   width: int = 128
   heads: int = 4
@@ -226,6 +233,7 @@ class Transformer(nn.Module):
     return Blocks(
       norm=self.norm,
       attend=self.attend,
+      constrain=self.constrain,
       depth=self.depth,
       heads=self.heads,
       causal=causal,

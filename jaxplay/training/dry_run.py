@@ -12,7 +12,7 @@ from clu import parameter_overview
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.training import sharding, train
+from jaxplay.training import evaluate, sharding, train
 
 
 def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -28,11 +28,12 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield f"mesh: {axes} ({workload.mesh.devices.flat[0].device_kind})"
   yield (
     f"one training step, per device: {costs['flops']:.4g} FLOPs"
-    f" and {_bytes(costs['bytes'])} of memory (of these, state"
-    f" {_bytes(costs['state_bytes'])}, temporaries"
-    f" {_bytes(costs['temporary_bytes'])})"
+    f" and {told_bytes(costs['bytes'])} of memory (of these, state"
+    f" {told_bytes(costs['state_bytes'])}, temporaries"
+    f" {told_bytes(costs['temporary_bytes'])})"
   )
-  if parameters := models.parameters(workload.model):
+  example = workload.dataset.example
+  if parameters := models.parameters(workload.model, example):
     yield "parameters: " + _groups(parameters)
     by_group = formula_flops(config, workload)
     yield "one training step, by the formula, FLOPs: " + _groups(by_group)
@@ -46,21 +47,21 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
   Returns:
     "parameters": of each group. "flops_per_step", over all devices: by the
-    "formula" of `models.flops_per_token`, three times for a training step; and
-    as "compiled", optimizer and all. "tokens_per_step".
+    "formula" of `formula_flops`; and as "compiled", optimizer and all.
+    "tokens_per_step".
 
   Raises:
     jaxplay.UserError: It is no language model.
   """
-  workload = train.make_workload(config)
-  parameters = models.parameters(workload.model)
-  if parameters is None:
+  if config.model.name not in config_lib.TEXT_MODELS:
     raise jaxplay.UserError(
       f"config.model.name is {config.model.name!r}; a ladder is of language"
       " models, 'lm'"
     )
+  workload = train.make_workload(config)
+  example = workload.dataset.example
   return {
-    "parameters": parameters,
+    "parameters": models.parameters(workload.model, example),
     "flops_per_step": {
       "formula": sum(formula_flops(config, workload).values()),
       "compiled": _unrolled_flops(config) * workload.mesh.size,
@@ -72,14 +73,14 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def formula_flops(
   config: ml_collections.ConfigDict, workload: train.Workload
 ) -> dict[str, float]:
-  """FLOPs of a language model's training step over all devices, by group.
+  """FLOPs of a transformer's training step over all devices, by group.
 
-  Three times those of the forward pass; see `models.flops_per_token`.
+  Three times those of the forward pass; what is computed again to save memory
+  does not count. See `models.forward_flops`.
   """
-  length = config.dataset.sequence_length
-  forward = models.flops_per_token(workload.model, length)
-  tokens = 3 * config.batch_size * length
-  return {group: tokens * number for group, number in forward.items()}
+  forward = models.forward_flops(workload.model, workload.dataset.example)
+  passes = 3 * config.batch_size
+  return {group: passes * number for group, number in forward.items()}
 
 
 def _unrolled_flops(config):
@@ -134,18 +135,16 @@ def compile_costs(
 
 
 def _compile(config, workload):
-  shapes: dict[str, Any] = dict(workload.dataset.example)
-  if config.dataset.augment != "none":
-    shapes["moves"] = ((3,), np.int32)
+  return lower_train_step(config, workload).compile()
+
+
+def lower_train_step(
+  config: ml_collections.ConfigDict, workload: train.Workload
+):
+  """The training step of a config, lowered for its mesh, to be compiled."""
   size = config.batch_size // config.microbatches
-  batch = {
-    name: jax.ShapeDtypeStruct(
-      (config.microbatches, size, *shape),
-      dtype,
-      sharding=sharding.batch(workload.mesh, axis=1),
-    )
-    for name, (shape, dtype) in shapes.items()
-  }
+  shapes = batch_shapes(config, workload)
+  batch = _batch(workload, shapes, (config.microbatches, size))
   step = jax.jit(
     train.make_train_step(config, workload.model, workload.task),
     donate_argnums=1,
@@ -154,7 +153,38 @@ def _compile(config, workload):
       sharding.replicated(workload.mesh),
     ),
   )
-  return step.lower(workload.hparams, workload.state, batch).compile()
+  return step.lower(workload.hparams, workload.state, batch)
+
+
+def batch_shapes(
+  config: ml_collections.ConfigDict, workload: train.Workload
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Of one training example: feature -> (shape, dtype)."""
+  shapes: dict[str, Any] = dict(workload.dataset.example)
+  if config.dataset.augment != "none":
+    shapes["moves"] = ((3,), np.int32)
+  return shapes
+
+
+def lower_eval_step(
+  config: ml_collections.ConfigDict, workload: train.Workload
+):
+  """The evaluation of a batch, as `lower_train_step`."""
+  shapes = dict(workload.dataset.example, weight=((), np.float32))
+  batch = _batch(workload, shapes, (config.eval_batch_size,))
+  eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+  step = jax.jit(eval_batch, out_shardings=sharding.replicated(workload.mesh))
+  state = workload.state
+  return step.lower((state.params, state.batch_stats), batch)
+
+
+def _batch(workload, shapes, leading):
+  """ShapeDtypeStructs of a batch, its last leading dimension of examples."""
+  where = sharding.batch(workload.mesh, axis=len(leading) - 1)
+  return {
+    name: jax.ShapeDtypeStruct((*leading, *shape), dtype, sharding=where)
+    for name, (shape, dtype) in shapes.items()
+  }
 
 
 def _groups(numbers):
@@ -162,7 +192,8 @@ def _groups(numbers):
   return f"{sum(numbers.values()):.4g} ({parts})"
 
 
-def _bytes(number):
+def told_bytes(number: float) -> str:
+  """Such as "1.5 GiB"."""
   for unit in ("bytes", "KiB", "MiB", "GiB"):
     if number < 1024 or unit == "GiB":
       return (

@@ -2,11 +2,13 @@
 
 Trials of one static config differ only in `hparams` and seed, which a step
 takes as arguments, so they share one compilation. The axis of trials is laid
-over all devices of all hosts, each trial whole on one device; no device waits
-for another. A trial leaves the run directory that it would have left alone.
+over all devices of all hosts, in groups of as many devices as the config's mesh
+asks for: one, unless it says otherwise. No group waits for another. A trial
+leaves the run directory that it would have left alone.
 """
 
 import functools
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -61,12 +63,11 @@ class Group:
     Raises:
       jaxplay.UserError: The training split does not fit on a device.
     """
-    config = ml_collections.ConfigDict(configs[0])
-    with config.unlocked():
-      config.mesh = config_lib.base().mesh  # A trial lives on one device.
-    self.config = config
-    self.workload = train.make_workload(config)
+    config = self.config = configs[0]
+    config_lib.validate(config, jax.device_count(), trials=True)
+    self.workload = train.make_workload(config, trials=True)
     self.mesh = self.workload.mesh
+    self._groups = self.mesh.shape["trial"]
     splits = self.workload.dataset.splits
     if not feed.fits(splits["train"], config.dataset.device_bytes):
       raise jaxplay.UserError(
@@ -97,38 +98,45 @@ class Group:
 
   def _choose_size(self, num, device_bytes, tell):
     """Sets `size`, the trials of a population, and compiles for it."""
-    devices = self.mesh.size
+    groups = self._groups
     limit = device_bytes or _memory() * _MEMORY_SHARE
     most = _MAX_TRIALS
     while True:
       populations = -(-num // most)
-      self.size = -(-num // (populations * devices)) * devices
+      self.size = -(-num // (populations * groups)) * groups
       self.state = self._state_like()
       try:
         self._program = self._compile()
         needed = self._needed_bytes()
       except jax.errors.JaxRuntimeError as error:
-        smallest = self.size == devices
+        smallest = self.size == groups
         if smallest or "RESOURCE_EXHAUSTED" not in str(error):
           raise
         needed = 2 * limit
       needed, least = _agreed(needed), -_agreed(-limit)
-      if needed <= least or self.size == devices:
+      if needed <= least or self.size == groups:
         break
-      most = int(self.size * least / needed) // devices * devices or devices
+      most = int(self.size * least / needed) // groups * groups or groups
     tell(
       f"{num} trials in {populations} population(s) of {self.size} on"
-      f" {devices} device(s), {needed / 1e9:.2g} GB of"
+      f" {self._devices_told()}, {needed / 1e9:.2g} GB of"
       f" {least / 1e9:.2g} GB each"
     )
+
+  def _devices_told(self):
+    each = self.mesh.size // self._groups
+    if each == 1:
+      return f"{self._groups} device(s)"
+    return f"{self._groups} group(s) of {each} devices"
 
   def _needed_bytes(self):
     """Of one device, for states, the best states, and the computation."""
     memory = self._program.memory_analysis()
     best = sum(
-      leaf.dtype.itemsize * leaf.size for leaf in jax.tree.leaves(self.state)
+      leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+      for leaf in jax.tree.leaves(self.state)
     )
-    return best / self.mesh.size + (
+    return best + (
       memory.argument_size_in_bytes
       + memory.output_size_in_bytes
       + memory.temp_size_in_bytes
@@ -137,13 +145,19 @@ class Group:
 
   def _state_like(self):
     """The states of a population, as ShapeDtypeStructs."""
-    where = sharding.trials(self.mesh)
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
-        (self.size, *leaf.shape), leaf.dtype, sharding=where
+        (self.size, *leaf.shape),
+        leaf.dtype,
+        sharding=sharding.trials(self.mesh, leaf.sharding),
       ),
       self.workload.state,
     )
+
+  @property
+  def _where(self):
+    """The shardings of the states."""
+    return jax.tree.map(lambda leaf: leaf.sharding, self.state)
 
   def _compile(self):
     run_steps = step.make_run_steps(
@@ -178,7 +192,11 @@ class Group:
     own, examples = self.examples([self.config.seed], 0)
     shared = (np.int32(0), self.arrays, examples, np.int32(0), np.int32(1))
     arguments = (self.hparams([self.config]), self.state, own, shared)
-    program = jax.jit(train_population, donate_argnums=1)
+    program = jax.jit(
+      train_population,
+      donate_argnums=1,
+      out_shardings=(self._where, sharding.trials(self.mesh)),
+    )
     return program.lower(*arguments).compile()
 
   def hparams(self, configs):
@@ -231,7 +249,8 @@ class Group:
     return self._over_trials(
       lambda trial, _: self.workload.init_state(
         hparams=trial[0], seeds=trial[1]
-      )
+      ),
+      self._where,
     )
 
   def packed_like(self, num):
@@ -265,10 +284,10 @@ class Group:
         lambda leaf: jax.numpy.concatenate([leaf, leaf[-1:].repeat(pad, 0)]),
         states,
       ),
-      out_shardings=sharding.trials(self.mesh),
+      out_shardings=self._where,
     )(states)
 
-  def _over_trials(self, function):
+  def _over_trials(self, function, where=None):
     """Jits `function(trial, shared)` over the trials of a population."""
     if self._mode == "together":
       of_device = jax.vmap(function, in_axes=(0, None))
@@ -277,7 +296,9 @@ class Group:
       def of_device(trials, shared):
         return jax.lax.map(lambda trial: function(trial, shared), trials)
 
-    return jax.jit(sharding.over_trials(self.mesh, of_device))
+    return jax.jit(
+      sharding.over_trials(self.mesh, of_device), out_shardings=where
+    )
 
   def run_steps(self, hparams, states, examples, begin, end, live):
     """Runs steps [begin, end) of a chunk.
@@ -298,7 +319,7 @@ class Group:
       steps = (np.int32(begin), np.int32(end))
       return self._program(hparams, states, own, (np.int32(0), *shared, *steps))
     # The i-th trial of each device in turn, if one of these is alive.
-    for i in np.flatnonzero(live.reshape(self.mesh.size, -1).any(axis=0)):
+    for i in np.flatnonzero(live.reshape(self._groups, -1).any(axis=0)):
       for at in range(begin, end):
         steps = (np.int32(at), np.int32(at + 1))
         states, _ = self._program(
@@ -366,7 +387,7 @@ class Group:
       of_device = jax.vmap(one, in_axes=(0, None))
       return sharding.over_trials(self.mesh, of_device)((mask, new, old), ())
 
-    return jax.jit(program, donate_argnums=2)
+    return jax.jit(program, donate_argnums=2, out_shardings=self._where)
 
   @functools.cached_property
   def take(self):

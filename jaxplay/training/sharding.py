@@ -1,40 +1,100 @@
 """The mesh, and who holds what: the only module that says PartitionSpec.
 
-Three axes: `data` splits batches, `fsdp` splits batches and large parameters,
-`tensor` splits what a rule names. Rules are (path pattern, partition) pairs
-from the config, searched in order in the path of each leaf of the train state;
-an optimizer's moments end in their parameter's path, so they follow it.
+Axes, from the slowest connection to the fastest: `trial` separates the trials
+of a population; `replica` and `data` split batches, `replica` over slices;
+`fsdp` splits batches and large parameters; `tensor` splits what a rule names.
+Rules are (path pattern, partition) pairs from the config, searched in order in
+the path of each leaf of the train state; an optimizer's moments end in their
+parameter's path, so they follow it.
 """
 
+import dataclasses
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_BATCH = ("data", "fsdp")
+import jaxplay
+
+_AXES = ("trial", "replica", "data", "fsdp", "tensor")
+_BATCH = ("replica", "data", "fsdp")
 # Splitting smaller parameters saves no memory and costs a collective each.
 _MIN_FSDP_SIZE = 2**12
 
+# Rules by name. Those of the transformer split heads and hidden features over
+# `tensor`, so that a block needs one sum over that axis after attention and one
+# after the MLP (Shoeybi et al. 2019, arXiv 1909.08053), and the other dimension
+# over `fsdp`. The first dimension of a block's leaves is of blocks.
+PRESETS = {
+  "data": (),
+  "fsdp": ((".*", "fsdp"),),
+  "fsdp+tensor": (
+    ("attention/qkv/kernel", (None, "fsdp", None, "tensor", None)),
+    ("attention/out/kernel", (None, "tensor", None, "fsdp")),
+    ("mlp/gate_up/kernel", (None, "fsdp", None, "tensor")),
+    ("mlp/down/kernel", (None, "tensor", "fsdp")),
+    ("embedding/embedding", ("tensor", "fsdp")),
+    ("head/kernel", ("fsdp", "tensor")),
+    (".*", "fsdp"),
+  ),
+}
 
-def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
-  """A mesh over all devices of all hosts; `data=-1` takes what is left.
+
+def make_mesh(
+  *,
+  data: int = 1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  replica: int = 1,
+  trial: int = 1,
+  devices: Sequence[Any] | None = None,
+) -> Mesh:
+  """A mesh over all devices of all hosts, neighbours along the last axes.
 
   Axes are Auto, said explicitly: under the new default, Explicit, Flax's Embed
   and convolutions with split weights fail.
+
+  Args:
+    data: Size of the axis, as the others; their product is that of devices.
+    fsdp: As data.
+    tensor: As data.
+    replica: As data; a multiple of the number of slices, if there are several.
+    trial: As data, and in place of `replica` where that is 1.
+    devices: Instead of all; may be of a topology that is not there.
+
+  Raises:
+    jaxplay.UserError: Neither trials nor replicas go over the slices.
   """
-  if data == -1:
-    data = jax.device_count() // (fsdp * tensor)
-  return jax.make_mesh(
-    (data, fsdp, tensor),
-    ("data", "fsdp", "tensor"),
-    axis_types=(AxisType.Auto,) * 3,
-  )
+  devices = jax.devices() if devices is None else devices
+  shape = (trial, replica, data, fsdp, tensor)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  between = next((i for i in (1, 0) if shape[i] % slices == 0), None)
+  if slices == 1:
+    array = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  elif between is not None:
+    across, within = [1] * len(shape), list(shape)
+    across[between], within[between] = slices, shape[between] // slices
+    array = mesh_utils.create_hybrid_device_mesh(
+      within, across, devices, allow_split_physical_axes=True
+    )
+  elif devices[0].platform == "tpu":
+    raise jaxplay.UserError(
+      f"the devices are {slices} slices, between which only the replica axis"
+      f" can go, and config.mesh.replica is {replica}; set it to a multiple of"
+      f" {slices}"
+    )
+  else:  # A GPU's slice is its host; the order of devices respects that.
+    array = np.array(devices).reshape(shape)
+  return Mesh(array, _AXES, axis_types=(AxisType.Auto,) * len(_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -47,49 +107,106 @@ def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, _BATCH))
 
 
-def by_rules(mesh: Mesh, tree: Any, rules: Sequence[tuple[str, Any]]) -> Any:
-  """A sharding for each leaf of a train state.
+def batch_parts(mesh: Mesh) -> int:
+  """Number of parts that a batch is split into."""
+  return math.prod(mesh.shape[axis] for axis in _BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """How a leaf is laid over the mesh, and why not otherwise."""
+
+  sharding: NamedSharding
+  why: str  # not split as its rule says, or at all; empty: it is
+
+
+def by_rules(mesh: Mesh, tree: Any, rules: Sequence[Any]) -> Any:
+  """A sharding for each leaf of a train state; see `placements`."""
+  return jax.tree.map(
+    lambda placement: placement.sharding, placements(mesh, tree, rules)
+  )
+
+
+def placements(mesh: Mesh, tree: Any, rules: Sequence[Any]) -> Any:
+  """A `Placement` for each leaf of a train state.
 
   Args:
     mesh: From `make_mesh`.
     tree: Arrays or ShapeDtypeStructs.
-    rules: (pattern, partition): the first pattern found in a leaf's path, such
-      as "params/Dense_0/kernel", decides. A partition is an axis name or None
-      per dimension, or the word "fsdp": split the largest dimension that
-      divides over that axis, where the leaf has at least 4,096 elements. Leaves
-      of other rank than the partition, of a dimension that does not divide, or
-      that no pattern matches, are replicated.
+    rules: (pattern, partition), or a key of `PRESETS` in place of its rules:
+      the first pattern found in a leaf's path, such as "params/Dense_0/kernel",
+      decides. A partition is an axis name or None per dimension, or the word
+      "fsdp": split the largest dimension that divides over that axis, where the
+      leaf has at least 4,096 elements. A dimension that does not divide is not
+      split; leaves that no pattern matches, or of another rank than the
+      partition, are replicated.
   """
+  pairs = [
+    pair
+    for rule in rules
+    for pair in (PRESETS[rule] if isinstance(rule, str) else (rule,))
+  ]
 
-  def sharding(path, leaf):
+  def placement(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    for pattern, partition in rules:
-      if re.search(pattern, name):
-        if partition == "fsdp":
-          partition = _largest_dimension(leaf.shape, mesh.shape["fsdp"])
-        if not _divides(leaf.shape, partition, mesh):
-          partition = ()
-        return NamedSharding(mesh, PartitionSpec(*partition))
-    return replicated(mesh)
+    wanted = next((p for pattern, p in pairs if re.search(pattern, name)), None)
+    partition, why = _partition(leaf.shape, wanted, mesh.shape)
+    return Placement(NamedSharding(mesh, PartitionSpec(*partition)), why)
 
-  return jax.tree_util.tree_map_with_path(sharding, tree)
+  return jax.tree_util.tree_map_with_path(placement, tree)
 
 
-def _divides(shape, partition, mesh):
-  return len(partition) == len(shape) and not any(
-    axis and size % mesh.shape[axis]
-    for size, axis in zip(shape, partition, strict=True)
+def _partition(shape, wanted, sizes):
+  """(partition, why it is not as wanted)."""
+  if wanted is None:
+    return (), "no rule matches"
+  if wanted == "fsdp":
+    return _largest_dimension(shape, sizes["fsdp"])
+  if len(wanted) != len(shape):
+    return (), f"its rule is for {len(wanted)} dimensions"
+  whole = [
+    axis
+    for size, axis in zip(shape, wanted, strict=True)
+    if axis and size % sizes[axis]
+  ]
+  return tuple(None if axis in whole else axis for axis in wanted), ", ".join(
+    f"{shape[wanted.index(axis)]} does not divide over {axis}={sizes[axis]}"
+    for axis in whole
   )
 
 
 def _largest_dimension(shape, parts):
-  if parts == 1 or np.prod(shape) < _MIN_FSDP_SIZE:
-    return ()
+  if parts == 1:
+    return (), "fsdp is 1"
+  if np.prod(shape) < _MIN_FSDP_SIZE:
+    return (), f"fewer than {_MIN_FSDP_SIZE:,} elements"
   dividing = [size if size % parts == 0 else 0 for size in shape]
   if not any(dividing):
-    return ()
+    return (), f"no dimension divides over fsdp={parts}"
   largest = int(np.argmax(dividing))
-  return tuple("fsdp" if i == largest else None for i in range(len(shape)))
+  return tuple("fsdp" if i == largest else None for i in range(len(shape))), ""
+
+
+def constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  """Keeps activations split by rows at the borders of blocks.
+
+  Left to itself the compiler may gather them where parameters are split, and
+  hold the whole batch on every device.
+  """
+  rows = batch_parts(mesh)
+
+  def constrained(x):
+    # One row, as at initialization, cannot be split.
+    if rows == 1 or x.shape[0] % rows:
+      return x
+    # Inside of a population the axis of trials is taken.
+    inside = jax.sharding.get_abstract_mesh()
+    where = inside if inside.manual_axes else mesh
+    return jax.lax.with_sharding_constraint(
+      x, NamedSharding(where, PartitionSpec(_BATCH))
+    )
+
+  return constrained
 
 
 def over_batch(mesh: Mesh, attend: Callable) -> Callable:
@@ -103,20 +220,21 @@ def over_batch(mesh: Mesh, attend: Callable) -> Callable:
     mesh: From `make_mesh`.
     attend: As `models.attention.attend`.
   """
+  attend = functools.partial(attend, device=mesh.devices.flat[0])
   if mesh.size == 1:
-    return attend
-  split = PartitionSpec(
-    _BATCH, None, "tensor"
-  )  # of [batch, length, heads, ...]
-  rows, heads = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+    return functools.partial(attend, whole=True)
+  # Of [batch, length, heads, features].
+  split = PartitionSpec(_BATCH, None, "tensor")
+  rows, heads = batch_parts(mesh), mesh.shape["tensor"]
 
   def split_attend(query, key, value, *, causal):
     # The trials of a population are split already, and one row cannot be.
-    inside = jax.sharding.get_abstract_mesh().manual_axes
-    if inside or query.shape[0] % rows or query.shape[2] % heads:
-      return attend(query, key, value, causal=causal)
+    inside = jax.sharding.get_abstract_mesh()
+    if inside.manual_axes or query.shape[0] % rows or query.shape[2] % heads:
+      whole = inside.are_all_axes_manual
+      return attend(query, key, value, causal=causal, whole=whole)
     return jax.shard_map(
-      functools.partial(attend, causal=causal),
+      functools.partial(attend, causal=causal, whole=True),
       mesh=mesh,
       in_specs=split,
       out_specs=split,
@@ -149,24 +267,27 @@ def place_everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
   )
 
 
-def trials(mesh: Mesh) -> NamedSharding:
-  """The leading dimension, of trials, split over all devices."""
-  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+def trials(mesh: Mesh, of_one: NamedSharding | None = None) -> NamedSharding:
+  """A leading dimension of trials over their axis; the others as `of_one`."""
+  spec = PartitionSpec() if of_one is None else of_one.spec
+  return NamedSharding(mesh, PartitionSpec("trial", *spec))
 
 
 def over_trials(mesh: Mesh, function: Callable) -> Callable:
-  """Lets each device call `function(trials, shared)` on the trials it holds.
+  """Lets each group of devices call `function(trials, shared)` on its trials.
 
   The arrays of `trials` and of what is returned have a leading dimension of
   trials, split as `trials(mesh)` says; `shared` is the same everywhere. No
-  device waits for another.
+  group waits for another; within one the compiler splits the computation.
   """
-  split = PartitionSpec(mesh.axis_names)
+  alone = mesh.size == mesh.shape["trial"]
   return jax.shard_map(
     function,
     mesh=mesh,
-    in_specs=(split, PartitionSpec()),
-    out_specs=split,
+    in_specs=(PartitionSpec("trial"), PartitionSpec()),
+    out_specs=PartitionSpec("trial"),
+    # A device alone has nothing to split, and may use kernels of its own.
+    axis_names=set(mesh.axis_names) if alone else {"trial"},
     check_vma=False,
   )
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -64,21 +65,31 @@ class Workload:
 
 
 def make_workload(
-  config: ml_collections.ConfigDict, *, unroll: bool = False
+  config: ml_collections.ConfigDict,
+  *,
+  devices: Sequence[Any] | None = None,
+  trials: bool = False,
+  unroll: bool = False,
+  planned: bool = False,
 ) -> Workload:
   """Builds mesh, data set, model and step of a checked config.
 
   Args:
     config: A checked config.
+    devices: Instead of all of this job; may be of a topology.
+    trials: Whether the devices are groups that train trials of their own.
     unroll: Whether the blocks of a transformer are compiled one by one.
+    planned: Whether it is not to be run, and needs no data: a data set of the
+      shapes that the config names stands for that of a name.
 
   Raises:
-    jaxplay.UserError: The data set cannot be had.
+    jaxplay.UserError: The data set cannot be had, or the mesh is not one of
+      these devices.
   """
-  mesh = sharding.make_mesh(
-    data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor
-  )
-  dataset = _load_dataset(config)
+  devices = jax.devices() if devices is None else devices
+  sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
+  mesh = sharding.make_mesh(**sizes, devices=devices)
+  dataset = _planned_dataset(config) if planned else _load_dataset(config)
   sizes = config.model.to_dict()
   model = models.build(
     sizes.pop("name"),
@@ -86,6 +97,7 @@ def make_workload(
     norm_kind=sizes.pop("norm"),
     unroll=unroll,
     attend=sharding.over_batch(mesh, models.attend),
+    constrain=sharding.constrain(mesh),
     **sizes,
   )
   task = tasks.of(dataset)
@@ -165,6 +177,7 @@ def _load_dataset(config):
       dataset.name,
       sequence_length=dataset.sequence_length,
       tokenizer=dataset.tokenizer,
+      vocab_size=dataset.vocab_size,
       valid_files=dataset.valid_files,
       test_files=dataset.test_files,
       mixtures=dataset.mixtures,
@@ -183,6 +196,26 @@ def _load_dataset(config):
       difficulty=dataset.difficulty,
     ),
     **common,
+  )
+
+
+def _planned_dataset(config):
+  dataset = config.dataset
+  if config.model.name in config_lib.TEXT_MODELS:
+    return data.planned_text(
+      sequence_length=dataset.sequence_length,
+      tokenizer=dataset.tokenizer,
+      vocab_size=dataset.vocab_size,
+    )
+  if not dataset.name.startswith("tfds:"):
+    return _load_dataset(config)
+  if not dataset.image_size:
+    raise jaxplay.UserError(
+      f"config.dataset.name is {dataset.name!r}, whose images are not looked at"
+      " in planning; set config.dataset.image_size, and num_classes"
+    )
+  return data.planned_images(
+    image_size=dataset.image_size, num_classes=dataset.num_classes
   )
 
 

@@ -444,17 +444,28 @@ def test_tpu_flash_refuses_what_does_not_fit(length, features):
     jax.eval_shape(flash, query, query, query)
 
 
-def test_whole_arrays_are_known(mesh):
+@pytest.mark.parametrize("axes", [{"data": 8}, {"fsdp": 4, "tensor": 2}])
+def test_whole_arrays_are_known(axes):
   """A1: a kernel that XLA cannot partition is kept for where it need not."""
+  split = sharding.make_mesh(**axes)
   found = []
 
-  def look(x, _):
-    found.append(attention.is_whole())
-    return x
+  def look(query, key, value, *, causal, device, whole):
+    found.append(whole)
+    return query
 
-  jax.jit(look)(jnp.zeros(8), None)
-  jax.jit(sharding.over_trials(mesh, look))(jnp.zeros(8), jnp.zeros(1))
-  assert found == [False, True]
+  query = jnp.zeros((8, 2, 4, 6))
+  attend = sharding.over_batch(split, look)
+  call = functools.partial(attend, causal=True)
+  jax.jit(call)(query, query, query)
+  jax.jit(call)(*[query[:1]] * 3)  # which cannot be split
+  over_trials = sharding.over_trials(
+    sharding.make_mesh(trial=8), lambda q, _: call(q, q, q)
+  )
+  jax.jit(over_trials)(query, jnp.zeros(1))
+  alone = sharding.make_mesh(devices=jax.devices()[:1])
+  sharding.over_batch(alone, look)(query, query, query, causal=True)
+  assert found == [True, False, True, True]
 
 
 # Types.
@@ -704,6 +715,7 @@ def test_dropout_masks_differ_from_layer_to_layer():
   blocks = transformer.Blocks(
     norm=_Ones,
     attend=lambda query, key, value, causal: jnp.ones_like(value),
+    constrain=lambda x: x,
     depth=2,
     heads=2,
     causal=True,

@@ -1,0 +1,219 @@
+"""A config's programs compiled for TPUs that are not there.
+
+The compiler of TPUs comes with the library `libtpu`, and needs no TPU: it
+compiles for a topology, a description of chips and how they are connected.
+"""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from jax.experimental import topologies
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.training import dry_run, sharding, train
+
+# libtpu asks the machine which TPU it is, and tells what it misses; and this
+# process computes nothing. Those of a user that do come first.
+_ENVIRONMENT = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+  "TPU_STDERR_LOG_LEVEL": "4",
+  "TPU_MIN_LOG_LEVEL": "4",
+  "TPU_LOG_DIR": "disabled",
+  "TF_CPP_MIN_LOG_LEVEL": "4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Chips that a program can be compiled for.
+
+  Attributes:
+    name: As it was asked for.
+    devices: Abstract devices, slice by slice.
+    shape: Chips along each dimension of a slice.
+    slices: Number of slices.
+  """
+
+  name: str
+  devices: Sequence[Any]
+  shape: tuple[int, ...]
+  slices: int
+
+  @property
+  def kind(self) -> str:
+    """The kind of its devices, such as "TPU v5 lite"."""
+    return self.devices[0].device_kind
+
+
+def topology(name: str) -> Topology:
+  """The topology of that name.
+
+  Args:
+    name: [SLICES*]KIND:SHAPE, such as "v5e:16x16" or "2*v5p:4x4x8".
+
+  Raises:
+    jaxplay.UserError: There is none, or no compiler for it.
+  """
+  form = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+){0,2})", name)
+  if not form or (form[1] and int(form[1]) < 1):
+    raise jaxplay.UserError(
+      f"topology {name!r} is not of the form KIND:SHAPE or SLICES*KIND:SHAPE,"
+      " such as v5e:16x16 or 2*v5p:4x4x8"
+    )
+  slices, shape = int(form[1] or 1), tuple(map(int, form[3].split("x")))
+  for key, value in _ENVIRONMENT.items():
+    os.environ.setdefault(key, value)
+  options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+  if form[2] == "v4":  # Its two cores as one device, as programs see them.
+    options["chip_config_name"] = "megacore"
+  if math.prod(shape) == 1:
+    options["chips_per_host_bounds"] = (1, 1, 1)
+  try:
+    described = topologies.get_topology_desc(
+      platform="tpu", topology_name=f"{form[2]}:{form[3]}", **options
+    )
+  except Exception as error:
+    text = str(error).strip().split("\n")[0]
+    if "libtpu" in text.lower() or "'tpu' is not" in text:
+      raise jaxplay.UserError(
+        "compiling for TPUs needs their compiler, the library libtpu: pip"
+        " install 'jaxplay[tpu]'"
+      ) from None
+    raise jaxplay.UserError(f"there is no topology {name!r}: {text}") from None
+  return Topology(name, described.devices, shape, slices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a config's programs, of each device.
+
+  Attributes:
+    memory: Bytes at the peak of a training step: "parameters", "optimizer",
+      "averages", "other" state, "batch" and "temporaries" (activations and all
+      else that lives within the step).
+    eval_bytes: At the peak of an evaluation batch.
+    flops: Of a training step.
+    flops_source: Who counted them: "compiler", or "formula".
+    text: Of the training step's program.
+    seconds: That compiling took.
+    too_large: What the compiler said, where the training step needs more memory
+      than there is; then only `memory` of the state is known, and `seconds`.
+  """
+
+  memory: Mapping[str, float]
+  eval_bytes: float
+  flops: float
+  flops_source: str
+  text: str
+  seconds: float
+  too_large: str = ""
+
+
+def check(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> None:
+  """Refuses a config whose mesh or batch does not fit the devices.
+
+  Raises:
+    jaxplay.UserError: It says how.
+  """
+  config_lib.validate(config, len(devices))
+  sizes = config_lib.mesh_sizes(config.mesh, len(devices))
+  sharding.make_mesh(**sizes, devices=devices)
+
+
+def compile_for(
+  config: ml_collections.ConfigDict, devices: Sequence[Any]
+) -> Compiled:
+  """Compiles the training and the evaluation step of a config.
+
+  Args:
+    config: A config; its data set need not be there.
+    devices: Of a `Topology`, or real ones.
+
+  Raises:
+    jaxplay.UserError: Its mesh or batch does not fit the devices.
+  """
+  check(config, devices)
+  workload = train.make_workload(config, devices=devices, planned=True)
+  memory = _state_bytes(workload.state)
+  start = time.monotonic()
+  try:
+    compiled = dry_run.lower_train_step(config, workload).compile()
+    evaluation = dry_run.lower_eval_step(config, workload).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    seconds = time.monotonic() - start
+    told = _needed(str(error))
+    return Compiled(memory, math.nan, math.nan, "", "", seconds, told)
+  seconds = time.monotonic() - start
+  sizes = compiled.memory_analysis()
+  memory["batch"] = max(
+    0.0, sizes.argument_size_in_bytes - sum(memory.values())
+  )
+  memory["temporaries"] = sizes.temp_size_in_bytes + max(
+    0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  )
+  flops, source = _flops(config, workload, compiled)
+  return Compiled(
+    memory=memory,
+    eval_bytes=_peak_bytes(evaluation.memory_analysis()),
+    flops=flops,
+    flops_source=source,
+    text=compiled.as_text(),
+    seconds=seconds,
+  )
+
+
+def _peak_bytes(sizes):
+  return float(
+    sizes.argument_size_in_bytes
+    + sizes.output_size_in_bytes
+    - sizes.alias_size_in_bytes
+    + sizes.temp_size_in_bytes
+  )
+
+
+def _state_bytes(state):
+  """Of each part of the state, on the device that holds the most."""
+
+  def of(tree):
+    return float(
+      sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+      )
+    )
+
+  named = {
+    "parameters": of(state.params),
+    "optimizer": of(state.opt_state),
+    "averages": of(state.averages),
+  }
+  return named | {"other": of(state) - sum(named.values())}
+
+
+def _flops(config, workload, compiled):
+  """(of a training step on one device, who counted)."""
+  if config.model.name in config_lib.TRANSFORMERS:
+    # The compiler counts the body of a loop once, and blocks are a loop.
+    whole = sum(dry_run.formula_flops(config, workload).values())
+    return whole / workload.mesh.size, "formula"
+  counted = compiled.cost_analysis().get("flops", 0.0)
+  return counted * config.microbatches, "compiler"
+
+
+def _needed(message):
+  """Of the compiler's pages on running out of memory, the sentence."""
+  found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", message)
+  return found[0] if found else message.strip().split("\n")[0]
