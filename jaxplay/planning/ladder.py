@@ -274,8 +274,10 @@ def run(
       if status == "infeasible" and start > trunk.status()["step"]:
         tell(f"size {rung.name} diverged before step {start}")
         continue
-      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
       run = directory.branch(rung.name, steps)
+      if run.status().get("status") in rundir.DONE:
+        continue
+      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
       branch(trunk, start, run, config)
       if train(config, run) == "preempted":
         return "preempted"
