@@ -343,10 +343,10 @@ def load_text(
   splits: dict[str, str],
   sequence_length: int,
   tokenizer: str,
-  vocab_size: int,
   valid_files: str,
   test_files: str,
   mixtures: Sequence,
+  vocab_size: int = 0,
   with_test: bool = True,
 ) -> Dataset:
   """The text of that name, or a mixture of several, as rows of tokens.
@@ -359,11 +359,11 @@ def load_text(
     splits: TFDS split strings under `train`, `valid` and `test`.
     sequence_length: Next tokens that a row asks for.
     tokenizer: "bytes", or the path of a `tokenizers` JSON file.
-    vocab_size: Different tokens of the model; 0: those of the tokenizer.
     valid_files: Path or glob, for `text:`.
     test_files: Path or glob, for `text:`.
     mixtures: ((step, ((name, weight), ...)), ...): what is trained on from
       each step on; empty: `name` alone.
+    vocab_size: Different tokens of the model; 0: those of the tokenizer.
     with_test: Whether the test split is needed; else there need not be one.
 
   Raises:

@@ -133,6 +133,33 @@ def test_other_trials_equal_themselves_alone(
     assert abs(difference) < 0.02
 
 
+@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
+  """Idea 1: trials that take four devices each, of which two train at a time.
+
+  Within a group batches and parameters are split.
+  """
+  extra = {key.replace(".", "__"): value for key, value in runs.MLP.items()}
+  extra |= {"model__width": 128, "averages": ("ema",)}
+  configs = _configs(mesh__data=2, mesh__fsdp=2, **extra)
+  study = _Study(tmp_path, configs, mode=mode)
+  assert "2 group(s) of 4 devices" in study.told[0]
+  kernel = study.group.state.params["Dense_1"]["kernel"]
+  assert kernel.sharding.shard_shape(kernel.shape) == (3, 64, 128)
+  assert study.train()
+  status, alone = _alone(_configs(**extra)[3], tmp_path_factory)
+  assert study.runs[3].status()["status"] == status["status"] == "completed"
+  runs.assert_close(study.lines(3), runs.lines(alone), 2e-3, 2e-3)
+
+
+def test_groups_that_cannot_be():
+  """Errors: groups of devices cover all of them, and split a batch evenly."""
+  with pytest.raises(jaxplay.UserError, match="must divide 8"):
+    _group(_configs(mesh__data=3), [])
+  with pytest.raises(jaxplay.UserError, match="batch_size 66"):
+    _group(_configs(mesh__data=4, batch_size=66), [])
+
+
 @pytest.mark.slow
 def test_resnets_equal_themselves_alone(tmp_path, tmp_path_factory):
   """Idea 1: with convolutions and batch norm, each step a call."""
