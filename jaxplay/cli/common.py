@@ -5,12 +5,18 @@ import difflib
 import math
 import os
 import pathlib
+import socket
 import sys
+import threading
 import time
 
 import jaxplay
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
+
+# Started on one host of several, a job is to say so within a minute, Python's
+# own start included.
+WAIT_SECONDS = 45
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,6 +81,14 @@ def add_devices(verb):
   )
   verb.add_argument("--num_processes", type=int, metavar="N")
   verb.add_argument("--process_id", type=int, metavar="I")
+  verb.add_argument(
+    "--wait_seconds",
+    type=number,
+    default=WAIT_SECONDS,
+    metavar="S",
+    help="with several processes: how long to wait until all have come"
+    f" (default {WAIT_SECONDS})",
+  )
 
 
 def no_more(rest, arguments):
@@ -130,17 +144,108 @@ def start_jax(arguments, cores_as_devices=False):
     )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if one_of_several(arguments):
-    process = (arguments.num_processes, arguments.process_id)
-    if arguments.coordinator is not None and None in process:
+    _join(arguments)
+
+
+def _join(arguments):
+  """Becomes one of the processes of a job, once all of them are there."""
+  import jax
+
+  address = arguments.coordinator
+  process = (arguments.num_processes, arguments.process_id)
+  if address is not None:
+    if None in process:
       raise jaxplay.UserError(
         "--coordinator needs --num_processes and --process_id as well"
       )
+    if not address.rpartition(":")[2].isdecimal():
+      raise jaxplay.UserError(
+        f"--coordinator is {address!r}; it must be HOST:PORT"
+      )
+  # Process 0 first, while the others can still be counted.
+  seconds = arguments.wait_seconds + (3 if arguments.process_id else 0)
+  late = threading.Timer(seconds, _nobody_came, [seconds])
+  late.daemon = True
+  late.start()
+  try:
     jax.distributed.initialize(
-      arguments.coordinator,
+      address,
       *process,
+      # What was said is not to be detected: within Slurm, JAX would also give
+      # each process only the GPU of its local number, one of a node's eight.
+      cluster_detection_method=None if address is None else "deactivate",
+      # Past its time JAX aborts the process; `late` speaks before that.
+      initialization_timeout=arguments.wait_seconds + 60,
       # A host that dies ends the others within this time.
       heartbeat_timeout_seconds=30,
     )
+  except ValueError as error:
+    if address is None:
+      raise jaxplay.UserError(
+        "--distributed finds no other processes here, since this is neither a"
+        " TPU pod nor a Slurm step; name them by --coordinator, --num_processes"
+        " and --process_id"
+      ) from None
+    raise jaxplay.UserError(f"these processes make no job: {error}") from None
+  finally:
+    late.cancel()
+
+
+def _nobody_came(seconds):
+  """Ends this process with a sentence on who did not come.
+
+  From a thread, while JAX waits: it says nothing, and then aborts the process.
+  """
+  # JAX has no public name for what it detected.
+  from jax._src import distributed
+
+  found = distributed.global_state
+  address, number = found.coordinator_address, found.process_id
+  total = found.num_processes
+  if address is None:
+    what = f"the other processes of the job were not found within {seconds} s"
+  elif number == 0:
+    came = _connected(address)
+    came = "not all" if came is None else f"only {came}"
+    what = f"{came} of {total} processes came within {seconds} s to {address}"
+  else:
+    state = "waits as well" if _answers(address) else "does not answer"
+    what = (
+      f"process {number} of {total} waited {seconds} s for the others in vain;"
+      f" process 0, at {address}, {state}"
+    )
+  print(
+    f"jaxplay: {what}; the same command has to be started on every host",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(EXIT_FAILED)
+
+
+def _answers(address):
+  host, _, port = address.rpartition(":")
+  try:
+    socket.create_connection((host.strip("[]"), int(port)), 5).close()
+  except OSError:
+    return False
+  return True
+
+
+def _connected(address):
+  """How many processes are connected to this one; None: cannot be told here.
+
+  JAX's service does not say. Linux lists each connection by its own port.
+  """
+  port = f"{int(address.rpartition(':')[2]):04X}"
+  established, count = "01", 0
+  try:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+      for line in pathlib.Path(table).read_text().splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        count += local.endswith(f":{port}") and state == established
+  except OSError:
+    return None
+  return count
 
 
 def one_of_several(arguments):
