@@ -1,0 +1,179 @@
+"""Reads a launch file: what jaxplay is to do, and what each place needs.
+
+The launchers share this. They run on laptops where neither JAX nor jaxplay is
+installed, so they need the standard library only.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import shutil
+import sys
+import tomllib
+
+EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
+REQUIRED = object()
+
+# What a launcher tells each process itself.
+_OURS = ("--coordinator", "--num_processes", "--process_id", "--distributed")
+_TABLES = ("local", "slurm", "tpu_vm", "gke")
+_KINDS = {
+  str: "text in quotes",
+  int: "a whole number",
+  bool: "true or false",
+  list: "a list of texts",
+}
+
+
+class Mistake(Exception):
+  """A request that cannot be carried out: one sentence, exit code 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """A key of a table: its type, its default, its least value."""
+
+  kind: type
+  default: object = REQUIRED
+  least: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A launch file, checked: one attribute `place` holds its table."""
+
+  name: str
+  arguments: tuple[str, ...]
+  place: argparse.Namespace
+
+
+def main(description, table, keys, launch, add=None, check=None):
+  """Runs a launcher's command line; returns the exit code.
+
+  Args:
+    description: Its docstring.
+    table: The table of the file that it reads.
+    keys: {name: Key} of that table.
+    launch: Called with the job and the options.
+    add: Adds options to a parser.
+    check: Called with the job, to raise what one key alone does not show.
+  """
+  parser = argparse.ArgumentParser(description=description.split("\n")[0])
+  parser.add_argument("file", metavar="FILE", help="launch file (TOML)")
+  parser.add_argument(
+    "--dry_run", action="store_true", help="print what would be done, and stop"
+  )
+  parser.add_argument("--yes", action="store_true", help="do not ask")
+  if add:
+    add(parser)
+  options = parser.parse_args()
+  return told(lambda: launch(read(options.file, table, keys, check), options))
+
+
+def told(act):
+  """What `act()` returns; a mistake is told in a sentence, and returns 2."""
+  try:
+    return act()
+  except Mistake as error:
+    print(f"launch: {error}", file=sys.stderr)
+    return EXIT_WRONG
+
+
+def read(path, table, keys, check=None):
+  """The job that a file describes, as far as it concerns one table."""
+  try:
+    with open(path, "rb") as file:
+      content = tomllib.load(file)
+  except OSError as error:
+    raise Mistake(f"cannot read {path!r}: {error.strerror}") from None
+  except tomllib.TOMLDecodeError as error:
+    raise Mistake(f"{path} is not TOML: {error}") from None
+  try:
+    tables = {name: Key(dict, {}) for name in _TABLES}
+    top = _checked(
+      content, {"name": Key(str), "arguments": Key(list)} | tables, ""
+    )
+    if table not in content:
+      raise Mistake(f"it has no table [{table}]")
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", top["name"]):
+      raise Mistake(
+        f"name is {top['name']!r}; it must be at most 40 small letters, digits"
+        " and dashes, and begin with a letter"
+      )
+    _check_arguments(top["arguments"])
+    place = argparse.Namespace(**_checked(content[table], keys, f"[{table}] "))
+    job = Job(top["name"], tuple(top["arguments"]), place)
+    if check:
+      check(job)
+  except Mistake as error:
+    raise Mistake(f"{path}: {error}") from None
+  return job
+
+
+def _checked(content, keys, where):
+  """The values of all `keys`, with defaults; what else is there is refused."""
+  for name in content:
+    if name not in keys:
+      near = difflib.get_close_matches(name, keys, 1)
+      hint = (
+        f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(keys)}"
+      )
+      raise Mistake(f"{where}has no key {name!r}; {hint}".lstrip())
+  missing = [
+    name
+    for name, key in keys.items()
+    if key.default is REQUIRED and name not in content
+  ]
+  if missing:
+    raise Mistake(f"{where}lacks {' and '.join(missing)}".lstrip())
+  for name, value in content.items():
+    kind = keys[name].kind
+    right = type(value) is kind
+    if kind is list and right:
+      right = all(type(item) is str for item in value)
+    if not right and kind is not dict:
+      raise Mistake(f"{where}{name} is {value!r}; it must be {_KINDS[kind]}")
+    if not right:
+      raise Mistake(f"{name} is {value!r}; it must be a table, [{name}]")
+    if kind is int and value < keys[name].least:
+      raise Mistake(
+        f"{where}{name} is {value}; it must be at least {keys[name].least}"
+      )
+  return {name: content.get(name, key.default) for name, key in keys.items()}
+
+
+def _check_arguments(arguments):
+  if not arguments or arguments[0].startswith("-"):
+    raise Mistake(
+      "arguments must begin with a verb of jaxplay, such as 'train'"
+    )
+  for argument in arguments:
+    if argument.partition("=")[0] in _OURS:
+      raise Mistake(
+        f"arguments hold {argument!r}, which the launcher tells each process"
+        " itself; leave it out"
+      )
+
+
+def check_trials(job, key):
+  """Refuses what cannot be split into trials."""
+  if job.arguments[:2] != ("study", "run"):
+    raise Mistake(f"{key} needs arguments that begin with 'study', 'run'")
+  if any(word.partition("=")[0] == "--trials" for word in job.arguments):
+    raise Mistake(f"{key} chooses the trials; leave --trials out of arguments")
+
+
+def ask(question, yes):
+  """Goes on only if somebody says yes, on the terminal or by --yes."""
+  if yes:
+    return
+  print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+  if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    raise Mistake("nothing was launched; --yes answers without being asked")
+
+
+def need(program, hint):
+  """Refuses to go on without a program."""
+  if shutil.which(program) is None:
+    raise Mistake(f"there is no {program} on this machine; {hint}")

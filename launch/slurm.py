@@ -1,0 +1,166 @@
+"""Submits a job to Slurm: over several nodes, or as an array of trials.
+
+    python launch/slurm.py launch/example.toml --dry_run    # the batch script
+    python launch/slurm.py launch/example.toml
+
+With `array`, each element runs one trial of a study; the elements need no
+coordinator, since a trial is a function of its number. A job that is told to
+stop (its time limit nears, somebody preempts it) saves, exits with 75 and is
+requeued, as is one that was killed, and the same command then resumes it. Where
+it ends, `RUN/status.json` says so.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import job as job_lib
+from job import Key
+
+KEYS = {
+  "time": Key(str),  # limit of a job, as sbatch reads it
+  "nodes": Key(int, 1, least=1),
+  "tasks_per_node": Key(int, 1, least=1),
+  "gpus_per_node": Key(int, 0),
+  "cpus_per_task": Key(int, 0),
+  "memory": Key(str, ""),  # of a node
+  "partition": Key(str, ""),
+  "account": Key(str, ""),
+  "array": Key(str, ""),  # trials of a study, such as "0-63%8"
+  "grace_seconds": Key(int, 120, least=1),  # from the signal to the limit
+  "max_restarts": Key(int, 3),  # of a job that was killed
+  "setup": Key(str, ""),  # shell lines before jaxplay starts
+  "sbatch_flags": Key(list, ()),  # whatever else a cluster wants
+}
+
+# What each rank runs, with the command as "$@". Slurm signals the shell too: it
+# has to outlive jaxplay, which is saving. A rank that was told to stop reports
+# success, and rank 0 leaves a note, because --kill-on-bad-exit takes every other
+# code as a reason to kill the ranks that still save.
+_RANK = """
+trap : TERM INT
+"$@" %s
+code=$?
+[ $code = 75 ] || exit $code
+[ "$SLURM_PROCID" = 0 ] && echo 75 >"$JAXPLAY_NOTE"
+exit 0
+"""
+_RANK_NUMBER = '--num_processes="$SLURM_NTASKS" --process_id="$SLURM_PROCID"'
+
+_FREE_PORT = (
+  "import socket; s = socket.socket(); s.bind(('', 0));"
+  " print(s.getsockname()[1])"
+)
+
+# This script runs on the first node, and so does rank 0. Node names need not
+# resolve, so the address is the one by which Slurm itself finds the node; and
+# the port that JAX makes of the job's number may be another job's.
+_COORDINATOR = f"""
+host=$(scontrol show node "$SLURMD_NODENAME" |
+  sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+port=$(python3 -c "{_FREE_PORT}")
+command+=("--coordinator=$host:$port")
+"""
+
+_END = """
+export JAXPLAY_NOTE=$(mktemp)
+srun --kill-on-bad-exit=1 bash -c "$rank" rank "${command[@]}"
+code=$?
+[ $code = 0 ] && [ -s "$JAXPLAY_NOTE" ] && code=75
+rm -f "$JAXPLAY_NOTE"
+
+# 75: saved, to be resumed. 128 and more: killed, perhaps with its node.
+restarts=${SLURM_RESTART_COUNT:-0}
+if [ $code = 75 ] || { [ $code -ge 128 ] && [ $restarts -lt %d ]; }; then
+  echo "launch: exit code $code after $restarts restarts; requeued"
+  # Without the element, the number of an array means all of it.
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}\\
+${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+fi
+exit $code
+"""
+
+
+def main():
+  return job_lib.main(__doc__, "slurm", KEYS, launch, check=check)
+
+
+def check(job):
+  """Raises what one key alone does not show."""
+  place = job.place
+  if place.array:
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*(%[1-9]\d*)?", place.array):
+      raise job_lib.Mistake(
+        f"[slurm] array is {place.array!r}; it must be trials, such as '0-63',"
+        " or '0-63%8' for 8 at a time"
+      )
+    job_lib.check_trials(job, "[slurm] array")
+
+
+def launch(job, options):
+  text = script(job)
+  if options.dry_run:
+    print(text, end="")
+    return 0
+  job_lib.need("sbatch", "start this on a login node of the cluster")
+  place = job.place
+  each = f", for each of trials {place.array}" if place.array else ""
+  job_lib.ask(
+    f"Submit {job.name!r}: {place.nodes} node(s) for {place.time}{each}?",
+    options.yes,
+  )
+  done = subprocess.run(
+    ["sbatch", "--parsable"], input=text, text=True, stdout=subprocess.PIPE
+  )
+  if done.returncode:
+    return job_lib.EXIT_FAILED  # sbatch has said why.
+  number = done.stdout.strip().partition(";")[0]
+  print(f"submitted job {number}; its log: {_log(job).replace('%j', number)}")
+  print(f"to look: squeue --job={number}; to end it: scancel {number}")
+  return 0
+
+
+def script(job):
+  """The batch script."""
+  place = job.place
+  several = place.nodes * place.tasks_per_node > 1
+  header = {
+    "job-name": job.name,
+    "output": _log(job),
+    "open-mode": "append",  # a log goes on after a restart
+    "nodes": place.nodes,
+    "ntasks-per-node": place.tasks_per_node,
+    "gpus-per-node": place.gpus_per_node,
+    "cpus-per-task": place.cpus_per_task,
+    "mem": place.memory,
+    "time": place.time,
+    "partition": place.partition,
+    "account": place.account,
+    "array": place.array,
+    # To the ranks, not to this script: they save and exit with 75.
+    "signal": f"TERM@{place.grace_seconds}",
+  }
+  lines = ["#!/bin/bash"]
+  lines += [
+    f"#SBATCH --{name}={value}" for name, value in header.items() if value
+  ]
+  lines += ["#SBATCH --requeue"]
+  lines += [f"#SBATCH {flag}" for flag in place.sbatch_flags]
+  lines += ["", *place.setup.strip().splitlines()]
+  lines += [f"command=({shlex.join(['jaxplay', *job.arguments])})"]
+  if place.array:
+    lines += ['command+=("--trials=$SLURM_ARRAY_TASK_ID")']
+  if several:
+    lines += _COORDINATOR.strip().splitlines()
+  rank = _RANK % (_RANK_NUMBER if several else "")
+  lines += [f"rank={shlex.quote(rank)}"]
+  return "\n".join(lines) + _END % place.max_restarts
+
+
+def _log(job):
+  return f"{job.name}-%A_%a.log" if job.place.array else f"{job.name}-%j.log"
+
+
+if __name__ == "__main__":
+  sys.exit(main())
