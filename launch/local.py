@@ -1,6 +1,7 @@
 """Runs a real multi-process `jax.distributed` job on this machine.
 
     python launch/local.py --processes 2 --devices 4 -- train --config=... ...
+    python launch/local.py launch/example.toml
 
 Each process is a `jaxplay` with its own emulated CPU devices, as a host of a
 pod is; their lines come out prefixed by the process's number. Ctrl-C and
@@ -10,11 +11,19 @@ that of the first process that failed, else the job's own.
 """
 
 import argparse
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
+
+import job as job_lib
+
+KEYS = {
+  "processes": job_lib.Key(int, 2, least=1),
+  "devices": job_lib.Key(int, 1, least=1),  # of each process
+}
 
 # What a process that lost a peer gets to say so and leave by itself.
 GRACE_SECONDS = 40
@@ -23,41 +32,76 @@ GRACE_SECONDS = 40
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__.split("\n")[0],
-    usage="%(prog)s [--processes P] [--devices D] -- VERB [ARGUMENT ...]",
+    usage="%(prog)s [--dry_run] FILE.toml |"
+    " [--processes P] [--devices D] -- VERB [ARGUMENT ...]",
   )
-  parser.add_argument("--processes", type=int, default=2, metavar="P")
+  parser.add_argument("--processes", type=int, metavar="P")
   parser.add_argument(
-    "--devices", type=int, default=1, metavar="D", help="devices per process"
+    "--devices", type=int, metavar="D", help="devices per process"
   )
-  parser.add_argument("arguments", nargs="+", help="what jaxplay is to do")
-  options = parser.parse_args()
-  if options.processes < 1 or options.devices < 1:
-    parser.error("--processes and --devices must be at least 1")
-  return run(options.arguments, options.processes, options.devices)
+  parser.add_argument(
+    "--dry_run", action="store_true", help="print the commands, and stop"
+  )
+  parser.add_argument(
+    "arguments", nargs="+", help="a launch file, or what jaxplay is to do"
+  )
+  return job_lib.told(lambda: launch(parser.parse_args()))
 
 
-def run(arguments, num_processes, devices):
-  """Runs `jaxplay ARGUMENTS` as one job; returns its exit code."""
+def launch(options):
+  arguments, given = options.arguments, {}
+  if arguments[0].endswith(".toml"):
+    if arguments[1:]:
+      raise job_lib.Mistake(
+        f"{arguments[1]!r} is one argument too many: {arguments[0]} says what"
+        " jaxplay is to do"
+      )
+    job = job_lib.read(arguments[0], "local", KEYS)
+    arguments, given = list(job.arguments), vars(job.place)
+  numbers = []
+  for name, key in KEYS.items():
+    number = vars(options)[name]
+    if number is None:
+      number = given.get(name, key.default)
+    if number < key.least:
+      raise job_lib.Mistake(f"--{name} is {number}; it must be at least 1")
+    numbers.append(number)
+  if options.dry_run:
+    for command in commands(arguments, *numbers):
+      print(shlex.join(command), "&")
+    print("wait")
+    return 0
+  return run(arguments, *numbers)
+
+
+def commands(arguments, num_processes, devices):
+  """What each process is to run."""
   coordinator = f"localhost:{_free_port()}"
-  processes = []
-  for process_id in range(num_processes):
-    command = [
+  return [
+    [
       *(sys.executable, "-m", "jaxplay.cli", *arguments),
       f"--fake_devices={devices}",
       f"--coordinator={coordinator}",
       f"--num_processes={num_processes}",
       f"--process_id={process_id}",
     ]
-    processes.append(
-      subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C reaches them once: from here.
-      )
+    for process_id in range(num_processes)
+  ]
+
+
+def run(arguments, num_processes, devices):
+  """Runs `jaxplay ARGUMENTS` as one job; returns its exit code."""
+  processes = [
+    subprocess.Popen(
+      command,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      errors="replace",
+      start_new_session=True,  # Ctrl-C reaches them once: from here.
     )
+    for command in commands(arguments, num_processes, devices)
+  ]
   printers = [
     threading.Thread(target=_print_lines, args=(i, process))
     for i, process in enumerate(processes)

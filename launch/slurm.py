@@ -16,28 +16,29 @@ import subprocess
 import sys
 
 import job as job_lib
-from job import Key
 
 KEYS = {
-  "time": Key(str),  # limit of a job, as sbatch reads it
-  "nodes": Key(int, 1, least=1),
-  "tasks_per_node": Key(int, 1, least=1),
-  "gpus_per_node": Key(int, 0),
-  "cpus_per_task": Key(int, 0),
-  "memory": Key(str, ""),  # of a node
-  "partition": Key(str, ""),
-  "account": Key(str, ""),
-  "array": Key(str, ""),  # trials of a study, such as "0-63%8"
-  "grace_seconds": Key(int, 120, least=1),  # from the signal to the limit
-  "max_restarts": Key(int, 3),  # of a job that was killed
-  "setup": Key(str, ""),  # shell lines before jaxplay starts
-  "sbatch_flags": Key(list, ()),  # whatever else a cluster wants
+  "time": job_lib.Key(str),  # limit of a job, as sbatch reads it
+  "nodes": job_lib.Key(int, 1, least=1),
+  "tasks_per_node": job_lib.Key(int, 1, least=1),
+  "gpus_per_node": job_lib.Key(int, 0),
+  "cpus_per_task": job_lib.Key(int, 0),
+  "memory": job_lib.Key(str, ""),  # of a node
+  "partition": job_lib.Key(str, ""),
+  "account": job_lib.Key(str, ""),
+  "array": job_lib.Key(str, ""),  # trials of a study, such as "0-63%8"
+  "grace_seconds": job_lib.Key(
+    int, 120, least=1
+  ),  # from the signal to the limit
+  "max_restarts": job_lib.Key(int, 3),  # of a job that was killed
+  "setup": job_lib.Key(str, ""),  # shell lines before jaxplay starts
+  "sbatch_flags": job_lib.Key(list, ()),  # whatever else a cluster wants
 }
 
 # What each rank runs, with the command as "$@". Slurm signals the shell too: it
 # has to outlive jaxplay, which is saving. A rank that was told to stop reports
-# success, and rank 0 leaves a note, because --kill-on-bad-exit takes every other
-# code as a reason to kill the ranks that still save.
+# success, and rank 0 leaves a note, because --kill-on-bad-exit takes every
+# other code as a reason to kill the ranks that still save.
 _RANK = """
 trap : TERM INT
 "$@" %s

@@ -15,7 +15,7 @@ import time
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 
 # cred_expire is also how long a requeued job waits before it starts again: two
-# minutes by default.
+# minutes by default. Slurm 22.05 takes 5 seconds, and ignores 3.
 _CONF = """
 ClusterName=jaxplaytest
 SlurmctldHost={host}(127.0.0.1)
@@ -23,7 +23,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CryptoType=crypto/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmctldPort={ports[0]}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
@@ -37,8 +37,8 @@ JobCompType=jobcomp/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerType=sched/backfill
-SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1
+SchedulerType=sched/builtin
+SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,sched_interval=1
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=20
