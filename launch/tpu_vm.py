@@ -59,7 +59,7 @@ rm -f launch.pid launch.code
   echo $! >launch.pid
   wait $!
   echo $? >launch.code
-) >>launch.log 2>&1 </dev/null &
+) >launch.log 2>&1 </dev/null &
 """
 _FOLLOW = """
 cd ~/{name}
@@ -76,9 +76,11 @@ fi
 """
 _STOP = "kill -TERM $(cat ~/{name}/launch.pid)"
 _UNPACK = """
+set -e
 mkdir -p ~/{name}
 tar -xzf ~/{name}.tar.gz -C ~/{name}
 cd ~/{name}
+{install}
 """
 
 
@@ -185,7 +187,7 @@ class Slice:
     )
 
   def install(self):
-    return self._ssh("all", "set -e" + _UNPACK + self.place.install.strip())
+    return self._ssh("all", _UNPACK, install=self.place.install.strip())
 
   def start(self):
     command = shlex.join(["jaxplay", *self.job.arguments, "--distributed"])
@@ -218,7 +220,7 @@ class Slice:
 
 def plan(slice_, keep):
   """All commands, to be read or pasted into a shell."""
-  file = f"{slice_.job.name}.tar.gz"
+  file = pathlib.Path.cwd() / f"{slice_.job.name}.tar.gz"
   steps = [
     ("Ask for the slice", slice_.create()),
     ("Repeat until it says ACTIVE", slice_.describe()),
@@ -311,7 +313,8 @@ def _session(slice_):
         slice_.start(),
       ):
         if _call(command):
-          return None, False
+          _say(f"this failed: {shlex.join(command)}")
+          return job_lib.EXIT_FAILED, False
   return _follow(slice_)
 
 
