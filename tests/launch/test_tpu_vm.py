@@ -174,6 +174,34 @@ def test_a_request_that_fails_says_where_to_look(tmp_path):
   assert not cloud.exists()
 
 
+@pytest.fixture
+def start():
+  """Starts the launcher; one that a failed test left behind is killed."""
+  started = []
+
+  def start(cloud, *options, **table):
+    started.append(
+      subprocess.Popen(
+        [
+          *(sys.executable, runs.ROOT / "launch" / "tpu_vm.py"),
+          *(cloud.file(**table), "--yes", "--poll_seconds=0", *options),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=cloud.environment,
+      )
+    )
+    return started[-1]
+
+  yield start
+  for process in started:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
 _WAITS = (
   'trap "echo saved; exit 75" TERM; echo begun; while :; do sleep 0.1; done'
 )
@@ -181,10 +209,10 @@ _WAITS = (
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_has_the_job_saved(tmp_path, number, keep):
+def test_a_signal_has_the_job_saved(tmp_path, start, number, keep):
   """M4, G7: passed on to all workers; then the slice is deleted, or kept."""
   cloud = Cloud(tmp_path, jaxplay=_WAITS)
-  process = _start(cloud, *(["--keep"] if keep else []))
+  process = start(cloud, *(["--keep"] if keep else []))
   for line in process.stdout:
     if line.strip() == "begun":
       process.send_signal(number)
@@ -197,10 +225,10 @@ def test_a_signal_has_the_job_saved(tmp_path, number, keep):
     assert "it costs: gcloud compute tpus queued-resources delete" in output
 
 
-def test_a_signal_while_waiting_withdraws_the_request(tmp_path):
+def test_a_signal_while_waiting_withdraws_the_request(tmp_path, start):
   """M: what would cost one day, when nobody looks, is not left behind."""
   cloud = Cloud(tmp_path, ["WAITING_FOR_RESOURCES"])
-  process = _start(cloud)
+  process = start(cloud)
   for line in process.stdout:
     if "WAITING_FOR_RESOURCES" in line:
       process.send_signal(signal.SIGINT)
@@ -210,44 +238,26 @@ def test_a_signal_while_waiting_withdraws_the_request(tmp_path):
   assert not cloud.exists()
 
 
-def test_the_job_outlives_this_program(tmp_path):
+def test_the_job_outlives_this_program(tmp_path, start):
   """M: a launcher that died and is started again finds the job at work."""
   cloud = Cloud(
     tmp_path,
     jaxplay="echo >>$STAND_IN/n; until [ -e $STAND_IN/go ]; do sleep 0.1; done",
   )
-  process = _start(cloud)
-  cluster_lib.until(lambda: "ssh 0" in cloud.calls()[8:], 60)
+  process = start(cloud)
+  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 2, 60)
   process.kill()
   process.communicate()
-  again = _start(cloud)
-  cluster_lib.until(lambda: cloud.calls()[-1] == "ssh 0", 60)
+  again = start(cloud)
+  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 4, 60)
   (tmp_path / "go").touch()
   output = again.communicate(timeout=60)[0]
   assert again.returncode == 0, output
   assert len((tmp_path / "n").read_text()) == 2  # once on each worker
 
 
-def _start(cloud, *options, **table):
-  return subprocess.Popen(
-    [
-      *(
-        sys.executable,
-        runs.ROOT / "launch" / "tpu_vm.py",
-        cloud.file(**table),
-      ),
-      *("--yes", "--poll_seconds=0", *options),
-    ],
-    stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    env=cloud.environment,
-  )
-
-
 @pytest.mark.slow
-def test_a_real_run_survives_the_loss_of_its_slice(tmp_path):
+def test_a_real_run_survives_the_loss_of_its_slice(tmp_path, start):
   """M4, G7: two real processes, killed with their slice, end as if never."""
   keys = runs.overrides(max_train_steps=200, **runs.MLP)
   with socket.socket() as listener:
@@ -267,7 +277,7 @@ def test_a_real_run_survives_the_loss_of_its_slice(tmp_path):
   runs.launch(runs.command(keys, whole), 2, 1)
 
   arguments = runs.command(keys, tmp_path / "run")
-  process = _start(cloud, arguments=arguments)
+  process = start(cloud, arguments=arguments)
   run = rundir.RunDir(tmp_path / "run")
   cluster_lib.until(lambda: len(run.metrics()) > 5, 90)
   cloud.states_file.write_text(json.dumps(["SUSPENDED", "SUSPENDED", "ACTIVE"]))
