@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -296,6 +295,7 @@ def test_without_gcloud_it_says_so(tmp_path):
   """M: one sentence, exit code 2."""
   cloud = Cloud(tmp_path)
   (tmp_path / "bin" / "gcloud").unlink()
-  assert shutil.which("gcloud") is None
+  # Nothing else on the path: a real gcloud must not be found by a test.
+  cloud.environment["PATH"] = str(tmp_path / "bin")
   output = cloud.launch("--yes", code=2)
   assert "there is no gcloud" in output
