@@ -149,6 +149,23 @@ def test_the_subset_of_the_schema_refuses_what_is_wrong(tmp_path):
       jobset.check(manifest)
 
 
+def test_the_manifest_goes_to_kubectl_after_a_yes(tmp_path):
+  """M: what --dry_run prints is what is applied; asked for first."""
+  (tmp_path / "bin").mkdir()
+  kubectl = tmp_path / "bin" / "kubectl"
+  kubectl.write_text('#!/bin/sh\necho "$@" >words\ncat >applied\n')
+  kubectl.chmod(0o755)
+  path = launches.write(tmp_path, "job", _TRAIN, gke=_TPU)
+  here = {"cwd": tmp_path, "env": {"PATH": f"{tmp_path / 'bin'}:/bin"}}
+  _, err = launches.launch("gke.py", path, code=2, **here)
+  assert "[y/N]" in err and not (tmp_path / "applied").exists()
+  out, _ = launches.launch("gke.py", path, "--yes", **here)
+  assert (tmp_path / "words").read_text().split() == ["apply", "-f", "-"]
+  manifest = _manifest(tmp_path, **_TPU)
+  assert json.loads((tmp_path / "applied").read_text()) == manifest
+  assert "kubectl delete jobset --namespace=default job" in out
+
+
 @pytest.mark.parametrize(
   ("table", "arguments", "sentence"),
   [

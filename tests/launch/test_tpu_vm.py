@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -120,6 +123,35 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(tmp_path):
   assert [call.split()[0] for call in cloud.calls()] == [
     *("create", "describe", "scp", "ssh", "ssh", "ssh", "ssh", "delete")
   ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="no gcloud here")
+def test_the_flags_are_those_of_the_real_gcloud(tmp_path):
+  """M: what the dry run prints is in gcloud's help, which needs no account."""
+  output = Cloud(tmp_path).launch("--dry_run")
+  commands = [shlex.split(c) for c in output.split("\ngcloud ")[1:]]
+  assert len(commands) == 7
+  flags = {}
+  for words in commands:
+    # What follows a command in the plan are comments and other commands.
+    words = words[: words.index("--zone=z") + 1]
+    used = {w.partition("=")[0] for w in words if w.startswith("--")}
+    flags.setdefault(" ".join(words[:4]), set()).update(used)
+  # Of every command: gcloud's help on one does not repeat them.
+  wide = {"--project", "--format", "--quiet"}
+  for command, used in flags.items():
+    help_ = subprocess.run(
+      ["gcloud", *command.split(), "--help"],
+      env=os.environ | {"CLOUDSDK_CONFIG": str(tmp_path / "config")},
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      timeout=120,
+    ).stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", help_)
+    for flag in used - wide:
+      assert re.search(rf"{flag}\b", plain), f"{command} {flag}"
 
 
 def test_nothing_is_created_without_a_yes(tmp_path):
