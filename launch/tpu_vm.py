@@ -41,6 +41,7 @@ KEYS = {
   "spot": job_lib.Key(bool, False),  # cheap, and may be taken away
   "install": job_lib.Key(str, _INSTALL),  # on each worker, in the source tree
   "setup": job_lib.Key(str, ""),  # shell lines before jaxplay starts
+  "wait_seconds": job_lib.Key(int, 300, least=1),  # until all have begun
   "max_restarts": job_lib.Key(int, 3),  # of a job that failed on a live slice
   "create_flags": job_lib.Key(list, ()),  # whatever else gcloud is to be told
 }
@@ -74,6 +75,8 @@ then echo running
 else echo absent
 fi
 """
+# The first to fail is seldom worker 0, which then only misses it.
+_LAST_WORDS = 'tail --lines=20 ~/{name}/launch.log | sed "s/^/$(hostname): /"'
 _STOP = "kill -TERM $(cat ~/{name}/launch.pid)"
 _UNPACK = """
 set -e
@@ -190,7 +193,11 @@ class Slice:
     return self._ssh("all", _UNPACK, install=self.place.install.strip())
 
   def start(self):
-    command = shlex.join(["jaxplay", *self.job.arguments, "--distributed"])
+    # gcloud reaches the workers of a large slice one after the other.
+    wait = f"--wait_seconds={self.place.wait_seconds}"
+    command = shlex.join(
+      ["jaxplay", *self.job.arguments, wait, "--distributed"]
+    )
     setup = self.place.setup.strip()
     return self._ssh("all", _START, command=command, setup=setup)
 
@@ -199,6 +206,9 @@ class Slice:
 
   def how_is_it(self):
     return self._ssh("0", _HOW_IS_IT)
+
+  def last_words(self):
+    return self._ssh("all", _LAST_WORDS)
 
   def stop(self):
     return self._ssh("all", _STOP)
@@ -247,7 +257,12 @@ def _until_done(slice_, options):
   while True:
     _get_active(slice_, options.poll_seconds)
     code, has_spoken = _session(slice_)
-    if code in (0, job_lib.EXIT_WRONG):
+    if code == 0:
+      return code
+    if code not in (None, job_lib.EXIT_PREEMPTED):
+      _say("the last lines of all workers:")
+      _call(slice_.last_words())
+    if code == job_lib.EXIT_WRONG:
       return code
     # A host that was taken away ends the others before the slice's state says
     # why: look again a little later.

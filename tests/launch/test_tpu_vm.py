@@ -86,7 +86,7 @@ def test_a_job_is_waited_for_installed_run_and_deleted(tmp_path):
     tmp_path, states, 'test -f installed && echo "worker ${HOME##*/}: $@"'
   )
   output = cloud.launch("--yes", arguments=("train", "--config=a b"))
-  assert "worker 0: train --config=a b --distributed" in output
+  assert "worker 0: train --config=a b --wait_seconds=300" in output
   assert "worker 1" not in output
   assert [*states, "deleting"] == [
     word
@@ -187,8 +187,10 @@ def test_a_failing_job_is_restarted_so_often(
   tmp_path, job_code, restarts, code
 ):
   """M: max_restarts on a live slice; a wrong request is not tried again."""
-  cloud = Cloud(tmp_path, jaxplay=f"echo >>$STAND_IN/n; exit {job_code}")
-  cloud.launch("--yes", code=code, max_restarts=2)
+  fails = f"echo >>$STAND_IN/n; echo I am ${{HOME##*/}}; exit {job_code}"
+  cloud = Cloud(tmp_path, jaxplay=fails)
+  output = cloud.launch("--yes", code=code, max_restarts=2)
+  assert output.count("I am 1") == 1 + restarts  # Not only worker 0 is heard.
   assert len((tmp_path / "n").read_text()) == 2 * (1 + restarts)
   assert not cloud.exists()
 
