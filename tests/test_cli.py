@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence for each mistake, dry run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def test_dry_run_tells_what_it_would_cost(tmp_path):
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0, output
   assert '"max_train_steps": 1000' in output
-  assert "(None, 'fsdp')" in output  # a kernel split over devices
+  # A kernel that is split over devices, and a bias that is not.
+  assert re.search(r"Dense_1/kernel .* 128 x 128 .* fsdp x - .* 8.0 K", output)
+  assert re.search(r"Dense_2/bias .* fewer than 4,096 elements", output)
   flops = float(output.split("one training step, per device: ")[1].split()[0])
   parameters = 64 * 128 + 128 * 128 + 128 * 10
   # Forward and backward, two FLOPs for each parameter and example, an eighth
