@@ -67,11 +67,13 @@ def _topology(arguments, rest):
   )
   config_lib.validate(config)
   names = arguments.topologies.split(",")
-  import jax
-
   if _HERE in names:
     common.start_jax(arguments)
   else:
+    common.quiet_without_tpu()
+
+    import jax
+
     jax.config.update("jax_platforms", "cpu")
 
   from jaxplay.training import topology
