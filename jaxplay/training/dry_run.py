@@ -203,7 +203,7 @@ def batch_shapes(
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
   """Of one training example: feature -> (shape, dtype)."""
   shapes: dict[str, Any] = dict(workload.dataset.example)
-  if config.dataset.augment != "none":
+  if config.dataset.augment in config_lib.MOVES:
     shapes["moves"] = ((3,), np.int32)
   return shapes
 

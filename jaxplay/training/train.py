@@ -187,6 +187,7 @@ def _load_dataset(config):
   return data.load(
     dataset.name,
     image_size=dataset.image_size,
+    center_share=dataset.center_share,
     synthetic=dict(
       num_train=dataset.num_train,
       num_valid=dataset.num_valid,
@@ -234,7 +235,7 @@ def make_feed(
   )
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
   arguments = (workload.mesh, source, workload.train_step, shardings)
-  if feed.fits(source, config.dataset.device_bytes):
+  if feed.fits(source, config.dataset.device_bytes) and not crops(config):
     return feed.DeviceFeed(
       *arguments,
       steps_per_call=config.steps_per_call or steps_per_call(workload),
@@ -247,6 +248,11 @@ def make_feed(
     workers=config.dataset.workers,
     **common,
   )
+
+
+def crops(config: ml_collections.ConfigDict) -> bool:
+  """Whether what is read of an example depends on the step."""
+  return config.dataset.augment == "resized_crop"
 
 
 def steps_per_call(workload: Workload) -> int:
