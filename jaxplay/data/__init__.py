@@ -14,6 +14,7 @@ from jaxplay.data import images, order, sources
 
 Dataset, Source = sources.Dataset, sources.Source
 load, load_text = sources.load, sources.load_text
+tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 
 

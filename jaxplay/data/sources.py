@@ -10,7 +10,7 @@ import difflib
 import importlib.resources
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -470,6 +470,12 @@ class _Concatenated:
         shape = (len(indices), *array.shape[1:])
         out.setdefault(name, np.empty(shape, array.dtype))[here] = array
     return out
+
+
+def tfds_documents(name: str, data_dir: str, split: str) -> Iterator[str]:
+  """The documents of a split of a TFDS text set, `tfds:<name>`."""
+  _, documents = _tfds_texts(name, data_dir, {"train": split})
+  return (record.content.decode() for record in documents["train"])
 
 
 def _tfds_texts(name, data_dir, splits):
