@@ -95,6 +95,32 @@ def test_three_steps(name, prepared, tmp_path):
   assert np.isfinite(status["final"]["valid/loss"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_photographs_resume_exactly(prepared, tmp_path, workers):
+  """G7: from the step alone, random crops and all, bit for bit."""
+  keys = runs.overrides(
+    **{key.replace(".", "__"): value for key, value in _IMAGENET.items()}
+  )
+  keys |= {
+    "batch_size": 8,
+    "eval_batch_size": 8,
+    "max_train_steps": 12,
+    "dataset.test_split": "validation",
+    "dataset.augment": "resized_crop",
+    "dataset.workers": workers,
+    "dataset.data_dir": prepared,
+    "model.width": 16,
+  }
+  runs.train_here(keys, tmp_path / "whole")
+  status, _ = runs.train_here(keys, tmp_path / "run", 4, runs.preempt)
+  assert status["status"] == "preempted" and status["step"] < 12
+  runs.train_here(keys, tmp_path / "run")
+  whole, run = (tmp_path / name for name in ("whole", "run"))
+  runs.assert_same(runs.lines(whole), runs.lines(run))
+  runs.assert_same(runs.last_state(keys, whole), runs.last_state(keys, run))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_are_valid_as_they_are(name):
   """Experiments: nothing is refused, and nothing is set to no effect."""

@@ -185,9 +185,13 @@ def _case(name, devices, shape, config):
 def _by_kind(collectives):
   kinds: dict = {}
   for one in collectives:
-    sums = kinds.setdefault(one.kind, {"times": 0, "wire_bytes": 0.0})
+    sums = kinds.setdefault(
+      one.kind, {"times": 0, "wire_bytes": 0.0, "network_bytes": 0.0}
+    )
     sums["times"] += one.times
     sums["wire_bytes"] += one.wire_bytes
+    if one.between_slices:
+      sums["network_bytes"] += one.wire_bytes
   return kinds
 
 
