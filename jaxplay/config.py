@@ -735,7 +735,7 @@ def _validate_pairs(config):
   if hparams.warmup_steps > steps:
     refuse(
       f"config.hparams.warmup_steps is {hparams.warmup_steps}, longer than the"
-      f" run of config.max_train_steps={steps}"
+      f" run of config.max_train_steps={steps}; use that at most, or more steps"
     )
   if config.schedule == "wsd":
     cooldown = cooldown_steps(steps, hparams.cooldown_fraction)
