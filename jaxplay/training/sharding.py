@@ -199,11 +199,13 @@ def constrain(mesh: Mesh) -> Callable:
   rows = batch_parts(mesh)
 
   def constrained(x, whole=False):
-    # One row, as at initialization, cannot be split.
-    if mesh.size == 1 or not whole and x.shape[0] % rows:
+    # A device that has a trial for itself splits nothing; nor can one row, as
+    # at initialization, be split.
+    inside = jax.sharding.get_abstract_mesh()
+    alone = mesh.size == 1 or inside.are_all_axes_manual
+    if alone or not whole and x.shape[0] % rows:
       return x
     # Inside of a population the axis of trials is taken.
-    inside = jax.sharding.get_abstract_mesh()
     where = inside if inside.manual_axes else mesh
     return jax.lax.with_sharding_constraint(
       x,

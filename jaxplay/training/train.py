@@ -88,6 +88,9 @@ def make_workload(
       these devices.
   """
   devices = jax.devices() if devices is None else devices
+  asked = [config.mesh[axis] for axis in config_lib.MESH_AXES]
+  if -1 not in asked and not trials:  # Not of all, if whoever calls allows it.
+    devices = devices[: math.prod(asked)]
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _load_dataset(config)
