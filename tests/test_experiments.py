@@ -129,7 +129,7 @@ def test_experiments_are_valid_as_they_are(name):
   assert not config_lib.without_effect(config)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="without libtpu nothing can be compiled for TPUs",

@@ -14,7 +14,7 @@ from tests.study import studies
 from tests.training import runs
 
 pytestmark = [
-  pytest.mark.slow,
+  pytest.mark.pods,
   pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="without libtpu nothing can be compiled for TPUs",
