@@ -24,11 +24,24 @@ demo: $(READY) ## a study of 64 trials on real digits, and its report
 	  --workdir=runs/demo --no_report
 	$(VENV)/bin/jaxplay study rerun runs/demo --best_of_each --seeds=5
 
-test: lint $(READY) ## lint, then every test
-	$(VENV)/bin/pytest $(PYTEST_ARGS)
+test: lint $(READY) ## lint, then every test but those of pods
+	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not pods"
 
 test-fast: $(READY) ## the tests that need neither minutes nor processes
-	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not slow"
+	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not slow and not pods"
+
+# The compiler of TPUs comes for one kind of machine; elsewhere, and where there
+# is no Slurm, those tests are skipped.
+ifeq ($(shell uname -sm),Linux x86_64)
+LIBTPU := $(VENV)/.libtpu-installed
+endif
+
+$(VENV)/.libtpu-installed: $(LOCKED)
+	@$(VENV)/bin/pip install -qq -c requirements.lock 'jax[tpu]'
+	@touch $@
+
+test-pods: $(READY) $(LIBTPU) ## TPU compiler, Slurm, hosts that are killed
+	$(VENV)/bin/pytest $(PYTEST_ARGS) -m pods
 
 lint: $(READY) ## ruff
 	@$(VENV)/bin/ruff check --quiet

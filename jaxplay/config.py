@@ -87,6 +87,8 @@ def base() -> ml_collections.ConfigDict:
   # pythonlib, text:<path, folder or glob>, or tfds:<name>
   dataset.augment = "none"  # one of AUGMENTATIONS, on training images
   dataset.augment_pixels = 4  # largest shift
+  dataset.center_share = 1.0  # tfds, resized: share of the shorter side that is
+  # seen where nothing is cropped at random
   dataset.device_bytes = 2**28  # sets up to this size live on the device
   dataset.workers = 0  # reader processes for larger sets; 0: threads
   dataset.data_dir = ""  # tfds: where it is prepared; text: where its tokens
@@ -163,7 +165,8 @@ OPTIMIZERS = (
 )
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt", "wsd")
 COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")
-AUGMENTATIONS = ("none", "shift", "crop_flip")
+MOVES = ("shift", "crop_flip")
+AUGMENTATIONS = ("none", *MOVES, "resized_crop")
 AVERAGES = ("ema", "window")
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 MESH_PRESETS = ("data", "fsdp", "fsdp+tensor")
@@ -216,6 +219,7 @@ _RANGES = {
   "hparams.window_steps": "[1, 2147483647]",
   "hparams.window_stride": "[1, 2147483647]",
   "dataset.augment_pixels": "[0, 65535]",
+  "dataset.center_share": "(0, 1]",
   "dataset.device_bytes": "[0, inf)",
   "dataset.workers": "[0, 1024]",
   "dataset.image_size": "[0, 2147483647]",
@@ -282,7 +286,7 @@ _USED_BY = {
     )
   },
   "dataset.mixtures": ("model.name", TEXT_MODELS),
-  "dataset.augment_pixels": ("dataset.augment", ("shift", "crop_flip")),
+  "dataset.augment_pixels": ("dataset.augment", MOVES),
 }
 
 # Keys of which a branch of a run may have another value: the others say what is
@@ -731,7 +735,7 @@ def _validate_pairs(config):
   if hparams.warmup_steps > steps:
     refuse(
       f"config.hparams.warmup_steps is {hparams.warmup_steps}, longer than the"
-      f" run of config.max_train_steps={steps}"
+      f" run of config.max_train_steps={steps}; use that at most, or more steps"
     )
   if config.schedule == "wsd":
     cooldown = cooldown_steps(steps, hparams.cooldown_fraction)
@@ -853,6 +857,15 @@ def _validate_dataset(dataset, is_text):
     raise jaxplay.UserError(
       f"config.dataset.augment is {dataset.augment!r}, which moves images; text"
       " needs 'none'"
+    )
+  height, width, *_ = (*dataset.shape, 0, 0)
+  square = dataset.name == "synthetic" and height == width
+  sized = dataset.name.startswith("tfds:") and dataset.image_size
+  if dataset.augment == "resized_crop" and not (square or sized):
+    raise jaxplay.UserError(
+      "config.dataset.augment='resized_crop' is for tfds:<name>, with the size"
+      " of the crops as config.dataset.image_size, and for 'synthetic' images"
+      " that are square"
     )
   if not dataset.name.startswith("text:") and (
     dataset.valid_files or dataset.test_files

@@ -32,6 +32,31 @@ STATUSES = ("running", "completed", "infeasible", "preempted", "failed")
 DONE = ("completed", "infeasible")  # There is nothing left to run.
 
 
+# What makes a directory a run, a study or a ladder.
+_KINDS = {
+  "a run": "config.json",
+  "a study": "study.json",
+  "a ladder": "ladder.json",
+}
+
+
+def refuse_other(path: str | os.PathLike, kind: str) -> None:
+  """Refuses a directory that holds something else than a `kind`.
+
+  Args:
+    path: Of the directory, there or not.
+    kind: "a run", "a study" or "a ladder".
+
+  Raises:
+    jaxplay.UserError: It does.
+  """
+  for other, name in _KINDS.items():
+    if other != kind and (pathlib.Path(path) / name).exists():
+      raise jaxplay.UserError(
+        f"{str(path)!r} holds {other}; use another workdir"
+      )
+
+
 class RunDir:
   """Reads and writes one run directory; every read copes with its absence."""
 

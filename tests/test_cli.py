@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence for each mistake, dry run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def test_dry_run_tells_what_it_would_cost(tmp_path):
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0, output
   assert '"max_train_steps": 1000' in output
-  assert "(None, 'fsdp')" in output  # a kernel split over devices
+  # A kernel that is split over devices, and a bias that is not.
+  assert re.search(r"Dense_1/kernel .* 128 x 128 .* fsdp x - .* 8.0 K", output)
+  assert re.search(r"Dense_2/bias .* fewer than 4,096 elements", output)
   flops = float(output.split("one training step, per device: ")[1].split()[0])
   parameters = 64 * 128 + 128 * 128 + 128 * 10
   # Forward and backward, two FLOPs for each parameter and example, an eighth
@@ -144,6 +147,31 @@ BRANCHES = {
     "config.optimizer was 'nesterov' and is now 'adam'",
   ),
   "typo": (["RUN", "--step=8", "--shap=linear"], "did you mean --shape?"),
+  "weight": (
+    ["RUN", "--step=8", "--mixture=pythonlib=0"],
+    "a weight must be above 0",
+  ),
+  # What the branch itself decides.
+  "schedule": (
+    ["RUN", "--step=8", "--config.schedule=cosine"],
+    "would not cool down from step 8 on, but as schedule 'cosine'",
+  ),
+  "length": (
+    ["RUN", "--step=8", "--config.max_train_steps=6"],
+    "would not cool down from step 8 on",
+  ),
+  "another fraction": (
+    ["RUN", "--step=8", "--config.hparams.cooldown_fraction=0.8"],
+    "would not cool down from step 8 on",
+  ),
+  "another shape": (
+    ["RUN", "--step=8", "--config.cooldown_shape=linear"],
+    "the cooldown is to be '1-sqrt'",
+  ),
+  "no cooldown": (
+    ["RUN", "--step=8", "--cooldown_fraction=0.001"],
+    "has no step; use a larger fraction",
+  ),
 }
 
 
@@ -158,6 +186,78 @@ def test_a_mistake_about_a_branch(constant, tmp_path, capsys, case):
   assert code == cli.common.EXIT_WRONG
   assert sentence in error and error.count("\n") == 1
   assert not (tmp_path / "b").exists() and studies.files(constant) == before
+
+
+@pytest.mark.parametrize("kind", ["study", "ladder"])
+def test_a_directory_is_of_one_kind(constant, tmp_path, capsys, kind):
+  """Bad input: a run goes into no study, nor into a ladder."""
+  (tmp_path / f"{kind}.json").write_text("{}")
+  keys = runs.overrides(max_train_steps=8, model__width=8)
+  commands = (
+    runs.command(keys, tmp_path),
+    ["branch", str(constant), "--step=8", f"--workdir={tmp_path}"],
+  )
+  for command in commands:
+    assert studies.call(*command) == cli.common.EXIT_WRONG
+    error = capsys.readouterr().err
+    assert f"holds a {kind}" in error and error.count("\n") == 1
+  assert [path.name for path in tmp_path.iterdir()] == [f"{kind}.json"]
+
+
+def test_what_cannot_begin_leaves_nothing(tmp_path, capsys):
+  """Bad input: a run of data that is not there makes no folder."""
+  keys = runs.overrides(max_train_steps=8, dataset__name="tfds:nowhere")
+  command = runs.command(keys, tmp_path / "run")
+  assert studies.call(*command) == cli.common.EXIT_WRONG
+  assert studies.call(*command, "--extend_steps=9") == cli.common.EXIT_WRONG
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_changed(tmp_path, capsys):
+  """Bad input: a branch of a run whose text has changed is not begun."""
+  text = tmp_path / "text"
+  text.mkdir()
+  for i in range(3):
+    (text / f"{i}.txt").write_text(f"{i} some words of text\n" * 20)
+  keys = runs.overrides(
+    max_train_steps=8,
+    keep_steps=(4,),
+    objective="valid/loss",
+    dataset__name=f"text:{text}/[01].txt",
+    dataset__valid_files=f"{text}/2.txt",
+    dataset__data_dir=str(tmp_path / "cache"),
+    dataset__sequence_length=8,
+    model__name="lm",
+    model__norm="rms",
+    model__width=8,
+    model__heads=1,
+  )
+  assert studies.call(*runs.command(keys, tmp_path / "run")) == 0
+  (text / "1.txt").write_text("other words\n" * 20)
+  capsys.readouterr()
+  branched = ("branch", tmp_path / "run", "--step=4")
+  code = studies.call(*branched, f"--workdir={tmp_path / 'b'}")
+  error = capsys.readouterr().err
+  assert code == cli.common.EXIT_WRONG and error.count("\n") == 1
+  assert "text of hash" in error and f"{tmp_path / 'run'}" in error
+  assert not (tmp_path / "b").exists()
+
+
+def test_a_profile_of_some_steps(tmp_path):
+  """G1: a trace of the steps that were asked for, and what it sums up to."""
+  keys = runs.overrides(max_train_steps=24, model__width=8)
+  command = runs.command(keys, tmp_path / "run", "--profile=10:14")
+  assert studies.call(*command) == 0
+  assert list((tmp_path / "run").glob("profile/**/perfetto_trace.json.gz"))
+  tool = str(runs.ROOT / "tools" / "profile.py")
+  told = subprocess.run(
+    [sys.executable, tool, tmp_path / "run"], capture_output=True, text=True
+  )
+  assert told.returncode == 0, told.stderr
+  assert "category" in told.stdout and "dot" in told.stdout, told.stdout
+  for wrong in ("10", "14:10", "10:99"):
+    command = runs.command(keys, tmp_path / "other", f"--profile={wrong}")
+    assert studies.call(*command) == cli.common.EXIT_WRONG
 
 
 def test_a_mixture_that_is_not_there(tmp_path, capsys):

@@ -9,6 +9,8 @@
     python tools/benchmark.py lm        language model against a bare step, MFU
     python tools/benchmark.py averages  what weight averages add to a step
     python tools/benchmark.py loader    tokens per second of packed rows
+    python tools/benchmark.py input     decoded photographs per second and core
+    python tools/benchmark.py roofline  estimate of a step against its time
     python tools/benchmark.py           all of them
 
 Machines are shared and noisy: each pair is measured in turn, several times, and
@@ -579,6 +581,131 @@ def loader(rounds: int) -> None:
   _tell("loader, read / consumed by the model", ratios)
 
 
+_PHOTOGRAPH = (375, 500)  # height and width, the median of ImageNet
+
+
+def input_pipeline(rounds: int) -> None:
+  """Photographs per second and core: read, cropped, decoded and resized to 224.
+
+  Made-up JPEG files of ImageNet's usual size in array_record, by our reader on
+  one core, against PIL in a plain loop and against grain reading one example
+  at a time with the same decoder. Then where our time goes.
+  """
+  import io
+
+  import grain
+  import numpy as np
+  from PIL import Image
+
+  from jaxplay import data
+  from jaxplay.data import images
+
+  sys.path.insert(0, str(ROOT))
+  from tests.data import tiny_tfds
+
+  tiny_tfds.PHOTOGRAPHS.update(train=400, validation=10)
+  tiny_tfds.photograph = _large_photograph
+  with tempfile.TemporaryDirectory() as folder:
+    tiny_tfds.prepare_photographs(folder)
+    source = data.load(
+      "tfds:tiny_imagenet",
+      data_dir=folder,
+      splits=dict.fromkeys(("train", "valid", "test"), "train"),
+      image_size=224,
+      synthetic={},
+    ).splits["train"]
+    rows, number = np.arange(64), 256
+    words = images.draw_crops(0, np.int64(0), np.arange(number))
+    files = [_large_photograph("train", i)[0] for i in range(number)]
+
+    def ours():
+      for i in range(0, number, 64):
+        source.fetch(rows + i, words[rows + i])
+
+    def plain():
+      for file, word in zip(files, words, strict=True):
+        with Image.open(io.BytesIO(file)) as picture:
+          width, height = picture.size
+          box = images.crop_box(word, height, width)
+          np.asarray(picture.convert("RGB").resize((224, 224), 2, box=box))
+
+    class One:
+      def __len__(self):
+        return number
+
+      def __getitem__(self, i):
+        return source.fetch(np.array([i]), words[i : i + 1])
+
+    def by_grain():
+      options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+      for _ in grain.MapDataset.source(One()).to_iter_dataset(options):
+        pass
+
+    def reading():
+      source.source.__getitems__(list(range(number)))
+
+    def decoding():
+      for file, word in zip(files, words, strict=True):
+        images.decode(file, 224, 3, words=word)
+
+    seconds = {}
+    for _ in range(rounds):
+      for step in (ours, plain, by_grain, reading, decoding):
+        start = time.perf_counter()
+        step()
+        taken = time.perf_counter() - start
+        seconds.setdefault(step.__name__, []).append(taken)
+  ratios = {
+    name: [s / o for s, o in zip(times, seconds["ours"], strict=True)]
+    for name, times in seconds.items()
+  }
+  _tell(
+    "input, images per second and core", [number / s for s in seconds["ours"]]
+  )
+  _tell("input, time of PIL in a loop / ours", ratios["plain"])
+  _tell("input, time of grain, one by one / ours", ratios["by_grain"])
+  _tell("input, share of reading records", ratios["reading"])
+  _tell("input, share of decoding and resizing", ratios["decoding"])
+
+
+@functools.cache
+def _large_photograph(split, i):
+  """(JPEG file, label) of the size of a photograph, and as hard to decode."""
+  import io
+
+  import numpy as np
+  from PIL import Image
+
+  height, width = _PHOTOGRAPH
+  rng = np.random.default_rng(i)
+  coarse = rng.integers(0, 255, (height // 8, width // 8, 3)).astype(np.uint8)
+  picture = np.asarray(Image.fromarray(coarse).resize((width, height)), float)
+  picture += rng.normal(0, 12, picture.shape)
+  file = io.BytesIO()
+  noisy = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+  noisy.save(file, format="JPEG", quality=90)
+  return file.getvalue(), i % 5
+
+
+def roofline(rounds: int) -> None:
+  """Measured time of a step over what `plan topology` estimates for it."""
+  for name, keys in (("digits_mlp", {}), ("pythonlib_lm", {"averages": "()"})):
+    ratios = []
+    for _ in range(rounds):
+      command = [
+        *(sys.executable, "-m", "jaxplay.cli", "plan", "topology", "--json"),
+        f"--config={ROOT / 'experiments' / name / 'config.py'}",
+        "--topology=here",
+        *(f"--config.{key}={value}" for key, value in keys.items()),
+      ]
+      out = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, cwd=ROOT
+      )
+      row = json.loads(out.stdout)[0]
+      ratios.append(row["measured_seconds"] / row["step_seconds"][0])
+    _tell(f"roofline {name}, measured / all overlapped", ratios)
+
+
 def _lm_config(keys):
   from jaxplay import config as config_lib
 
@@ -735,6 +862,8 @@ BENCHMARKS = {
   "lm": lm,
   "averages": averages,
   "loader": loader,
+  "input": input_pipeline,
+  "roofline": roofline,
 }
 
 

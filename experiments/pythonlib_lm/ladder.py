@@ -1,7 +1,7 @@
 """A scaling law of small language models on the standard library's source.
 
 Sizes   five, from 21,600 to 836,736 parameters
-Lengths 300 to 9,600 steps of 8 rows of 128 bytes; 25 points from 5 constant runs
+Lengths 300 to 9,600 steps of 8 rows of 128 bytes; 25 points from 5 trunks
 Cost    eleven minutes on 2 CPU cores, 62 % of one run for each point
 Expect  L(N, D) = 0.468 + 9.86 / N^0.257 + 750 / D^0.520 nats per byte, one seed
         on Python 3.11.7; intervals in experiments/LOG.md

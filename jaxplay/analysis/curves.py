@@ -22,6 +22,7 @@ from jaxplay import finding, rundir
 from jaxplay.analysis import results
 
 _TRAINING_CURVES = "Playbook, examining the training curves"
+_INPUT = "Playbook, evaluating and optimizing the input pipeline"
 _UNSTABLE = "Playbook, identifying unstable workloads"
 
 # The checks below by name, in the order in which `check_trial` returns them.
@@ -36,6 +37,7 @@ CHECKS = (
   "early_instability",
   "mid_training_instability",
   "aggressive_clipping",
+  "input_bound",
 )
 
 
@@ -87,6 +89,7 @@ def check_trial(
     early_instability(loss_steps, loss, norms, trial.max_train_steps),
     mid_training_instability(loss_steps, loss, norms, trial.max_train_steps),
     aggressive_clipping(clipped_steps, clipped, curve("train/grad_norm")[1]),
+    input_bound(curve("data_wait")[1], curve("examples_per_second")[1]),
   ]
 
 
@@ -600,6 +603,35 @@ def aggressive_clipping(
     source,
     subject="train/clipped",
   )
+
+
+def input_bound(waits, rates) -> finding.Finding:
+  """Does training wait for its data?
+
+  The rule: the median over the lines of the share of time spent waiting, the
+  first line left out, which fills the pipeline; `warn` from a tenth on, `fail`
+  from a half on. Needs 4 lines. Source: Playbook, how should I evaluate and
+  optimize the input pipeline.
+
+  Args:
+    waits: Share of wall time at each line, [0, 1].
+    rates: Examples per second at each line.
+  """
+  needed = 4
+  waits, rates = (values[np.isfinite(values)] for values in (waits, rates))
+  if len(waits) < needed:
+    return _too_short("input_bound", len(waits), needed, "lines of metrics")
+  share = np.median(waits[1:])
+  evidence = {"share_of_time_waiting": share}
+  if len(rates) > 1:
+    evidence["examples_per_second"] = np.median(rates[1:])
+  verdict = "ok" if share < 0.1 else "warn" if share < 0.5 else "fail"
+  advice = (
+    "The devices wait for data. Raise config.dataset.workers up to the"
+    " cores of a host, store the images smaller, or read from a faster disk;"
+    " tools/benchmark.py input says what a core can do."
+  )
+  return _finding("input_bound", verdict, evidence, advice, _INPUT, "data_wait")
 
 
 # What the rules share.

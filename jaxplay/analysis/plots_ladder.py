@@ -31,9 +31,9 @@ GROUPS = {
   "compute": (
     "What compute buys",
     "Left, each point against the compute that it would cost alone, with the"
-    " envelope of the best. Right, sizes at equal compute, and the parabola"
-    " whose minimum is the best size for that budget; a minimum that no larger"
-    " and smaller size brackets is only a guess.",
+    " envelope of the best. Right, where three sizes or more used the same"
+    " budget: the parabola through them, whose minimum is the best size for it;"
+    " one that no larger and smaller size brackets is only a guess.",
   ),
   "law": (
     "The law",

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import glob
 import math
 import os
 import pathlib
@@ -122,6 +123,26 @@ def overrides(rest, flags):
   return overrides
 
 
+# Where there is no TPU, the library libtpu would look for one in the network,
+# and tell of all that it misses. What the user has set comes first.
+_WITHOUT_TPU = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+  "TPU_STDERR_LOG_LEVEL": "4",
+  "TPU_MIN_LOG_LEVEL": "4",
+  "TPU_LOG_DIR": "disabled",
+}
+
+
+def quiet_without_tpu():
+  """Keeps libtpu from complaining where there is no TPU; before JAX starts."""
+  if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+    for name, value in _WITHOUT_TPU.items():
+      os.environ.setdefault(name, value)
+
+
 def start_jax(arguments, cores_as_devices=False):
   """Devices, processes and the compilation cache, before JAX looks at them.
 
@@ -129,6 +150,8 @@ def start_jax(arguments, cores_as_devices=False):
     arguments: Of the command line.
     cores_as_devices: Whether each core of a CPU is to be a device.
   """
+  quiet_without_tpu()
+
   import jax
 
   if cores_as_devices and not one_of_several(arguments):

@@ -67,11 +67,13 @@ def _topology(arguments, rest):
   )
   config_lib.validate(config)
   names = arguments.topologies.split(",")
-  import jax
-
   if _HERE in names:
     common.start_jax(arguments)
   else:
+    common.quiet_without_tpu()
+
+    import jax
+
     jax.config.update("jax_platforms", "cpu")
 
   from jaxplay.training import topology
@@ -183,9 +185,13 @@ def _case(name, devices, shape, config):
 def _by_kind(collectives):
   kinds: dict = {}
   for one in collectives:
-    sums = kinds.setdefault(one.kind, {"times": 0, "wire_bytes": 0.0})
+    sums = kinds.setdefault(
+      one.kind, {"times": 0, "wire_bytes": 0.0, "network_bytes": 0.0}
+    )
     sums["times"] += one.times
     sums["wire_bytes"] += one.wire_bytes
+    if one.between_slices:
+      sums["network_bytes"] += one.wire_bytes
   return kinds
 
 

@@ -252,7 +252,7 @@ def _show_comparison(comparison):
       source = f"{side.num_reruns or 'no'} reruns; +- is {source}"
     print(
       f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} ({source});"
-      f" {side.name}, trial {side.trial}"
+      f" {side.name}" + (f", trial {side.trial}" if side.trial >= 0 else "")
     )
   for key, (old, new) in comparison.changes.items():
     print(f"  {key:<32}{common.short(old)} -> {common.short(new)}")

@@ -7,6 +7,9 @@ import jaxplay
 from jaxplay import rundir
 from jaxplay.cli import common
 
+# Of a model of a few parameters, and of all computers for a long time.
+_LEAST_FLOPS, _MOST_FLOPS = 1e6, 1e40
+
 
 def add(verbs):
   scaling = verbs.add_parser(
@@ -93,6 +96,8 @@ def _run(arguments, rest):
 
   # All is looked at before anything is written.
   rungs = ladder_lib.rungs(definition, plan)
+  for rung in rungs:
+    train.make_workload(rung.config)
   directory = ladder_lib.LadderDir(arguments.workdir)
   sharding.from_first_host(lambda: directory.create(definition))
 
@@ -138,6 +143,11 @@ def _fit(arguments, rest):
   )
   best = None
   if arguments.flops is not None:
+    if not _LEAST_FLOPS <= arguments.flops <= _MOST_FLOPS:
+      raise jaxplay.UserError(
+        f"--flops={arguments.flops:g} is no budget of a training; it lies in"
+        f" [{_LEAST_FLOPS:g}, {_MOST_FLOPS:g}]"
+      )
     best = law.optimal(arguments.flops, extrapolate=arguments.extrapolate)
   findings = traps.checks(law, unique_tokens=results.unique_tokens)
   if arguments.json:

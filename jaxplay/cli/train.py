@@ -35,6 +35,13 @@ def add(verbs):
     metavar="N",
     help="go on with a run of constant rate until it has made N steps in all",
   )
+  train.add_argument(
+    "--profile",
+    type=_stretch,
+    metavar="A:B",
+    help="trace steps A to B into RUN/profile, for Perfetto and TensorBoard;"
+    " tools/profile.py sums it up",
+  )
   common.add_devices(train)
   train.set_defaults(verb=_train)
   _add_branch(verbs)
@@ -87,6 +94,16 @@ def _add_branch(verbs):
   branch.set_defaults(verb=_branch)
 
 
+def _stretch(text):
+  """Type of a stretch of steps: "100:105"."""
+  first, _, last = text.partition(":")
+  if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be A:B, steps of which B is the later"
+    )
+  return int(first), int(last)
+
+
 def _mixture(text):
   """Type of a mixture: "pythonlib=0.7,text:notes/*.md=0.3"."""
   parts = []
@@ -96,6 +113,10 @@ def _mixture(text):
       parts.append((name, float(weight)))
     except ValueError:
       equals = ""
+    if parts and not parts[-1][1] > 0:
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}, and a weight must be above 0"
+      )
     if not equals:
       raise argparse.ArgumentTypeError(
         f"it is {text!r}; it must be NAME=WEIGHT, or several with commas"
@@ -131,7 +152,19 @@ def _train(arguments, rest):
       console.tell(part)
     return 0
   again = f"train --config={arguments.config} --workdir=ANOTHER"
-  return _run(config, arguments.workdir, console, again, arguments.extend_steps)
+  if arguments.profile and arguments.profile[1] > config.max_train_steps:
+    raise jaxplay.UserError(
+      f"--profile ends at step {arguments.profile[1]}, and the run at"
+      f" {config.max_train_steps}"
+    )
+  return _run(
+    config,
+    arguments.workdir,
+    console,
+    again,
+    extend=bool(arguments.extend_steps),
+    profile=arguments.profile,
+  )
 
 
 def _branch(arguments, rest):
@@ -169,8 +202,9 @@ def _branch(arguments, rest):
   # All are looked at before the first begins.
   configs = {step: planned(step) for step in folders}
   branch.check_steps(parent, folders)
-  if arguments.mixture:
-    train.make_workload(next(iter(configs.values())))  # Is the text there?
+  # Are the text and the vocabulary there, and those of the run?
+  workload = train.make_workload(next(iter(configs.values())))
+  train.check_same_data(parent, workload.dataset)
   with train.Preemption() as preemption:
     for step, config in configs.items():
       console = common.Console(
@@ -180,15 +214,18 @@ def _branch(arguments, rest):
       sharding.from_first_host(
         lambda s=step, r=run, c=config: branch.begin(parent, s, r, c)
       )
+      console.tell(f"cooling down from step {step} to {config.max_train_steps}")
       code = _run(config, str(run.path), console, f"report {run.path}")
       if code:
         return code
-      if jax.process_count() == 1 and preemption.now():
+      last = step == list(configs)[-1]
+      if jax.process_count() == 1 and preemption.now() and not last:
+        print("stopped; the same command goes on where it was")
         return common.EXIT_PREEMPTED
   return 0
 
 
-def _run(config, workdir, console, again, extend=None):
+def _run(config, workdir, console, again, **kwargs):
   """Trains a run, and says how it went; the exit code."""
   import jax
 
@@ -196,7 +233,7 @@ def _run(config, workdir, console, again, extend=None):
 
   try:
     with console:
-      status = train.train(config, workdir, console, extend=bool(extend))
+      status = train.train(config, workdir, console, **kwargs)
   except jax.errors.JaxRuntimeError as error:
     print(f"jaxplay: {common.runtime_error(error)}", file=sys.stderr)
     return common.EXIT_FAILED

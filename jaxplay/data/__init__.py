@@ -14,6 +14,7 @@ from jaxplay.data import images, order, sources
 
 Dataset, Source = sources.Dataset, sources.Source
 load, load_text = sources.load, sources.load_text
+tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 
 
@@ -36,13 +37,14 @@ def train_examples(
     num_steps: Number of steps.
     batch_size: Examples per step, over all hosts.
     num_examples: Size of the training split.
-    augment: One of `images.draw_moves`, or "none".
+    augment: One of `images.draw_moves`, "resized_crop", or "none".
     augment_pixels: Largest shift.
     phases: Of a mixture, see `order.mixed_indices`; empty: of the whole split.
 
   Returns:
     {"index": int32 [num_steps, batch_size]} and, with augmentation, {"moves":
-    int32 [num_steps, batch_size, 3]}.
+    int32 [num_steps, batch_size, 3]} or {"crops": uint32 [num_steps,
+    batch_size, words]}.
   """
   if phases:
     index = order.mixed_indices(seed, step, batch_size, phases, num_steps)
@@ -50,8 +52,10 @@ def train_examples(
     index = order.batch_indices(seed, step, batch_size, num_examples, num_steps)
   index = index.reshape(num_steps, batch_size)
   examples = {"index": index}
-  if augment != "none":
-    steps = np.arange(step, step + num_steps)[:, None]
+  steps = np.arange(step, step + num_steps)[:, None]
+  if augment == "resized_crop":
+    examples["crops"] = images.draw_crops(seed, steps, index)
+  elif augment != "none":
     examples["moves"] = images.draw_moves(
       seed, steps, index, augment, augment_pixels
     )
@@ -133,7 +137,11 @@ class _Steps:
   def __getitem__(self, step):
     batch = self._examples(step)
     index = batch.pop("index")
-    fetched = self._source.fetch(index.reshape(-1))
+    crops = {}
+    if "crops" in batch:  # They are used up in reading.
+      words = batch.pop("crops")
+      crops["crops"] = words.reshape(-1, words.shape[-1])
+    fetched = self._source.fetch(index.reshape(-1), **crops)
     for name, array in fetched.items():
       batch[name] = array.reshape(index.shape + array.shape[1:])
     return batch

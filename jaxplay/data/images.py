@@ -1,14 +1,17 @@
-"""Augmentation of fixed-size images: random moves are drawn, then applied.
+"""Augmentation of images: random moves and crops are drawn, then applied.
 
-The draws are numpy, a function of (seed, step, example); applying them works
-alike on numpy and on JAX arrays, so it runs on the device wherever the images
-already are.
+The draws are numpy, a function of (seed, step, example). Moves, of images of
+one size, apply alike to numpy and to JAX arrays, so they run on the device
+wherever the images already are. Crops apply to encoded images of any size, and
+decode no more than they need.
 """
 
+import io
+import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped
+from jaxtyping import Int, Int32, Shaped, UInt8, UInt32
 
 from jaxplay.data import order
 
@@ -65,3 +68,138 @@ def move(
     xp.clip(columns, 0, width - 1)[:, None, :],
   ]
   return xp.where(inside[..., None], moved, xp.zeros((), images.dtype))
+
+
+# Of a random-resized crop (Szegedy et al. 2015, arXiv 1409.4842, section 6):
+# shares of the image's area, and width over height.
+_AREAS, _ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
+# Crops that are tried until one lies within the image.
+_TRIES = 10
+# PIL's filters: means of areas, where an image shrinks, else bilinear.
+_BOX, _BILINEAR = 4, 2
+_WORDS = 4 * _TRIES + 1
+
+
+def draw_crops(
+  seed: int,
+  steps: Int[np.ndarray | np.generic, "..."],
+  examples: Int[np.ndarray, "..."],
+) -> UInt32[np.ndarray, "... words"]:
+  """What `crop_box` makes random-resized crops of, the last word the mirror's.
+
+  Args:
+    seed: The run's seed.
+    steps: Step of each example, broadcast against `examples`.
+    examples: Index of each example, any shape.
+  """
+  return order.draws(seed, "augment", steps, examples, _WORDS)
+
+
+def crop_box(
+  words: UInt32[np.ndarray, " words"], height: int, width: int
+) -> tuple[float, float, float, float]:
+  """A random part of an image: left, top, right, bottom, in pixels.
+
+  Its area is uniform in [0.08, 1] of the image's, the logarithm of its aspect
+  in [log 3/4, log 4/3]; ten are tried until one lies within the image, else it
+  is the largest centered one of an aspect in that range.
+
+  Args:
+    words: Of one image, from `draw_crops`.
+    height: Of the image, in pixels.
+    width: Of the image, in pixels.
+  """
+  uniform = words.astype(np.float64) / 2**32
+  low, high = map(math.log, _ASPECTS)
+  for area, aspect, across, down in uniform[: 4 * _TRIES].reshape(_TRIES, 4):
+    area = (_AREAS[0] + area * (_AREAS[1] - _AREAS[0])) * height * width
+    ratio = math.exp(low + aspect * (high - low))
+    wide, tall = math.sqrt(area * ratio), math.sqrt(area / ratio)
+    if wide <= width and tall <= height:
+      left, top = across * (width - wide), down * (height - tall)
+      return left, top, left + wide, top + tall
+  wide = min(width, height * _ASPECTS[1])
+  tall = min(height, wide / _ASPECTS[0])
+  return _centered(height, width, tall, wide)
+
+
+def center_box(
+  height: int, width: int, share: float
+) -> tuple[float, float, float, float]:
+  """The centered square of that share of the shorter side."""
+  side = share * min(height, width)
+  return _centered(height, width, side, side)
+
+
+def _centered(height, width, tall, wide):
+  left, top = (width - wide) // 2.0, (height - tall) // 2.0
+  return left, top, left + wide, top + tall
+
+
+def decode(
+  encoded: bytes,
+  size: int,
+  channels: int,
+  *,
+  words: UInt32[np.ndarray, " words"] | None = None,
+  share: float = 1.0,
+) -> UInt8[np.ndarray, "size size channels"]:
+  """Decodes a part of an image, resized to size x size.
+
+  A JPEG that is larger than what is wanted of it is decoded at a half, a
+  quarter or an eighth of its size, which its format offers and costs less.
+
+  Args:
+    encoded: A JPEG or PNG file.
+    size: Height and width of the result.
+    channels: 1 or 3.
+    words: From `draw_crops`: a random part, half of the time mirrored; None:
+      the centered square.
+    share: Of the shorter side, that the centered square has.
+  """
+  from PIL import Image  # Costs start-up time that only such sets need.
+
+  with Image.open(io.BytesIO(encoded)) as picture:
+    width, height = picture.size
+    box = _box(words, height, width, share)
+    scale = size / min(box[2] - box[0], box[3] - box[1])
+    mode = "L" if channels == 1 else "RGB"
+    if scale < 1:  # No smaller than this: it is resized from there.
+      picture.draft(mode, (math.ceil(width * scale), math.ceil(height * scale)))
+    across, down = picture.size[0] / width, picture.size[1] / height
+    box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return _resized(picture.convert(mode), size, box, words)
+
+
+def crop(
+  image: UInt8[np.ndarray, "size size channels"],
+  words: UInt32[np.ndarray, " words"],
+) -> UInt8[np.ndarray, "size size channels"]:
+  """A random part of a square image, resized to the same size; see `decode`."""
+  from PIL import Image
+
+  size, _, channels = image.shape
+  picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+  return _resized(picture, size, _box(words, size, size, 1.0), words)
+
+
+def _box(words, height, width, share):
+  if words is None:
+    return center_box(height, width, share)
+  return crop_box(words, height, width)
+
+
+def _resized(picture, size, box, words):
+  """A part of a picture as an array [size, size, channels], mirrored or not."""
+  # A rounding error past the border is refused.
+  left, top = max(box[0], 0), max(box[1], 0)
+  right, bottom = min(box[2], picture.size[0]), min(box[3], picture.size[1])
+  shrinks = min(right - left, bottom - top) >= size
+  resized = picture.resize(
+    (size, size),
+    _BOX if shrinks else _BILINEAR,
+    box=(left, top, right, bottom),
+  )
+  array = np.asarray(resized).reshape(size, size, -1)
+  mirrored = words is not None and words[-1] >> 31
+  return array[:, ::-1] if mirrored else array

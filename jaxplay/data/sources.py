@@ -10,13 +10,13 @@ import difflib
 import importlib.resources
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 import jaxplay
-from jaxplay.data import order, text
+from jaxplay.data import images, order, text
 
 
 class Source(Protocol):
@@ -54,6 +54,7 @@ def load(
   data_dir: str,
   splits: dict[str, str],
   image_size: int,
+  center_share: float = 1.0,
   synthetic: dict,
 ) -> Dataset:
   """The set of images of that name.
@@ -63,6 +64,8 @@ def load(
     data_dir: Where TFDS data sets were prepared; empty: TFDS's own default.
     splits: TFDS split strings under `train`, `valid` and `test`.
     image_size: Resize TFDS images to this height and width; 0: as stored.
+    center_share: Of the shorter side, that is seen of a resized image where it
+      is not cropped at random.
     synthetic: Keyword arguments of the synthetic set.
 
   Raises:
@@ -73,7 +76,8 @@ def load(
   if name == "synthetic":
     return _synthetic(**synthetic)
   if name.startswith("tfds:"):
-    return _tfds(name.removeprefix("tfds:"), data_dir, splits, image_size)
+    name = name.removeprefix("tfds:")
+    return _tfds(name, data_dir, splits, image_size, center_share)
   raise jaxplay.UserError(
     f"there is no dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
   )
@@ -150,18 +154,22 @@ class _Synthetic:
   def nbytes(self):
     return self.num_examples * (int(np.prod(self.shape)) + 4)
 
-  def fetch(self, indices):
+  def fetch(self, indices, crops=None):
     size = int(np.prod(self.shape))
     indices = np.asarray(indices) + self.first
     labels = order.draws(0, "synthetic", np.int64(0), indices, 1)[..., 0]
     labels = (labels % np.uint32(self.num_classes)).astype(np.int32)
-    images = np.empty((len(indices), size), np.uint8)
+    pictures = np.empty((len(indices), size), np.uint8)
     signal = 1 / (1 + self.difficulty)
     patterns = {int(k): _noise(1, int(k), size) for k in np.unique(labels)}
-    for image, index, label in zip(images, indices, labels, strict=True):
+    for image, index, label in zip(pictures, indices, labels, strict=True):
       noise = _noise(0, int(index), size)
       image[:] = signal * patterns[int(label)] + (1 - signal) * noise
-    return {"image": images.reshape(-1, *self.shape), "label": labels}
+    pictures = pictures.reshape(-1, *self.shape)
+    if crops is not None:
+      cropped = map(images.crop, pictures, crops)
+      pictures = np.stack(list(cropped))
+    return {"image": pictures, "label": labels}
 
 
 def _noise(kind, index, size):
@@ -186,7 +194,10 @@ def _synthetic(
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-  """Records of a prepared TFDS set; only image and label are decoded."""
+  """Records of a prepared TFDS set; only image and label are decoded.
+
+  Where images are resized, they are left as files, for their parts.
+  """
 
   source: object  # serialized records
   features: object  # how to decode image and label from one
@@ -194,6 +205,7 @@ class _Records:
   label_key: str
   shape: tuple[int, int, int]
   resize: bool
+  share: float  # of the shorter side, that is seen where nothing is cropped
 
   @property
   def num_examples(self):
@@ -203,29 +215,23 @@ class _Records:
   def nbytes(self):
     return self.num_examples * (int(np.prod(self.shape)) + 4)
 
-  def fetch(self, indices):
+  def fetch(self, indices, crops=None):
+    """As of `Source`; of `crops` from `images.draw_crops`, random parts."""
     serialized = self.source.__getitems__([int(index) for index in indices])
     records = [
       self.features.deserialize_example_np(record) for record in serialized
     ]
-    images = [record[self.image_key] for record in records]
+    pictures = [record[self.image_key] for record in records]
     if self.resize:
-      images = [_resize(image, self.shape[0]) for image in images]
+      size, _, channels = self.shape
+      pictures = [
+        images.decode(picture, size, channels, words=words, share=self.share)
+        for picture, words in itertools.zip_longest(
+          pictures, () if crops is None else crops
+        )
+      ]
     labels = [record[self.label_key] for record in records]
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
-
-
-def _resize(image, size):
-  """The largest centered square, resized to size x size (area filter)."""
-  from PIL import Image  # Costs start-up time that only such sets need.
-
-  height, width = image.shape[:2]
-  side = min(height, width)
-  top, left = (height - side) // 2, (width - side) // 2
-  image = image[top : top + side, left : left + side]
-  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  resized = np.asarray(picture.resize((size, size), Image.Resampling.BOX))
-  return resized.reshape(size, size, image.shape[-1])
+    return {"image": np.stack(pictures), "label": np.array(labels, np.int32)}
 
 
 def _tfds_builder(name, data_dir):
@@ -258,7 +264,7 @@ def _tfds_builder(name, data_dir):
   return builder
 
 
-def _tfds(name, data_dir, splits, image_size):
+def _tfds(name, data_dir, splits, image_size, center_share):
   """A prepared TFDS image classification set."""
   import tensorflow_datasets as tfds
 
@@ -295,11 +301,21 @@ def _tfds(name, data_dir, splits, image_size):
     )
   # Not PartialDecoding, which data sources ignore and TensorFlow has to make.
   partial = tfds.features.FeaturesDict(
-    {key: features[key] for key in (image_key, label_key)}
+    {
+      # In a record a file is a string, and a part of it is decoded later.
+      image_key: tfds.features.Text() if image_size else features[image_key],
+      label_key: features[label_key],
+    }
   )
   sources = {
     split: _Records(
-      records, partial, image_key, label_key, tuple(shape), bool(image_size)
+      records,
+      partial,
+      image_key,
+      label_key,
+      tuple(shape),
+      bool(image_size),
+      center_share,
     )
     for split, records in _tfds_records(builder, name, splits).items()
   }
@@ -454,6 +470,12 @@ class _Concatenated:
         shape = (len(indices), *array.shape[1:])
         out.setdefault(name, np.empty(shape, array.dtype))[here] = array
     return out
+
+
+def tfds_documents(name: str, data_dir: str, split: str) -> Iterator[str]:
+  """The documents of a split of a TFDS text set, `tfds:<name>`."""
+  _, documents = _tfds_texts(name, data_dir, {"train": split})
+  return (record.content.decode() for record in documents["train"])
 
 
 def _tfds_texts(name, data_dir, splits):

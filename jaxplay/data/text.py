@@ -175,7 +175,8 @@ def _read(folder, name, length, splits):
         f"the {split} split of dataset {name!r} has {sizes['tokens']:,} tokens"
         f" in {sizes['documents']} documents, not enough for one row of"
         f" config.dataset.sequence_length={length}; use a shorter one, or more"
-        " text" + f", or name config.dataset.{split}_files" * named
+        " text" + f" (whole files are held out, 2 % of them), or name"
+        f" config.dataset.{split}_files" * named
       )
   return Text(
     splits={
@@ -497,10 +498,15 @@ class _Subwords:
       self._tokenizer = tokenizers.Tokenizer.from_str(strict)
       vocabulary = self._tokenizer.get_vocab()
       self.vocab_size = max(vocabulary.values()) + 1
+    except OSError as error:
+      raise jaxplay.UserError(
+        f"config.dataset.tokenizer={path!r} is neither 'bytes' nor a file that"
+        f" can be read: {error.strerror}"
+      ) from None
     except Exception as error:  # The library raises nothing narrower.
       raise jaxplay.UserError(
-        f"config.dataset.tokenizer={path!r} is neither 'bytes' nor the path of"
-        f" a JSON file of the tokenizers library: {error!r}"
+        f"config.dataset.tokenizer={path!r} is neither 'bytes' nor a JSON file"
+        f" of the tokenizers library: {type(error).__name__}: {error}"
       ) from None
     self._path = path
     self.identity = f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -28,7 +28,6 @@ class LM(transformer.Transformer):
     embed = nn.Embed(
       self.num_classes,
       self.width,
-      dtype=self.dtype,
       embedding_init=nn.initializers.normal(0.02),
       name="embedding",
     )
@@ -36,9 +35,11 @@ class LM(transformer.Transformer):
       tokens.shape[-1], self.width // self.heads, self.rotary_base
     )
     decoder = self.blocks("decoder", causal=True)
-    x = decoder(
-      embed(tokens), rotation, train=train, rate=dropout_rate, rows=rows
-    )
+    # Where the table is split, looking up tokens that are split over the same
+    # devices would gather the activations; gathering the table is less.
+    table = self.constrain(embed.embedding.astype(self.dtype), whole=True)
+    x = jnp.take(table, tokens, axis=0)
+    x = decoder(x, rotation, train=train, rate=dropout_rate, rows=rows)
     if self.tied_embedding:
       kernel = embed.embedding.T
     else:

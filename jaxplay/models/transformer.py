@@ -198,8 +198,9 @@ class Transformer(nn.Module):
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (for `parameters`).
     attend: See `Attention`.
-    constrain: Applied to the activations between blocks; the same values, laid
-      over devices as the caller wants.
+    constrain: Applied to the activations between blocks, and with `whole=True`
+      to what every device needs all of; the same values, laid over devices as
+      the caller wants.
     depth: Number of blocks.
     width: Features of the residual stream.
     heads: Attention heads, which divide the width.
@@ -216,7 +217,7 @@ class Transformer(nn.Module):
   norm: Callable
   norm_bias: bool = False
   attend: Callable = attention.attend
-  constrain: Callable = lambda x: x
+  constrain: Callable = lambda x, whole=False: x
   depth: int = 2
   width: int = 128
   heads: int = 4

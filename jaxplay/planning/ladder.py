@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -85,11 +86,7 @@ def load(path: str) -> dict[str, Any]:
       f"ladder file {path!r} has no goal; say in one sentence what the ladder"
       " is to find out"
     )
-  if len(ladder.sizes) < 2:
-    raise jaxplay.UserError(
-      f"ladder file {path!r} has {len(ladder.sizes)} size; a scaling law needs"
-      " several, and at least 3 to say how loss falls with size"
-    )
+  _check_sizes(path, ladder.sizes)
   if not 0 < ladder.cooldown_fraction < 1:
     raise jaxplay.UserError(
       f"ladder file {path!r}: cooldown_fraction is {ladder.cooldown_fraction};"
@@ -98,13 +95,27 @@ def load(path: str) -> dict[str, Any]:
   config_file = config_lib.beside(path, ladder.config)
   config = config_lib.load(config_file)
   for key, value in ladder.overrides.items():
+    _check_key(path, key, _DECIDED)
     config_lib.override(config, key, value)
+  if not config.objective.endswith("/loss"):
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: config.objective is {config.objective!r}; a"
+      " scaling law is of a loss"
+    )
   steps = ladder.steps
   if not isinstance(steps, Mapping):
     steps = {name: steps for name in ladder.sizes}
+  for name in steps:
+    if name not in ladder.sizes:
+      raise jaxplay.UserError(
+        f"ladder file {path!r} has lengths of {name!r}, which is no size;"
+        f" {', '.join(map(repr, ladder.sizes))} are"
+      )
   for name in ladder.sizes:
-    lengths = steps.get(name, ())
-    if not lengths or any(type(n) is not int or n < 1 for n in lengths):
+    lengths = steps.get(name)
+    if not isinstance(lengths, Sequence) or not (
+      lengths and all(type(n) is int and n > 0 for n in lengths)
+    ):
       raise jaxplay.UserError(
         f"ladder file {path!r}: the lengths of size {name!r} are {lengths!r};"
         " they must be numbers of steps"
@@ -123,6 +134,51 @@ def load(path: str) -> dict[str, Any]:
       }
     )
   )
+
+
+# Keys that a ladder decides, and those that would make its points differ in
+# more than their size.
+_DECIDED = ("schedule", "cooldown_shape", "max_train_steps", "keep_steps")
+_SHARED = (*_DECIDED, "dataset.", "objective", "seed")
+
+
+def _check_sizes(path, sizes):
+  if not isinstance(sizes, Mapping) or not all(
+    isinstance(name, str) and isinstance(size, Mapping)
+    for name, size in sizes.items()
+  ):
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: sizes are {sizes!r}; they must be name -> config"
+      " keys with their values"
+    )
+  if len(sizes) < 2:
+    raise jaxplay.UserError(
+      f"ladder file {path!r} has {len(sizes)} of the several sizes that a"
+      " scaling law needs, at least 3 to say how loss falls with size"
+    )
+  models: dict = {}
+  for name, size in sizes.items():
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: {name!r} names a size, and a folder; use"
+        " letters, digits and hyphens"
+      )
+    for key in size:
+      _check_key(path, key, _SHARED)
+    model = {k: v for k, v in size.items() if not k.startswith("hparams.")}
+    twin = models.setdefault(json.dumps(model, sort_keys=True), name)
+    if twin != name:
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: sizes {twin!r} and {name!r} are the same model"
+      )
+
+
+def _check_key(path, key, refused):
+  if key.startswith(refused) or key == "hparams.cooldown_fraction":
+    raise jaxplay.UserError(
+      f"ladder file {path!r} sets {key!r}, which is the ladder's to decide, or"
+      " the same for all sizes"
+    )
 
 
 class LadderDir:
@@ -152,13 +208,10 @@ class LadderDir:
     Sizes and lengths may be added; goal and notes are taken over.
 
     Raises:
-      jaxplay.UserError: Another ladder is here, or a run.
+      jaxplay.UserError: Another ladder is here, or something else.
     """
     here = rundir.read_json(self.path / "ladder.json")
-    if here is None and self.own.config() is not None:
-      raise jaxplay.UserError(
-        f"{str(self.path)!r} holds a run; use another workdir"
-      )
+    rundir.refuse_other(self.path, "a ladder")
     for key in ("config", "cooldown_fraction", "cooldown_shape"):
       if here is not None and here[key] != definition[key]:
         raise jaxplay.UserError(

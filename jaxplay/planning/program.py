@@ -51,12 +51,15 @@ class Collective:
       device, each time.
     group: Places of the devices of one of its groups, in the program's order.
     times: How often a step makes it.
+    between_slices: Whether it is one of slices, by their hosts; then `group` is
+      of slices.
   """
 
   kind: str
   bytes: float
   group: tuple[int, ...]
   times: int
+  between_slices: bool = False
 
   @property
   def wire_bytes(self) -> float:
@@ -172,6 +175,8 @@ class _Program:
       kind = one.opcode.removesuffix("-start")
       if kind in _COLLECTIVES:
         collectives.append(self._collective(name, one, kind))
+      if one.opcode == "send" and (between := self._between(name, one)):
+        collectives.append(between)
       memory += self._bytes(name, one)
     return memory, collectives, unknown
 
@@ -232,6 +237,24 @@ class _Program:
     if kind == "all-gather":
       moved *= len(group)
     return Collective(kind, moved, group, 1)
+
+  def _between(self, computation, one):
+    """A collective of slices: a host sends what it is told, and receives."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+    slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', one.rest)
+    if not kind or not slices:
+      return None
+    number = 0
+    for part in slices[1].split(","):  # "1,2" or "0:3"
+      first, _, last = part.partition(":")
+      number += int(last or first) - int(first) + 1
+    return Collective(
+      kind=kind[1].lower().replace("_", "-"),
+      bytes=_bytes(self._shapes[computation].get(one.operands[0], "")),
+      group=tuple(range(number)),
+      times=1,
+      between_slices=True,
+    )
 
   def _bytes(self, computation, one):
     """Of one instruction, from and to the device's memory."""
@@ -428,11 +451,7 @@ def _merged(collectives: Iterable[Collective]) -> tuple[Collective, ...]:
   times: dict = {}
   for one in collectives:
     if len(one.group) > 1:
-      key = (one.kind, one.bytes, one.group)
-      times[key] = times.get(key, 0) + one.times
-  return tuple(
-    Collective(*key, number)
-    for key, number in sorted(
-      times.items(), key=lambda item: -item[0][1] * item[1]
-    )
-  )
+      once = dataclasses.replace(one, times=1)
+      times[once] = times.get(once, 0) + one.times
+  merged = [dataclasses.replace(o, times=n) for o, n in times.items()]
+  return tuple(sorted(merged, key=lambda one: -one.wire_bytes))

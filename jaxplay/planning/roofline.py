@@ -116,7 +116,7 @@ def estimate(
   within = between = 0.0
   size = math.prod(slice_shape)
   for one in collectives:
-    if len({place // size for place in one.group}) > 1:
+    if one.between_slices or len({p // size for p in one.group}) > 1:
       between += one.wire_bytes / chip.network_bandwidth
     else:
       within += one.wire_bytes / _ring_bandwidth(

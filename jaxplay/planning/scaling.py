@@ -518,7 +518,7 @@ def _refuse_extrapolation(outside):
       raise jaxplay.UserError(
         f"that is {factor.max():.3g} times outside the {name} of the points,"
         f" and the fit supports {FARTHEST:g}; train points nearer to it, or ask"
-        " to extrapolate"
+        " for it nevertheless (--extrapolate)"
       )
 
 
@@ -540,9 +540,10 @@ def _check_points(points):
     )
   if len(points) < 5 or durations < 3:
     raise jaxplay.UserError(
-      f"{len(points)} points with {durations} numbers of tokens cannot"
-      " determine 5 coefficients; branch more cooldowns, for 5 points or more"
-      " with at least 3 numbers of tokens"
+      f"{len(points)} points with {durations}"
+      f" {'number' if durations == 1 else 'numbers'} of tokens cannot determine"
+      " 5 coefficients; branch more cooldowns, for 5 points or more with at"
+      " least 3 numbers of tokens"
     )
 
 

@@ -227,14 +227,11 @@ class StudyDir:
     else would make the trials of one study incomparable.
 
     Raises:
-      jaxplay.UserError: Another study is here, or a run.
+      jaxplay.UserError: Another study is here, or something else.
     """
     here = rundir.read_json(self.path / "study.json")
     if here is None:
-      if self.own.config() is not None:
-        raise jaxplay.UserError(
-          f"{str(self.path)!r} holds a run; use another workdir"
-        )
+      rundir.refuse_other(self.path, "a study")
       return dict(definition, command=sys.argv)
     self._check_same(here, definition)
     num_trials = max(here["num_trials"], definition["num_trials"])

@@ -78,8 +78,25 @@ def planned(
   }
   if wrong:
     raise jaxplay.UserError(
-      "a branch goes on with the same model, optimizer and data:"
-      f" {config_lib.changes(wrong)}"
+      "a branch goes on as its run was, but for the cooldown and what is looked"
+      f" at: {config_lib.changes(wrong)}"
+    )
+  if config.schedule != "wsd" or _constant_until(config) != step:
+    raise jaxplay.UserError(
+      f"the branch would not cool down from step {step} on, but as schedule"
+      f" {config.schedule!r} from step {_constant_until(config)} of"
+      f" {config.max_train_steps}; leave schedule, length and cooldown to the"
+      " branch"
+    )
+  if config.cooldown_shape != cooldown_shape:
+    raise jaxplay.UserError(
+      f"the cooldown is to be {cooldown_shape!r}, and config.cooldown_shape"
+      f" {config.cooldown_shape!r}"
+    )
+  if config.max_train_steps == step:
+    raise jaxplay.UserError(
+      f"a cooldown of {cooldown_fraction} of all steps, from step {step} on,"
+      " has no step; use a larger fraction"
     )
   config_lib.validate(config)
   return config
@@ -114,6 +131,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     run: The branch.
     config: Of the branch, from `planned`.
   """
+  rundir.refuse_other(run.path, "a run")
   if run.config() is not None:
     return  # `train` looks whether it is the same.
   run.create()

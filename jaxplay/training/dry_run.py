@@ -1,7 +1,9 @@
 """What a run would be, without running it: `jaxplay train --dry_run`."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,12 +21,10 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields, for the terminal: config, parameters, FLOPs and memory."""
   yield json.dumps(config_lib.as_json(config), indent=1)
   workload = train.make_workload(config)
-  table = parameter_overview.get_parameter_overview(
-    workload.state.params, include_stats="sharding"
-  )
-  yield table
+  yield from parameter_table(workload, config.mesh.rules)
   costs = compile_costs(config, workload)
-  axes = " x ".join(f"{n} {axis}" for axis, n in workload.mesh.shape.items())
+  sizes = workload.mesh.shape.items()
+  axes = " x ".join(f"{n} {axis}" for axis, n in sizes if n > 1) or "1 device"
   yield f"mesh: {axes} ({workload.mesh.devices.flat[0].device_kind})"
   yield (
     f"one training step, per device: {costs['flops']:.4g} FLOPs"
@@ -40,6 +40,48 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   examples = config.max_train_steps * config.batch_size
   epochs = examples / workload.dataset.splits["train"].num_examples
   yield f"the whole run: {examples:,} examples, {epochs:.1f} epochs"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """Of the table of parameters; the names are its columns."""
+
+  name: str
+  shape: str
+  elements: str
+  partition: str
+  on_each_device: str
+  why_not_split: str
+
+
+def parameter_table(
+  workload: train.Workload, rules: Sequence[Any]
+) -> Iterator[str]:
+  """Yields which parameters there are, who holds what, and why not less."""
+  params = workload.state.params
+  placements = sharding.placements(workload.mesh, {"params": params}, rules)
+  rows, whole, held = [], 0, 0
+  for (path, leaf), placement in zip(
+    jax.tree_util.tree_leaves_with_path(params),
+    jax.tree.leaves(placements["params"]),
+    strict=True,
+  ):
+    each = math.prod(placement.sharding.shard_shape(leaf.shape))
+    whole += leaf.size
+    held += each * leaf.dtype.itemsize
+    axes = [axis or "-" for axis in placement.sharding.spec]
+    rows.append(
+      _Row(
+        jax.tree_util.keystr(path, simple=True, separator="/"),
+        " x ".join(map(str, leaf.shape)),
+        f"{leaf.size:,}",
+        " x ".join(axes),
+        told_bytes(each * leaf.dtype.itemsize),
+        placement.why if workload.mesh.size > 1 else "",
+      )
+    )
+  yield parameter_overview.make_table(rows)
+  yield f"{whole:,} parameters, {told_bytes(held)} of them on each device"
 
 
 def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -161,7 +203,7 @@ def batch_shapes(
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
   """Of one training example: feature -> (shape, dtype)."""
   shapes: dict[str, Any] = dict(workload.dataset.example)
-  if config.dataset.augment != "none":
+  if config.dataset.augment in config_lib.MOVES:
     shapes["moves"] = ((3,), np.int32)
   return shapes
 

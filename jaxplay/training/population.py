@@ -76,6 +76,12 @@ class Group:
         f" config.dataset.device_bytes={config.dataset.device_bytes:,}; raise"
         " it, or use --runner=processes"
       )
+    if train.crops(config):
+      raise jaxplay.UserError(
+        "a population needs its training examples on the device, and"
+        " config.dataset.augment='resized_crop' reads them anew in each step;"
+        " use --runner=processes"
+      )
     self._same_order = len({c.seed for c in configs}) == 1
     self._mode = mode or self._choose_mode()
     self.chunk_steps = config.steps_per_call

@@ -187,23 +187,29 @@ def _largest_dimension(shape, parts):
   return tuple("fsdp" if i == largest else None for i in range(len(shape))), ""
 
 
-def constrain(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+def constrain(mesh: Mesh) -> Callable:
   """Keeps activations split by rows at the borders of blocks.
 
   Left to itself the compiler may gather them where parameters are split, and
   hold the whole batch on every device.
+
+  Returns:
+    `constrained(x, whole=False)`; if `whole`, every device has all of `x`.
   """
   rows = batch_parts(mesh)
 
-  def constrained(x):
-    # One row, as at initialization, cannot be split.
-    if rows == 1 or x.shape[0] % rows:
+  def constrained(x, whole=False):
+    # A device that has a trial for itself splits nothing; nor can one row, as
+    # at initialization, be split.
+    inside = jax.sharding.get_abstract_mesh()
+    alone = mesh.size == 1 or inside.are_all_axes_manual
+    if alone or not whole and x.shape[0] % rows:
       return x
     # Inside of a population the axis of trials is taken.
-    inside = jax.sharding.get_abstract_mesh()
     where = inside if inside.manual_axes else mesh
     return jax.lax.with_sharding_constraint(
-      x, NamedSharding(where, PartitionSpec(_BATCH))
+      x,
+      NamedSharding(where, PartitionSpec() if whole else PartitionSpec(_BATCH)),
     )
 
   return constrained

@@ -4,9 +4,9 @@ The compiler of TPUs comes with the library `libtpu`, and needs no TPU: it
 compiles for a topology, a description of chips and how they are connected.
 """
 
+import contextlib
 import dataclasses
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,6 @@ from jax.experimental import topologies
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay.training import dry_run, sharding, train
-
-# libtpu asks the machine which TPU it is, and tells what it misses; and this
-# process computes nothing. Those of a user that do come first.
-_ENVIRONMENT = {
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_WORKER_ID": "0",
-  "TPU_STDERR_LOG_LEVEL": "4",
-  "TPU_MIN_LOG_LEVEL": "4",
-  "TPU_LOG_DIR": "disabled",
-  "TF_CPP_MIN_LOG_LEVEL": "4",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +59,6 @@ def topology(name: str) -> Topology:
       " such as v5e:16x16 or 2*v5p:4x4x8"
     )
   slices, shape = int(form[1] or 1), tuple(map(int, form[3].split("x")))
-  for key, value in _ENVIRONMENT.items():
-    os.environ.setdefault(key, value)
   options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
   if form[2] == "v4":  # Its two cores as one device, as programs see them.
     options["chip_config_name"] = "megacore"
@@ -148,8 +133,9 @@ def compile_for(
   memory = _state_bytes(workload.state)
   start = time.monotonic()
   try:
-    compiled = dry_run.lower_train_step(config, workload).compile()
-    evaluation = dry_run.lower_eval_step(config, workload).compile()
+    with _uncached():
+      compiled = dry_run.lower_train_step(config, workload).compile()
+      evaluation = dry_run.lower_eval_step(config, workload).compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -173,6 +159,18 @@ def compile_for(
     text=compiled.as_text(),
     seconds=seconds,
   )
+
+
+@contextlib.contextmanager
+def _uncached():
+  """Keeps programs out of the cache on disk: no device can read them back."""
+  name = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, name)
+  jax.config.update(name, math.inf)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def _peak_bytes(sizes):
@@ -214,6 +212,8 @@ def _flops(config, workload, compiled):
 
 
 def _needed(message):
-  """Of the compiler's pages on running out of memory, the sentence."""
+  """Of the compiler's pages on running out of memory, what was needed."""
   found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", message)
-  return found[0] if found else message.strip().split("\n")[0]
+  if found:
+    return found[0]
+  return message.partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]

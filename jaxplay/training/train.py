@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import shutil
 import signal
 import threading
@@ -87,6 +88,9 @@ def make_workload(
       these devices.
   """
   devices = jax.devices() if devices is None else devices
+  asked = [config.mesh[axis] for axis in config_lib.MESH_AXES]
+  if -1 not in asked and not trials:  # Not of all, if whoever calls allows it.
+    devices = devices[: math.prod(asked)]
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _load_dataset(config)
@@ -187,6 +191,7 @@ def _load_dataset(config):
   return data.load(
     dataset.name,
     image_size=dataset.image_size,
+    center_share=dataset.center_share,
     synthetic=dict(
       num_train=dataset.num_train,
       num_valid=dataset.num_valid,
@@ -234,7 +239,7 @@ def make_feed(
   )
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
   arguments = (workload.mesh, source, workload.train_step, shardings)
-  if feed.fits(source, config.dataset.device_bytes):
+  if feed.fits(source, config.dataset.device_bytes) and not crops(config):
     return feed.DeviceFeed(
       *arguments,
       steps_per_call=config.steps_per_call or steps_per_call(workload),
@@ -247,6 +252,11 @@ def make_feed(
     workers=config.dataset.workers,
     **common,
   )
+
+
+def crops(config: ml_collections.ConfigDict) -> bool:
+  """Whether what is read of an example depends on the step."""
+  return config.dataset.augment == "resized_crop"
 
 
 def steps_per_call(workload: Workload) -> int:
@@ -265,6 +275,7 @@ def train(
   console: Console,
   *,
   extend: bool = False,
+  profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
   """Trains until `max_train_steps`, divergence or preemption; resumes.
 
@@ -278,6 +289,8 @@ def train(
     console: Where to show progress.
     extend: Whether the run may have been shorter: where the rate does not
       depend on the length, it goes on as if it had been longer from the start.
+    profile: Steps after the first and up to the second of which are traced, by
+      the first host, into the folder profile of the run.
 
   Returns:
     What status.json holds at the end.
@@ -287,16 +300,19 @@ def train(
       data set that is not there.
   """
   run = rundir.RunDir(workdir)
-  if jax.process_index() != 0:
-    return _train(config, run, console, extend)
-  run.create()
-  with run.lock():
-    return _train(config, run, console, extend)
-
-
-def _train(config, run, console, extend):
+  rundir.refuse_other(workdir, "a run")
   if extend:
     check_extends(run, config)
+  # What cannot begin leaves nothing behind.
+  workload = None if run.config() else make_workload(config)
+  if jax.process_index() != 0:
+    return _train(config, run, console, extend, None, workload)
+  run.create()
+  with run.lock():
+    return _train(config, run, console, extend, profile, workload)
+
+
+def _train(config, run, console, extend, profile, workload):
   check_same_config(run, config, but="max_train_steps" if extend else "")
   status = run.status()
   done = status.get("status") in rundir.DONE
@@ -309,7 +325,7 @@ def _train(config, run, console, extend):
       f" {status['step']}); nothing to do"
     )
     return status
-  workload = make_workload(config)
+  workload = workload or make_workload(config)
   check_same_data(run, workload.dataset)
   if jax.process_index() == 0:
     if not done:  # Of a shorter run, whose best checkpoint may be another.
@@ -321,7 +337,8 @@ def _train(config, run, console, extend):
     keep_best=config.keep_best,
     is_kept=lambda at: config_lib.is_kept(at, config),
   )
-  trainer = _Run(config, workload, run, checkpoints, console)
+  tracer = _Tracer(run.path / "profile", profile)
+  trainer = _Run(config, workload, run, checkpoints, console, tracer)
   try:
     ended = None if done else trainer.train()
     status = ended or trainer.finish()
@@ -408,8 +425,9 @@ def check_same_config(
 class _Run:
   """One start of one run: the loop and what it keeps between steps."""
 
-  def __init__(self, config, workload, run, checkpoints, console):
+  def __init__(self, config, workload, run, checkpoints, console, tracer):
     self._config, self._workload = config, workload
+    self._tracer = tracer
     self._checkpoints, self._console = checkpoints, console
     self.record = record.Record(run, config, workload.dataset.bytes_per_token)
     eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
@@ -471,7 +489,9 @@ class _Run:
     arguments = feeder.arguments(at, stop) if at < total else None
     with Preemption() as preemption:
       while at < total and not preemption.now():
+        self._tracer.before(at, state)
         state, tally = feeder.program(hparams, state, *arguments)
+        self._tracer.after(stop, state)
         if at == start:
           clock.restart(start)  # Compiling is not training.
         at = stop
@@ -495,7 +515,11 @@ class _Run:
     return self._preempted(at, state, in_flight, clock)
 
   def _next_stop(self, at, feeder):
-    return min(feeder.next_stop(at), next_stop(at, self._config))
+    return min(
+      feeder.next_stop(at),
+      next_stop(at, self._config),
+      self._tracer.next_stop(at),
+    )
 
   def _restore(self):
     restored = self._checkpoints.restore_newest(
@@ -647,6 +671,31 @@ def prediction_sample(
   fetched = source.fetch(index)
   fetched.pop("image", None)
   return {"index": index, **fetched}
+
+
+class _Tracer:
+  """Traces a stretch of steps, if any."""
+
+  def __init__(self, folder, steps):
+    self._folder, self._steps = folder, steps or (-1, -1)
+
+  def next_stop(self, at):
+    """The first of the two ends after `at`."""
+    return min((s for s in self._steps if s > at), default=math.inf)
+
+  def before(self, at, state):
+    """Begins before the call after step `at`, once all before it is done."""
+    if at == self._steps[0]:
+      jax.block_until_ready(state)
+      jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+
+  def after(self, at, state):
+    """Ends after the call up to step `at`, once it is done."""
+    if at == self._steps[1] and self._steps[0] >= 0:
+      jax.block_until_ready(state)
+      # A run that was resumed in between has begun nothing.
+      with contextlib.suppress(RuntimeError):
+        jax.profiler.stop_trace()
 
 
 class Clock:

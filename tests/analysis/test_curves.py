@@ -247,6 +247,21 @@ def test_clipping_counts_updates_not_lines():
   assert found.evidence["share_of_updates_clipped"] < 0.25
 
 
+@pytest.mark.parametrize(
+  "share, verdict",
+  [(0.0, "ok"), (0.09, "ok"), (0.11, "warn"), (0.49, "warn"), (0.6, "fail")],
+)
+def test_input_bound(share, verdict):
+  """G1: the share of time that training waits for data, its start left out."""
+  waits = np.full(20, share)
+  waits[0] = 0.99
+  found = curves.input_bound(waits, np.full(20, 300.0))
+  assert found.verdict == verdict
+  assert found.evidence["share_of_time_waiting"] == pytest.approx(share)
+  assert ("workers" in found.advice) == (verdict != "ok")
+  assert curves.input_bound(waits[:3], waits[:3]).verdict == "unknown"
+
+
 def _trial(num=100, status="completed", **more):
   steps = STEPS[:num]
   logged = {
@@ -257,6 +272,8 @@ def _trial(num=100, status="completed", **more):
     "learning_rate": np.ones(num),
     "valid/loss": 3 * FALLING[:num],
     "valid/error_rate": FALLING[:num],
+    "data_wait": np.zeros(num),
+    "examples_per_second": np.full(num, 100.0),
   } | more
   return results.Trial(
     index=0,

@@ -132,6 +132,66 @@ def test_no_host_reads_what_it_does_not_use():
   assert sorted(source.asked) == sorted(examples["index"][:, rows].reshape(-1))
 
 
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+  """The training split of a set of JPEG files in ImageNet's schema."""
+  from tests.data import tiny_tfds
+
+  folder = tmp_path_factory.mktemp("photographs")
+  tiny_tfds.prepare_photographs(folder)
+  return data.load(
+    "tfds:tiny_imagenet",
+    data_dir=str(folder),
+    splits={"train": "train", "valid": "validation", "test": "validation"},
+    image_size=24,
+    synthetic={},
+  ).splits["train"]
+
+
+@pytest.mark.parametrize(
+  "start, workers, rows",
+  [
+    (0, 0, [0, 1, 2, 3, 4, 5, 6, 7]),
+    (5, 0, [1, 6]),
+    pytest.param(5, 2, [4, 5, 6, 7], marks=pytest.mark.slow),
+  ],
+)
+def test_random_crops_are_read(photographs, start, workers, rows):
+  """Idea 3, M3: a crop depends on step and example, not on who reads it."""
+  crops = ORDER | {"augment": "resized_crop"}
+  examples = data.train_examples(
+    step=0, num_steps=STOP, num_examples=photographs.num_examples, **crops
+  )
+  read = data.train_batches(
+    photographs,
+    start_step=start,
+    stop_step=STOP,
+    rows=np.array(rows),
+    workers=workers,
+    **crops,
+  )
+  expected = (
+    photographs.fetch(examples["index"][i, rows], examples["crops"][i, rows])
+    for i in range(start, STOP)
+  )
+  _assert_same(read, expected)
+
+
+def test_an_example_looks_different_in_each_epoch(photographs):
+  """Augmentation: another epoch sees other parts of the same photograph."""
+  words = [
+    data.train_examples(
+      step=i,
+      num_steps=1,
+      num_examples=photographs.num_examples,
+      **ORDER | {"augment": "resized_crop"},
+    )["crops"][0, :1]
+    for i in (0, 1)
+  ]
+  one, other = (photographs.fetch([3], part)["image"] for part in words)
+  assert one.shape == (1, 24, 24, 3) and (one != other).mean() > 0.5
+
+
 def test_without_augmentation_there_are_no_moves():
   """Data: nothing is drawn that nothing uses."""
   examples = data.train_examples(

@@ -200,7 +200,35 @@ def test_figures_as_files(made_up, tmp_path):
 
 
 REFUSED = {
-  "one size": (dict(sizes={"a": {"model.width": 8}}), "has 1 size; a scaling"),
+  "one size": (dict(sizes={"a": {"model.width": 8}}), "has 1 of the several"),
+  "no sizes": (dict(sizes=3), "they must be name -> config keys"),
+  "a number": (dict(sizes={"a": 8, "b": 16}), "they must be name -> config"),
+  "a path": (
+    dict(sizes={"../a": {"model.width": 8}, "b": {"model.width": 16}}),
+    "'../a' names a size, and a folder",
+  ),
+  "twins": (
+    dict(sizes={"a": {"model.width": 8}, "b": {"model.width": 8}}),
+    "'a' and 'b' are the same model",
+  ),
+  "other text": (
+    dict(sizes={"a": {"dataset.sequence_length": 8}, "b": {}}),
+    "sets 'dataset.sequence_length'",
+  ),
+  "schedule": (dict(overrides={"schedule": "cosine"}), "sets 'schedule'"),
+  "error rate": (
+    dict(overrides={"objective": "valid/error_rate"}),
+    "a scaling law is of a loss",
+  ),
+  "one length": (dict(steps=20), "the lengths of size 'tiny' are 20"),
+  "typo of a size": (
+    dict(steps={"tiny": (10,), "small": (10,), "smal": (10,)}),
+    "lengths of 'smal', which is no size",
+  ),
+  "long rows": (
+    dict(overrides={"dataset.sequence_length": 10**8}),
+    "not enough for one row",
+  ),
   "no goal": (dict(goal=" "), "has no goal"),
   "no lengths": (dict(steps=()), "the lengths of size 'tiny' are ()"),
   "odd lengths": (dict(steps=(10, -1)), "must be numbers of steps"),
@@ -255,6 +283,10 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
   run.write_config({})
   with pytest.raises(jaxplay.UserError, match="holds a run"):
     ladder.LadderDir(run.path).create(grown)
+  # Nor does another kind go into its folder.
+  for kind in ("a run", "a study"):
+    with pytest.raises(jaxplay.UserError, match="holds a ladder"):
+      rundir.refuse_other(tmp_path, kind)
 
 
 def test_rungs(tmp_path):

@@ -1,6 +1,8 @@
 """Several hosts, as local processes: same results, one writer, no hanging."""
 
 import json
+import os
+import random
 import re
 import signal
 import socket
@@ -84,15 +86,24 @@ def test_a_finished_job_exports_and_tests(tmp_path):
 def _long_job(workdir):
   """Two processes that train for ever, once they do; one writer of output."""
   keys = runs.overrides(**_SHORT) | {"max_train_steps": 10**6}
+  processes = _job(keys, workdir, "--fake_devices=2")
+  for line in processes[0].stdout:  # Both take part in every step.
+    if line.startswith("step 6/"):
+      return processes
+  raise AssertionError("the job ended early")
+
+
+def _job(keys, workdir, *more):
+  """Two processes of one job."""
   with socket.socket() as listener:
     listener.bind(("localhost", 0))
     port = listener.getsockname()[1]
-  processes = [
+  return [
     runs.start(
       runs.command(
         keys,
         workdir,
-        "--fake_devices=2",
+        *(more or ("--fake_devices=1",)),
         f"--coordinator=localhost:{port}",
         "--num_processes=2",
         f"--process_id={i}",
@@ -100,10 +111,6 @@ def _long_job(workdir):
     )
     for i in range(2)
   ]
-  for line in processes[0].stdout:  # Both take part in every step.
-    if line.startswith("step 6/"):
-      return processes
-  raise AssertionError("the job ended early")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -130,3 +137,40 @@ def test_preemption_reaches_every_host(tmp_path):
   assert (run.checkpoints / str(status["step"])).exists()
   steps = [line["step"] for line in run.metrics()]
   assert steps == sorted(set(steps)), json.dumps(steps[-5:])
+
+
+@pytest.mark.pods
+def test_killed_again_and_again(tmp_path):
+  """Reliability: 20 hosts killed at any moment, restarted; nothing is lost.
+
+  One of two hosts gets SIGKILL, the other ends by itself, and the job is
+  started again, until it comes to its end: as a job that nobody killed.
+  """
+  number = int(os.environ.get("JAXPLAY_KILLS", "20"))
+  dice = random.Random(0)
+  keys = runs.overrides(**_SHORT) | runs.MLP
+  # Long enough for so many beginnings, each of which makes some steps.
+  keys |= {"max_train_steps": 1_000 * number, "log_every": 100}
+  keys |= {"eval_every": 200, "checkpoint_every": 50, "steps_per_call": 50}
+  runs.launch(runs.command(keys, tmp_path / "whole"), 2, 1)
+  killed = 0
+  while killed < number:
+    processes = _job(keys, tmp_path / "run")
+    patience = dice.randrange(1, 6)
+    for line in processes[0].stdout:
+      patience -= line.startswith(("step ", "resuming"))
+      if not patience:
+        break
+    else:
+      pytest.fail(f"the job ended after {killed} kills")
+    victim = dice.randrange(2)
+    processes[victim].kill()
+    survivor = processes[1 - victim]
+    survivor.communicate(timeout=60)
+    assert survivor.returncode not in (0, 75)
+    processes[victim].communicate()
+    killed += 1
+  runs.launch(runs.command(keys, tmp_path / "run"), 2, 1)
+  whole, run = (tmp_path / name for name in ("whole", "run"))
+  runs.assert_same(runs.lines(whole), runs.lines(run))
+  runs.assert_same(runs.last_state(keys, whole), runs.last_state(keys, run))

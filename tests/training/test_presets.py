@@ -120,19 +120,20 @@ def test_presets_agree(workload, mesh):
   assert nothing or "all-reduce" in program.as_text()
 
 
+@pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
 @pytest.mark.parametrize("workload", ["vit", "lm"])
-def test_activations_stay_split(workload):
+def test_activations_stay_split(workload, mesh):
   """Mesh: no device holds another's examples where parameters are split.
 
   A block's activations, [examples, positions, width], of all examples appear
-  nowhere in the program of a device.
+  nowhere in the program of a device, nor does a part of their width.
   """
-  mesh = {"mesh.data": 1, "mesh.fsdp": 8, "batch_size": 24}
-  config = _config(workload, mesh)
+  config = _config(workload, _MESHES[mesh] | {"batch_size": 24})
   made = train.make_workload(config, planned=True)
   text = dry_run.lower_train_step(config, made).compile().as_text()
-  assert "f32[3,16,32]" in text
-  assert "f32[24,16,32]" not in text
+  rows = 24 // sharding.batch_parts(made.mesh)
+  assert f"f32[{rows},16,32]" in text
+  assert not re.search(r"f32\[24,16,(4|8|16|32)\]", text)
 
 
 @pytest.mark.parametrize("parts", _WORKLOADS)

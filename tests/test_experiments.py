@@ -1,0 +1,143 @@
+"""Every experiment loads, fits its pod, and trains, shrunk to this machine."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxplay import config as config_lib
+from jaxplay.cli import common
+from jaxplay.training import topology, train
+from tests.training import runs
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+# Experiment -> (the pod it is for, what shrinks it).
+_IMAGENET = {
+  "dataset.name": "tfds:tiny_imagenet",
+  "dataset.train_split": "train[:48]",
+  "dataset.valid_split": "train[48:]",
+  "dataset.image_size": 32,
+  "dataset.workers": 0,
+}
+_TEXT = {
+  "dataset.name": "tfds:tiny_texts/plain",
+  "dataset.train_split": "train",
+  "dataset.valid_split": "validation",
+  "dataset.test_split": "test",
+  "dataset.tokenizer": "bytes",
+  "dataset.sequence_length": 8,
+  "dataset.vocab_size": 256,
+  "model.depth": 2,
+  "model.width": 64,
+  "model.heads": 2,
+  "model.mlp_width": 0,
+}
+EXPERIMENTS = {
+  "imagenet_resnet50/config.py": ("v5e:4x4", _IMAGENET | {"model.width": 4}),
+  "imagenet_vit_s16/config.py": (
+    "v5e:4x4",
+    _IMAGENET | {"model.depth": 2, "model.width": 32, "model.heads": 2},
+  ),
+  "cifar10_wrn/config.py": (
+    "v5e:2x2",
+    _IMAGENET
+    | {
+      "model.depth": 10,
+      "model.width": 1,
+      "dataset.test_split": "validation",
+    },
+  ),
+  "lm1b_lm/config.py": ("v5e:4x4", _TEXT),
+  "c4_lm/config.py": ("v5e:4x4", _TEXT),
+  "c4_lm/config.py:1b": ("v5e:8x8", _TEXT),
+  "c4_lm/config.py:7b": ("v5p:4x4x8", _TEXT),
+}
+_SHORT = {
+  "max_train_steps": 3,
+  "batch_size": 8,
+  "eval_batch_size": 8,
+  "log_every": 1,
+  "eval_every": 3,
+  "checkpoint_every": 3,
+  "hparams.warmup_steps": 0,
+  "num_predictions": 2,
+}
+
+
+def _load(name, changes):
+  config = config_lib.load(str(_FOLDER / name))
+  for key, value in changes.items():
+    config_lib.override(config, key, value)
+  return config
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+  """A folder where the small sets are prepared."""
+  from tests.data import tiny_texts, tiny_tfds
+
+  folder = tmp_path_factory.mktemp("prepared")
+  tiny_tfds.prepare_photographs(folder)
+  tiny_texts.prepare(folder, "plain")
+  return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_three_steps(name, prepared, tmp_path):
+  """Experiments: each trains, on eight devices, on records of its schema."""
+  changes = EXPERIMENTS[name][1] | _SHORT | {"dataset.data_dir": prepared}
+  config = _load(name, changes)
+  config_lib.validate(config, 8)
+  status = train.train(config, str(tmp_path / "run"), runs.Quiet())
+  assert status["status"] == "completed"
+  assert np.isfinite(status["final"]["valid/loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_photographs_resume_exactly(prepared, tmp_path, workers):
+  """G7: from the step alone, random crops and all, bit for bit."""
+  keys = runs.overrides(
+    **{key.replace(".", "__"): value for key, value in _IMAGENET.items()}
+  )
+  keys |= {
+    "batch_size": 8,
+    "eval_batch_size": 8,
+    "max_train_steps": 12,
+    "dataset.test_split": "validation",
+    "dataset.augment": "resized_crop",
+    "dataset.workers": workers,
+    "dataset.data_dir": prepared,
+    "model.width": 16,
+  }
+  runs.train_here(keys, tmp_path / "whole")
+  status, _ = runs.train_here(keys, tmp_path / "run", 4, runs.preempt)
+  assert status["status"] == "preempted" and status["step"] < 12
+  runs.train_here(keys, tmp_path / "run")
+  whole, run = (tmp_path / name for name in ("whole", "run"))
+  runs.assert_same(runs.lines(whole), runs.lines(run))
+  runs.assert_same(runs.last_state(keys, whole), runs.last_state(keys, run))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_are_valid_as_they_are(name):
+  """Experiments: nothing is refused, and nothing is set to no effect."""
+  config = _load(name, {})
+  config_lib.validate(config)
+  assert not config_lib.without_effect(config)
+
+
+@pytest.mark.pods
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="without libtpu nothing can be compiled for TPUs",
+)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_fits_its_pod(name):
+  """Experiments: as they are, they compile for the pod that they name."""
+  common.quiet_without_tpu()
+  pod = topology.topology(EXPERIMENTS[name][0])
+  compiled = topology.compile_for(_load(name, {}), pod.devices)
+  assert not compiled.too_large, compiled.too_large
