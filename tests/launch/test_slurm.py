@@ -15,7 +15,7 @@ from tests.study import studies
 from tests.training import runs
 
 pytestmark = [
-  pytest.mark.slow,
+  pytest.mark.pods,
   pytest.mark.skipif(
     bool(cluster_lib.missing()), reason=cluster_lib.missing() or "-"
   ),
