@@ -50,7 +50,7 @@ def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
       ["--fake_devices=8", "--config.batch_size=100"],
       "does not divide over 8 devices; use 96 or 104",
     ),
-    (["--fake_devices=8", "--config.mesh.fsdp=3"], "product must be 8"),
+    (["--fake_devices=8", "--config.mesh.fsdp=3"], "its axes must be 8"),
     (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
     (["--fake_devices=0"], "it must be at least 1"),
     (["--coordinator=localhost:1"], "needs --num_processes"),

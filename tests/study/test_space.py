@@ -696,7 +696,7 @@ def test_many_combinations_take_no_time():
     {
       "optimizer": Choice(config_lib.OPTIMIZERS),
       "schedule": Choice(config_lib.SCHEDULES),
-      "dataset.augment": Choice(config_lib.AUGMENTATIONS),
+      "dataset.augment": Choice(("none", *config_lib.MOVES)),
       "clipping": Choice((True, False)),
       "model.dropout": Choice((True, False)),
       "model.width": Choice(range(8, 80, 8)),
