@@ -213,9 +213,9 @@ def test_what_cannot_begin_leaves_nothing(tmp_path, capsys):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_vocabulary_that_changed(tmp_path, capsys):
-  """Bad input: a branch of a run whose text has changed is not begun."""
-  text = tmp_path / "text"
+def _run_of_text(folder):
+  """A run in folder/run, of two text files of three; where they are."""
+  text = folder / "text"
   text.mkdir()
   for i in range(3):
     (text / f"{i}.txt").write_text(f"{i} some words of text\n" * 20)
@@ -225,14 +225,20 @@ def test_a_vocabulary_that_changed(tmp_path, capsys):
     objective="valid/loss",
     dataset__name=f"text:{text}/[01].txt",
     dataset__valid_files=f"{text}/2.txt",
-    dataset__data_dir=str(tmp_path / "cache"),
+    dataset__data_dir=str(folder / "cache"),
     dataset__sequence_length=8,
     model__name="lm",
     model__norm="rms",
     model__width=8,
     model__heads=1,
   )
-  assert studies.call(*runs.command(keys, tmp_path / "run")) == 0
+  assert studies.call(*runs.command(keys, folder / "run")) == 0
+  return text
+
+
+def test_a_vocabulary_that_changed(tmp_path, capsys):
+  """Bad input: a branch of a run whose text has changed is not begun."""
+  text = _run_of_text(tmp_path)
   (text / "1.txt").write_text("other words\n" * 20)
   capsys.readouterr()
   branched = ("branch", tmp_path / "run", "--step=4")
@@ -262,24 +268,7 @@ def test_a_profile_of_some_steps(tmp_path):
 
 def test_a_mixture_that_is_not_there(tmp_path, capsys):
   """S6: a text that cannot be read leaves no half-made branch behind."""
-  text = tmp_path / "text"
-  text.mkdir()
-  for i in range(3):
-    (text / f"{i}.txt").write_text(f"{i} some words of text\n" * 20)
-  keys = runs.overrides(
-    max_train_steps=8,
-    keep_steps=(4,),
-    objective="valid/loss",
-    dataset__name=f"text:{text}/[01].txt",
-    dataset__valid_files=f"{text}/2.txt",
-    dataset__data_dir=str(tmp_path / "cache"),
-    dataset__sequence_length=8,
-    model__name="lm",
-    model__norm="rms",
-    model__width=8,
-    model__heads=1,
-  )
-  assert studies.call(*runs.command(keys, tmp_path / "run")) == 0
+  text = _run_of_text(tmp_path)
   arguments = ("branch", tmp_path / "run", "--step=4")
   arguments += (f"--workdir={tmp_path / 'b'}", "--config.export=False")
   code = studies.call(*arguments, f"--mixture=text:{text}/nowhere=1")

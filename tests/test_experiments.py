@@ -83,7 +83,7 @@ def prepared(tmp_path_factory):
   return str(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_three_steps(name, prepared, tmp_path):
   """Experiments: each trains, on eight devices, on records of its schema."""
@@ -96,7 +96,9 @@ def test_three_steps(name, prepared, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+  "workers", [0, pytest.param(2, marks=pytest.mark.pods)]
+)
 def test_photographs_resume_exactly(prepared, tmp_path, workers):
   """G7: from the step alone, random crops and all, bit for bit."""
   keys = runs.overrides(

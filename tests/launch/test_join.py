@@ -9,7 +9,7 @@ import pytest
 from jaxplay.cli import common
 from tests.training import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.pods
 
 
 def _start(tmp_path, port, process_id):

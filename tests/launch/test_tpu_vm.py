@@ -125,7 +125,7 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(tmp_path):
   ]
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="no gcloud here")
 def test_the_flags_are_those_of_the_real_gcloud(tmp_path):
   """M: what the dry run prints is in gcloud's help, which needs no account."""
@@ -295,7 +295,7 @@ def test_the_job_outlives_this_program(tmp_path, start):
   assert len((tmp_path / "n").read_text()) == 2  # once on each worker
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_real_run_survives_the_loss_of_its_slice(tmp_path, start):
   """M4, G7: two real processes, killed with their slice, end as if never."""
   keys = runs.overrides(max_train_steps=200, **runs.MLP)

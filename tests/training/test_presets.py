@@ -96,7 +96,13 @@ def _alone(workload):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", _MESHES)
+@pytest.mark.parametrize(
+  "mesh",
+  [
+    *("data", "fsdp", "tensor"),
+    *(pytest.param(m, marks=pytest.mark.pods) for m in ("replica", "odd")),
+  ],
+)
 @pytest.mark.parametrize("workload", _WORKLOADS)
 def test_presets_agree(workload, mesh):
   """M, N1: parameters, moments and averages as on one device."""
