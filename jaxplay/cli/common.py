@@ -133,6 +133,8 @@ _WITHOUT_TPU = {
   "TPU_STDERR_LOG_LEVEL": "4",
   "TPU_MIN_LOG_LEVEL": "4",
   "TPU_LOG_DIR": "disabled",
+  # Several processes may compile at a time, as none of them holds a TPU.
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 

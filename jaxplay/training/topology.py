@@ -6,6 +6,7 @@ compiles for a topology, a description of chips and how they are connected.
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import re
 import time
@@ -70,7 +71,7 @@ def topology(name: str) -> Topology:
     )
   except Exception as error:
     text = str(error).strip().split("\n")[0]
-    if "libtpu" in text.lower() or "'tpu' is not" in text:
+    if importlib.util.find_spec("libtpu") is None:
       raise jaxplay.UserError(
         "compiling for TPUs needs their compiler, the library libtpu: pip"
         " install 'jaxplay[tpu]'"

@@ -150,8 +150,8 @@ def test_killed_again_and_again(tmp_path):
   dice = random.Random(0)
   keys = runs.overrides(**_SHORT) | runs.MLP
   # Long enough for so many beginnings, each of which makes some steps.
-  keys |= {"max_train_steps": 1_000 * number, "log_every": 100}
-  keys |= {"eval_every": 200, "checkpoint_every": 50, "steps_per_call": 50}
+  keys |= {"max_train_steps": 600 * number, "log_every": 100}
+  keys |= {"eval_every": 500, "checkpoint_every": 100, "steps_per_call": 50}
   runs.launch(runs.command(keys, tmp_path / "whole"), 2, 1)
   killed = 0
   while killed < number:
