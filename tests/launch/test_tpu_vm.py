@@ -52,6 +52,8 @@ class Cloud:
       *("tpu_vm.py", self.file(**table), "--poll_seconds=0", *options),
       code=code,
       env=self.environment,
+      # A dry run names a file of the folder that it is typed in.
+      cwd=self.folder,
     )
     return out + err
 
