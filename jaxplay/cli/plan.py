@@ -91,7 +91,7 @@ def _topology(arguments, rest):
   for name, devices, shape, sized in cases:
     row = _case(name, devices, shape, sized)
     if arguments.largest:
-      row["largest_batch"] = _largest(sized, devices, shape, row)
+      row["largest_batch"] = _largest(sized, devices, row)
     rows.append(row)
     if not arguments.json and len(cases) > 1:
       told = "fits" if row["fits"] else "does not fit"
@@ -99,7 +99,7 @@ def _topology(arguments, rest):
   if arguments.json:
     print(json.dumps(rows, indent=1))
   else:
-    print(_as_table(config, rows))
+    print(_as_table(rows))
   return 0
 
 
@@ -195,7 +195,7 @@ def _by_kind(collectives):
   return kinds
 
 
-def _largest(config, devices, shape, row):
+def _largest(config, devices, row):
   """The largest batch that fits, by doubling or halving; None: none does."""
   from jaxplay import config as config_lib
   from jaxplay.training import topology
@@ -222,7 +222,7 @@ def _largest(config, devices, shape, row):
   return size
 
 
-def _as_table(config, rows):
+def _as_table(rows):
   """The cases side by side."""
   lines: list[tuple[str, list[str]]] = []
 

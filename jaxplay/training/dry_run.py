@@ -167,13 +167,20 @@ def compile_costs(
   )
   return {
     "flops": _unrolled_flops(config) if loops else _flops_of(compiled),
-    "bytes": memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes,
+    "bytes": peak_bytes(memory),
     "state_bytes": memory.alias_size_in_bytes,
     "temporary_bytes": memory.temp_size_in_bytes,
   }
+
+
+def peak_bytes(memory) -> float:
+  """Of a program, from its `memory_analysis()`, on one device."""
+  return float(
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
 
 
 def _compile(config, workload):

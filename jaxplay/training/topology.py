@@ -154,7 +154,7 @@ def compile_for(
   flops, source = _flops(config, workload, compiled)
   return Compiled(
     memory=memory,
-    eval_bytes=_peak_bytes(evaluation.memory_analysis()),
+    eval_bytes=dry_run.peak_bytes(evaluation.memory_analysis()),
     flops=flops,
     flops_source=source,
     text=compiled.as_text(),
@@ -172,15 +172,6 @@ def _uncached():
     yield
   finally:
     jax.config.update(name, before)
-
-
-def _peak_bytes(sizes):
-  return float(
-    sizes.argument_size_in_bytes
-    + sizes.output_size_in_bytes
-    - sizes.alias_size_in_bytes
-    + sizes.temp_size_in_bytes
-  )
 
 
 def _state_bytes(state):
