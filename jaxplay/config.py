@@ -323,24 +323,19 @@ RESUMABLE_KEYS = (
 
 
 def load(
-  spec: str, overrides: Mapping[str, str] = {}
+  spec: str | Mapping[str, Any], overrides: Mapping[str, str] = {}
 ) -> ml_collections.ConfigDict:
   """The config of an experiment file, with overrides.
 
   Args:
     spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
-      `get_config(STRING)`, or the config.json of a run.
+      `get_config(STRING)`, or the config.json of a run, or what that holds.
     overrides: Dotted key to the text of a value.
 
   Raises:
     jaxplay.UserError: No such file, key or type.
   """
-  path, _, argument = spec.partition(":")
-  if os.path.isfile(spec):  # Its folder may be called 12:30.
-    path, argument = spec, ""
-  if not os.path.isfile(path):
-    raise jaxplay.UserError(f"there is no config file {path!r}")
-  config = _load_json(path) if path.endswith(".json") else _run(path, argument)
+  config = from_json(spec) if isinstance(spec, Mapping) else _load(spec)
   for key, value in parsed(overrides, config).items():
     override(config, key, value)
   return config
@@ -356,6 +351,15 @@ def parsed(
     key: text if isinstance(flat.get(key), str) else _parse(text)
     for key, text in overrides.items()
   }
+
+
+def _load(spec):
+  path, _, argument = spec.partition(":")
+  if os.path.isfile(spec):  # Its folder may be called 12:30.
+    path, argument = spec, ""
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no config file {path!r}")
+  return _load_json(path) if path.endswith(".json") else _run(path, argument)
 
 
 def _load_json(path):

@@ -207,7 +207,7 @@ def _write_figures(specs, folder, format):
     raise jaxplay.UserError(
       f"figures cannot be written as {format!r}; use {' or '.join(FORMATS)}"
     )
-  folder = pathlib.Path(folder)
+  folder = rundir.at(folder)
   folder.mkdir(parents=True, exist_ok=True)
   written = []
   for number, (name, spec) in enumerate(specs.items(), 1):
@@ -577,10 +577,7 @@ def _write_page(page, path):
   text = re.sub(
     r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("report.html")
   )
-  path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.partial")
-  partial.write_text(text, encoding="utf-8")
-  os.replace(partial, path)
+  rundir.write_text(rundir.at(path), text)
 
 
 @functools.cache

@@ -8,15 +8,18 @@
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
 
-Needs only the standard library and numpy, so a laptop reads a pod's run.
+Needs only the standard library and numpy, so a laptop reads a pod's run; in a
+bucket (gs://) also etils and gcsfs.
 """
 
 import contextlib
 import fcntl
+import io
 import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +33,10 @@ import jaxplay
 
 STATUSES = ("running", "completed", "infeasible", "preempted", "failed")
 DONE = ("completed", "infeasible")  # There is nothing left to run.
+
+# What reads and writes each kind of bucket.
+_CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}
+_BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
 
 
 # What makes a directory a run, a study or a ladder.
@@ -51,7 +58,7 @@ def refuse_other(path: str | os.PathLike, kind: str) -> None:
     jaxplay.UserError: It does.
   """
   for other, name in _KINDS.items():
-    if other != kind and (pathlib.Path(path) / name).exists():
+    if other != kind and (at(path) / name).exists():
       raise jaxplay.UserError(
         f"{str(path)!r} holds {other}; use another workdir"
       )
@@ -61,9 +68,11 @@ class RunDir:
   """Reads and writes one run directory; every read copes with its absence."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
+    self.path = at(path)
     self.checkpoints = self.path / "checkpoints"
     self.export = self.path / "export"
+    # Objects in a bucket cannot grow; each append writes all lines anew.
+    self._unwritten, self._written = "", time.monotonic()
 
   def create(self) -> None:
     """Makes the directory.
@@ -71,19 +80,18 @@ class RunDir:
     Raises:
       jaxplay.UserError: It cannot be made or written.
     """
-    try:
+    probe = self.path / ".writable"
+    with _told(f"cannot write in workdir {str(self.path)!r}", probe):
       self.path.mkdir(parents=True, exist_ok=True)
-      (self.path / ".writable").touch()
+      probe.write_bytes(b"")
       # Another process may be at it, too.
-      (self.path / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-      raise jaxplay.UserError(
-        f"cannot write in workdir {str(self.path)!r}: {error.strerror}"
-      ) from None
+      probe.unlink(missing_ok=True)
 
   @contextlib.contextmanager
   def lock(self, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from training here; ends with this process.
+
+    In a bucket there are no locks: there it does nothing.
 
     Args:
       wait: Whether to wait until the other process is done.
@@ -91,6 +99,9 @@ class RunDir:
     Raises:
       jaxplay.UserError: Another process is training here.
     """
+    if not is_local(self.path):
+      yield
+      return
     with open(self.path / ".lock", "a") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -135,10 +146,12 @@ class RunDir:
     """
     if status not in STATUSES:
       raise ValueError(f"unknown status {status!r}")
+    self._write_lines()
     write_json(self.path / "status.json", dict(fields, status=status))
 
   def metrics(self) -> list[dict[str, Any]]:
     """All complete lines of metrics.jsonl; a torn last line is left out."""
+    self._write_lines()
     path = self.path / "metrics.jsonl"
     text = _read_text(path) or ""
     complete = text[: text.rfind("\n") + 1].splitlines()
@@ -148,20 +161,34 @@ class RunDir:
 
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
-    with open(self.path / "metrics.jsonl", "a") as file:
-      file.writelines(map(as_line, lines))
+    text = "".join(map(as_line, lines))
+    if is_local(self.path):
+      with open(self.path / "metrics.jsonl", "a") as file:
+        file.write(text)
+      return
+    self._unwritten += text
+    if time.monotonic() - self._written > _BUCKET_SECONDS:
+      self._write_lines()
 
   def sync_metrics(self) -> None:
     """Waits until all lines are on the disk."""
-    with open(self.path / "metrics.jsonl", "a") as file:
-      os.fsync(file.fileno())
+    if is_local(self.path):
+      with open(self.path / "metrics.jsonl", "a") as file:
+        os.fsync(file.fileno())
+    self._write_lines()
+
+  def _write_lines(self):
+    if self._unwritten:
+      path = self.path / "metrics.jsonl"
+      write_text(path, (_read_text(path) or "") + self._unwritten)
+      self._unwritten, self._written = "", time.monotonic()
 
   def rewind_metrics(self, step: int) -> None:
     """Forgets lines after `step`: the resumed run will write them again."""
     kept = [line for line in self.metrics() if line["step"] <= step]
     text = "".join(map(as_line, kept))
     write_text(self.path / "metrics.jsonl", text)
-    for path in (self.path / "predictions").glob("*.npz"):
+    for path in list((self.path / "predictions").glob("*.npz")):
       if int(path.stem) > step:
         path.unlink()
 
@@ -176,14 +203,14 @@ class RunDir:
     """Saves arrays about the evaluation after `step` updates."""
     folder = self.path / "predictions"
     folder.mkdir(exist_ok=True)
-    partial = folder / f".{step}.partial"
-    with open(partial, "wb") as file:
-      np.savez_compressed(file, **arrays)
-    os.replace(partial, folder / f"{step:08d}.npz")
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    _write(folder / f"{step:08d}.npz", file.getvalue())
 
   def predictions(self, step: int) -> dict[str, np.ndarray]:
     """What `write_predictions` saved for `step`."""
-    with np.load(self.path / "predictions" / f"{step:08d}.npz") as arrays:
+    path = self.path / "predictions" / f"{step:08d}.npz"
+    with path.open("rb") as file, np.load(file) as arrays:
       return dict(arrays)
 
 
@@ -255,14 +282,90 @@ def plain(value: Any) -> Any:
 
 def _read_text(path):
   """What is in a file, or None where there is no such file."""
+  with _told(f"cannot read {str(path)!r}", path):
+    try:
+      return path.read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+      return None
+
+
+@contextlib.contextmanager
+def _told(what, path):
+  """Tells in a sentence what went wrong with a file."""
+  # Clients of buckets have errors of their own, for networks and credentials.
+  errors = OSError if is_local(path) else Exception
   try:
-    return path.read_text(encoding="utf-8", errors="replace")
-  except (FileNotFoundError, NotADirectoryError):
-    return None
-  except OSError as error:
+    yield
+  except errors as error:
+    reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    if isinstance(error, FileNotFoundError) and not is_local(path):
+      reason = "there is no such bucket"
+    raise jaxplay.UserError(f"{what}: {reason}") from None
+
+
+def at(path: str | os.PathLike) -> pathlib.Path:
+  """The path of a file or folder, here or in a bucket.
+
+  Args:
+    path: Of this machine, or a URL such as gs://bucket/run.
+
+  Returns:
+    A `pathlib.Path`, or of a URL an `etils.epath.Path`, which does the same.
+
+  Raises:
+    jaxplay.UserError: What a URL needs is not installed.
+  """
+  text = os.fspath(path)
+  scheme, separator, _ = text.partition("://")
+  if not separator:
+    return pathlib.Path(path)
+  if scheme not in _CLIENTS:
     raise jaxplay.UserError(
-      f"cannot read {str(path)!r}: {error.strerror}"
+      f"{text!r} is neither a folder nor in a bucket (gs:// or s3://)"
+    )
+  try:
+    import fsspec
+    from etils import epath
+
+    # Others write here, too: what a listing said may no longer be so.
+    settings = fsspec.config.conf.setdefault(scheme, {})
+    settings["use_listings_cache"] = False
+    fsspec.get_filesystem_class(scheme)
+  except ImportError:
+    raise jaxplay.UserError(
+      f"{scheme}:// needs the package {_CLIENTS[scheme]}: pip install"
+      f" {_CLIENTS[scheme]}"
     ) from None
+  return epath.Path(text)
+
+
+def is_local(path: pathlib.Path) -> bool:
+  """Whether a path from `at` is of this machine."""
+  return isinstance(path, pathlib.Path)
+
+
+def absolute(path: pathlib.Path) -> pathlib.Path:
+  """A path from `at` that does not depend on the current folder."""
+  return path.absolute() if is_local(path) else path
+
+
+def copy(folder: pathlib.Path, to: pathlib.Path) -> None:
+  """Copies a folder with all that is in it; there is no `to` yet."""
+  to.mkdir(parents=True, exist_ok=True)
+  for path in folder.iterdir():
+    if path.is_dir():
+      copy(path, to / path.name)
+    else:
+      with path.open("rb") as old, (to / path.name).open("wb") as new:
+        shutil.copyfileobj(old, new)
+
+
+def remove(folder: pathlib.Path) -> None:
+  """Deletes a folder with all that is in it, if it is there."""
+  if is_local(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+  else:
+    folder.rmtree(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -293,9 +396,16 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file so that a reader, or a crash, sees the old or the new one."""
+  _write(path, text.encode())
+
+
+def _write(path, data):
+  if not is_local(path):  # An object is there as a whole or not at all.
+    path.write_bytes(data)
+    return
   partial = path.with_name(f".{path.name}.partial")
-  with open(partial, "w") as file:
-    file.write(text)
+  with open(partial, "wb") as file:
+    file.write(data)
     file.flush()
     os.fsync(file.fileno())
   os.replace(partial, path)

@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _INSTALL = """
 python3 -m pip install --quiet --user uv
 ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 .venv
-~/.local/bin/uv pip install --quiet -r requirements.lock -e '.[tpu]'
+~/.local/bin/uv pip install --quiet -r requirements.lock -e '.[tpu,gcs]'
 """
 
 KEYS = {

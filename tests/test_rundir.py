@@ -297,6 +297,13 @@ def test_provenance_tells_what_made_the_run(run):
   assert run.provenance() == entry | {"resumes": []}
 
 
+def test_urls_that_cannot_be(monkeypatch):
+  """Neither a bucket, nor what reads one: a sentence."""
+  assert "neither a folder nor" in _refusal(rundir.at, "ftp://host/run")
+  monkeypatch.setitem(sys.modules, "s3fs", None)
+  assert "needs the package s3fs" in _refusal(rundir.RunDir, "s3://bucket/run")
+
+
 def test_reading_needs_no_jax():
   """Idea 2: a laptop without JAX reads a pod's run."""
   code = "import sys; from jaxplay import rundir; print('jax' in sys.modules)"

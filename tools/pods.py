@@ -70,7 +70,7 @@ def _planned(model, topology):
     *(sys.executable, "-m", "jaxplay.cli", "plan", "topology", "--json"),
     f"--config={ROOT / 'experiments' / experiment}",
     f"--topology={topology}",
-    f"--batch_sizes={batch}",
+    f"--config.batch_size={batch}",
     f"--config.eval_batch_size={batch}",
     *(f"--config.mesh.{axis}={size}" for axis, size in mesh.items()),
   ]

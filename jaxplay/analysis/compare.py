@@ -9,7 +9,6 @@ that outweigh any complexity they add".
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -109,7 +108,7 @@ def read(
   Raises:
     jaxplay.UserError: There is none of these, or it did not log the objective.
   """
-  path = pathlib.Path(path)
+  path = rundir.at(path)
   if (path / "study.json").is_file():
     return results_lib.read_study(path, objective)
   above, study = path.parent.name, path.parent.parent

@@ -36,7 +36,7 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
       "exporting to Optuna needs Optuna; pip install 'jaxplay[optuna]'"
     ) from None
   optuna.logging.set_verbosity(optuna.logging.WARNING)
-  name = results.path.resolve().name
+  name = rundir.absolute(results.path).name
   domains = {
     p.label: _distribution(optuna.distributions, p)
     for p in results.space.parameters

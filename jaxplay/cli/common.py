@@ -56,8 +56,10 @@ def size(text):
 
 def folder(text):
   """Type of arguments that name a folder, to be made if need be."""
-  path = pathlib.Path(text)
-  if path.exists() and not path.is_dir():
+  from jaxplay import rundir
+
+  path = rundir.at(text)
+  if rundir.is_local(path) and path.exists() and not path.is_dir():
     raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
   return path
 

@@ -1,7 +1,6 @@
 """The verbs that look back: `jaxplay report` and `jaxplay compare`."""
 
 import json
-import pathlib
 import time
 
 import jaxplay
@@ -129,13 +128,13 @@ def show_study(results, findings, path):
 
 
 def _report(arguments, rest):
-  from jaxplay import report
+  from jaxplay import report, rundir
   from jaxplay.analysis import results as results_lib
 
   common.no_more(rest, arguments)
-  if (pathlib.Path(arguments.path) / "ladder.json").exists():
+  if (rundir.at(arguments.path) / "ladder.json").exists():
     return _report_ladder(arguments)
-  if not (pathlib.Path(arguments.path) / "study.json").exists():
+  if not (rundir.at(arguments.path) / "study.json").exists():
     return _report_run(arguments)
   while True:
     results = results_lib.read_study(arguments.path, arguments.objective)

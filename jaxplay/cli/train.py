@@ -1,7 +1,6 @@
 """The verbs that train single runs: `jaxplay train` and `jaxplay branch`."""
 
 import argparse
-import pathlib
 import shutil
 import sys
 
@@ -125,11 +124,24 @@ def _mixture(text):
   return tuple(parts)
 
 
+def _spec(text):
+  """What `config.load` takes; files in buckets are read here."""
+  from jaxplay import rundir
+
+  path = rundir.at(text)
+  if rundir.is_local(path):
+    return text
+  nested = rundir.read_json(path)
+  if nested is None:
+    raise jaxplay.UserError(f"there is no config file {text!r}")
+  return nested
+
+
 def _train(arguments, rest):
   from jaxplay import config as config_lib
 
   overrides = common.overrides(rest, vars(arguments))
-  config = config_lib.load(arguments.config, overrides)
+  config = config_lib.load(_spec(arguments.config), overrides)
   if arguments.extend_steps:
     config_lib.override(config, "max_train_steps", arguments.extend_steps)
   config_lib.validate(config)
@@ -195,7 +207,7 @@ def _branch(arguments, rest):
     config_lib.validate(config, jax.device_count())
     return config
 
-  folder = pathlib.Path(arguments.workdir)
+  folder = rundir.at(arguments.workdir)
   folders = {arguments.step: folder}
   if arguments.steps:
     folders = {step: folder / f"{step:08d}" for step in arguments.steps}

@@ -185,7 +185,7 @@ class LadderDir:
   """Reads and writes one ladder directory."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
+    self.path = rundir.at(path)
     # The files that a ladder shares with a run: provenance, findings, lock.
     self.own = rundir.RunDir(path)
 

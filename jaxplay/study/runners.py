@@ -10,10 +10,10 @@ import dataclasses
 import json
 import pathlib
 import resource
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -235,7 +235,7 @@ def _dissolve(folder, members):
   with contextlib.suppress(jaxplay.UserError), contextlib.ExitStack() as locks:
     for job in members:
       locks.enter_context(job.run.lock())
-    shutil.rmtree(folder, ignore_errors=True)
+    rundir.remove(folder)
 
 
 def _static(config):
@@ -277,10 +277,10 @@ def _run_population(group, name, members, study, progress, first):
         ),
       )
     except Exception:
-      first(lambda: shutil.rmtree(folder, ignore_errors=True))
+      first(lambda: rundir.remove(folder))
       raise
     if went_on:
-      first(lambda: shutil.rmtree(folder, ignore_errors=True))
+      first(lambda: rundir.remove(folder))
     return went_on
 
 
@@ -304,7 +304,7 @@ def _begin(folder, members):
   names = [job.name for job in members]
   if rundir.read_json(folder / "members.json") != names:
     # Of a population that could not go on, or not say who its members are.
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    rundir.remove(folder / "checkpoints")
   rundir.write_json(folder / "members.json", names)
 
 
@@ -334,33 +334,35 @@ def run_processes(
       while (waiting or running) and not stop.is_set():
         while waiting and len(running) < parallel:
           job = waiting.pop()
-          failures, process = job.failures(), _start(job, options)
-          if process is not None:
-            running[job.name] = job, failures, process
-        for name, (job, failures, process) in list(running.items()):
+          failures, started = job.failures(), _start(job, options)
+          if started is not None:
+            running[job.name] = job, failures, *started
+        for name, (job, failures, process, log) in list(running.items()):
           code = process.poll()
           progress.update({name: job.run.status()})
           if code is not None:
             del running[name]
-            if _is_to_run_again(job, failures, code, tell):
+            said = _said(job, log)
+            if _is_to_run_again(job, failures, code, said, tell):
               waiting.append(job)
         stop.wait(_POLL_SECONDS)
     finally:
-      for _, _, process in running.values():
+      for _, _, process, _ in running.values():
         process.terminate()  # It saves, and exits with 75.
-      for _, _, process in running.values():
+      for job, _, process, log in running.values():
         process.wait()
+        _said(job, log)
   return not stop.is_set()
 
 
-def _is_to_run_again(job, failures, code, tell):
+def _is_to_run_again(job, failures, code, said, tell):
   """Looks at how the process of a job ended."""
   status = job.run.status().get("status")
   if status in rundir.DONE:
     return False
   if status == "preempted":  # Somebody stopped this process alone.
     return True
-  reason = _last_words(job, code)
+  reason = f"exit code {code}: {said}"[:300]
   job.failed(reason, failures)
   if job.failures() == failures:  # Another runner was faster.
     return False
@@ -372,31 +374,39 @@ def _is_to_run_again(job, failures, code, tell):
 
 
 def _start(job, options):
-  """The process of a job; None: it is done, or another runner has it."""
+  """(process, its log); None: it is done, or another runner has it."""
   held = job.claim()
   if held is None:
     return None
   with held:  # The process takes the lock itself.
     job.run.write_config(config_lib.as_json(job.config))
-  with open(job.run.path / "log.txt", "a") as log:
-    return subprocess.Popen(
-      [
-        *(sys.executable, "-m", "jaxplay.cli", "train"),
-        f"--config={job.run.path / 'config.json'}",
-        f"--workdir={job.run.path}",
-        *options,
-      ],
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      start_new_session=True,  # Ctrl-C comes to us alone.
-    )
+  path = job.run.path / "log.txt"
+  # A process cannot write to a bucket.
+  log = path.open("a+b") if rundir.is_local(path) else tempfile.TemporaryFile()
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "jaxplay.cli", "train"),
+      f"--config={job.run.path / 'config.json'}",
+      f"--workdir={job.run.path}",
+      *options,
+    ],
+    stdin=subprocess.DEVNULL,
+    stdout=log,
+    stderr=subprocess.STDOUT,
+    start_new_session=True,  # Ctrl-C comes to us alone.
+  )
+  return process, log
 
 
-def _last_words(job, code):
-  lines = (job.run.path / "log.txt").read_text(errors="replace").split("\n")
-  said = [line.strip() for line in lines if line.strip()]
-  return f"exit code {code}: {said[-1] if said else 'no output'}"[:300]
+def _said(job, log):
+  """The last line of a log, whose process ended."""
+  with log:
+    log.seek(0)
+    text = log.read().decode(errors="replace")
+  if not rundir.is_local(job.run.path):
+    rundir.write_text(job.run.path / "log.txt", text)
+  lines = [line.strip() for line in text.split("\n") if line.strip()]
+  return lines[-1] if lines else "no output"
 
 
 class _Stop(threading.Event):

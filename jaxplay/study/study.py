@@ -16,7 +16,6 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -203,7 +202,7 @@ class StudyDir:
   """Reads and writes one study directory."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
+    self.path = rundir.at(path)
     # The files that a study shares with a run: provenance, findings, lock.
     self.own = rundir.RunDir(path)
 
@@ -333,8 +332,10 @@ def find(root: str | os.PathLike) -> list[StudyDir]:
   """Every study under a folder, in the order of their paths.
 
   Raises:
-    jaxplay.UserError: There is no such folder.
+    jaxplay.UserError: There is no such folder, or it is in a bucket.
   """
+  if not rundir.is_local(rundir.at(root)):
+    raise jaxplay.UserError("studies in buckets can be named, but not found")
   if not os.path.isdir(root):
     raise jaxplay.UserError(f"there is no folder {str(root)!r}")
   found = []

@@ -142,7 +142,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     text = "".join(rundir.as_line(line) for line in lines)
     rundir.write_text(run.path / "metrics.jsonl", text)
     facts: dict[str, Any] = {
-      "branch": {"run": str(pathlib.Path(parent.path).absolute()), "step": step}
+      "branch": {"run": str(rundir.absolute(parent.path)), "step": step}
     }
     if dataset := (parent.provenance() or {}).get("dataset"):
       facts["dataset"] = dataset

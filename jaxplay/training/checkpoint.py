@@ -10,9 +10,7 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +21,9 @@ from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import jaxplay
+from jaxplay import rundir
+
+_FINISHED = "commit_success.txt"
 
 
 class Checkpoints:
@@ -41,14 +42,22 @@ class Checkpoints:
       folder: The run's folder of checkpoints.
       keep_best: How many of the best to keep.
       is_kept: Whether the checkpoint of a step is to be kept for good.
+
+    Raises:
+      jaxplay.UserError: orbax cannot write there.
     """
+    if str(folder).startswith("s3://"):
+      raise jaxplay.UserError(
+        f"orbax cannot write checkpoints to {str(folder)!r}; mount the bucket,"
+        " or use gs://"
+      )
     keep = [preservation_policy.LatestN(2), _Kept(is_kept)]
     if keep_best:
       keep.append(
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
     self._manager = ocp.CheckpointManager(
-      folder.absolute(),
+      rundir.absolute(folder),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
         best_fn=_goodness,  # Without it orbax does not store the metrics.
@@ -174,16 +183,25 @@ def steps(folder: pathlib.Path) -> list[int]:
   if not folder.is_dir():
     return []
   return sorted(
-    int(path.name) for path in folder.iterdir() if path.name.isdecimal()
+    int(path.name)
+    for path in folder.iterdir()
+    if path.name.isdecimal()
+    and (rundir.is_local(path) or (path / _FINISHED).exists())
   )
 
 
 def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
-  """Copies the checkpoint of a step into the folder of another run."""
-  partial = to / f"{step}.partial"
-  shutil.rmtree(partial, ignore_errors=True)
-  shutil.copytree(folder / str(step), partial)
-  os.replace(partial, to / str(step))
+  """Copies the checkpoint of a step into the folder of another run.
+
+  Not atomically: whoever copies has to know whether it came to the end.
+  """
+  rundir.remove(to / str(step))
+  rundir.copy(folder / str(step), to / str(step))
+  if not rundir.is_local(to):
+    # By these orbax knows what is finished, where it cannot rename.
+    for done in (to / str(step), *(to / str(step)).iterdir()):
+      if done.is_dir():
+        (done / _FINISHED).write_text("copied")
 
 
 def write(
@@ -200,7 +218,7 @@ def write(
   """
   for step, (state, value) in states.items():
     _writer().save(
-      folder.absolute() / str(step),
+      rundir.absolute(folder) / str(step),
       args=ocp.args.Composite(
         default=ocp.args.StandardSave(state),
         metrics=ocp.args.JsonSave(_metrics(step, value)),

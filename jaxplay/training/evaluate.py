@@ -92,7 +92,8 @@ def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
     variables: (params, batch_stats) of numpy arrays.
   """
   folder.mkdir(exist_ok=True)
-  np.savez(folder / "weights.npz", **_named(variables))
+  with (folder / "weights.npz").open("wb") as file:
+    np.savez(file, **_named(variables))
   # Last: an export that was killed half-way is made again.
   (folder / "forward.jaxexport").write_bytes(program)
 

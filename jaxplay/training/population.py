@@ -10,7 +10,6 @@ leaves the run directory that it would have left alone.
 import functools
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -540,7 +539,7 @@ class _Population:
       one.resume(start)
       # Of another runner, that did not finish this trial.
       if one.writes:
-        shutil.rmtree(one.run.checkpoints, ignore_errors=True)
+        rundir.remove(one.run.checkpoints)
     self._tell("running", self._alive())
     return start
 

@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import importlib.metadata
 import math
-import shutil
+import pathlib
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -329,7 +330,7 @@ def _train(config, run, console, extend, profile, workload):
   check_same_data(run, workload.dataset)
   if jax.process_index() == 0:
     if not done:  # Of a shorter run, whose best checkpoint may be another.
-      shutil.rmtree(run.export, ignore_errors=True)
+      rundir.remove(run.export)
     run.write_config(config_lib.as_json(config))
     run.write_provenance(provenance(workload.dataset))
   checkpoints = checkpoint.Checkpoints(
@@ -677,7 +678,8 @@ class _Tracer:
   """Traces a stretch of steps, if any."""
 
   def __init__(self, folder, steps):
-    self._folder, self._steps = folder, steps or (-1, -1)
+    self._folder = self._written = folder
+    self._steps = steps or (-1, -1)
 
   def next_stop(self, at):
     """The first of the two ends after `at`."""
@@ -687,7 +689,9 @@ class _Tracer:
     """Begins before the call after step `at`, once all before it is done."""
     if at == self._steps[0]:
       jax.block_until_ready(state)
-      jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+      if not rundir.is_local(self._folder):  # The profiler writes to disks.
+        self._written = pathlib.Path(tempfile.mkdtemp())
+      jax.profiler.start_trace(str(self._written), create_perfetto_trace=True)
 
   def after(self, at, state):
     """Ends after the call up to step `at`, once it is done."""
@@ -696,6 +700,9 @@ class _Tracer:
       # A run that was resumed in between has begun nothing.
       with contextlib.suppress(RuntimeError):
         jax.profiler.stop_trace()
+        if self._written != self._folder:
+          rundir.copy(self._written, self._folder)
+          rundir.remove(self._written)
 
 
 class Clock:

@@ -445,7 +445,8 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
   overrides |= {"log_every": 8, "eval_every": 800, "checkpoint_every": 800}
   path = studies.write(tmp_path, num_trials=2, overrides=overrides)
   study = tmp_path / "study"
-  begun = f"os.path.exists({str(study / 'trials/0000/metrics.jsonl')!r})"
+  lines = str(study / "trials/0000/metrics.jsonl")  # at first empty
+  begun = f"os.path.exists({lines!r}) and os.path.getsize({lines!r})"
   process = studies.start(
     *("study", "run", path, f"--workdir={study}", "--no_report"),
     *("--runner=processes", "--parallel=2"),

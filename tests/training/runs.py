@@ -94,6 +94,44 @@ def command(keys, workdir, *more):
   ]
 
 
+_KILLED = """
+import os, pathlib, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+from tests.data import tiny_tfds
+from tests.training import runs
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+keys, workdir, moment = eval(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
+
+def die_while_saving():
+  folder = pathlib.Path(workdir) / "checkpoints"
+  while not list(folder.glob("*tmp*")):
+    pass
+  die()
+
+if moment == "saving":
+  threading.Thread(target=die_while_saving, daemon=True).start()
+  runs.train_here(keys, workdir)
+else:
+  runs.train_here(keys, workdir, int(moment), die)
+"""
+
+
+def kill(keys, workdir, moment):
+  """Trains in a process, killed at a step, or "saving": in the midst of it."""
+  killed = subprocess.run(
+    [
+      *(sys.executable, "-c", _KILLED),
+      *(str(ROOT), repr(keys), str(workdir), moment),
+    ],
+    cwd=ROOT,
+  )
+  assert killed.returncode == -signal.SIGKILL
+
+
 def start(arguments, **kwargs):
   """Starts `jaxplay ARGUMENTS` as a process."""
   return subprocess.Popen(

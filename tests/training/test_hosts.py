@@ -25,8 +25,17 @@ _SHORT = dict(
 )
 
 
-@pytest.mark.parametrize("mesh", ["data", "fsdp"])
-@pytest.mark.parametrize("workload", _WORKLOADS)
+@pytest.mark.parametrize(
+  "workload, mesh",
+  [
+    ("mlp", "data"),
+    ("mlp", "fsdp"),
+    ("resnet_batch", "fsdp"),
+    ("resnet_ghost", "data"),
+    pytest.param("resnet_batch", "data", marks=pytest.mark.pods),
+    pytest.param("resnet_ghost", "fsdp", marks=pytest.mark.pods),
+  ],
+)
 def test_one_two_and_eight_are_equal(tmp_path, workload, mesh):
   """N1, N3, N4, M3, M4: 1 device = 1 process x 8 = 2 processes x 4.
 

@@ -133,7 +133,13 @@ def test_other_trials_equal_themselves_alone(
     assert abs(difference) < 0.02
 
 
-@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+@pytest.mark.parametrize(
+  "mode",
+  [
+    "together",
+    *(pytest.param(m, marks=pytest.mark.pods) for m in ("looped", "called")),
+  ],
+)
 def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
   """Idea 1: trials that take four devices each, of which two train at a time.
 
@@ -160,7 +166,7 @@ def test_groups_that_cannot_be():
     _group(_configs(mesh__data=4, batch_size=66), [])
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_resnets_equal_themselves_alone(tmp_path, tmp_path_factory):
   """Idea 1: with convolutions and batch norm, each step a call."""
   extra = {key.replace(".", "__"): value for key, value in runs.RESNET.items()}

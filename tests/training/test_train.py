@@ -4,9 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -74,46 +71,12 @@ def test_preempted_and_resumed_is_uninterrupted(whole, tmp_path, step):
   )
 
 
-_KILLED = """
-import os, pathlib, signal, sys, threading
-sys.path.insert(0, sys.argv[1])
-from tests.data import tiny_tfds
-from tests.training import runs
-import jax
-jax.config.update("jax_num_cpu_devices", 8)
-keys, workdir, moment = eval(sys.argv[2]), sys.argv[3], sys.argv[4]
-
-def die():
-  os.kill(os.getpid(), signal.SIGKILL)
-
-def die_while_saving():
-  folder = pathlib.Path(workdir) / "checkpoints"
-  while not list(folder.glob("*tmp*")):
-    pass
-  die()
-
-if moment == "saving":
-  threading.Thread(target=die_while_saving, daemon=True).start()
-  runs.train_here(keys, workdir)
-else:
-  runs.train_here(keys, workdir, int(moment), die)
-"""
-
-
 @pytest.mark.slow
 def test_killed_at_any_moment_is_uninterrupted(whole, tmp_path):
   """G7: SIGKILL, also in the middle of saves: bit for bit, no line twice."""
   keys, workdir = whole
   for moment in ("4", "saving", "16", "saving", "32", "44"):
-    killed = subprocess.run(
-      [
-        *(sys.executable, "-c", _KILLED),
-        *(str(runs.ROOT), repr(keys)),
-        *(str(tmp_path / "run"), moment),
-      ],
-      cwd=runs.ROOT,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    runs.kill(keys, tmp_path / "run", moment)
   status, _ = runs.train_here(keys, tmp_path / "run")
   assert status["status"] == "completed"
   assert status["best"] == rundir.RunDir(workdir).status()["best"]
