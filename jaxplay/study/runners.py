@@ -27,6 +27,7 @@ from jaxplay import rundir
 # A trial that crashed is run once more, then it waits for a person.
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.2
+_EXIT_PREEMPTED = 75  # of `jaxplay train`: it saved, to be resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +361,9 @@ def _is_to_run_again(job, failures, code, said, tell):
   status = job.run.status().get("status")
   if status in rundir.DONE:
     return False
-  if status == "preempted":  # Somebody stopped this process alone.
+  # Somebody stopped this process alone. With another code the status is of an
+  # earlier process, and this one crashed before it wrote its own.
+  if status == "preempted" and code == _EXIT_PREEMPTED:
     return True
   reason = f"exit code {code}: {said}"[:300]
   job.failed(reason, failures)
