@@ -134,28 +134,36 @@ def _picture(rows, path):
       "model": row["model"],
       "chips": row["chips"],
       "kind": row["topology"].rpartition("*")[2].partition(":")[0],
-      "share of the peak, at most": row["efficiency"][1],
-      "at least": row["efficiency"][0],
-      "GiB received per chip and step": sum(_moved(row).values()) / 2**30,
+      "least": row["efficiency"][0],
+      "most": row["efficiency"][1],
+      "received": sum(_moved(row).values()) / 2**30,
     }
     for row in rows.values()
     if row["fits"]
   ]
-  base = alt.Chart(alt.Data(values=points)).encode(
-    alt.X("chips:Q", scale=alt.Scale(type="log", base=2)),
-    alt.Color("model:N"),
-    alt.StrokeDash("kind:N", title="chip"),
+  base = alt.Chart(alt.Data(values=points), width=130, height=140).encode(
+    alt.X(
+      "chips:Q",
+      scale=alt.Scale(type="log", base=8),
+      axis=alt.Axis(values=[8, 64, 512, 4096]),
+    ),
+    alt.Color("kind:N", title="chip"),
   )
-  charts = [
-    base.mark_line(point=True)
-    .encode(alt.Y(f"{name}:Q", scale=alt.Scale(type=scale)))
-    .properties(width=320, height=240)
-    for name, scale in (
-      ("share of the peak, at most", "linear"),
-      ("GiB received per chip and step", "linear"),
-    )
-  ]
-  alt.hconcat(*charts).save(path)
+  share = base.mark_area(opacity=0.4, line=True).encode(
+    alt.Y("least:Q", title="share of the peak", axis=alt.Axis(format="%")),
+    alt.Y2("most:Q"),
+    alt.Column("model:N", title=None, sort=list(MODELS)),
+  )
+  received = base.mark_line(point=True).encode(
+    alt.Y(
+      "received:Q",
+      title="GiB to each chip in a step",
+      scale=alt.Scale(type="log"),
+      axis=alt.Axis(values=[0.01, 0.1, 1, 10, 100]),
+    ),
+    alt.Column("model:N", title=None, sort=list(MODELS), header=None),
+  )
+  (share & received).save(path)
 
 
 if __name__ == "__main__":

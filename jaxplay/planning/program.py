@@ -228,7 +228,7 @@ class _Program:
 
   @functools.cache  # noqa: B019
   def _named(self, computation):
-    return {one.name: one for one in self._computations[computation]}
+    return {one.name: one for one in self._computations.get(computation, [])}
 
   def _collective(self, computation, one, kind):
     shapes = self._shapes[computation]
@@ -280,56 +280,72 @@ class _Program:
     elif opcode == "dynamic-update-slice":
       return 2 * sizes[1]  # in place
     elif opcode == "fusion":
-      sizes, result = self._of_fusion(one, sizes, result)
+      fused = one.attribute("calls")
+      sizes = [
+        self._read(fused, *place_size) for place_size in enumerate(sizes)
+      ]
+      result = min(result, self._written(fused))
     return sum(sizes) + result
 
-  def _of_fusion(self, one, sizes, result):
-    """What a fusion reads of each operand, and writes.
+  def _read(self, fused, place, size):
+    """What a fusion reads of its operand at a place, of `size` bytes.
 
-    Of an operand that is only sliced, as the stacked weights of a scan are, it
-    reads the slice; what it updates in place, it writes as far as it changes.
+    Of one that is only sliced, as what a scan stacks is, it reads the slice;
+    what it updates in place, it does not read. Fusions may be in fusions.
     """
-    body = self._computations.get(one.attribute("calls"), [])
-    by_name = {inner.name: inner for inner in body}
-    users = {}
-    for inner in body:
-      for name in inner.operands:
-        users.setdefault(name, []).append(inner)
-
-    def seen_through(inner):
-      """Its users, past what moves nothing."""
-      for user in users.get(inner.name, []):
+    by_name, users = self._named(fused), self._users(fused)
+    parameter = next(
+      (
+        one
+        for one in by_name.values()
+        if one.opcode == "parameter" and one.argument == str(place)
+      ),
+      None,
+    )
+    if parameter is None:
+      return size
+    read, names = 0.0, [parameter.name]
+    while names:
+      name = names.pop()
+      for user in users.get(name, []):
         if user.opcode in ("bitcast", "copy", "convert", "reshape"):
-          yield from seen_through(user)
-        else:
-          yield user
+          names.append(user.name)  # It moves nothing.
+        elif user.opcode in _SLICES:
+          read += _slow_bytes(user.shape)
+        elif user.opcode == "fusion":
+          inner = user.attribute("calls")
+          for at, operand in enumerate(user.operands):
+            read += self._read(inner, at, size) if operand == name else 0.0
+        elif not _updates(user, parameter, by_name):
+          return size
+    return min(size, read) if users.get(parameter.name) else size
 
-    for inner in body:
-      if inner.opcode != "parameter" or not inner.argument.isdigit():
-        continue
-      place, uses = int(inner.argument), list(seen_through(inner))
-      if not uses or place >= len(sizes):
-        continue
-      if all(use.opcode in _SLICES for use in uses):
-        sliced = sum(_slow_bytes(use.shape) for use in uses)
-        sizes[place] = min(sizes[place], sliced)
-      elif all(_updates(use, inner, by_name) for use in uses):
-        sizes[place] = 0.0
-    roots = [inner for inner in body if inner.is_root]
+  def _written(self, fused):
+    """What a fusion writes: of what it updates in place, the change."""
+    by_name = self._named(fused)
+    roots = [one for one in by_name.values() if one.is_root]
     if roots and roots[0].opcode == "tuple":
       roots = [by_name[name] for name in roots[0].operands if name in by_name]
-    changed = {
-      root.name: _slow_bytes(by_name[root.operands[1]].shape)
-      for root in map(lambda r: _through(r, by_name), roots)
-      if root.opcode == "dynamic-update-slice" and root.operands[1] in by_name
-    }
-    if changed:
-      written = 0.0
-      for root in roots:
-        update = changed.get(_through(root, by_name).name)
-        written += _slow_bytes(root.shape) if update is None else update
-      result = min(result, written)
-    return sizes, result
+    written = 0.0
+    for root in roots:
+      of = _through(root, by_name)
+      if of.opcode == "dynamic-update-slice" and of.operands[1] in by_name:
+        written += _slow_bytes(by_name[of.operands[1]].shape)
+      elif of.opcode == "fusion":
+        written += min(
+          _slow_bytes(root.shape), self._written(of.attribute("calls"))
+        )
+      else:
+        written += _slow_bytes(root.shape)
+    return written if roots else math.inf
+
+  @functools.cache  # noqa: B019
+  def _users(self, computation):
+    users = {}
+    for one in self._computations.get(computation, []):
+      for name in one.operands:
+        users.setdefault(name, []).append(one)
+    return users
 
 
 def _through(one, by_name):

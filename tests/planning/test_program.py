@@ -184,3 +184,34 @@ def test_a_loop_is_its_turns():
   assert not loop.unknown_loops
   # The loop copies a slice before it uses it.
   assert 0.8 < loop.memory_bytes / flat.memory_bytes < 2.0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_of_what_a_fusion_slices_it_reads_the_slice(nested):
+  """And of what it updates in place it writes the change, however deep."""
+  work = """%work (p: f32[12,8], q: f32[12,8], i: s32[]) -> f32[12,8] {
+  %p = f32[12,8]{1,0} parameter(0)
+  %q = f32[12,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %s = f32[1,8]{1,0} dynamic-slice(%p, %i), dynamic_slice_sizes={1,8}
+  %n = f32[1,8]{1,0} negate(%s)
+  ROOT %u = f32[12,8]{1,0} dynamic-update-slice(%q, %n, %i)
+}"""
+  outer = """
+%outer (p: f32[12,8], q: f32[12,8], i: s32[]) -> f32[12,8] {
+  %p = f32[12,8]{1,0} parameter(0)
+  %q = f32[12,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %b = f32[12,8]{1,0} bitcast(%p)
+  ROOT %f = f32[12,8]{1,0} fusion(%b, %q, %i), kind=kLoop, calls=%work
+}"""
+  text = _text(
+    "%a = f32[12,8]{1,0} parameter(0)",
+    "%c = f32[12,8]{1,0} parameter(1)",
+    "%i = s32[] parameter(2)",
+    "ROOT %x = f32[12,8]{1,0} fusion(%a, %c, %i), kind=kOutput,"
+    f" calls=%{'outer' if nested else 'work'}",
+    before=work + outer,
+  )
+  slice_, index = 8 * 4, 4
+  assert program.traffic(text).memory_bytes == 2 * slice_ + index
