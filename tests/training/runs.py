@@ -29,6 +29,25 @@ RESNET = {
   "hparams.learning_rate": 0.01,
   "num_predictions": 0,
 }
+IMAGES = {"dataset.name": "synthetic", "dataset.shape": (16, 16, 3)}
+_TRANSFORMER = {
+  "model.width": 32,
+  "model.depth": 2,
+  "model.heads": 4,
+  "optimizer": "adamw",
+  "averages": ("ema",),
+  "hparams.learning_rate": 1e-3,
+}
+VIT = IMAGES | _TRANSFORMER | {"model.name": "vit", "model.norm": "layer"}
+LM = _TRANSFORMER | {
+  "model.name": "lm",
+  "model.norm": "rms",
+  "model.remat": "full",
+  "dataset.name": "pythonlib",
+  "dataset.sequence_length": 16,
+  "dataset.vocab_size": 320,
+  "objective": "valid/loss",
+}
 _TIMES = ("steps_per_second", "examples_per_second", "data_wait")
 
 

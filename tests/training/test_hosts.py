@@ -59,6 +59,30 @@ def test_one_two_and_eight_are_equal(tmp_path, workload, mesh):
     )
 
 
+@pytest.mark.pods
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("workload", ["resnet", "vit", "lm"])
+def test_presets_on_several_hosts(tmp_path, workload, processes):
+  """M1, M3: heads and features over `tensor`, the rest over `fsdp`."""
+  keys = runs.overrides(**_SHORT)
+  keys |= {
+    "resnet": _WORKLOADS["resnet_batch"] | {"mesh.fsdp": 4},
+    "vit": runs.VIT,
+    "lm": runs.LM,
+  }[workload]
+  many = dict(keys)
+  if workload != "resnet":
+    many |= {"mesh.rules": ("fsdp+tensor",), "mesh.fsdp": 2, "mesh.tensor": 2}
+  runs.train_here(keys | {"mesh.data": 1, "mesh.fsdp": 1}, tmp_path / "one")
+  command = runs.command(many, tmp_path / "many")
+  runs.launch(command, processes, 8 // processes)
+  one, other = (tmp_path / name for name in ("one", "many"))
+  runs.assert_close(runs.lines(one), runs.lines(other), 5e-3, 1e-4)
+  runs.assert_close(
+    runs.last_state(keys, one), runs.last_state(keys, other), 5e-3, 1e-4
+  )
+
+
 def test_begun_on_one_host_ends_on_two(tmp_path):
   """M3, G7: a run of 1 process x 8 resumes on 2 processes x 4."""
   keys = runs.overrides(**runs.MLP)

@@ -13,35 +13,17 @@ from jaxplay import config as config_lib
 from jaxplay.training import dry_run, sharding, train
 from tests.training import runs
 
-_TRANSFORMER = {
-  "model.width": 32,
-  "model.depth": 2,
-  "model.heads": 4,
-  "optimizer": "adamw",
-  "averages": ("ema",),
-  "hparams.learning_rate": 1e-3,
-}
-_IMAGES = {"dataset.name": "synthetic", "dataset.shape": (16, 16, 3)}
 _WORKLOADS = {
-  "resnet": _IMAGES
-  | {
+  "resnet": {
+    **runs.IMAGES,
     "model.name": "resnet",
     "model.depth": 10,
     "model.width": 8,
     "model.norm": "batch",
     "hparams.learning_rate": 0.01,
   },
-  "vit": _IMAGES | _TRANSFORMER | {"model.name": "vit", "model.norm": "layer"},
-  "lm": _TRANSFORMER
-  | {
-    "model.name": "lm",
-    "model.norm": "rms",
-    "model.remat": "full",
-    "dataset.name": "pythonlib",
-    "dataset.sequence_length": 16,
-    "dataset.vocab_size": 320,
-    "objective": "valid/loss",
-  },
+  "vit": runs.VIT,
+  "lm": runs.LM,
 }
 _MESHES = {
   "data": {"mesh.data": 8, "mesh.rules": ("data",)},
