@@ -40,13 +40,15 @@ class Chip:
   source: str
 
 
+_GIB = 2**30  # the book says GB of the memory of TPUs, and means this
+
 # By what the device's kind begins with, once lower case and without blanks.
 CHIPS = {
-  "tpuv4": Chip(2.75e14, 32e9, 1.2e12, 4.5e10, 6.25e9, 4, _BOOK),
-  "tpuv5lite": Chip(1.97e14, 16e9, 8.1e11, 4.5e10, 3.125e9, 16, _BOOK),
-  "tpuv5e": Chip(1.97e14, 16e9, 8.1e11, 4.5e10, 3.125e9, 16, _BOOK),
-  "tpuv5": Chip(4.59e14, 96e9, 2.8e12, 9e10, 6.25e9, 4, _BOOK),
-  "tpuv6": Chip(9.2e14, 32e9, 1.6e12, 9e10, 1.25e10, 16, _BOOK),
+  "tpuv4": Chip(2.75e14, 32 * _GIB, 1.2e12, 4.5e10, 6.25e9, 4, _BOOK),
+  "tpuv5lite": Chip(1.97e14, 16 * _GIB, 8.1e11, 4.5e10, 3.125e9, 16, _BOOK),
+  "tpuv5e": Chip(1.97e14, 16 * _GIB, 8.1e11, 4.5e10, 3.125e9, 16, _BOOK),
+  "tpuv5": Chip(4.59e14, 95 * _GIB, 2.8e12, 9e10, 6.25e9, 4, _BOOK),
+  "tpuv6": Chip(9.2e14, 32 * _GIB, 1.6e12, 9e10, 1.25e10, 16, _BOOK),
   # NVLink through a switch: all of a host's chips are one hop apart, which is
   # a ring of one link at the rate of all of them.
   "nvidiaa100": Chip(3.12e14, 80e9, 2.0e12, 3e11, 2.5e10, 1, _NVIDIA),

@@ -76,11 +76,11 @@ def test_between_slices():
 @pytest.mark.parametrize(
   "kind, memory",
   [
-    ("TPU v4", 32e9),
-    ("TPU v5 lite", 16e9),
-    ("TPU v5", 96e9),
-    ("TPU v5p", 96e9),
-    ("TPU v6 lite", 32e9),
+    ("TPU v4", 32 * 2**30),
+    ("TPU v5 lite", 16 * 2**30),
+    ("TPU v5", 95 * 2**30),
+    ("TPU v5p", 95 * 2**30),
+    ("TPU v6 lite", 32 * 2**30),
     ("NVIDIA H100 80GB HBM3", 80e9),
     ("NVIDIA H200", 141e9),
   ],

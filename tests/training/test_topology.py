@@ -71,7 +71,7 @@ def test_a_pod_on_a_laptop():
   # All parameters at least twice, for the passes forward and backward.
   moved = sum(one.wire_bytes for one in traffic.collectives)
   assert moved > 2 * 2 * matrices * 3 / 4
-  assert roofline.chip(pod.kind).memory == 16e9
+  assert roofline.chip(pod.kind).memory == 16 * 2**30
 
 
 def test_two_slices():
