@@ -255,11 +255,9 @@ def _as_table(rows):
   kinds = {kind for row in rows for kind in row.get("collectives", {})}
   for kind in sorted(kinds):
     line(f"{kind}s", lambda row, k=kind: _exchange(row, k))
+  line("least time, ms", lambda row: "")
   for part in ("compute", "memory", "links", "network"):
-    line(
-      f"{part}, ms" if part == "compute" else f"  {part}, ms",
-      lambda row, p=part: _ms(row.get("seconds", {}).get(p)),
-    )
+    line(f"  of {part}", lambda row, p=part: _ms(row.get("seconds", {}).get(p)))
   line("step, ms", lambda row: _between(row.get("step_seconds"), _ms))
   if any("measured_seconds" in row for row in rows):
     line("measured step, ms", lambda row: _ms(row.get("measured_seconds")))
