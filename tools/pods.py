@@ -37,18 +37,19 @@ def main():
   )
   options = parser.parse_args()
   options.cache.parent.mkdir(parents=True, exist_ok=True)
-  rows = {}
+  known, rows = {}, {}
   if options.cache.exists():
-    rows = json.loads(options.cache.read_text())
+    known = json.loads(options.cache.read_text())
   for model in MODELS:
     for names in TOPOLOGIES.values():
       for name in names:
         key = f"{model} on {name}"
-        if key not in rows:
-          rows[key] = _planned(model, name)
-          options.cache.write_text(json.dumps(rows))
-          told = "fits" if rows[key]["fits"] else "does not fit"
+        if key not in known:
+          known[key] = _planned(model, name)
+          options.cache.write_text(json.dumps(known))
+          told = "fits" if known[key]["fits"] else "does not fit"
           print(f"{key}: {told}", flush=True)
+        rows[key] = known[key]
   page = options.out.read_text()
   begin, end = "<!-- made by tools/pods.py -->\n", "<!-- end -->"
   head, _, rest = page.partition(begin)

@@ -5,7 +5,8 @@ Data    tfds:c4/en, prepared once by tools/prepare_tfds.py, as subwords of a
 Model   124m, 1b or 7b, named after a colon; bfloat16, parameters split by fsdp
 Length  20 tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556), a
         constant rate with a cooldown of 20 %
-Expect  not run here; jaxplay plan topology says what each would need
+Expect  not run here; docs/pods.md and jaxplay plan topology say what each would
+        need
         python tools/make_tokenizer.py --name=tfds:c4/en --vocab_size=32768 \
           --data_dir=... --out=c4_tokenizer.json
         jaxplay train --config=experiments/c4_lm/config.py:1b --workdir=... \
