@@ -132,9 +132,10 @@ def _report(arguments, rest):
   from jaxplay.analysis import results as results_lib
 
   common.no_more(rest, arguments)
-  if (rundir.at(arguments.path) / "ladder.json").exists():
+  folder = rundir.at(arguments.path)
+  if (folder / "ladder.json").exists():
     return _report_ladder(arguments)
-  if not (rundir.at(arguments.path) / "study.json").exists():
+  if not (folder / "study.json").exists():
     return _report_run(arguments)
   while True:
     results = results_lib.read_study(arguments.path, arguments.objective)
