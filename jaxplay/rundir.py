@@ -350,7 +350,17 @@ def absolute(path: pathlib.Path) -> pathlib.Path:
 
 
 def copy(folder: pathlib.Path, to: pathlib.Path) -> None:
-  """Copies a folder with all that is in it; there is no `to` yet."""
+  """Copies a folder with all that is in it; there is no `to` yet.
+
+  On a disk `to` is there once it is whole. Buckets cannot rename: there,
+  whoever copies has to know whether it came to the end.
+  """
+  if is_local(folder) and is_local(to):
+    partial = to.with_name(f"{to.name}.partial")
+    remove(partial)
+    shutil.copytree(folder, partial)
+    os.replace(partial, to)
+    return
   to.mkdir(parents=True, exist_ok=True)
   for path in folder.iterdir():
     if path.is_dir():

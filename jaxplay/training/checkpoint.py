@@ -191,10 +191,7 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
-  """Copies the checkpoint of a step into the folder of another run.
-
-  Not atomically: whoever copies has to know whether it came to the end.
-  """
+  """Copies the checkpoint of a step into the folder of another run."""
   rundir.remove(to / str(step))
   rundir.copy(folder / str(step), to / str(step))
   if not rundir.is_local(to):
