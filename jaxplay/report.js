@@ -5,7 +5,7 @@
 const report = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
 const isStudy = report.kind === "study";
-const isLadder = report.kind === "ladder";  // all of it is here: no choices
+const isPlain = report.kind === "plain";  // all of it is here: no choices
 
 const VERDICTS = {
   fail: "✕ fail", warn: "! warn", unknown: "? unknown", ok: "✓ ok",
@@ -106,7 +106,7 @@ function copyable(content) {
 let trials, ranked, byIndex, derived;
 
 function rank() {
-  if (isLadder) { trials = ranked = []; byIndex = new Map(); return; }
+  if (isPlain) { trials = ranked = []; byIndex = new Map(); return; }
   derived = report.objectives[state.metric]?.[state.select] ?? {};
   const columns = {...report.trials, objective: derived.objective, at: derived.at};
   trials = rowsOfColumns(columns);
@@ -661,7 +661,7 @@ const otherNote = el("p", {class: "soft", id: "other-objective"});
 
 // Redraws what depends on "objective", "picked" or "curves".
 function update(what) {
-  if (what === "objective" && !isLadder) {
+  if (what === "objective" && !isPlain) {
     rank();
     answerNode.replaceChildren(...answer().filter(Boolean));
     otherNote.textContent = isOwnObjective() ? ""
@@ -720,8 +720,19 @@ function plainTable([title, note, heads, rows]) {
       : el("p", {}, "Nothing is finished yet."));
 }
 
+function plainAnswer() {
+  const [first, ...rest] = report.said;
+  return [
+    first || report.settings ? el("div", {class: "card"},
+      first ? el("p", {}, el("strong", {}, first)) : null,
+      rest.map((sentence) => el("p", {}, sentence)),
+      report.settings ? copyable(report.settings) : null) : null,
+    ...report.tables.map(plainTable),
+  ];
+}
+
 function counted() {
-  if (isLadder) return "";
+  if (isPlain) return "";
   if (isStudy) return `${trials.length} trials: ${counts() || "none"}.`;
   return `${counts().slice(2)} at step ${trials[0].step} of`
     + ` ${trials[0].max_train_steps}.`;
@@ -730,13 +741,11 @@ function counted() {
 function build() {
   document.title = report.title;
   const sections = [
-    section("the-answer", "Answer", isLadder
-      ? report.tables.slice(0, -1).map(plainTable) : [answerNode]),
+    section("the-answer", "Answer", isPlain ? plainAnswer() : [answerNode]),
     section("checks", "Checks", [otherNote, checks()]),
     section("figures", "Figures",
-      [trials.length || isLadder ? figureSections() : null]),
-    section("points", "Points",
-      [isLadder ? plainTable(report.tables.at(-1)) : null]),
+      [trials.length || isPlain ? figureSections() : null]),
+    section("numbers", "Numbers", (report.numbers ?? []).map(plainTable)),
     section("table", "Trials", [isStudy && trials.length ? table() : null]),
     section("caveats", "Caveats of what was fixed", [caveats()]),
     section("provenance", "Provenance", [el("div", {class: "card"},
@@ -753,7 +762,7 @@ function build() {
         counted(),
         report.live ? " This page follows the study while it runs." : ""),
       report.notes ? el("p", {}, report.notes) : null,
-      isLadder || !Object.keys(report.objectives).length ? null
+      isPlain || !Object.keys(report.objectives).length ? null
         : objectiveChooser(),
       el("nav", {}, sections.map((node) =>
         el("a", {href: `#${node.id}`}, node.firstChild.textContent)))),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per study, run or ladder; figures as files.
+"""One self-contained HTML page per study, run, ladder or plan; figures too.
 
 Python computes, report.js shows. All that the page knows is one block of JSON
 in it: the trials as columns, each metric's values and what follows from them
@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ import vl_convert
 
 import jaxplay
 from jaxplay import finding, rundir
-from jaxplay.analysis import compare, plots, plots_ladder
+from jaxplay.analysis import compare, plots, plots_answer, plots_ladder
 from jaxplay.analysis import results as results_lib
+from jaxplay.planning import answer as answer_lib
 from jaxplay.planning import ladder as ladder_lib
 from jaxplay.planning import scaling
 from jaxplay.study import space as space_lib
@@ -150,21 +151,80 @@ def write_ladder(
     "cooldown": f"{ladder['cooldown_fraction']:g} of the steps,"
     f" {ladder['cooldown_shape']}",
   }
-  page = rundir.plain(
-    {
-      "kind": "ladder",
-      "title": f"Ladder {results.path.name}",
-      "goal": ladder["goal"],
-      "notes": ladder["notes"] + (f" No law yet: {why}." if why else ""),
-      "live": False,
-      "tables": _ladder_tables(results, law),
-      "groups": plots_ladder.GROUPS,
-      "figures": _figures(plots_ladder.figures(results, law)),
-      "findings": [found.as_json() for found in findings],
-      "provenance": _provenance(facts, provenance),
-    }
+  *tables, points = _ladder_tables(results, law)
+  _write_plain(
+    path,
+    title=f"Ladder {results.path.name}",
+    goal=ladder["goal"],
+    notes=ladder["notes"] + (f" No law yet: {why}." if why else ""),
+    tables=tables,
+    numbers=[points],
+    groups=plots_ladder.GROUPS,
+    figures=plots_ladder.figures(results, law),
+    findings=findings,
+    provenance=_provenance(facts, provenance),
   )
-  _write_page(page, path)
+
+
+def write_answer(
+  answer: answer_lib.Answer,
+  *,
+  path: str | os.PathLike,
+  title: str,
+  goal: str,
+  notes: str = "",
+  facts: Mapping[str, Any] = {},
+  provenance: Mapping[str, Any] = {},
+) -> None:
+  """Writes the page of a procedure's answer.
+
+  Args:
+    answer: The answer.
+    path: The HTML file; replaced atomically.
+    title: Such as "Plan steps".
+    goal: The question, in a sentence.
+    notes: How it was found out, in a sentence or two.
+    facts: Name -> text, of what was asked.
+    provenance: What made it.
+  """
+  _write_plain(
+    path,
+    title=title,
+    goal=goal,
+    notes=notes,
+    said=answer.said,
+    settings=answer_lib.as_config_lines(answer.settings) or None,
+    tables=[[t.title, t.note, t.heads, t.rows] for t in answer.tables],
+    groups={"pictures": ("Pictures", "")},
+    figures=plots_answer.figures(answer.pictures),
+    findings=answer.findings,
+    provenance=_provenance(facts, provenance),
+  )
+
+
+def _write_plain(
+  path, *, figures, findings, said=(), settings=None, numbers=(), **parts
+):
+  """Writes a page of which nothing is to be chosen."""
+  page = {
+    "kind": "plain",
+    "live": False,
+    "said": list(said),
+    "settings": settings,
+    "numbers": list(numbers),
+    "figures": _figures(figures),
+    "findings": [found.as_json() for found in findings],
+  }
+  _write_page(rundir.plain(page | parts), path)
+
+
+def answer_figures(
+  answer: answer_lib.Answer, folder: str | os.PathLike, format: str = "svg"
+) -> list[pathlib.Path]:
+  """Writes each picture of an answer into a file; as `figures`."""
+  drawn = plots_answer.figures(answer.pictures)
+  specs = {figure.name: plots_ladder.spec(figure) for figure in drawn}
+  return _write_figures(specs, folder, format)
 
 
 def ladder_figures(

@@ -39,11 +39,12 @@ _CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}
 _BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
 
 
-# What makes a directory a run, a study or a ladder.
+# What makes a directory a run, a study, a ladder or a plan.
 _KINDS = {
   "a run": "config.json",
   "a study": "study.json",
   "a ladder": "ladder.json",
+  "a plan": "plan.json",
 }
 
 
@@ -52,7 +53,7 @@ def refuse_other(path: str | os.PathLike, kind: str) -> None:
 
   Args:
     path: Of the directory, there or not.
-    kind: "a run", "a study" or "a ladder".
+    kind: "a run", "a study", "a ladder" or "a plan".
 
   Raises:
     jaxplay.UserError: It does.

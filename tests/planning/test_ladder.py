@@ -115,7 +115,7 @@ def test_an_unfinished_ladder(tmp_path):
   assert [point.size for point in results.points] == ["w64"]
   path = tmp_path / "report.html"
   report.write_ladder(results, None, [], path=path)
-  assert "Nothing" not in json.dumps(_payload(path)["tables"])
+  assert "Nothing" not in json.dumps(_payload(path))
   shutil.rmtree(tmp_path / "sizes")
   results = ladder.read(tmp_path)
   assert not results.points and results.spent is None
@@ -135,7 +135,7 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   law = scaling.fit(results.points)
   assert f"L(N, D) = {law.irreducible:.4g} + " in said
   page = _payload(made_up / "report.html")
-  tables = {title: rows for title, _, _, rows in page["tables"]}
+  tables = {t: rows for t, _, _, rows in page["tables"] + page["numbers"]}
   found = dict(row[:2] for row in tables["L(N, D) = E + A / N^a + B / D^b"])
   assert found["a"] == pytest.approx(law.exponent_n)
   assert len(tables["Points"]) == len(results.points)

@@ -1,0 +1,137 @@
+"""Draws the pictures of an answer: lines, points, bars, and rules."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+from altair.utils import schemapi
+
+from jaxplay.analysis import plots
+from jaxplay.planning import answer as answer_lib
+
+_INK = plots.GREY
+
+
+def figures(pictures: Sequence[answer_lib.Picture]) -> list[plots.Figure]:
+  """A figure for each picture; they hold their rows."""
+  with schemapi.debug_mode(False):
+    return [
+      plots.Figure(
+        name=picture.name,
+        group="pictures",
+        source="own",
+        chart=alt.layer(*_layers(picture)).properties(
+          width=plots.WIDTH, height=plots.HEIGHT
+        ),
+        caption=picture.caption,
+      )
+      for picture in pictures
+    ]
+
+
+def _layers(picture):
+  x, y = _axis(alt.X, "x:Q", picture.x), _axis(alt.Y, "y:Q", picture.y)
+  series = list(
+    dict.fromkeys(
+      row["series"]
+      for rows in (picture.points, picture.lines, picture.bars)
+      for row in rows
+    )
+  )
+  colour = _colour(series)
+  pale = _colour(series, legend=None)
+  tooltip = ["series:N", alt.Tooltip("x:Q", format=".4g")]
+  tooltip.append(alt.Tooltip("y:Q", format=".4g"))
+  layers = []
+  if picture.bars:
+    layers.append(
+      _data(picture, picture.bars)
+      .mark_bar(opacity=0.75)
+      .encode(x=x, x2="x2:Q", y=y, color=colour, tooltip=tooltip)
+    )
+  if any("low" in row for row in picture.lines):
+    layers.append(
+      _data(picture, [row for row in picture.lines if "low" in row])
+      .mark_area(opacity=0.2)
+      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=pale)
+    )
+  if picture.lines:
+    layers.append(
+      _data(picture, picture.lines)
+      .mark_line(strokeWidth=1.4)
+      .encode(x=x, y=y, color=colour, tooltip=tooltip)
+    )
+  if any("low" in row for row in picture.points):
+    layers.append(
+      _data(picture, [row for row in picture.points if "low" in row])
+      .mark_rule(strokeWidth=1.4)
+      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=pale)
+    )
+  if picture.points:
+    layers.append(
+      _data(picture, picture.points)
+      .mark_point(filled=True, size=50)
+      .encode(x=x, y=y, color=colour, tooltip=tooltip)
+    )
+  for label, value in picture.rules.items():
+    rule = alt.Chart(alt.InlineData([{"x": value, "label": label}]))
+    layers += [
+      rule.mark_rule(color=_INK, strokeDash=[4, 3]).encode(x=x),
+      rule.mark_text(
+        color=_INK, align="left", baseline="top", dx=4, fontSize=10
+      ).encode(
+        x=x, y=alt.value(2 + 13 * (len(layers) // 2 % 3)), text="label:N"
+      ),
+    ]
+  for label, value in picture.levels.items():
+    level = alt.Chart(alt.InlineData([{"y": value, "label": label}]))
+    layers += [
+      level.mark_rule(color=_INK, strokeDash=[4, 3]).encode(y=y),
+      level.mark_text(
+        color=_INK, align="right", baseline="bottom", dy=-2, fontSize=10
+      ).encode(x=alt.value(plots.WIDTH - 2), y=y, text="label:N"),
+    ]
+  return layers
+
+
+def _data(picture, rows):
+  """Rows as they can be drawn: finite, and above 0 on a logarithmic scale."""
+
+  def drawable(row):
+    return all(
+      math.isfinite(row[name]) and (row[name] > 0 or not axis.log)
+      for name, axis in (("x", picture.x), ("y", picture.y))
+    )
+
+  return alt.Chart(alt.InlineData([dict(r) for r in rows if drawable(r)]))
+
+
+def _axis(channel, field, axis) -> Any:
+  scale = alt.Scale(type="log" if axis.log else "linear", zero=False)
+  if axis.log:
+    scale = alt.Scale(type="log", nice=False, padding=8)
+  return channel(
+    field,
+    title=axis.title,
+    scale=scale,
+    axis=alt.Axis(format="~g", labelOverlap="greedy", tickCount=6),
+  )
+
+
+def _colour(series, **kwargs):
+  few = len(series) <= len(plots.COLOURS)
+  colours = (
+    {"range": list(plots.COLOURS[: len(series)])}
+    if few
+    else {"scheme": "turbo"}
+  )
+  if len(series) == 1:
+    kwargs = {"legend": None}
+  return alt.Color(
+    "series:N",
+    title=None,
+    sort=series,
+    scale=alt.Scale(domain=series, **colours),
+    **kwargs,
+  )

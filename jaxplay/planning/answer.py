@@ -1,0 +1,190 @@
+"""What a procedure of the playbook answers, and the directory of its work.
+
+    PLAN/plan.json        the question, its options and base config; the answer
+         provenance.json  what made it, as in a run
+         NAME/            a study that it ran, a study directory
+         findings.json    derived: decisions with their evidence
+         report.html      derived
+
+A procedure is a pure function of what its studies found, so nothing else is
+kept: killed, it is started again, and of studies that are finished it only
+reads the results.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import finding, rundir
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table of an answer; cells are texts, numbers or None."""
+
+  title: str
+  heads: Sequence[str]
+  rows: Sequence[Sequence[Any]]
+  note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+  """An axis of a picture.
+
+  Attributes:
+    title: With the unit.
+    log: Whether its scale is logarithmic; what is not above 0 is not drawn.
+  """
+
+  title: str
+  log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """What is to be drawn, as numbers; `analysis.plots_answer` draws it.
+
+  Attributes:
+    name: Title, unique in its answer.
+    x: Horizontal axis.
+    y: Vertical axis.
+    lines: Rows {x, y, series}, with low and high where there is a band.
+    points: Rows {x, y, series}, with low and high where there are error bars.
+    bars: Rows {x, x2, y, series} of a histogram.
+    rules: Label -> x of a dashed vertical line.
+    levels: Label -> y of a dashed horizontal line.
+    caption: What to see, in a sentence or two.
+  """
+
+  name: str
+  x: Axis
+  y: Axis
+  lines: Sequence[Mapping[str, Any]] = ()
+  points: Sequence[Mapping[str, Any]] = ()
+  bars: Sequence[Mapping[str, Any]] = ()
+  rules: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """A decision, how it came about, and what to write into the config.
+
+  Attributes:
+    said: The answer in a few sentences, the most important one first.
+    settings: Config key -> value to paste; empty: nothing is to be changed, or
+      nothing can be told, and then a finding says what is missing.
+    findings: Each rule that was applied, with its evidence.
+    tables: Of the page, and the first one of the terminal.
+    pictures: Of the page.
+    details: Numbers for programs, JSON values.
+  """
+
+  said: Sequence[str]
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  findings: Sequence[finding.Finding] = ()
+  tables: Sequence[Table] = ()
+  pictures: Sequence[Picture] = ()
+  details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def as_json(self) -> dict[str, Any]:
+    """Said, settings, details and findings; the rest is for people."""
+    return rundir.plain(
+      {
+        "said": list(self.said),
+        "settings": config_lib.as_json(self.settings),
+        "details": self.details,
+        "findings": [found.as_json() for found in self.findings],
+      }
+    )
+
+
+def as_config_lines(settings: Mapping[str, Any]) -> str:
+  """Lines of a config file: `config.max_train_steps = 1600`."""
+  return "\n".join(
+    f"config.{key} = {json.dumps(value) if isinstance(value, str) else value!r}"
+    for key, value in settings.items()
+  )
+
+
+class PlanDir:
+  """Reads and writes one plan directory."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path: pathlib.Path = rundir.at(path)
+    # The files that a plan shares with a run: provenance, findings, lock.
+    self.own = rundir.RunDir(path)
+
+  def plan(self) -> dict[str, Any]:
+    """What plan.json holds.
+
+    Raises:
+      jaxplay.UserError: There is no plan here.
+    """
+    plan = rundir.read_json(self.path / "plan.json")
+    if plan is None:
+      raise jaxplay.UserError(f"{str(self.path)!r} holds no plan")
+    return plan
+
+  def create(
+    self,
+    question: str,
+    options: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Makes the plan, or goes on with the one that is here.
+
+    Args:
+      question: Such as "steps".
+      options: What decides the outcome, JSON values.
+      config: The base config, nested as from `config.as_json`.
+
+    Raises:
+      jaxplay.UserError: Another plan is here, or something else.
+    """
+    rundir.refuse_other(self.path, "a plan")
+    asked = {"question": question, "options": options, "config": config}
+    asked = json.loads(json.dumps(rundir.plain(asked)))
+    here = rundir.read_json(self.path / "plan.json")
+    if here is not None:
+      self._check_same(here, asked)
+      return
+    self.own.create()
+    self.own.write_provenance(rundir.provenance("", {}))
+    rundir.write_json(self.path / "plan.json", asked | {"command": sys.argv})
+
+  def _check_same(self, here, asked):
+    what = None
+    if here["question"] != asked["question"]:
+      what = f"it answers {here['question']!r}"
+    elif here["config"] is not None and asked["config"] is not None:
+      changed = config_lib.differences(here["config"], asked["config"])
+      what = config_lib.changes(changed, 1) or None
+    if what is None and here["options"] != asked["options"]:
+      names = here["options"].keys() | asked["options"].keys()
+      pairs = {
+        n: (here["options"].get(n), asked["options"].get(n)) for n in names
+      }
+      name, (old, new) = next(
+        (n, pair) for n, pair in sorted(pairs.items()) if pair[0] != pair[1]
+      )
+      what = f"--{name} was {old!r} and is now {new!r}"
+    if what is not None:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds another plan: {what}; use another workdir"
+      )
+
+  def write(self, answer: Answer) -> None:
+    """Writes the answer into plan.json, and findings.json."""
+    rundir.write_json(
+      self.path / "plan.json", self.plan() | {"answer": answer.as_json()}
+    )
+    self.own.write_findings([found.as_json() for found in answer.findings])
