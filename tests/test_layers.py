@@ -27,7 +27,8 @@ FLOORS = {
   **{name: GROUND for name in NEIGHBOURS},
   "analysis": (*GROUND, *NEIGHBOURS),
   "report": (*GROUND, *NEIGHBOURS, "analysis"),
-  "cli": (*GROUND, *NEIGHBOURS, "analysis", "report"),
+  "procedures": (*GROUND, *NEIGHBOURS, "analysis"),
+  "cli": (*GROUND, *NEIGHBOURS, "analysis", "report", "procedures"),
 }
 # What is read from a run directory must not need the machine that made it.
 NEEDS_NO_JAX = ("training", "models")

@@ -42,10 +42,10 @@ def next_study(
     results: The last study.
     findings: Its checklist, as from `checklist.check_study`.
   """
-  study = results.study
+  study, findings = results.study, list(findings)
   told = _by_check(findings)
   domains = [_next_domain(results, p, told) for p in results.space.parameters]
-  steps, steps_reason = _next_steps(study, told)
+  steps, steps_reason = next_steps(study, findings)
   overrides = dict(study["overrides"])
   if steps != study["config"]["max_train_steps"]:
     overrides["max_train_steps"] = steps
@@ -184,8 +184,11 @@ def _rounded(parameter, value):
   return min(max(value, parameter.low), parameter.high)
 
 
-def _next_steps(study, told):
-  """(max_train_steps, reason)."""
+def next_steps(
+  study: Mapping[str, Any], findings: Iterable[finding.Finding]
+) -> tuple[int, str]:
+  """The number of steps after that of a study, and why; see rule 4."""
+  told = _by_check(findings)
   old = study["config"]["max_train_steps"]
   steps = told.get("max_train_steps")
   if steps and steps.evidence["share_best_in_first_tenth"] >= 0.9:

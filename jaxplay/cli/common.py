@@ -370,5 +370,26 @@ class Console:
       self._bar.close()
 
 
+def as_table(heads, rows):
+  """Columns side by side, numbers to the right."""
+  cells = [
+    [short(cell) if cell is not None else "-" for cell in r] for r in rows
+  ]
+  numeric = [
+    all(
+      isinstance(row[i], int | float) or row[i] in ("-", None) for row in rows
+    )
+    for i in range(len(heads))
+  ]
+  widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+  return "\n".join(
+    "  ".join(
+      f"{cell:>{width}}" if right else f"{cell:<{width}}"
+      for cell, width, right in zip(row, widths, numeric, strict=True)
+    ).rstrip()
+    for row in (list(heads), *cells)
+  )
+
+
 def short(value):
   return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,329 +1,246 @@
-"""The verbs that plan: `jaxplay plan topology`."""
+"""`jaxplay plan QUESTION`: the playbook's procedures as commands."""
 
-import dataclasses
+import argparse
 import json
-import math
 
 import jaxplay
-from jaxplay.cli import common
-
-_HERE = "here"
-# A batch that doubles more often than this from what was asked for is not what
-# anybody looks for.
-_MOST_DOUBLINGS = 12
+from jaxplay.cli import common, topology
+from jaxplay.cli import study as study_verbs
 
 
 def add(verbs):
   plan = verbs.add_parser(
     "plan",
-    help="what a run would need, and how fast it would be",
-    description="Answers questions before anything is paid for.",
+    help="the playbook's procedures: steps, stability, topology, ...",
+    description="Each question runs the playbook's own procedure, decides by"
+    " its rules, shows its evidence, and ends with the lines to paste into the"
+    " config. The same command resumes.",
   )
   plan = plan.add_subparsers(metavar="QUESTION", required=True)
+  _add_steps(plan)
+  topology.add(plan)
 
-  topology = plan.add_parser(
-    "topology",
-    help="memory, communication and speed on TPUs that are not here",
+
+# What the questions share.
+
+
+def _add_question(plan, name, help, *, config=True, trains=True):
+  """A question; its config and its folder."""
+  verb = plan.add_parser(
+    name,
+    help=help,
     allow_abbrev=False,
-    epilog="Config keys are set by --config.KEY=VALUE.",
+    epilog="Config keys are set by --config.KEY=VALUE." if config else None,
   )
-  topology.add_argument(
-    "--config", required=True, metavar="FILE", help="experiment file, or :ARG"
+  if config:
+    verb.add_argument("--config", metavar="FILE", help="experiment file[:ARG]")
+  verb.add_argument(
+    "--workdir",
+    type=common.folder,
+    required=trains,
+    metavar="PLAN",
+    help="folder of the plan, with its studies and its report",
   )
-  topology.add_argument(
-    *("--topology", "--topologies"),
-    required=True,
-    metavar="T[,T...]",
-    dest="topologies",
-    help="such as v5e:16x16, or 2*v5p:4x4x8 for two slices; 'here': the devices"
-    " of this machine, with a measured step",
+  verb.add_argument("--json", action="store_true", help="the answer as JSON")
+  verb.add_argument(
+    "--figures",
+    type=common.folder,
+    metavar="DIR",
+    help="write each picture as an SVG file, too",
   )
-  topology.add_argument(
-    "--batch_sizes",
-    type=common.numbers,
-    metavar="B[,B...]",
-    help="examples per update; default: the config's",
-  )
-  topology.add_argument(
-    "--largest",
-    action="store_true",
-    help="find the largest batch that fits, too: doubles until it does not",
-  )
-  topology.add_argument("--json", action="store_true", help="as JSON")
-  topology.add_argument(
-    "--fake_devices",
-    type=common.number,
-    metavar="N",
-    help="'here': emulate N devices on the CPU",
-  )
-  topology.set_defaults(verb=_topology)
+  if trains:
+    common.add_devices(verb)
+    # Of the runner that trains the trials.
+    verb.set_defaults(runner="population", retry_failed=False)
+  return verb
 
 
-def _topology(arguments, rest):
+def _config(arguments, rest):
   from jaxplay import config as config_lib
 
+  if arguments.config is None:
+    raise jaxplay.UserError("--config is missing: the experiment file to plan")
   config = config_lib.load(
     arguments.config, common.overrides(rest, vars(arguments))
   )
   config_lib.validate(config)
-  names = arguments.topologies.split(",")
-  if _HERE in names:
-    common.start_jax(arguments)
-  else:
-    common.quiet_without_tpu()
+  return config
 
-    import jax
 
-    jax.config.update("jax_platforms", "cpu")
+def _lab(arguments, config):
+  """Where the studies of a plan run; its examples can be counted."""
+  from jaxplay.procedures import lab as lab_lib
 
-  from jaxplay.training import topology
+  def train(directory, jobs):
+    return study_verbs.train_jobs(arguments, directory, jobs)[0]
 
-  # All names are looked at before the first is compiled for, which may take
-  # minutes.
-  found = {name: _devices(name, topology) for name in names}
-  cases = []
-  for name, (devices, shape) in found.items():
-    for size in arguments.batch_sizes or [config.batch_size]:
-      sized = _with_batch(config, size)
-      topology.check(sized, devices)
-      cases.append((name, devices, shape, sized))
-  rows = []
-  for name, devices, shape, sized in cases:
-    row = _case(name, devices, shape, sized)
-    if arguments.largest:
-      row["largest_batch"] = _largest(sized, devices, row)
-    rows.append(row)
-    if not arguments.json and len(cases) > 1:
-      told = "fits" if row["fits"] else "does not fit"
-      print(f"{name}, batch {sized.batch_size}: {told}", flush=True)
+  tell = (lambda _: None) if arguments.json else print
+  return lab_lib.Lab(arguments.workdir, train=train, tell=tell)
+
+
+def _num_train(config):
+  """Examples of the training split."""
+  from jaxplay.training import train
+
+  return train.load_dataset(config).splits["train"].num_examples
+
+
+def _run(arguments, question, options, config, goal, procedure):
+  """Answers a question in its folder, and shows the answer."""
+  from jaxplay import config as config_lib
+  from jaxplay.planning import answer as answer_lib
+  from jaxplay.procedures import lab as lab_lib
+
+  directory = answer_lib.PlanDir(arguments.workdir)
+  directory.create(question, options, config and config_lib.as_json(config))
+  with directory.own.lock():
+    try:
+      answer = procedure(_lab(arguments, config))
+    except lab_lib.Stopped:
+      print("stopped; the same command goes on where it was")
+      return common.EXIT_PREEMPTED
+  directory.write(answer)
+  return show(arguments, question, answer, goal, directory)
+
+
+def show(arguments, question, answer, goal, directory=None):
+  """The answer on the terminal, its page and its pictures."""
+  from jaxplay import report
+
+  if directory is not None:
+    plan = directory.plan()
+    report.write_answer(
+      answer,
+      path=directory.path / "report.html",
+      title=f"Plan {question}: {directory.path.name}",
+      goal=goal,
+      facts={
+        "plan": str(directory.path),
+        "command": " ".join(plan["command"]),
+        "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
+      },
+      provenance=directory.own.provenance() or {},
+    )
+  if arguments.figures:
+    report.answer_figures(answer, arguments.figures)
   if arguments.json:
-    print(json.dumps(rows, indent=1))
-  else:
-    print(_as_table(rows))
+    print(json.dumps(answer.as_json(), indent=1))
+    return 0
+  for table in answer.tables[:1]:
+    print(common.as_table(table.heads, table.rows))
+    print()
+  for sentence in answer.said:
+    print(sentence)
+  for found in answer.findings:
+    if found.verdict in ("warn", "fail") and found.advice not in answer.said:
+      print(f"  {found.verdict}: {found.check}: {found.advice}")
+  from jaxplay.planning import answer as answer_lib
+
+  if answer.settings:
+    print("\nfor the config:")
+    for line in answer_lib.as_config_lines(answer.settings).split("\n"):
+      print(f"  {line}")
+  if directory is not None:
+    print(f"report: {directory.path / 'report.html'}")
   return 0
 
 
-def _devices(name, topology):
-  """(devices, chips along each dimension of a slice)."""
-  import jax
-
-  if name == _HERE:
-    return jax.devices(), (jax.local_device_count(),)
-  found = topology.topology(name)
-  return found.devices, found.shape
-
-
-def _with_batch(config, size):
-  sized = config.copy_and_resolve_references()
-  with sized.unlocked():
-    sized.batch_size = size
-    sized.eval_batch_size = max(size, config.eval_batch_size)
-  return sized
-
-
-def _case(name, devices, shape, config):
-  """What is known of a config on a topology, as JSON."""
-  from jaxplay import config as config_lib
-  from jaxplay.planning import program, roofline
-  from jaxplay.training import probe, topology
-
-  compiled = topology.compile_for(config, devices)
-  kind = devices[0].device_kind
-  chip = roofline.chip(kind)
-  measured = None
-  if name == _HERE:
-    measured = probe.step_seconds(config)
-    if chip is None:
-      chip = dataclasses.replace(
-        roofline.UNKNOWN, source="measured here", **probe.peaks()
-      )
-  row = {
-    "topology": name,
-    "kind": kind,
-    "chips": len(devices),
-    "mesh": config_lib.mesh_sizes(config.mesh, len(devices)),
-    "batch_size": config.batch_size,
-    "memory": dict(compiled.memory),
-    "chip": chip and dataclasses.asdict(chip),
-    "compile_seconds": compiled.seconds,
-    "fits": not compiled.too_large,
-    "too_large": compiled.too_large,
-  }
-  if compiled.too_large:
-    return row
-  traffic = program.traffic(compiled.text)
-  row |= {
-    "eval_bytes": compiled.eval_bytes,
-    "flops": compiled.flops,
-    "flops_source": compiled.flops_source,
-    "memory_traffic_bytes": traffic.memory_bytes,
-    "collectives": _by_kind(traffic.collectives),
-    "unknown_loops": traffic.unknown_loops,
-  }
-  if measured is not None:
-    row["measured_seconds"] = measured
-  if chip is None:
-    return row
-  line = roofline.estimate(
-    chip,
-    flops=compiled.flops,
-    memory_bytes=traffic.memory_bytes,
-    collectives=traffic.collectives,
-    slice_shape=shape,
-  )
-  low, high = line.step_seconds
-  return row | {
-    "intensity": line.intensity,
-    "seconds": dict(line.seconds),
-    "bound": line.bound,
-    "step_seconds": [low, high],
-    "examples_per_second": [config.batch_size / t for t in (high, low)],
-    "efficiency": list(line.efficiency),
-  }
-
-
-def _by_kind(collectives):
-  kinds: dict = {}
-  for one in collectives:
-    sums = kinds.setdefault(
-      one.kind, {"times": 0, "wire_bytes": 0.0, "network_bytes": 0.0}
+def _range(text):
+  """Type of a range of learning rates: "0.001:1"."""
+  low, _, high = text.partition(":")
+  try:
+    low, high = float(low), float(high)
+  except ValueError:
+    low = high = 0.0
+  if not 0 < low < high < float("inf"):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be LOW:HIGH, such as 0.001:1"
     )
-    sums["times"] += one.times
-    sums["wire_bytes"] += one.wire_bytes
-    if one.between_slices:
-      sums["network_bytes"] += one.wire_bytes
-  return kinds
+  return low, high
 
 
-def _largest(config, devices, row):
-  """The largest batch that fits, by doubling or halving; None: none does."""
-  from jaxplay import config as config_lib
-  from jaxplay.training import topology
-
-  def fits(size):
-    sized = _with_batch(config, size)
-    try:
-      config_lib.validate(sized, len(devices))
-    except jaxplay.UserError:  # Fewer examples than devices.
-      return None
-    return not topology.compile_for(sized, devices).too_large
-
-  size = config.batch_size
-  for _ in range(_MOST_DOUBLINGS):
-    if row["fits"]:
-      if not fits(2 * size):
-        return size
-      size *= 2
-    else:
-      size //= 2
-      outcome = fits(size) if size else None
-      if outcome is None or outcome:
-        return size if outcome else None
-  return size
+def _rates(arguments, config):
+  """The range asked for, or 1.5 decades to each side of the config's rate."""
+  rate = config.hparams.learning_rate
+  return arguments.learning_rates or (rate / 30, rate * 30)
 
 
-def _as_table(rows):
-  """The cases side by side."""
-  lines: list[tuple[str, list[str]]] = []
-
-  def line(title, of_row):
-    lines.append((title, [of_row(row) for row in rows]))
-
-  def of(key, form=common.short):
-    return lambda row: form(row[key]) if row.get(key) is not None else "-"
-
-  line("", of("topology"))
-  line("chips", of("chips"))
-  line("kind", of("kind"))
-  line("mesh", lambda row: _mesh(row["mesh"]))
-  line("batch size", of("batch_size"))
-  line("fits", lambda row: "yes" if row["fits"] else "NO")
-  line(
-    "memory of a chip", lambda row: _bytes((row["chip"] or {}).get("memory"))
+def _add_rates(verb):
+  verb.add_argument(
+    "--learning_rates",
+    type=_range,
+    metavar="LOW:HIGH",
+    help="range of the sweep; default: the config's rate / 30 to * 30",
   )
-  for part in ("parameters", "optimizer", "averages", "other", "batch"):
-    line(f"  {part}", lambda row, p=part: _bytes(row["memory"].get(p)))
-  line("  temporaries", lambda row: _bytes(row["memory"].get("temporaries")))
-  line("  of a step", lambda row: _bytes(_total(row)))
-  line("  of an evaluation", of("eval_bytes", _bytes))
-  if any("largest_batch" in row for row in rows):
-    line("largest batch found", of("largest_batch"))
-  line("FLOPs of a step", of("flops"))
-  line("  counted by", of("flops_source", str))
-  line("memory traffic", of("memory_traffic_bytes", _bytes))
-  line("FLOPs per byte", of("intensity"))
-  kinds = {kind for row in rows for kind in row.get("collectives", {})}
-  for kind in sorted(kinds):
-    line(f"{kind}s", lambda row, k=kind: _exchange(row, k))
-  line("least time, ms", lambda row: "")
-  for part in ("compute", "memory", "links", "network"):
-    line(f"  of {part}", lambda row, p=part: _ms(row.get("seconds", {}).get(p)))
-  line("step, ms", lambda row: _between(row.get("step_seconds"), _ms))
-  if any("measured_seconds" in row for row in rows):
-    line("measured step, ms", lambda row: _ms(row.get("measured_seconds")))
-  line("bound by", of("bound", str))
-  line(
-    "examples per second",
-    lambda row: _between(row.get("examples_per_second"), common.short),
+
+
+# plan steps
+
+
+def _add_steps(plan):
+  steps = _add_question(
+    plan, "steps", "how many steps to train: a first value, or the next"
   )
-  line("of the peak", lambda row: _between(row.get("efficiency"), _percent))
-  line("seconds to compile", of("compile_seconds"))
-  widths = [
-    max(len(v) for v in column)
-    for column in zip(*(values for _, values in lines), strict=True)
-  ]
-  first = max(len(title) for title, _ in lines)
-  told = [
-    f"{title:<{first}}  "
-    + "  ".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))
-    for title, values in lines
-  ]
-  for row in rows:
-    if row["too_large"]:
-      told.append(f"{row['topology']}: {row['too_large']}")
-  sources = {row["chip"]["source"] for row in rows if row["chip"]}
-  told += [
-    "Of one device. Estimates, but what is called measured; ranges: if all is"
-    " overlapped, and if nothing is.",
-    f"Peaks: {'; '.join(sorted(sources)) or 'none known of these devices'}",
-  ]
-  return "\n".join(text.rstrip() for text in told)
+  steps.add_argument(
+    "--from",
+    dest="study",
+    metavar="STUDY",
+    help="judge by where the trials of a study were best, and train nothing",
+  )
+  _add_rates(steps)
+  steps.add_argument(
+    "--steps",
+    type=common.number,
+    metavar="N",
+    help="of each trial of the sweep; default: config.max_train_steps",
+  )
+  steps.add_argument(
+    "--fit",
+    default="train/error_rate<=0",
+    metavar="'METRIC<=X'",
+    help="what counts as a fitted training set, over an epoch; default:"
+    " train/error_rate<=0",
+  )
+  steps.set_defaults(verb=_steps)
 
 
-def _mesh(sizes):
-  split = [f"{axis} {size}" for axis, size in sizes.items() if size > 1]
-  return " x ".join(split) or "one device"
+def _steps(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.planning import steps as planning
+  from jaxplay.procedures import steps
 
-
-def _total(row):
-  memory = row["memory"]
-  return sum(memory.values()) if "temporaries" in memory else None
-
-
-def _exchange(row, kind):
-  of_kind = row.get("collectives", {}).get(kind)
-  if of_kind is None:
-    return "-"
-  return f"{of_kind['times']:,} of {_bytes(of_kind['wire_bytes'])}"
-
-
-def _bytes(number):
-  from jaxplay.training import dry_run
-
-  known = number is not None and not math.isnan(number)
-  return dry_run.told_bytes(number) if known else "-"
-
-
-def _ms(seconds):
-  return "-" if seconds is None else f"{1e3 * seconds:.3g}"
-
-
-def _percent(share):
-  return f"{100 * share:.0f}%"
-
-
-def _between(pair, form):
-  if pair is None:
-    return "-"
-  low, high = map(form, pair)
-  return low if low == high else f"{low} to {high}"
+  if arguments.study is not None:
+    common.no_more(rest, arguments)
+    results = results_lib.read_study(arguments.study)
+    return _run(
+      arguments,
+      "steps",
+      {"from": arguments.study},
+      None,
+      "Were the trials of the study as long as they should be?",
+      lambda lab: steps.from_study(results),
+    )
+  config = _config(arguments, rest)
+  target = planning.Target.parse(arguments.fit)
+  low, high = _rates(arguments, config)
+  length = arguments.steps or config.max_train_steps
+  options = {
+    "learning_rates": [low, high],
+    "steps": length,
+    "fit": str(target),
+  }
+  return _run(
+    arguments,
+    "steps",
+    options,
+    config,
+    steps.GOAL,
+    lambda lab: steps.sweep(
+      lab,
+      config,
+      learning_rates=(low, high),
+      max_train_steps=length,
+      target=target,
+      num_train=_num_train(config),
+    ),
+  )

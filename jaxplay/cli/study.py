@@ -209,14 +209,25 @@ def _slice(text, num):
 
 def _run_jobs(arguments, directory, jobs):
   """Runs jobs of a study by the runner that was asked for."""
-  from jaxplay.study import runners
-
   if arguments.retry_failed:
     for job in jobs:
       job.forgive()
   if not any(job.is_open() for job in jobs):
     print("nothing to run")
     return _close_study(arguments, directory, jobs)
+  finished, is_told = train_jobs(arguments, directory, jobs)
+  if not is_told:  # One host says how it went.
+    return 0 if finished else common.EXIT_PREEMPTED
+  if not finished:
+    print("stopped; the same command goes on where it was")
+    return common.EXIT_PREEMPTED
+  return _close_study(arguments, directory, jobs)
+
+
+def train_jobs(arguments, directory, jobs):
+  """Trains jobs; (whether the end was reached, whether this host speaks)."""
+  from jaxplay.study import runners
+
   console = common.Console(
     quiet=bool(arguments.process_id),
     names=("trials", "best", "infeasible"),
@@ -234,12 +245,7 @@ def _run_jobs(arguments, directory, jobs):
       )
     else:
       finished = _run_populations(arguments, directory, jobs, progress, console)
-  if console.quiet:  # One host says how it went.
-    return 0 if finished else common.EXIT_PREEMPTED
-  if not finished:
-    print("stopped; the same command goes on where it was")
-    return common.EXIT_PREEMPTED
-  return _close_study(arguments, directory, jobs)
+  return finished, not console.quiet
 
 
 def _device_options(arguments):

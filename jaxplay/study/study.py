@@ -88,6 +88,20 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     )
   config_file = config_lib.beside(path, study.config)
   config = config_lib.load(config_file)
+  study = dataclasses.replace(study, config=config_file)
+  return define(study, config, path)
+
+
+def define(
+  study: Study, config: ml_collections.ConfigDict, path: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+  """Checks a study of a config, which gets the study's overrides; see `load`.
+
+  Args:
+    study: The study, whose `config` says where the config is from.
+    config: The base config.
+    path: Of the study file, if there is one.
+  """
   for key, value in study.overrides.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
@@ -107,7 +121,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
   definition = {
     "goal": study.goal,
     "notes": study.notes,
-    "config_file": config_file,
+    "config_file": study.config,
     "overrides": config_lib.as_json(study.overrides),
     "config": config_lib.as_json(config),
     "space": space.as_json(),

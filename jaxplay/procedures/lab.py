@@ -1,0 +1,167 @@
+"""Where a procedure runs its studies: a folder, and what trains in it.
+
+A study that is finished is only read. So a procedure needs no memory of its
+own: killed and started again, it takes the same decisions from the same
+results, and trains what is missing.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import rundir
+from jaxplay.analysis import results as results_lib
+from jaxplay.study import runners
+from jaxplay.study import space as space_lib
+from jaxplay.study import study as study_lib
+
+RATE = "hparams.learning_rate"
+
+
+class Stopped(Exception):
+  """A signal asked to stop; the same command goes on."""
+
+
+class Lab:
+  """Runs studies and measurements in a folder, each once."""
+
+  def __init__(
+    self,
+    path,
+    *,
+    train: Callable[[study_lib.StudyDir, Sequence[runners.Job]], bool],
+    tell: Callable[[str], None],
+  ):
+    """Makes nothing yet.
+
+    Args:
+      path: The folder, of a plan.
+      train: Trains jobs of a study to their end; False: it was asked to stop.
+      tell: Called with sentences.
+    """
+    self.path, self.tell = rundir.at(path), tell
+    self._train = train
+
+  def within(self, name: str) -> "Lab":
+    """The lab of a folder in this one."""
+    return Lab(self.path / name, train=self._train, tell=self.tell)
+
+  def study(
+    self, name: str, study: study_lib.Study, config: ml_collections.ConfigDict
+  ) -> results_lib.Results:
+    """Runs what is not finished of a study, and reads it.
+
+    Args:
+      name: Of its folder.
+      study: What to run.
+      config: The base config; not changed.
+
+    Raises:
+      Stopped: Asked to stop.
+      jaxplay.UserError: The study is refused, or all of its trials crashed.
+    """
+    config = config.copy_and_resolve_references()
+    definition, _ = study_lib.define(study, config)
+    directory = study_lib.StudyDir(self.path / name)
+    directory.create(definition)
+    points = directory.points()
+    jobs = [
+      runners.Job(
+        f"trials/{index:04d}",
+        directory.trial(index),
+        study_lib.trial_config(definition["config"], point),
+      )
+      for index, point in enumerate(points)
+    ]
+    steps = jobs[0].config.max_train_steps
+    return self._run(
+      directory, jobs, f"{name}: {len(jobs)} trials of {steps:,} steps"
+    )
+
+  def rerun(self, name: str, index: int, seeds: int) -> results_lib.Results:
+    """Runs trial `index` of the study `name` with so many other seeds."""
+    directory = study_lib.StudyDir(self.path / name)
+    study, point = directory.study(), directory.points()[index]
+    first = study["config"]["seed"] + 1
+    jobs = [
+      runners.Job(
+        f"reruns/{index:04d}/{seed}",
+        directory.rerun(index, seed),
+        study_lib.trial_config(study["config"], point, seed=seed),
+      )
+      for seed in range(first, first + seeds)
+    ]
+    return self._run(
+      directory, jobs, f"{name}: trial {index} with {seeds} seeds"
+    )
+
+  def _run(self, directory, jobs, what):
+    if any(job.is_open() for job in jobs):
+      self.tell(what)
+      if not self._train(directory, jobs):
+        raise Stopped
+    statuses = [job.run.status() for job in jobs]
+    crashed = [s for s in statuses if s.get("status") == "failed"]
+    if len(crashed) == len(jobs):
+      raise jaxplay.UserError(
+        f"every trial of {str(directory.path)!r} crashed:"
+        f" {crashed[0].get('reason')}"
+      )
+    return results_lib.read_study(directory.path)
+
+  def sweep(
+    self,
+    name: str,
+    rates: Sequence[float],
+    config: ml_collections.ConfigDict,
+    *,
+    goal: str,
+    overrides: Mapping[str, Any] = {},
+    objective: str = "",
+  ) -> results_lib.Results:
+    """A study of the learning rate alone, at the given rates, in order."""
+    study = study_lib.Study(
+      goal=goal,
+      config="",
+      space={RATE: space_lib.Float(min(rates), max(rates), scale="log")},
+      algorithm="explicit",
+      points=[{RATE: rate} for rate in rates],
+      overrides=overrides,
+      objective=objective,
+    )
+    return self.study(name, study, config)
+
+  def once(self, name: str, measure: Callable[[], Any]) -> Any:
+    """What `measure()` returns, JSON values, kept in NAME.json."""
+    path = self.path / f"{name}.json"
+    found = rundir.read_json(path)
+    if found is None:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      rundir.write_json(path, measure())
+      found = rundir.read_json(path)
+    return found
+
+
+def rates(low: float, high: float, per_decade: int = 4) -> list[float]:
+  """Learning rates from `low` to `high`, even on the log scale, two digits.
+
+  Args:
+    low: The first, above 0.
+    high: The last.
+    per_decade: How many for each factor of ten, at least.
+  """
+  number = max(2, math.ceil(per_decade * math.log10(high / low)) + 1)
+  found = [float(f"{rate:.2g}") for rate in np.geomspace(low, high, number)]
+  return sorted(set(found))
+
+
+def constant(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Overrides that make a rate constant from the first step on."""
+  changes = {"schedule": "constant", "hparams.warmup_steps": 0}
+  flat = config_lib.flatten(config)
+  return {key: value for key, value in changes.items() if flat[key] != value}

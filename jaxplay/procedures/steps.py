@@ -1,0 +1,173 @@
+"""`plan steps`: a first number of training steps, or the next one."""
+
+import numpy as np
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.analysis import checklist, refine
+from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
+from jaxplay.planning import answer as answer_lib
+from jaxplay.planning import steps as planning
+from jaxplay.procedures import lab as lab_lib
+
+GOAL = "How many steps are enough to fit the training set?"
+
+# What keeps a model from fitting its training set, or makes gradients noisier.
+_OFF = {
+  "dataset.augment": "none",
+  "model.dropout": False,
+  "hparams.weight_decay": 0.0,
+  "hparams.label_smoothing": 0.0,
+  "hparams.z_loss": 0.0,
+}
+_LINES = 200  # of each trial
+
+
+def switched_off(config) -> dict:
+  """What the sweep changes in a config, apart from its rates and length."""
+  flat = config_lib.flatten(config)
+  off = {key: value for key, value in _OFF.items() if flat[key] != value}
+  return lab_lib.constant(config) | off
+
+
+def sweep(
+  lab: lab_lib.Lab,
+  config,
+  *,
+  learning_rates: tuple[float, float],
+  max_train_steps: int,
+  target: planning.Target,
+  num_train: int,
+) -> answer_lib.Answer:
+  """A sweep of constant learning rates; see `planning.steps`.
+
+  Args:
+    lab: Where to run it.
+    config: The base config.
+    learning_rates: Lowest and highest.
+    max_train_steps: Of each trial.
+    target: What counts as fitted: a training metric.
+    num_train: Examples of the training split.
+
+  Raises:
+    jaxplay.UserError: No trial logs that metric.
+  """
+  off = switched_off(config)
+  epoch = num_train / config.batch_size
+  overrides = off | {
+    "max_train_steps": max_train_steps,
+    "log_every": max(1, min(round(epoch), max_train_steps // _LINES)),
+    "eval_every": max_train_steps,
+    "checkpoint_every": max(max_train_steps // 4, 1),
+    "num_predictions": 0,
+    "export": False,
+    "averages": (),
+    "weights": "raw",
+  }
+  results = lab.sweep(
+    "sweep",
+    lab_lib.rates(*learning_rates),
+    config,
+    goal=GOAL,
+    overrides=overrides,
+  )
+  if results.metrics and target.metric not in results.metrics:
+    known = [name for name in results.metrics if name.startswith("train/")]
+    raise jaxplay.UserError(
+      f"no trial logged {target.metric!r}; --fit can be of {', '.join(known)}"
+    )
+  ended = [t for t in results.trials if t.status in ("completed", "infeasible")]
+  rates = {t.index: t.point[lab_lib.RATE] for t in ended}
+  fits = [
+    planning.Fit(
+      rate=rates[trial.index],
+      status=trial.status,
+      steps=target.reached(trial.curves, epoch)
+      if trial.status == "completed"
+      else None,
+      least=trial.best(target.metric)[0],
+    )
+    for trial in ended
+  ]
+  curves = {
+    rates[trial.index]: trial.curves[target.metric]
+    for trial in ended
+    if target.metric in trial.curves
+  }
+  return planning.sweep_answer(fits, curves, target, max_train_steps, off)
+
+
+def from_study(results: results_lib.Results) -> answer_lib.Answer:
+  """The next number of steps, from where the trials of a study were best.
+
+  Raises:
+    jaxplay.UserError: No trial has a value yet.
+  """
+  if not results.ranked:
+    raise jaxplay.UserError(
+      f"{str(results.path)!r} has no completed trial yet, so there is no best"
+      " step to look at"
+    )
+  findings = [
+    checklist.max_train_steps(results),
+    checklist.compute_bound(results),
+    *(
+      found
+      for found in checklist.check_study(results)
+      if (found.check, found.subject) == ("saturated_early", "all trials")
+    ),
+  ]
+  old = results.study["config"]["max_train_steps"]
+  steps, reason = refine.next_steps(results.study, findings)
+  unknown = [f for f in findings if f.verdict == "unknown"]
+  if steps != old:
+    said = [f"Train for {steps:,} steps: {reason}."]
+  elif len(unknown) > 1 or findings[0].verdict == "unknown":
+    said = [f"It cannot be told: {unknown[0].advice}"]
+  else:
+    said = [f"{old:,} steps are right: {_where(findings[0])}."]
+  bound = findings[1]
+  if bound.verdict in ("ok", "warn"):
+    count, judged = bound.evidence["compute_bound"], bound.evidence["judged"]
+    is_bound = "is" if bound.verdict == "warn" else "is not"
+    said.append(
+      f"The workload {is_bound} compute-bound ({count} of the {judged} best"
+      " trials still improve at their end and have not fitted the training"
+      " set)."
+    )
+  shares = trials_lib.best_steps(results)
+  values = [results.value(trial) for trial in results.ranked]
+  late = np.mean(shares > 0.75)
+  return answer_lib.Answer(
+    said=said,
+    settings={"max_train_steps": steps} if steps != old else {},
+    findings=findings,
+    pictures=[
+      answer_lib.Picture(
+        "best step of each trial",
+        answer_lib.Axis("best step, share of all steps"),
+        answer_lib.Axis(f"{results.select} {results.objective}"),
+        points=[
+          dict(x=float(x), y=y, series="trial")
+          for x, y in zip(shares, values, strict=True)
+        ],
+        rules={"first tenth": 0.1, "last quarter": 0.75},
+        caption=f"{late:.0%} of the trials are best in the last quarter."
+        " Always in the first tenth: too long. Mostly in the last quarter:"
+        " train longer, and re-tune the decay.",
+      )
+    ],
+    details=dict(steps=steps, max_train_steps=old, best_step_shares=shares),
+  )
+
+
+def _where(found):
+  early = found.evidence.get("share_best_in_first_tenth")
+  late = found.evidence.get("share_best_in_last_quarter")
+  if early is None:
+    return "nothing says otherwise"
+  return (
+    f"{early:.0%} of the better trials are best in the first tenth of them,"
+    f" {late:.0%} in the last quarter"
+  )
