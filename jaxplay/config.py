@@ -126,6 +126,7 @@ def base() -> ml_collections.ConfigDict:
   model.patch_size = 4  # vit: height and width of a patch
   model.remat = "none"  # vit, lm: what of a block is computed again in the
   # backward pass: "none", "dots" (all but products of matrices) or "full"
+  model.strides = (1, 2, 2)  # wide_resnet: of the first block of each stage
   model.stem = "small"  # resnet: "small" (3x3) or "imagenet" (7x7, pooling)
   model.norm = "none"  # one of NORMS
   model.virtual_batch_size = 64  # norm ghost: examples per group
@@ -264,6 +265,7 @@ _USED_BY = {
   "model.virtual_batch_size": ("model.norm", ("ghost",)),
   "model.num_groups": ("model.norm", ("group",)),
   "model.stem": ("model.name", ("resnet",)),
+  "model.strides": ("model.name", ("wide_resnet",)),
   "model.zero_init_residual": (
     "model.name",
     ("resnet", "wide_resnet", *TRANSFORMERS),
@@ -735,6 +737,12 @@ def _validate_pairs(config):
       f"config.eval_batch_size is {config.eval_batch_size}, less than"
       f" config.batch_size {batch}; evaluation keeps no activations, so set it"
       f" to at least {batch} (Playbook, setting up periodic evaluations)"
+    )
+  strides = model.strides
+  if len(strides) != 3 or not all(type(s) is int and s > 0 for s in strides):
+    refuse(
+      f"config.model.strides is {tuple(strides)!r}; it must be three whole"
+      " numbers above 0, such as (1, 2, 2)"
     )
   if hparams.warmup_steps > steps:
     refuse(

@@ -115,6 +115,7 @@ class WideResNet(nn.Module):
       over devices as the caller wants.
     depth: Layers, 6n + 4.
     width: Widening factor of the stages of 16, 32 and 64 features.
+    strides: Of the first block of each stage.
     zero_init_residual: Start the last norm of each branch at zero.
     dropout: Whether there is dropout between the convolutions of a block and
       before the classifier.
@@ -127,6 +128,7 @@ class WideResNet(nn.Module):
   constrain: Callable = lambda x: x
   depth: int = 28
   width: int = 10
+  strides: tuple[int, int, int] = (1, 2, 2)
   zero_init_residual: bool = False
   dropout: bool = False
   dtype: Any = jnp.float32
@@ -145,7 +147,7 @@ class WideResNet(nn.Module):
     for stage in range(3):
       features = 16 * 2**stage * self.width
       for block in range((self.depth - 4) // 6):
-        stride = 2 if stage > 0 and block == 0 else 1
+        stride = self.strides[stage] if block == 0 else 1
         residual = x
         x = nn.relu(norm(x))
         if residual.shape[-1] != features or stride != 1:
