@@ -1,0 +1,399 @@
+"""How long a training run is worth starting, where waiting buys more.
+
+Who trains until a deadline T and starts L years before it has the hardware, the
+budget and the software of T - L: growth says wait, the time that is left says
+start. The longest run that is not outdone by a later start is the best L.
+
+With v the years that are left, all relative to the deadline: a dollar buys
+exp(-h v) of hardware, exp(-i v) dollars are there, software makes exp(-s v) of
+it. What is bought with v years left computes for v years.
+
+Source: Sevilla, Besiroglu, Dudney and Ho 2022, "The longest training run"
+(epochai.org/blog/the-longest-training-run), here "the article". It contradicts
+itself in places; `contradictions` says where, and what its own rates give.
+"""
+
+import dataclasses
+import datetime
+import math
+from typing import Literal
+
+import numpy as np
+from scipy import integrate, optimize, special, stats
+
+import jaxplay
+from jaxplay import finding
+from jaxplay.planning import answer as answer_lib
+
+SOURCE = "Sevilla et al. 2022, The longest training run"
+DAYS_PER_YEAR = 365.25
+SPREAD = 0.3
+
+# A rate outside of these, per year, is a slip: it doubles in 7,000 years, or
+# each 2.5 days.
+_LEAST_RATE, _MOST_RATE = 1e-4, 100.0
+# With more, a few draws make up all of the expected compute.
+_MOST_SPREAD = 0.5
+# No growth goes on this long.
+_MOST_YEARS, _MOST_GROWTH = 100.0, 1e9
+_BATCHES, _DRAWS = 40, 5000
+_HORIZON = 2.0  # years until the deadline, of the draws, in units of 1/g
+_CONFIDENCE = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """Growth per year, of a logarithm: doubling takes log(2) / rate years.
+
+  Attributes:
+    hardware: FLOP/s per dollar; 0.281 is said to double in 2.46 years
+      (Hobbhahn and Besiroglu 2022; the article, footnote 2).
+    investment: Dollars of a training run; 1.31 of its compute, said to double
+      in 6.3 months, less 0.281 of hardware (the article, footnotes 3 and 4).
+    software: 44 times less compute for the same in 7 years, log(44) / 7
+      (Hernandez and Brown 2020).
+
+  Raises:
+    jaxplay.UserError: One of them is no growth.
+  """
+
+  hardware: float = 0.281
+  investment: float = 1.03
+  software: float = 0.541
+
+  def __post_init__(self):
+    for name, rate in dataclasses.asdict(self).items():
+      if not _LEAST_RATE <= rate <= _MOST_RATE:
+        raise jaxplay.UserError(
+          f"the growth of {name} is {rate:g} per year; it must lie in"
+          f" [{_LEAST_RATE:g}, {_MOST_RATE:g}]"
+        )
+
+
+ARTICLE = Rates()
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """What grows, and what of it a run can take up after its start.
+
+  Attributes:
+    name: For people.
+    formula: Of the best length, in years.
+    article: The article's length as it says it; empty: it has none.
+    rising: Whether the budget grows.
+    swapped: Whether hardware is bought during the run, as money comes in.
+    software: Whose day's software is used: "" for one that does not improve,
+      that of the "start", of each "purchase" of hardware, or of its "use".
+  """
+
+  name: str
+  formula: str
+  article: str = ""
+  rising: bool = False
+  swapped: bool = False
+  software: Literal["", "start", "purchase", "use"] = ""
+
+  def length(self, rates: Rates) -> float:
+    """The best length in years, in closed form but for one root.
+
+    docs/longest_run.md derives them.
+    """
+    h, i, s = dataclasses.astuple(rates)
+    # Money that is spent as it comes in is no reason to wait.
+    g = h + i * (self.rising and not self.swapped)
+    if not self.software:
+      return 1 / g
+    if self.software == "use":
+      return math.log1p(s / g) / s
+    if self.software == "purchase" or not self.swapped:
+      return 1 / (g + s)
+    g = h + i
+
+    def slope(u):
+      bought = i / g**2 * special.gammainc(2, g * u)
+      return math.exp(-g * u) * (1 - (h + s) * u) - s * bought
+
+    return optimize.brentq(slope, 0, 1 / (h + s))
+
+  def compute(self, length: float, rates: Rates) -> float:
+    """Effective compute of a run of `length` years, by its definition.
+
+    In years of the hardware, budget and software of the deadline.
+    """
+    h, i, s = dataclasses.astuple(rates)
+
+    def yielded(v):
+      """Of hardware for one dollar, bought when v years are left."""
+      years = -math.expm1(-s * v) / s if self.software == "use" else v
+      frozen = {"start": length, "purchase": v}.get(self.software, 0.0)
+      return math.exp(-h * v - s * frozen) * years
+
+    total = yielded(length) * math.exp(-i * length * self.rising)
+    if self.swapped:
+      total += integrate.quad(
+        lambda v: i * math.exp(-i * v) * yielded(v),
+        0,
+        min(length, 50 / (h + i)),  # quad would miss a peak in a long interval
+        epsabs=0,
+        epsrel=1e-10,
+      )[0]
+    return total
+
+  def length_by_search(self, rates: Rates) -> float:
+    """The length of the most `compute`, found without the closed form."""
+    lengths = np.geomspace(
+      0.01 / sum(dataclasses.astuple(rates)), 10 / rates.hardware, 100
+    )
+    best = np.argmax([self.compute(x, rates) for x in lengths])
+    return optimize.minimize_scalar(
+      lambda x: -self.compute(x, rates),
+      bounds=(lengths[max(best - 1, 0)], lengths[min(best + 1, 99)]),
+      method="bounded",
+      options={"xatol": 1e-9 * lengths[best]},
+    ).x
+
+
+VARIANTS = (
+  Variant("hardware", "1/h", "3.55"),
+  Variant("hardware, budget", "1/(h+i)", "0.76", rising=True),
+  Variant("hardware, software", "1/(h+s)", "1.22", software="start"),
+  Variant(
+    "hardware, budget, software",
+    "1/(h+i+s)",
+    "0.21",
+    rising=True,
+    software="start",
+  ),
+  Variant(
+    "the same, software upgraded",
+    "ln(1+s/(h+i))/s",
+    rising=True,
+    software="use",
+  ),
+  Variant("hardware swapped", "1/h", "3.55", rising=True, swapped=True),
+  Variant(
+    "swapped, software of each purchase",
+    "1/(h+s)",
+    "1.2",
+    rising=True,
+    swapped=True,
+    software="purchase",
+  ),
+  Variant(
+    "swapped, software of the start",
+    "a root",
+    rising=True,
+    swapped=True,
+    software="start",
+  ),
+  Variant(
+    "swapped, software upgraded",
+    "ln(1+s/h)/s",
+    rising=True,
+    swapped=True,
+    software="use",
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """When to start a run that ends at a deadline.
+
+  Attributes:
+    date: The best day that is not over.
+    years: From it to the deadline.
+    overdue: Years by which the best start is over; 0: it is not.
+    budget: Dollars that are there at the start; None: today's is not known.
+    later: Dollars that come in, and are spent, during the run; None likewise.
+    lost_today: Share of the best effective compute that a start today loses.
+  """
+
+  date: datetime.date
+  years: float
+  overdue: float
+  budget: float | None
+  later: float | None
+  lost_today: float
+
+
+def start(
+  variant: Variant,
+  rates: Rates,
+  *,
+  deadline: datetime.date,
+  today: datetime.date,
+  budget: float | None = None,
+) -> Start:
+  """When to start, with what budget, and what it costs not to wait.
+
+  Args:
+    variant: What grows.
+    rates: How fast.
+    deadline: The run's last day.
+    today: The first day that can be chosen.
+    budget: Dollars today.
+
+  Raises:
+    jaxplay.UserError: The deadline is over, or too far for these rates.
+  """
+  left = (deadline - today).days / DAYS_PER_YEAR
+  if left <= 0:
+    raise jaxplay.UserError(
+      f"the deadline {deadline} does not lie after {today}; choose a later one"
+    )
+  if left > _MOST_YEARS:
+    raise jaxplay.UserError(
+      f"the deadline {deadline} is {left:.0f} years away, and no growth goes on"
+      f" that long; choose one within {_MOST_YEARS:g}"
+    )
+  best = variant.length(rates)
+  years = min(best, left)
+  at_start = later = None
+  if budget is not None:
+    growth = rates.investment * variant.rising
+    if growth * left > math.log(_MOST_GROWTH):
+      raise jaxplay.UserError(
+        f"a budget that grows by {growth:g} per year would be more than"
+        f" {_MOST_GROWTH:g} times as large on {deadline}; choose a nearer"
+        " deadline, or leave out the budget"
+      )
+    at_start = budget * math.exp(growth * (left - years))
+    later = 0.0
+    if variant.swapped:
+      later = at_start * math.expm1(growth * years)
+  wait = round((left - years) * DAYS_PER_YEAR)
+  return Start(
+    date=today + datetime.timedelta(days=wait),
+    years=years,
+    overdue=best - years,
+    budget=at_start,
+    later=later,
+    lost_today=1 - variant.compute(left, rates) / variant.compute(best, rates),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """One reading of the article's remark that uncertainty shortens a run.
+
+  Attributes:
+    name: What is uncertain, and what is maximized.
+    exact: Best length, years, in closed form.
+    drawn: The same from draws.
+    low: Of the 99 % interval of `drawn`; so is `high`.
+    factor: `exact` over the length without uncertainty.
+  """
+
+  name: str
+  exact: float
+  drawn: float
+  low: float
+  high: float
+  factor: float
+
+  @property
+  def effect(self) -> str:
+    """ "shorter", "the same" or "longer"."""
+    if math.isclose(self.factor, 1):
+      return "the same"
+    return "shorter" if self.factor < 1 else "longer"
+
+
+def readings(
+  rate: float, *, spread: float = SPREAD, seed: int = 0
+) -> list[Reading]:
+  """Best lengths under uncertainty, where they are 1/rate without.
+
+  Volatile: exp(rate t) is the mean of a geometric Brownian motion, whose
+  logarithm scatters by `spread` within 1/rate years. Unknown: the rate is drawn
+  once, from a gamma distribution of mean `rate` and standard deviation `spread`
+  times it. The deadline is 2/rate years away, and the length fixed today.
+
+  Args:
+    rate: Growth per year.
+    spread: Of the uncertainty, in (0, 0.5].
+    seed: Of the draws.
+
+  Raises:
+    jaxplay.UserError: The spread is none.
+  """
+  if not 0 < spread <= _MOST_SPREAD:
+    raise jaxplay.UserError(
+      f"the spread is {spread:g}; it must be above 0 and at most"
+      f" {_MOST_SPREAD:g}, since beyond it a few draws decide"
+    )
+  scale = spread**2 * rate  # of the gamma distribution; the variance per year
+  horizon = _HORIZON / rate
+  random = np.random.default_rng(seed)
+  size = (_BATCHES, _DRAWS)
+  normal = random.standard_normal(size)
+  unknown = random.gamma(rate / scale, scale, size)
+
+  def volatile(drift):
+    """log of growth until the start, of the drift of the mean."""
+    return lambda wait, z, _: (
+      (drift - scale / 2) * wait + np.sqrt(scale * wait) * z
+    )
+
+  def expected(log):
+    return lambda x, z, g: math.log(x) + special.logsumexp(
+      log(horizon - x, z, g)
+    )
+
+  def cautious(log):
+    return lambda x, z, g: math.log(x) + log(horizon - x, z, g).mean()
+
+  base, longer = 1 / rate, 1 / (rate - scale)
+  cases = (
+    ("volatile: expected compute", base, expected(volatile(rate))),
+    (
+      "volatile about the given median: expected compute",
+      1 / (rate + scale / 2),
+      expected(volatile(rate + scale / 2)),
+    ),
+    (
+      "volatile: expected log of compute",
+      1 / (rate - scale / 2),
+      cautious(volatile(rate)),
+    ),
+    (
+      "unknown rate: expected compute",
+      (1 - scale * horizon) / (rate - scale),
+      expected(lambda wait, _, g: g * wait),
+    ),
+    (
+      "unknown rate: expected log of compute",
+      base,
+      cautious(lambda wait, _, g: g * wait),
+    ),
+    (
+      "unknown rate: expected share of the frontier",
+      longer,
+      expected(lambda wait, _, g: g * (wait - horizon)),
+    ),
+  )
+  found = []
+  for name, exact, objective in cases:
+    lengths = [
+      optimize.minimize_scalar(
+        lambda x, *draws, f=objective: -f(x, *draws),
+        bounds=(0.01 * base, horizon),
+        args=draws,
+        method="bounded",
+      ).x
+      for draws in zip(normal, unknown, strict=True)
+    ]
+    found.append(_reading(name, exact, lengths, base))
+  learnt = "unknown rate, known at the start: mean length"
+  found.append(_reading(learnt, longer, (1 / unknown).mean(axis=1), base))
+  return found
+
+
+def _reading(name, exact, lengths, base):
+  """Of the best lengths of the batches."""
+  mean = float(np.mean(lengths))
+  wide = stats.t.ppf((1 + _CONFIDENCE) / 2, _BATCHES - 1)
+  half = float(wide * stats.sem(lengths))
+  return Reading(name, exact, mean, mean - half, mean + half, exact / base)
