@@ -5,7 +5,7 @@ import json
 import math
 
 import jaxplay
-from jaxplay.cli import common
+from jaxplay.cli import common, longest_run
 
 _HERE = "here"
 # A batch that doubles more often than this from what was asked for is not what
@@ -20,6 +20,7 @@ def add(verbs):
     description="Answers questions before anything is paid for.",
   )
   plan = plan.add_subparsers(metavar="QUESTION", required=True)
+  longest_run.add(plan)
 
   topology = plan.add_parser(
     "topology",

@@ -327,9 +327,8 @@ def readings(
   scale = spread**2 * rate  # of the gamma distribution; the variance per year
   horizon = _HORIZON / rate
   random = np.random.default_rng(seed)
-  size = (_BATCHES, _DRAWS)
-  normal = random.standard_normal(size)
-  unknown = random.gamma(rate / scale, scale, size)
+  unknown = _unknown_rates(rate, spread, random)
+  normal = random.standard_normal(unknown.shape)
 
   def volatile(drift):
     """log of growth until the start, of the drift of the mean."""
@@ -338,8 +337,8 @@ def readings(
     )
 
   def expected(log):
-    return lambda x, z, g: math.log(x) + special.logsumexp(
-      log(horizon - x, z, g)
+    return lambda x, z, g: (
+      math.log(x) + special.logsumexp(log(horizon - x, z, g))
     )
 
   def cautious(log):
@@ -391,9 +390,331 @@ def readings(
   return found
 
 
+def _unknown_rates(rate, spread, random):
+  """[batches, draws], of a gamma distribution."""
+  size = (_BATCHES, _DRAWS)
+  return random.gamma(spread**-2, rate * spread**2, size)
+
+
 def _reading(name, exact, lengths, base):
   """Of the best lengths of the batches."""
   mean = float(np.mean(lengths))
   wide = stats.t.ppf((1 + _CONFIDENCE) / 2, _BATCHES - 1)
   half = float(wide * stats.sem(lengths))
   return Reading(name, exact, mean, mean - half, mean + half, exact / base)
+
+
+def answer(
+  rates: Rates,
+  *,
+  spread: float = SPREAD,
+  seed: int = 0,
+  deadline: datetime.date | None = None,
+  today: datetime.date | None = None,
+  budget: float | None = None,
+) -> answer_lib.Answer:
+  """The lengths of all variants, what uncertainty does, and when to start.
+
+  Args:
+    rates: Growth; at the article's, what contradicts it is told, too.
+    spread: As of `readings`.
+    seed: Likewise.
+    deadline: None: when to start is not asked.
+    today: With a deadline, the first day that can be chosen.
+    budget: With a deadline, dollars today.
+
+  Raises:
+    jaxplay.UserError: As of `start` and `readings`.
+  """
+  lengths = {v: v.length(rates) for v in VARIANTS}
+  searched = {v: v.length_by_search(rates) for v in VARIANTS}
+  tables = [_lengths_table(lengths, searched, rates)]
+  said = [_verdict(lengths)]
+  findings, details = [], {"rates": dataclasses.asdict(rates)}
+  details["lengths"] = [
+    {"variant": v.name, "years": years, "by_search": searched[v]}
+    for v, years in lengths.items()
+  ]
+  if deadline is not None:
+    starts = {
+      v: start(v, rates, deadline=deadline, today=today, budget=budget)
+      for v in VARIANTS
+    }
+    tables.append(_starts_table(starts, deadline, budget))
+    findings += _too_late(starts)
+    details["starts"] = [
+      {"variant": v.name}
+      | dataclasses.asdict(found)
+      | {"date": found.date.isoformat()}
+      for v, found in starts.items()
+    ]
+  uncertain = readings(rates.hardware, spread=spread, seed=seed)
+  tables.append(_readings_table(uncertain, spread))
+  findings.append(_uncertainty(uncertain))
+  details["uncertainty"] = [dataclasses.asdict(r) for r in uncertain]
+  findings.append(_rented())
+  if rates == ARTICLE:
+    findings += contradictions()
+  return answer_lib.Answer(
+    said=said,
+    findings=findings,
+    tables=tables,
+    pictures=[
+      *_lengths_pictures(lengths, rates),
+      _uncertainty_picture(uncertain, rates.hardware, spread, seed),
+    ],
+    details=details,
+  )
+
+
+def contradictions() -> list[finding.Finding]:
+  """Where the article's figures contradict its own text."""
+  years = {v.name: v.length(ARTICLE) for v in VARIANTS}
+  combined = years["hardware, budget, software"]
+  frozen = years["swapped, software of the start"]
+  upgraded = years["swapped, software upgraded"]
+  h, i, _ = dataclasses.astuple(ARTICLE)
+  return [
+    _contradiction(
+      "the combined length",
+      f"Its 0.21 years (2.52 months) are 1/(0.28 + 3.84 + 0.54), with 3.84 of"
+      f" investment where its text has {i}. That gives {combined:.2f} years"
+      f" ({12 * combined:.1f} months). 'Less than 3 months' in the summary and"
+      " '2.5 months' in the conclusion inherit it.",
+      said=1 / (0.28 + 3.84 + 0.54),
+      found=combined,
+    ),
+    _contradiction(
+      "the length with swapped hardware",
+      "The summary has 1.2 years (14-15 months), the section 3.55. The former is"
+      " 1/(h+s), which nothing derives for swapping: it holds if each purchase"
+      f" keeps the software of its day. It is {frozen:.2f} with the software of"
+      f" the start, and {upgraded:.2f} with software that is upgraded.",
+      said=[1.2, 3.55],
+      found=[frozen, upgraded, 1 / h],
+    ),
+    _contradiction(
+      "the bounds",
+      "The summary's, 3 months and 1.2 years, are the lower ends of the"
+      " conclusion's ranges, 2.5 months to 3.6 years and 1.2 to 3.6 years; it"
+      f" ends with 'not over 4 years'. Its rates give {12 * combined:.1f} months"
+      f" to {1 / h:.2f} years, and {frozen:.2f} to {1 / h:.2f} years. A best"
+      " length is no bound either: shorter runs are outdone just as well.",
+      said=[0.25, 1.2, 3.6, 4.0],
+      found=[combined, frozen, 1 / h],
+    ),
+    _contradiction(
+      "the order of magnitude",
+      "Budgets are said to grow an order of magnitude faster than hardware,"
+      f" which makes runs an order shorter: it is {i / h:.1f} times faster and"
+      f" {(h + i) / h:.1f} times shorter. (3.84 would be {3.84 / h:.0f} times.)",
+      said=10,
+      found=[i / h, (h + i) / h],
+    ),
+    _contradiction(
+      "its rounding",
+      f"Doubling in 2.46 years is {math.log(2) / 2.46:.3f} per year, not {h}:"
+      f" 3.55 years are 2.46/ln(2), and 1/{h} is {1 / h:.2f}. Doubling in 6.3"
+      f" months is {12 * math.log(2) / 6.3:.2f}, not 1.31. 9.12 and 2.52 months"
+      " are years that were rounded before.",
+      said=3.55,
+      found=1 / h,
+    ),
+    _contradiction(
+      "what is maximized",
+      "Compute per dollar, it says, of which the budget is no part; where"
+      " budgets rise, its formulas maximize compute.",
+    ),
+    _contradiction(
+      "software that is upgraded",
+      "It promises to look at that, and does so for hardware alone. The length"
+      f" is {years['the same, software upgraded']:.2f} years without swapped"
+      f" hardware and {upgraded:.2f} with it.",
+    ),
+  ]
+
+
+def _contradiction(subject, advice, **evidence):
+  return finding.Finding(
+    "article_contradicts_itself", "warn", subject, evidence, advice, SOURCE
+  )
+
+
+def _too_late(starts):
+  late = {v.name: found for v, found in starts.items() if found.overdue}
+  if not late:
+    return
+  lost = {name: found.lost_today for name, found in late.items()}
+  yield finding.Finding(
+    "best_start_is_over",
+    "warn",
+    "deadline",
+    {"lost": lost, "years": {n: found.overdue for n, found in late.items()}},
+    f"For {len(late)} of {len(starts)} variants the best start is over. Start"
+    f" today: that loses {min(lost.values()):.1%} to {max(lost.values()):.1%}"
+    " of the best effective compute.",
+    SOURCE,
+  )
+
+
+def _uncertainty(uncertain):
+  effects = {r.name: r.effect for r in uncertain}
+  shorter = [name for name, effect in effects.items() if effect == "shorter"]
+  return finding.Finding(
+    "uncertainty_shortens_runs",
+    "warn",
+    "remark on stochasticity",
+    {"effects": effects, "factors": {r.name: r.factor for r in uncertain}},
+    f"The article says so of all; it holds in {len(shorter)} of"
+    f" {len(effects)} readings ({'; '.join(shorter)}), and not for its reason."
+    " There, an uncertain future is worth more on average, which pays for"
+    " waiting. Caution does not shorten a run: hardware that was bought is"
+    " known, what waiting would buy is not. This model knows no runs that fail"
+    " or lose their purpose.",
+    SOURCE,
+  )
+
+
+def _rented():
+  return finding.Finding(
+    "rented_hardware",
+    "unknown",
+    "rented hardware",
+    {},
+    "Of hardware that is rented, and a small part of what there is, the model"
+    " says nothing: an hour on many devices costs what many hours on one do,"
+    " prices fall, and training is largely parallel. So wait as long as"
+    " possible and train briefly on many devices; the limits are what can be"
+    " rented at once and the largest useful batch.",
+    SOURCE,
+  )
+
+
+def _verdict(lengths):
+  years = {v.name: length for v, length in lengths.items()}
+  bought = years["hardware, budget, software"]
+  frozen = years["swapped, software of the start"]
+  upgraded = years["swapped, software upgraded"]
+  return (
+    f"Start {_span(bought)} before the deadline if hardware, budget and software"
+    f" stay those of the start; {_span(frozen)} if hardware is bought as money"
+    f" comes in; {_span(upgraded)} if software is upgraded, too."
+  )
+
+
+def _span(years):
+  return f"{12 * years:.1f} months" if years < 1 else f"{years:.2f} years"
+
+
+def _lengths_table(lengths, searched, rates):
+  h, i, s = dataclasses.astuple(rates)
+  return answer_lib.Table(
+    "The longest training run",
+    ["what grows", "formula", "years", "months", "by search", "article"],
+    [
+      [
+        *(v.name, v.formula, f"{years:.4f}", f"{12 * years:.2f}"),
+        *(f"{searched[v]:.4f}", v.article or None),
+      ]
+      for v, years in lengths.items()
+    ],
+    f"Per year: hardware h = {h:g}, investment i = {i:g}, software s = {s:g}."
+    " By search: the maximum of the effective compute itself. Article: its"
+    " years, at its own rates.",
+  )
+
+
+def _starts_table(starts, deadline, budget):
+  heads = ["what grows", "start", "years", "lost by starting today"]
+  rows = []
+  for v, found in starts.items():
+    when = found.date.isoformat() + " (now)" * (found.overdue > 0)
+    rows.append([v.name, when, f"{found.years:.3f}", f"{found.lost_today:.1%}"])
+    if budget is not None:
+      rows[-1] += [f"{found.budget:,.0f}", f"{found.later:,.0f}"]
+  if budget is not None:
+    heads += ["dollars at the start", "during the run"]
+  return answer_lib.Table(
+    f"To be done on {deadline}",
+    heads,
+    rows,
+    "Lost: share of the effective compute of the best start, even where that"
+    " is over.",
+  )
+
+
+def _readings_table(uncertain, spread):
+  return answer_lib.Table(
+    f"Growth that is uncertain by {spread:g}, for hardware alone",
+    ["reading", "years", "by draws", "99 % interval", "times 1/h", "effect"],
+    [
+      [
+        *(r.name, f"{r.exact:.3f}", f"{r.drawn:.3f}"),
+        *(f"{r.low:.3f} to {r.high:.3f}", f"{r.factor:.3f}", r.effect),
+      ]
+      for r in uncertain
+    ],
+    "The article: uncertainty pushes towards shorter runs. Deadline 2/h years"
+    " away, length fixed today; the factors are the same for any 1/g.",
+  )
+
+
+def _lengths_pictures(lengths, rates):
+  for name, chosen, caption in (
+    (
+      "bought at the start",
+      [v for v in VARIANTS if not v.swapped],
+      "Effective compute by the deadline of runs of a length, against the best"
+      " (point). Growth that waiting can use makes the best run shorter.",
+    ),
+    (
+      "bought during the run",
+      [v for v in VARIANTS if v.swapped],
+      "With hardware bought as money comes in, long runs lose less: what is"
+      " bought late is as good as theirs.",
+    ),
+  ):
+    shown = {v: lengths[v] for v in chosen}
+    grid = np.geomspace(min(shown.values()) / 10, 4 * max(shown.values()), 81)
+    lines = [
+      {
+        "x": float(f"{x:.4g}"),
+        "y": round(v.compute(x, rates) / v.compute(best, rates), 4),
+        "series": v.name,
+      }
+      for v, best in shown.items()
+      for x in grid
+    ]
+    yield answer_lib.Picture(
+      name,
+      answer_lib.Axis("length of the run, years", log=True),
+      answer_lib.Axis("effective compute against the best"),
+      lines=lines,
+      points=[{"x": x, "y": 1.0, "series": v.name} for v, x in shown.items()],
+      caption=caption,
+    )
+
+
+def _uncertainty_picture(uncertain, rate, spread, seed):
+  lengths = 1 / _unknown_rates(rate, spread, np.random.default_rng(seed))
+  shown = np.quantile(lengths, [0.001, 0.995])
+  counts, edges = np.histogram(lengths, 40, shown)
+  exact = {r.name: r.exact for r in uncertain}
+  return answer_lib.Picture(
+    "an unknown growth of hardware",
+    answer_lib.Axis("best length for a rate as drawn, years"),
+    answer_lib.Axis("share of the draws"),
+    bars=[
+      {"x": low, "x2": high, "y": count / lengths.size, "series": "draws"}
+      for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ],
+    rules={
+      "expected compute": exact["unknown rate: expected compute"],
+      "no uncertainty, or expected log": 1 / rate,
+      "share of the frontier": exact[
+        "unknown rate: expected share of the frontier"
+      ],
+    },
+    caption="Which length is best for each rate, and (dashed) the one to fix"
+    " beforehand: it depends on what is maximized, not on caution.",
+  )
