@@ -45,10 +45,13 @@ def _layers(picture):
   tooltip.append(alt.Tooltip("y:Q", format=".4g"))
   layers = []
   if picture.bars:
+    # From 0, and with room above for the names of rules.
+    room = 1.3 if picture.rules else 1.05
+    y.scale = alt.Scale(domainMax=room * max(row["y"] for row in picture.bars))
     layers.append(
       _data(picture, picture.bars)
       .mark_bar(opacity=0.75)
-      .encode(x=x, x2="x2:Q", y=y, color=colour, tooltip=tooltip)
+      .encode(*(x, y, colour), x2="x2:Q", y2=alt.Y2Datum(0), tooltip=tooltip)
     )
   if any("low" in row for row in picture.lines):
     layers.append(
@@ -115,7 +118,7 @@ def _axis(channel, field, axis) -> Any:
     field,
     title=axis.title,
     scale=scale,
-    axis=alt.Axis(format="~g", labelOverlap="greedy", tickCount=6),
+    axis=alt.Axis(format=".4~g", labelOverlap="greedy", tickCount=6),
   )
 
 
@@ -128,6 +131,7 @@ def _colour(series, **kwargs):
   )
   if len(series) == 1:
     kwargs = {"legend": None}
+  kwargs.setdefault("legend", alt.Legend(labelLimit=240))
   return alt.Color(
     "series:N",
     title=None,

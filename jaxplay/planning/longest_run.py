@@ -486,8 +486,8 @@ def contradictions() -> list[finding.Finding]:
     ),
     _contradiction(
       "the length with swapped hardware",
-      "The summary has 1.2 years (14-15 months), the section 3.55. The former is"
-      " 1/(h+s), which nothing derives for swapping: it holds if each purchase"
+      "The summary has 1.2 years (14-15 months), the section 3.55. The former"
+      " is 1/(h+s), derived for no swapping: it holds if each purchase"
       f" keeps the software of its day. It is {frozen:.2f} with the software of"
       f" the start, and {upgraded:.2f} with software that is upgraded.",
       said=[1.2, 3.55],
@@ -497,17 +497,19 @@ def contradictions() -> list[finding.Finding]:
       "the bounds",
       "The summary's, 3 months and 1.2 years, are the lower ends of the"
       " conclusion's ranges, 2.5 months to 3.6 years and 1.2 to 3.6 years; it"
-      f" ends with 'not over 4 years'. Its rates give {12 * combined:.1f} months"
-      f" to {1 / h:.2f} years, and {frozen:.2f} to {1 / h:.2f} years. A best"
-      " length is no bound either: shorter runs are outdone just as well.",
+      " ends with 'not over 4 years'. Its rates give"
+      f" {12 * combined:.1f} months to {1 / h:.2f} years, and {frozen:.2f} to"
+      f" {1 / h:.2f} years. A best length is no bound either: shorter runs are"
+      " outdone just as well.",
       said=[0.25, 1.2, 3.6, 4.0],
       found=[combined, frozen, 1 / h],
     ),
     _contradiction(
       "the order of magnitude",
       "Budgets are said to grow an order of magnitude faster than hardware,"
-      f" which makes runs an order shorter: it is {i / h:.1f} times faster and"
-      f" {(h + i) / h:.1f} times shorter. (3.84 would be {3.84 / h:.0f} times.)",
+      f" and runs to become an order shorter: it is {i / h:.1f} times faster"
+      f" and {(h + i) / h:.1f} times shorter. (3.84 would be {3.84 / h:.0f}"
+      " times.)",
       said=10,
       found=[i / h, (h + i) / h],
     ),
@@ -558,16 +560,15 @@ def _too_late(starts):
 
 
 def _uncertainty(uncertain):
-  effects = {r.name: r.effect for r in uncertain}
-  shorter = [name for name, effect in effects.items() if effect == "shorter"]
+  shorter = [r.name for r in uncertain if r.effect == "shorter"]
   return finding.Finding(
     "uncertainty_shortens_runs",
     "warn",
     "remark on stochasticity",
-    {"effects": effects, "factors": {r.name: r.factor for r in uncertain}},
+    {r.name: r.factor for r in uncertain},
     f"The article says so of all; it holds in {len(shorter)} of"
-    f" {len(effects)} readings ({'; '.join(shorter)}), and not for its reason."
-    " There, an uncertain future is worth more on average, which pays for"
+    f" {len(uncertain)} readings ({'; '.join(shorter)}), and not for its"
+    " reason. There, an uncertain future is worth more on average, which pays for"
     " waiting. Caution does not shorten a run: hardware that was bought is"
     " known, what waiting would buy is not. This model knows no runs that fail"
     " or lose their purpose.",
@@ -577,15 +578,15 @@ def _uncertainty(uncertain):
 
 def _rented():
   return finding.Finding(
-    "rented_hardware",
-    "unknown",
+    "model_applies",
+    "warn",
     "rented hardware",
     {},
-    "Of hardware that is rented, and a small part of what there is, the model"
-    " says nothing: an hour on many devices costs what many hours on one do,"
-    " prices fall, and training is largely parallel. So wait as long as"
-    " possible and train briefly on many devices; the limits are what can be"
-    " rented at once and the largest useful batch.",
+    "Not to hardware that is rented and a small part of what there is: an hour"
+    " of many devices costs what many hours of one do, prices fall, and"
+    " training is largely parallel. There, wait as long as possible and train"
+    " briefly on many devices; the limits are what can be rented at once and"
+    " the largest useful batch.",
     SOURCE,
   )
 
@@ -596,9 +597,9 @@ def _verdict(lengths):
   frozen = years["swapped, software of the start"]
   upgraded = years["swapped, software upgraded"]
   return (
-    f"Start {_span(bought)} before the deadline if hardware, budget and software"
-    f" stay those of the start; {_span(frozen)} if hardware is bought as money"
-    f" comes in; {_span(upgraded)} if software is upgraded, too."
+    f"Start {_span(bought)} before the deadline if hardware, budget and"
+    f" software stay those of the start; {_span(frozen)} if hardware is bought"
+    f" as money comes in; {_span(upgraded)} if software is upgraded, too."
   )
 
 
