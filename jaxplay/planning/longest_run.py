@@ -131,27 +131,35 @@ class Variant:
 
     total = yielded(length) * math.exp(-i * length * self.rising)
     if self.swapped:
+      # Over log v: days and millennia may both matter.
+      longest = min(length, 50 / (h + i))
       total += integrate.quad(
-        lambda v: i * math.exp(-i * v) * yielded(v),
-        0,
-        min(length, 50 / (h + i)),  # quad would miss a peak in a long interval
+        lambda x: math.exp(x - i * math.exp(x)) * i * yielded(math.exp(x)),
+        math.log(1e-7 * min(longest, 1 / (h + i + s))),
+        math.log(longest),
         epsabs=0,
-        epsrel=1e-10,
+        epsrel=1e-12,
+        limit=200,
       )[0]
     return total
 
   def length_by_search(self, rates: Rates) -> float:
-    """The length of the most `compute`, found without the closed form."""
+    """The length of the most `compute`, found without the closed form.
+
+    NaN where twice the length loses too little for numbers of 64 bits.
+    """
     lengths = np.geomspace(
       0.01 / sum(dataclasses.astuple(rates)), 10 / rates.hardware, 100
     )
     best = np.argmax([self.compute(x, rates) for x in lengths])
-    return optimize.minimize_scalar(
+    found = optimize.minimize_scalar(
       lambda x: -self.compute(x, rates),
       bounds=(lengths[max(best - 1, 0)], lengths[min(best + 1, 99)]),
       method="bounded",
       options={"xatol": 1e-9 * lengths[best]},
-    ).x
+    )
+    flat = self.compute(2 * found.x, rates) > (1 - 1e-6) * -found.fun
+    return math.nan if flat else found.x
 
 
 VARIANTS = (
@@ -568,8 +576,8 @@ def _uncertainty(uncertain):
     {r.name: r.factor for r in uncertain},
     f"The article says so of all; it holds in {len(shorter)} of"
     f" {len(uncertain)} readings ({'; '.join(shorter)}), and not for its"
-    " reason. There, an uncertain future is worth more on average, which pays for"
-    " waiting. Caution does not shorten a run: hardware that was bought is"
+    " reason. There, an uncertain future is worth more on average, which pays"
+    " for waiting. Caution does not shorten a run: hardware that was bought is"
     " known, what waiting would buy is not. This model knows no runs that fail"
     " or lose their purpose.",
     SOURCE,
@@ -615,7 +623,7 @@ def _lengths_table(lengths, searched, rates):
     [
       [
         *(v.name, v.formula, f"{years:.4f}", f"{12 * years:.2f}"),
-        *(f"{searched[v]:.4f}", v.article or None),
+        *(f"{searched[v]:.4f}".replace("nan", "flat"), v.article or None),
       ]
       for v, years in lengths.items()
     ],
