@@ -33,7 +33,7 @@ SPREAD = 0.3
 # each 2.5 days.
 _LEAST_RATE, _MOST_RATE = 1e-4, 100.0
 # With more, a few draws make up all of the expected compute.
-_MOST_SPREAD = 0.5
+_LEAST_SPREAD, _MOST_SPREAD = 0.001, 0.5
 # No growth goes on this long.
 _MOST_YEARS, _MOST_GROWTH = 100.0, 1e9
 _BATCHES, _DRAWS = 40, 5000
@@ -257,6 +257,7 @@ def start(
       f" that long; choose one within {_MOST_YEARS:g}"
     )
   best = variant.length(rates)
+  kept = variant.compute(left, rates) / variant.compute(best, rates)
   years = min(best, left)
   at_start = later = None
   if budget is not None:
@@ -278,7 +279,7 @@ def start(
     overdue=best - years,
     budget=at_start,
     later=later,
-    lost_today=1 - variant.compute(left, rates) / variant.compute(best, rates),
+    lost_today=max(1 - kept, 0.0),  # where it is flat, rounding remains
   )
 
 
@@ -321,16 +322,16 @@ def readings(
 
   Args:
     rate: Growth per year.
-    spread: Of the uncertainty, in (0, 0.5].
+    spread: Of the uncertainty, in [0.001, 0.5].
     seed: Of the draws.
 
   Raises:
-    jaxplay.UserError: The spread is none.
+    jaxplay.UserError: The spread lies outside of that.
   """
-  if not 0 < spread <= _MOST_SPREAD:
+  if not _LEAST_SPREAD <= spread <= _MOST_SPREAD:
     raise jaxplay.UserError(
-      f"the spread is {spread:g}; it must be above 0 and at most"
-      f" {_MOST_SPREAD:g}, since beyond it a few draws decide"
+      f"the spread is {spread:g}; it must lie in [{_LEAST_SPREAD:g},"
+      f" {_MOST_SPREAD:g}]"
     )
   scale = spread**2 * rate  # of the gamma distribution; the variance per year
   horizon = _HORIZON / rate

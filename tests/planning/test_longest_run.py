@@ -279,7 +279,7 @@ def test_a_best_start_that_is_over():
     (("--hardware=inf",), "the growth of hardware is inf per year"),
     (("--hardware=fast",), "invalid float value: 'fast'"),
     (("--spread=0",), "the spread is 0"),
-    (("--spread=0.6",), "at most 0.5"),
+    (("--spread=0.6",), "must lie in [0.001, 0.5]"),
     (("--spread=nan",), "the spread is nan"),
     (("--seed=-1",), "it must be 0, 1, 2"),
     (("--deadline=2026-11-25",), "does not lie after 2026-11-25"),
