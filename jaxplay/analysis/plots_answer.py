@@ -45,13 +45,16 @@ def _layers(picture):
   tooltip.append(alt.Tooltip("y:Q", format=".4g"))
   layers = []
   if picture.bars:
-    # From 0, and with room above for the names of rules.
-    room = 1.3 if picture.rules else 1.05
-    y.scale = alt.Scale(domainMax=room * max(row["y"] for row in picture.bars))
+    foot = {}
+    if not picture.y.log:
+      # From 0, and with room above for the names of rules.
+      rows = (*picture.bars, *picture.lines, *picture.points)
+      top = max(row["y"] for row in rows) * (1.3 if picture.rules else 1.05)
+      y.scale, foot = alt.Scale(domainMax=top), {"y2": alt.Y2Datum(0)}
     layers.append(
       _data(picture, picture.bars)
       .mark_bar(opacity=0.75)
-      .encode(*(x, y, colour), x2="x2:Q", y2=alt.Y2Datum(0), tooltip=tooltip)
+      .encode(*(x, y, colour), x2="x2:Q", tooltip=tooltip, **foot)
     )
   if any("low" in row for row in picture.lines):
     layers.append(

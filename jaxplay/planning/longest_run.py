@@ -602,12 +602,12 @@ def _rented():
 
 def _verdict(lengths):
   years = {v.name: length for v, length in lengths.items()}
-  bought = years["hardware, budget, software"]
-  frozen = years["swapped, software of the start"]
+  fixed = years["hardware, budget, software"]
+  swapped = years["swapped, software of the start"]
   upgraded = years["swapped, software upgraded"]
   return (
-    f"Start {_span(bought)} before the deadline if hardware, budget and"
-    f" software stay those of the start; {_span(frozen)} if hardware is bought"
+    f"Start {_span(fixed)} before the deadline if hardware, budget and"
+    f" software stay those of the start; {_span(swapped)} if hardware is bought"
     f" as money comes in; {_span(upgraded)} if software is upgraded, too."
   )
 
