@@ -714,9 +714,10 @@ function plainTable([title, note, heads, rows]) {
   return el("div", {class: "card scroll"}, el("h3", {}, title),
     note ? el("p", {class: "soft"}, note) : null,
     rows.length ? el("table", {},
-      el("thead", {}, el("tr", {}, heads.map((head) => el("th", {}, head)))),
-      el("tbody", {}, rows.map((row) =>
-        el("tr", {}, row.map((cell) => el("td", {}, text(cell)))))))
+      el("thead", {}, el("tr", {}, heads.map((head, place) =>
+        el("th", {class: place ? "" : "text"}, head)))),
+      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) =>
+        el("td", {class: place ? "" : "text"}, text(cell)))))))
       : el("p", {}, "Nothing is finished yet."));
 }
 

@@ -45,10 +45,16 @@ def _layers(picture):
   tooltip.append(alt.Tooltip("y:Q", format=".4g"))
   layers = []
   if picture.bars:
+    foot = {}
+    if not picture.y.log:
+      # From 0, and with room above for the names of rules.
+      rows = (*picture.bars, *picture.lines, *picture.points)
+      top = max(row["y"] for row in rows) * (1.3 if picture.rules else 1.05)
+      y.scale, foot = alt.Scale(domainMax=top), {"y2": alt.Y2Datum(0)}
     layers.append(
       _data(picture, picture.bars)
       .mark_bar(opacity=0.75)
-      .encode(x=x, x2="x2:Q", y=y, color=colour, tooltip=tooltip)
+      .encode(*(x, y, colour), x2="x2:Q", tooltip=tooltip, **foot)
     )
   if any("low" in row for row in picture.lines):
     layers.append(
@@ -115,7 +121,7 @@ def _axis(channel, field, axis) -> Any:
     field,
     title=axis.title,
     scale=scale,
-    axis=alt.Axis(format="~g", labelOverlap="greedy", tickCount=6),
+    axis=alt.Axis(format=".4~g", labelOverlap="greedy", tickCount=6),
   )
 
 
@@ -128,6 +134,7 @@ def _colour(series, **kwargs):
   )
   if len(series) == 1:
     kwargs = {"legend": None}
+  kwargs.setdefault("legend", alt.Legend(labelLimit=240))
   return alt.Color(
     "series:N",
     title=None,

@@ -371,23 +371,15 @@ class Console:
 
 
 def as_table(heads, rows):
-  """Columns side by side, numbers to the right."""
-  cells = [
-    [short(cell) if cell is not None else "-" for cell in r] for r in rows
-  ]
-  numeric = [
-    all(
-      isinstance(row[i], int | float) or row[i] in ("-", None) for row in rows
-    )
-    for i in range(len(heads))
-  ]
-  widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+  """Columns side by side, all but the first to the right."""
+  rows = [["-" if c is None else short(c) for c in row] for row in rows]
+  widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
   return "\n".join(
     "  ".join(
-      f"{cell:>{width}}" if right else f"{cell:<{width}}"
-      for cell, width, right in zip(row, widths, numeric, strict=True)
+      f"{cell:{'>' if place else '<'}{width}}"
+      for place, (cell, width) in enumerate(zip(row, widths, strict=True))
     ).rstrip()
-    for row in (list(heads), *cells)
+    for row in (heads, *rows)
   )
 
 

@@ -1,0 +1,141 @@
+"""`jaxplay plan longest-run`: how long a training is worth starting."""
+
+import argparse
+import datetime
+import json
+
+import jaxplay
+from jaxplay.cli import common
+
+_QUESTION = "How long is a training run worth starting?"
+
+
+def add(plan):
+  verb = plan.add_parser(
+    "longest-run",
+    help="how long a run is worth starting, while all else grows",
+    allow_abbrev=False,
+    epilog="Model and derivations: docs/longest_run.md.",
+  )
+  for name, default, what in (
+    ("hardware", 0.281, "FLOP/s per dollar"),
+    ("investment", 1.03, "dollars of a run"),
+    ("software", 0.541, "algorithmic efficiency"),
+  ):
+    verb.add_argument(
+      f"--{name}",
+      type=float,
+      default=default,
+      metavar="RATE",
+      help=f"growth of {what} per year, ln(2) / doubling time (default"
+      f" {default})",
+    )
+  verb.add_argument(
+    "--spread",
+    type=float,
+    default=0.3,
+    help="uncertainty of the growth of hardware, relative (default 0.3)",
+  )
+  verb.add_argument(
+    "--seed", type=_seed, default=0, help="of the draws (default 0)"
+  )
+  verb.add_argument(
+    "--deadline",
+    type=_date,
+    metavar="DATE",
+    help="the last day of the run, such as 2028-06-30: when to start?",
+  )
+  verb.add_argument(
+    "--today",
+    type=_date,
+    metavar="DATE",
+    help="the first day that can be chosen (default: today)",
+  )
+  verb.add_argument(
+    "--budget", type=common.size, metavar="DOLLARS", help="of today"
+  )
+  verb.add_argument("--json", action="store_true", help="as JSON")
+  verb.add_argument(
+    "--workdir", type=common.folder, metavar="PLAN", help="keep answer and page"
+  )
+  verb.set_defaults(verb=_longest_run)
+
+
+def _date(text):
+  try:
+    return datetime.date.fromisoformat(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; write a day as YEAR-MONTH-DAY"
+    ) from None
+
+
+def _seed(text):
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"it is {text!r}; it must be 0, 1, 2, ...")
+  return int(text)
+
+
+def _longest_run(arguments, rest):
+  from jaxplay.planning import longest_run
+
+  common.no_more(rest, arguments)
+  if arguments.deadline is None:
+    for name in ("today", "budget"):
+      if getattr(arguments, name) is not None:
+        raise jaxplay.UserError(
+          f"--{name} says when to start for a deadline; add --deadline=DATE"
+        )
+  rates = longest_run.Rates(
+    arguments.hardware, arguments.investment, arguments.software
+  )
+  asked = {
+    "spread": arguments.spread,
+    "seed": arguments.seed,
+    "deadline": arguments.deadline,
+    "today": arguments.deadline and (arguments.today or datetime.date.today()),
+    "budget": arguments.budget,
+  }
+  answer = longest_run.answer(rates, **asked)
+  page = None
+  if arguments.workdir is not None:
+    page = _keep(answer, arguments.workdir, {**vars(rates), **asked})
+  if arguments.json:
+    print(json.dumps(answer.as_json(), indent=1))
+    return 0
+  for line in answer.said:
+    print(line)
+  for table in answer.tables:
+    rows = common.as_table(table.heads, table.rows)
+    print(f"\n{table.title}\n{rows}\n{table.note}")
+  print()
+  for found in answer.findings:
+    print(f"{found.verdict}: {found.check} ({found.subject}): {found.advice}")
+  if page is not None:
+    print(f"report: {page}")
+  return 0
+
+
+def _keep(answer, workdir, options):
+  """Writes the plan directory; returns its page."""
+  from jaxplay import report
+  from jaxplay.planning import answer as answer_lib
+
+  options = {
+    name: value.isoformat() if isinstance(value, datetime.date) else value
+    for name, value in options.items()
+  }
+  plan = answer_lib.PlanDir(workdir)
+  plan.create("longest-run", options)
+  plan.write(answer)
+  page = plan.path / "report.html"
+  report.write_answer(
+    answer,
+    path=page,
+    title="Plan longest-run",
+    goal=_QUESTION,
+    notes="A model, of growth rates alone; nothing was trained.",
+    facts={k: v for k, v in options.items() if v is not None},
+    provenance=plan.own.provenance() or {},
+  )
+  return page
