@@ -18,6 +18,8 @@ def add(verbs):
   )
   plan = plan.add_subparsers(metavar="QUESTION", required=True)
   _add_steps(plan)
+  _add_stability(plan)
+  _add_clip(plan)
   longest_run.add(plan)
   topology.add(plan)
 
@@ -100,6 +102,18 @@ def _run(arguments, question, options, config, goal, procedure):
     except lab_lib.Stopped:
       print("stopped; the same command goes on where it was")
       return common.EXIT_PREEMPTED
+  directory.write(answer)
+  return show(arguments, question, answer, goal, directory)
+
+
+def _tell(arguments, question, options, goal, answer):
+  """Shows an answer that took no training; kept if there is a folder."""
+  from jaxplay.planning import answer as answer_lib
+
+  if arguments.workdir is None:
+    return show(arguments, question, answer, goal)
+  directory = answer_lib.PlanDir(arguments.workdir)
+  directory.create(question, options)
   directory.write(answer)
   return show(arguments, question, answer, goal, directory)
 
@@ -244,4 +258,66 @@ def _steps(arguments, rest):
       target=target,
       num_train=_num_train(config),
     ),
+  )
+
+
+# plan stability, plan clip
+
+
+def _add_stability(plan):
+  stability = _add_question(
+    plan, "stability", "is training unstable, and which fix costs least"
+  )
+  _add_rates(stability)
+  stability.add_argument(
+    "--seeds",
+    type=common.number,
+    default=3,
+    metavar="N",
+    help="with which the best rate of each fix is run again (default 3)",
+  )
+  stability.set_defaults(verb=_stability)
+
+
+def _stability(arguments, rest):
+  from jaxplay.procedures import stability
+
+  config = _config(arguments, rest)
+  rates = _rates(arguments, config)
+  return _run(
+    arguments,
+    "stability",
+    {"learning_rates": list(rates), "seeds": arguments.seeds},
+    config,
+    stability.GOAL,
+    lambda lab: stability.stability(
+      lab, config, learning_rates=rates, seeds=arguments.seeds
+    ),
+  )
+
+
+def _add_clip(plan):
+  clip = _add_question(
+    plan,
+    "clip",
+    "a clipping threshold, from the gradient norms of a run",
+    config=False,
+    trains=False,
+  )
+  clip.add_argument("run", metavar="RUN")
+  clip.set_defaults(verb=_clip)
+
+
+def _clip(arguments, rest):
+  from jaxplay import rundir
+  from jaxplay.procedures import stability
+
+  common.no_more(rest, arguments)
+  answer = stability.clip(rundir.RunDir(arguments.run))
+  return _tell(
+    arguments,
+    "clip",
+    {"run": arguments.run},
+    "At which norm is the gradient to be clipped?",
+    answer,
   )
