@@ -36,7 +36,7 @@ def base() -> ml_collections.ConfigDict:
   config.steps_per_call = 0  # steps per dispatch, data on device; 0: chosen
   config.log_every = 50  # steps between lines of training metrics
   config.eval_every = 100  # steps between evaluations
-  config.eval_batch_size = 512  # at least batch_size
+  config.eval_batch_size = 512  # at least batch_size; padded for the devices
   config.checkpoint_every = 500  # steps between checkpoints for resuming
   config.keep_best = 1  # best checkpoints to keep, beside the latest two
   config.keep_steps = ("geometric",)  # and those after these steps, to branch
@@ -993,17 +993,13 @@ def mesh_sizes(
 def _validate_mesh(config, num_devices, trials):
   sizes = mesh_sizes(config.mesh, num_devices, trials=trials)
   split = sizes["replica"] * sizes["data"] * sizes["fsdp"]
-  microbatch = config.batch_size // config.microbatches
-  for key, size, unit in (
-    ("batch_size", microbatch, config.microbatches),
-    ("eval_batch_size", config.eval_batch_size, 1),
-  ):
-    if size % split:
-      parts = f" in {unit} microbatches" if unit > 1 else ""
-      raise jaxplay.UserError(
-        f"config.{key} {size * unit}{parts} does not divide over {split}"
-        f" devices; use {_multiples(size * unit, split * unit)}"
-      )
+  size, unit = config.batch_size, config.microbatches
+  if size % (split * unit):
+    parts = f" in {unit} microbatches" if unit > 1 else ""
+    raise jaxplay.UserError(
+      f"config.batch_size {size}{parts} does not divide over {split} devices;"
+      f" use {_multiples(size, split * unit)}"
+    )
 
 
 def _validate_rules(rules):

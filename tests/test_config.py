@@ -446,7 +446,6 @@ def test_pairs_that_agree(changes):
   [
     (dict(batch_size=100), ["batch_size 100", "8 devices", "96 or 104"]),
     (dict(batch_size=4), ["batch_size 4 ", "8 devices", "use 8"]),
-    (dict(eval_batch_size=516), ["eval_batch_size 516", "512 or 520"]),
     (
       dict(batch_size=96, microbatches=8),
       ["batch_size 96 in 8 microbatches", "64 or 128"],

@@ -56,7 +56,7 @@ class Checkpoints:
       keep.append(
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       rundir.absolute(folder),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
@@ -188,6 +188,18 @@ def steps(folder: pathlib.Path) -> list[int]:
     if path.name.isdecimal()
     and (rundir.is_local(path) or (path / _FINISHED).exists())
   )
+
+
+class _Manager(ocp.CheckpointManager):
+  """Leaves it to the loop to ask for preemptions.
+
+  JAX agrees on the call at which all hosts stop by the number that each gives,
+  so only one caller may count: a signal next to a save, for which orbax gives
+  the step, would be agreed on for a call that never comes.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:

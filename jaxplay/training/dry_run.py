@@ -220,7 +220,8 @@ def lower_eval_step(
 ):
   """The evaluation of a batch, as `lower_train_step`."""
   shapes = dict(workload.dataset.example, weight=((), np.float32))
-  batch = _batch(workload, shapes, (config.eval_batch_size,))
+  size = sharding.padded(workload.mesh, config.eval_batch_size)
+  batch = _batch(workload, shapes, (size,))
   eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
   step = jax.jit(eval_batch, out_shardings=sharding.replicated(workload.mesh))
   state = workload.state

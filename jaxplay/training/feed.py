@@ -190,12 +190,15 @@ class EvalFeed:
     Args:
       mesh: From `sharding.make_mesh`.
       source: Examples by index.
-      batch_size: Examples per batch over all devices; the last one is padded.
+      batch_size: Examples per batch over all devices, rounded up to what
+        divides over them; the last one is padded.
       device_bytes: Splits up to this size are copied to the devices.
       workers: Reader processes for larger ones.
       split: Whether each device takes its part of a batch, or all of it.
     """
     self._source, self._workers = source, workers
+    if split:
+      batch_size = sharding.padded(mesh, batch_size)
     self._size, self._mesh, self._split = batch_size, mesh, split
     self._rows = np.arange(batch_size)
     if split:

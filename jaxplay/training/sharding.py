@@ -250,6 +250,12 @@ def over_batch(mesh: Mesh, attend: Callable) -> Callable:
   return split_attend
 
 
+def padded(mesh: Mesh, batch_size: int) -> int:
+  """The least number of rows from `batch_size` up that divides over a mesh."""
+  parts = batch_parts(mesh)
+  return -(-batch_size // parts) * parts
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   """The rows of a global batch that this host's devices hold, ascending."""
   slices = batch(mesh).addressable_devices_indices_map((batch_size,)).values()

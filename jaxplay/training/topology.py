@@ -60,6 +60,7 @@ def topology(name: str) -> Topology:
       " such as v5e:16x16 or 2*v5p:4x4x8"
     )
   slices, shape = int(form[1] or 1), tuple(map(int, form[3].split("x")))
+  _check_shape(name, form[2], shape)
   options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
   if form[2] == "v4":  # Its two cores as one device, as programs see them.
     options["chip_config_name"] = "megacore"
@@ -76,8 +77,32 @@ def topology(name: str) -> Topology:
         "compiling for TPUs needs their compiler, the library libtpu: pip"
         " install 'jaxplay[tpu]'"
       ) from None
-    raise jaxplay.UserError(f"there is no topology {name!r}: {text}") from None
+    known = "" if form[2] in _KINDS else f"; kinds: {', '.join(_KINDS)}"
+    raise jaxplay.UserError(
+      f"there is no topology {name!r}: {text}{known}"
+    ) from None
   return Topology(name, described.devices, shape, slices)
+
+
+# Kinds whose slices are flat, and their largest side; for larger ones the
+# library aborts the process. https://cloud.google.com/tpu/docs/v5e, v6e.
+_FLAT = {"v5e": 16, "v6e": 16}
+_KINDS = (*_FLAT, "v4", "v5p")
+
+
+def _check_shape(name, kind, shape):
+  side = _FLAT.get(kind)
+  if not all(shape):
+    what = "every side must be at least 1"
+  elif side and (len(shape) != 2 or max(shape) > side):
+    what = (
+      f"slices of {kind} have two sides of up to {side}, such as {kind}:4x4"
+    )
+  elif kind in _KINDS and not side and len(shape) != 3:
+    what = f"slices of {kind} have three sides, such as {kind}:2x2x4"
+  else:
+    return
+  raise jaxplay.UserError(f"there is no topology {name!r}: {what}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import math
 import pathlib
 import signal
@@ -741,8 +742,11 @@ class Preemption:
   the last steps of a run must not be lost.
   """
 
+  # Of the whole process: what one run agrees on may be met by the next.
+  _calls = itertools.count(1)
+
   def __enter__(self):
-    self._asked, self._calls, self._old = False, 0, {}
+    self._asked, self._old = False, {}
     # With several hosts JAX's own SIGTERM handler tells the others.
     if jax.process_count() == 1 and (
       threading.current_thread() is threading.main_thread()
@@ -763,8 +767,7 @@ class Preemption:
     """Whether to stop before the next call."""
     if jax.process_count() == 1:
       return self._asked
-    self._calls += 1
-    return multihost_utils.reached_preemption_sync_point(self._calls)
+    return multihost_utils.reached_preemption_sync_point(next(self._calls))
 
   def __exit__(self, *unused):
     for number, handler in self._old.items():

@@ -56,7 +56,7 @@ def overrides(**extra):
   keys = {
     "max_train_steps": 48,
     "batch_size": 64,
-    "eval_batch_size": 320,
+    "eval_batch_size": 300,
     "log_every": 4,
     "eval_every": 8,
     "checkpoint_every": 12,

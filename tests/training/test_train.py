@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import rundir
@@ -225,6 +226,21 @@ def test_a_nan_objective_deletes_nothing(tmp_path):
   checkpoints.wait()
   assert checkpoints.steps() == [1, 2, 4, 5]  # best two, latest two
   checkpoints.close()
+
+
+def test_saving_asks_for_no_preemption(tmp_path, monkeypatch):
+  """M4: hosts agree on the call at which to stop, and only the loop counts.
+
+  Were orbax to give JAX the step, a signal beside a save would be lost.
+  """
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", asked.append
+  )
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=1)
+  checkpoints.save(500, {"x": np.zeros(1)}, 0.5)
+  checkpoints.wait()
+  assert checkpoints.steps() == [500] and not asked
 
 
 def test_ties_go_to_the_earlier_step(tmp_path):
