@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import jaxplay
 from jaxplay.cli import common
@@ -83,13 +84,11 @@ def _topology(arguments, rest):
       cases.append((name, devices, shape, sized))
   rows = []
   for name, devices, shape, sized in cases:
+    _tell_compiling(name, sized)
     row = _case(name, devices, shape, sized)
     if arguments.largest:
-      row["largest_batch"] = _largest(sized, devices, row)
+      row["largest_batch"] = _largest(name, sized, devices, row)
     rows.append(row)
-    if not arguments.json and len(cases) > 1:
-      told = "fits" if row["fits"] else "does not fit"
-      print(f"{name}, batch {sized.batch_size}: {told}", flush=True)
   if arguments.json:
     print(json.dumps(rows, indent=1))
   else:
@@ -189,7 +188,13 @@ def _by_kind(collectives):
   return kinds
 
 
-def _largest(config, devices, row):
+def _tell_compiling(name, config):
+  """Large programs take the compiler minutes."""
+  told = f"compiling for {name}, batch {config.batch_size} ..."
+  print(told, file=sys.stderr, flush=True)
+
+
+def _largest(name, config, devices, row):
   """The largest batch that fits, by doubling or halving; None: none does."""
   from jaxplay import config as config_lib
   from jaxplay.training import topology
@@ -200,6 +205,7 @@ def _largest(config, devices, row):
       config_lib.validate(sized, len(devices))
     except jaxplay.UserError:  # Fewer examples than devices.
       return None
+    _tell_compiling(name, sized)
     return not topology.compile_for(sized, devices).too_large
 
   size = config.batch_size
@@ -258,7 +264,7 @@ def _as_table(rows):
   line("bound by", of("bound", str))
   line(
     "examples per second",
-    lambda row: _between(row.get("examples_per_second"), common.short),
+    lambda row: _between(row.get("examples_per_second"), _digits),
   )
   line("of the peak", lambda row: _between(row.get("efficiency"), _percent))
   line("seconds to compile", of("compile_seconds"))
@@ -277,8 +283,8 @@ def _as_table(rows):
       told.append(f"{row['topology']}: {row['too_large']}")
   sources = {row["chip"]["source"] for row in rows if row["chip"]}
   told += [
-    "Of one device. Estimates, but what is called measured; ranges: if all is"
-    " overlapped, and if nothing is.",
+    "Of one device, but batch size and examples per second. Estimates, but what"
+    " is called measured; ranges: if all is overlapped, and if nothing is.",
     f"Peaks: {'; '.join(sorted(sources)) or 'none known of these devices'}",
   ]
   return "\n".join(text.rstrip() for text in told)
@@ -309,7 +315,13 @@ def _bytes(number):
 
 
 def _ms(seconds):
-  return "-" if seconds is None else f"{1e3 * seconds:.3g}"
+  return "-" if seconds is None else _digits(1e3 * seconds)
+
+
+def _digits(number):
+  """Three of them, and none of the exponents that a table is no place for."""
+  rounded = float(f"{number:.3g}")
+  return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:.3g}"
 
 
 def _percent(share):

@@ -139,6 +139,7 @@ def _spec(text):
 
 def _train(arguments, rest):
   from jaxplay import config as config_lib
+  from jaxplay import rundir
 
   overrides = common.overrides(rest, vars(arguments))
   config = config_lib.load(_spec(arguments.config), overrides)
@@ -168,6 +169,12 @@ def _train(arguments, rest):
     raise jaxplay.UserError(
       f"--profile ends at step {arguments.profile[1]}, and the run at"
       f" {config.max_train_steps}"
+    )
+  made = rundir.RunDir(arguments.workdir).status().get("step", 0)
+  if arguments.profile and made >= arguments.profile[1]:
+    raise jaxplay.UserError(
+      f"--profile ends at step {arguments.profile[1]}, and"
+      f" {arguments.workdir!r} has made {made} already; use another workdir"
     )
   return _run(
     config,

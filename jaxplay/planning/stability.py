@@ -52,8 +52,8 @@ def unstable(run: Run, until: int | None = None) -> str:
   as the mean of 5 lines, goes up again by more than half of what it had come
   down, and by 5 % of the first: "loss goes up not down during periods of
   training". "above start": such a mean lies above the first loss by a tenth.
-  "never trains": its loss never comes down by a twentieth. Source: Playbook,
-  identifying unstable workloads; the numbers are our own.
+  "never trains": its loss never comes down by a twentieth in all. Source:
+  Playbook, identifying unstable workloads; the numbers are our own.
 
   Args:
     run: The run.
@@ -78,7 +78,7 @@ def unstable(run: Run, until: int | None = None) -> str:
   came_down = first - lowest
   if (rises > np.maximum(0.5 * came_down, 0.05 * first)).any():
     return "rises"
-  if means.min() > 0.95 * first:
+  if until is None and means.min() > 0.95 * first:
     return "never trains"
   return ""
 
