@@ -48,12 +48,12 @@ class Run:
 def unstable(run: Run, until: int | None = None) -> str:
   """How a run is unstable, in a word; "" where it is not.
 
-  "diverged": it became infeasible, or a loss is not finite. "rises": its loss,
-  as the mean of 5 lines, goes up again by more than half of what it had come
-  down, and by 5 % of the first: "loss goes up not down during periods of
-  training". "above start": such a mean lies above the first loss by a tenth.
-  "never trains": its loss never comes down by a twentieth in all. Source:
-  Playbook, identifying unstable workloads; the numbers are our own.
+  "diverged": it became infeasible, or a loss is not finite. "above start": its
+  loss, as the mean of 5 lines, exceeds the first one by a tenth. "never
+  trains": no quarter of its lines has a mean below nine tenths of the first.
+  "rises": it goes up again by more than half of what it had come down, and by a
+  tenth of the first: "loss goes up not down during periods of training".
+  Source: Playbook, identifying unstable workloads; the numbers are our own.
 
   Args:
     run: The run.
@@ -69,18 +69,20 @@ def unstable(run: Run, until: int | None = None) -> str:
   if not len(loss):
     return ""
   first = loss[0]
-  width = min(5, max(len(loss) // 4, 1))
-  means = np.convolve(loss, np.ones(width) / width, "valid")
+  means = _means(loss, 5)
   if (means > 1.1 * first).any():
     return "above start"
-  lowest = np.minimum.accumulate(means)
-  rises = means - lowest
-  came_down = first - lowest
-  if (rises > np.maximum(0.5 * came_down, 0.05 * first)).any():
-    return "rises"
-  if until is None and means.min() > 0.95 * first:
+  if until is None and _means(loss, len(loss) // 4).min() > 0.9 * first:
     return "never trains"
-  return ""
+  lowest = np.minimum.accumulate(means)
+  least = np.maximum(0.5 * (first - lowest), 0.1 * first)
+  return "rises" if (means - lowest > least).any() else ""
+
+
+def _means(values, width):
+  """Of each so many in a row; of fewer, where there are few."""
+  width = max(1, min(width, len(values) // 4))
+  return np.convolve(values, np.ones(width) / width, "valid")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,14 +71,13 @@ class Target:
         of a training metric, each value of which is a mean over some batches.
     """
     steps, values = curves.get(self.metric, (np.zeros(0), np.zeros(0)))
-    since = 0
-    for step, value, before in zip(
-      steps, values, np.concatenate([[0], steps[:-1]]), strict=True
-    ):
+    since = before = 0  # the end of the last bad value, and of the last one
+    for step, value in zip(steps, values, strict=True):
       if not value <= self.most:
         since = step
       elif step - min(since, before) >= window_steps:
         return int(step)
+      before = step
     return None
 
 
