@@ -154,6 +154,9 @@ def start_jax(arguments, cores_as_devices=False):
     arguments: Of the command line.
     cores_as_devices: Whether each core of a CPU is to be a device.
   """
+  if getattr(arguments, "jax_has_begun", False):
+    return  # A verb of several parts; JAX would refuse a second beginning.
+  arguments.jax_has_begun = True
   quiet_without_tpu()
 
   import jax

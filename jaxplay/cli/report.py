@@ -97,7 +97,7 @@ def show_study(results, findings, path):
     best = results.ranked[0]
     print(
       f"best {results.objective} {results.value(best):.4g} by trial"
-      f" {best.index}:"
+      f" {best.index}{', adaptive' * best.adaptive}:"
     )
     width = max(map(len, best.point), default=0) + 2
     for label, value in best.point.items():

@@ -1,4 +1,4 @@
-"""The verbs of studies: `jaxplay study run`, `extend`, `rerun`, ..."""
+"""The verbs of studies: `jaxplay study run`, `extend`, `suggest`, ..."""
 
 import collections
 
@@ -10,7 +10,7 @@ from jaxplay.cli import report as report_verbs
 def add(verbs):
   study = verbs.add_parser(
     "study",
-    help="quasi-random studies: run, extend, rerun, status, list, export",
+    help="studies: run, extend, rerun, suggest, final, status, list, export",
     description="Runs and reads studies. A study is a Python file with"
     " get_study(), and a directory of trials.",
   )
@@ -60,6 +60,37 @@ def add(verbs):
   rerun.add_argument("--seeds", type=common.number, default=5, metavar="N")
   _add_runner(rerun)
   rerun.set_defaults(verb=_study_rerun)
+
+  suggest = study.add_parser(
+    "suggest",
+    help="go on by Bayesian optimization, once exploration is concluded",
+    allow_abbrev=False,
+  )
+  suggest.add_argument("study", metavar="STUDY")
+  suggest.add_argument(
+    "--trials",
+    required=True,
+    type=common.number,
+    metavar="K",
+    help="adaptive trials of the study in all; the same command resumes",
+  )
+  suggest.add_argument(
+    "--batch",
+    type=common.number,
+    # Trials of a batch do not learn of each other, and each batch starts a
+    # program: 4 keep a small machine busy, and 16 trials learn three times.
+    default=4,
+    metavar="B",
+    help="trials at the same time (default 4)",
+  )
+  suggest.add_argument("--seed", type=int, default=0, metavar="S")
+  suggest.add_argument(
+    "--ignore_findings",
+    action="store_true",
+    help="even if the best trials cluster at a boundary of the space",
+  )
+  _add_runner(suggest)
+  suggest.set_defaults(verb=_study_suggest)
 
   status = study.add_parser("status", help="how far a study is")
   status.add_argument("study", metavar="STUDY")
@@ -132,11 +163,15 @@ def _study_extend(arguments, rest):
 
 def _run_trials(arguments, directory, which):
   """Runs trials of a study, as far as they are not finished."""
+  return _run_jobs(arguments, directory, _trial_jobs(directory, which))
+
+
+def _trial_jobs(directory, which):
   from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   study, points = directory.study(), directory.points()
-  jobs = [
+  return [
     runners.Job(
       f"trials/{index:04d}",
       directory.trial(index),
@@ -144,7 +179,90 @@ def _run_trials(arguments, directory, which):
     )
     for index in which
   ]
-  return _run_jobs(arguments, directory, jobs)
+
+
+def _study_suggest(arguments, rest):
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  if arguments.seed < 0:
+    raise jaxplay.UserError(f"--seed is {arguments.seed}; it begins at 0")
+  directory = study_lib.StudyDir(arguments.study)
+  there = len(study_lib.adaptive(directory.study()))
+  if arguments.trials < there:
+    raise jaxplay.UserError(
+      f"the study has {there} adaptive trials already; --trials is their total,"
+      f" and {arguments.trials} is less"
+    )
+  if arguments.retry_failed:
+    for job in _trial_jobs(directory, study_lib.adaptive(directory.study())):
+      job.forgive()
+  while True:
+    which = study_lib.adaptive(directory.study())
+    jobs = _trial_jobs(directory, which)
+    if len(which) >= arguments.trials:
+      return _run_jobs(arguments, directory, jobs)
+    # What a kill left of the last batch comes first.
+    left = [job for job in jobs if job.is_open()]
+    if left:
+      finished, quiet = _train_jobs(arguments, directory, left)
+      if not finished or any(not (j.is_open() or j.is_done()) for j in left):
+        return _closed(arguments, directory, left, finished, quiet)
+    batch = _next_batch(arguments, directory, arguments.trials - len(which))
+    if directory.append(batch) and not arguments.process_id:
+      first, number = batch["after"], len(batch["points"])
+      print(
+        f"trials {first} to {first + number - 1} of the study: suggested by"
+        f" {batch['sampler']}, which was told of {batch['told']} trials",
+        flush=True,
+      )
+
+
+def _next_batch(arguments, directory, most):
+  """What `StudyDir.append` is to add: at most so many points.
+
+  Raises:
+    jaxplay.UserError: Exploration is not concluded.
+  """
+  from jaxplay.analysis import checklist, refine
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import suggest
+
+  results = results_lib.read_study(directory.path)
+  ended = sum(
+    trial.status in results_lib.ENDED for trial in results.space_filling.trials
+  )
+  if ended < suggest.FEWEST or not results.ranked:
+    raise jaxplay.UserError(
+      f"{arguments.study!r} has {ended} finished trials, {len(results.ranked)}"
+      f" of them with a value, and a suggestion needs {suggest.FEWEST} and a"
+      " value; explore first, with `jaxplay study run` or `extend`"
+    )
+  findings = checklist.check_study(results)
+  bad = [
+    found.subject
+    for found in findings
+    if found.check == "search_space_boundary"
+    and found.verdict in ("warn", "fail")
+  ]
+  if bad and not arguments.ignore_findings:
+    raise jaxplay.UserError(
+      f"the best trials of {arguments.study!r} cluster at a boundary of"
+      f" {', '.join(bad)}, so better ones may lie outside; run its"
+      " next_study.py, which `jaxplay report` writes, or go on in this space"
+      " with --ignore_findings"
+    )
+  space, history = refine.refined(results, findings)
+  return {
+    "after": len(results.trials),
+    "seed": arguments.seed,
+    "sampler": suggest.sampler(space),
+    "told": sum(value is not None for _, value in history),
+    "space": space.as_json(),
+    "points": suggest.suggest(
+      space, history, num=min(arguments.batch, most), seed=arguments.seed
+    ),
+  }
 
 
 def _study_rerun(arguments, rest):
@@ -208,15 +326,25 @@ def _slice(text, num):
 
 
 def _run_jobs(arguments, directory, jobs):
-  """Runs jobs of a study by the runner that was asked for."""
-  from jaxplay.study import runners
-
+  """Runs jobs of a study, and says how they ended."""
   if arguments.retry_failed:
     for job in jobs:
       job.forgive()
   if not any(job.is_open() for job in jobs):
     print("nothing to run")
     return _close_study(arguments, directory, jobs)
+  finished, quiet = _train_jobs(arguments, directory, jobs)
+  return _closed(arguments, directory, jobs, finished, quiet)
+
+
+def _train_jobs(arguments, directory, jobs):
+  """Runs jobs of a study by the runner that was asked for.
+
+  Returns:
+    (whether the end was reached, whether another host says how it went)
+  """
+  from jaxplay.study import runners
+
   console = common.Console(
     quiet=bool(arguments.process_id),
     names=("trials", "best", "infeasible"),
@@ -234,7 +362,12 @@ def _run_jobs(arguments, directory, jobs):
       )
     else:
       finished = _run_populations(arguments, directory, jobs, progress, console)
-  if console.quiet:  # One host says how it went.
+  return finished, console.quiet
+
+
+def _closed(arguments, directory, jobs, finished, quiet):
+  """Says how it went; returns the exit code."""
+  if quiet:
     return 0 if finished else common.EXIT_PREEMPTED
   if not finished:
     print("stopped; the same command goes on where it was")
@@ -303,6 +436,8 @@ def _study_status(arguments, rest):
   print(results.study["goal"])
   for name, number in sorted(counts.items()):
     print(f"  {name:<12}{number}")
+  if results.num_adaptive:
+    print(f"  {'adaptive':<12}{results.num_adaptive} of them")
   reruns = sum(map(len, results.reruns.values()))
   if reruns:
     print(f"  {'reruns':<12}{reruns}")

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 import jaxplay
 from jaxplay.study import space as space_lib
 
@@ -47,6 +49,9 @@ def suggest(
     jaxplay.UserError: Optuna is not installed.
   """
   with _quiet_optuna() as optuna:
+    # Else each batch would draw the numbers of the one before.
+    seeds = np.random.SeedSequence([seed, len(history)])
+    seed = int(seeds.generate_state(1)[0])
     study = optuna.create_study(sampler=_sampler(optuna, space, seed))
     for point, value in history:
       study.add_trial(_told(optuna, space, point, value))
