@@ -286,6 +286,13 @@ def log_entry(comparison: Comparison, date: str) -> str:
   )
 
 
+def commit(path: str | os.PathLike) -> str:
+  """The commit of the code that made a study or run, in words."""
+  provenance = rundir.RunDir(path).provenance() or {}
+  commit = (provenance.get("git_commit") or "not known")[:12]
+  return commit + (" and changes" if provenance.get("git_diff") else "")
+
+
 def _side(results) -> Side:
   if not results.ranked:
     raise jaxplay.UserError(
@@ -310,15 +317,9 @@ def _side(results) -> Side:
     deviation_from=source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
     rerun=_rerun(results, best),
-    commit=_commit(results.path),
+    commit=commit(results.path),
     adaptive=results.num_adaptive,
   )
-
-
-def _commit(path):
-  provenance = rundir.RunDir(path).provenance() or {}
-  commit = (provenance.get("git_commit") or "not known")[:12]
-  return commit + (" and changes" if provenance.get("git_diff") else "")
 
 
 def _rerun(results, best):

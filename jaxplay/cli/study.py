@@ -1,6 +1,10 @@
 """The verbs of studies: `jaxplay study run`, `extend`, `suggest`, ..."""
 
 import collections
+import os
+import shlex
+import sys
+import time
 
 import jaxplay
 from jaxplay.cli import common
@@ -91,6 +95,27 @@ def add(verbs):
   )
   _add_runner(suggest)
   suggest.set_defaults(verb=_study_suggest)
+
+  final = study.add_parser(
+    "final",
+    help="the best trial over seeds and, once, on the test set",
+    allow_abbrev=False,
+  )
+  final.add_argument("study", metavar="STUDY")
+  final.add_argument("--seeds", type=common.number, default=5, metavar="N")
+  final.add_argument(
+    "--log",
+    metavar="FILE.md",
+    help="log of launches to append to (default experiments/LOG.md where that"
+    " folder is, else STUDY/LOG.md)",
+  )
+  final.add_argument(
+    "--again",
+    action="store_true",
+    help="look at the test set again after the study went on; it is recorded",
+  )
+  _add_runner(final)
+  final.set_defaults(verb=_study_final)
 
   status = study.add_parser("status", help="how far a study is")
   status.add_argument("study", metavar="STUDY")
@@ -209,7 +234,7 @@ def _study_suggest(arguments, rest):
       if not finished or any(not (j.is_open() or j.is_done()) for j in left):
         return _closed(arguments, directory, left, finished, quiet)
     batch = _next_batch(arguments, directory, arguments.trials - len(which))
-    if directory.append(batch) and not arguments.process_id:
+    if directory.append(batch) and common.is_first(arguments):
       first, number = batch["after"], len(batch["points"])
       print(
         f"trials {first} to {first + number - 1} of the study: suggested by"
@@ -268,12 +293,11 @@ def _next_batch(arguments, directory, most):
 def _study_rerun(arguments, rest):
   from jaxplay.analysis import results as results_lib
   from jaxplay.analysis import trials
-  from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
   directory = study_lib.StudyDir(arguments.study)
-  study, points = directory.study(), directory.points()
+  points = directory.points()
   results = results_lib.read_study(arguments.study)
   if arguments.trial is not None:
     indices = [arguments.trial]
@@ -292,8 +316,18 @@ def _study_rerun(arguments, rest):
       f"there is no trial {indices[0]}; the study has trials 0 to"
       f" {len(points) - 1}"
     )
-  seeds = [study["config"]["seed"] + 1 + i for i in range(arguments.seeds)]
-  jobs = [
+  jobs = _rerun_jobs(directory, indices, arguments.seeds)
+  return _run_jobs(arguments, directory, jobs)
+
+
+def _rerun_jobs(directory, indices, number):
+  """Trials again, each with so many other seeds than the study's."""
+  from jaxplay.study import runners
+  from jaxplay.study import study as study_lib
+
+  study, points = directory.study(), directory.points()
+  seeds = [study["config"]["seed"] + 1 + i for i in range(number)]
+  return [
     runners.Job(
       f"reruns/{index:04d}/{seed}",
       directory.rerun(index, seed),
@@ -302,7 +336,128 @@ def _study_rerun(arguments, rest):
     for index in indices
     for seed in seeds
   ]
-  return _run_jobs(arguments, directory, jobs)
+
+
+def _study_final(arguments, rest):
+  from jaxplay.analysis import final as final_lib
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  directory = study_lib.StudyDir(arguments.study)
+  results, final = results_lib.read_study(arguments.study), directory.final()
+  earlier = []
+  if final is not None and "test" in final:
+    went_on = final_lib.num_ended(results) > final["num_trials"]
+    if went_on and not arguments.again:
+      raise jaxplay.UserError(
+        f"the test set was looked at on {final['date']}, with trial"
+        f" {final['trial']}, and {arguments.study!r} went on afterwards; a"
+        " second look makes it a validation set: --again takes it, and the log"
+        " will say so"
+      )
+    if went_on:
+      earlier, final = [*final.pop("earlier", ()), final], None
+  if final is None:
+    final, code = _chosen(arguments, directory, results)
+    if final is None:
+      return code
+    final["earlier"] = earlier
+    if common.is_first(arguments):
+      directory.write_final(final)
+  if "test" not in final:
+    # Whatever happened since it was chosen: that is what will be tested.
+    trial = directory.trial(final["trial"])
+    reruns = [directory.rerun(final["trial"], s) for s in final["seeds"]]
+    if not _look_at_test_set(arguments, [trial, *reruns]):
+      return common.EXIT_PREEMPTED
+    final = final_lib.tested(final, trial, reruns)
+    if common.is_first(arguments):
+      directory.write_final(final)
+  if not common.is_first(arguments):
+    return 0
+  if not final.get("log"):
+    log = arguments.log or _log_of(directory)
+    common.append(log, final_lib.log_entry(arguments.study, final))
+    final["log"] = str(log)
+    directory.write_final(final)
+  print(f"final: trial {final['trial']}, on {final['date']}")
+  for line in final_lib.lines(final):
+    print(f"  {line}")
+  print(f"log: {final['log']}")
+  return 0
+
+
+def _chosen(arguments, directory, results):
+  """The best trial, run over seeds; (None, exit code) if that has no end yet.
+
+  Raises:
+    jaxplay.UserError: There is no best trial, or no test set.
+  """
+  from jaxplay.analysis import final as final_lib
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.training import train
+
+  if not results.ranked:
+    raise jaxplay.UserError(
+      f"{arguments.study!r} has no completed trial, so there is no best one to"
+      " end with"
+    )
+  best = results.ranked[0].index
+  jobs = _rerun_jobs(directory, [best], arguments.seeds)
+  train.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
+  if arguments.retry_failed:
+    for job in jobs:
+      job.forgive()
+  if any(job.is_open() for job in jobs):
+    finished, quiet = _train_jobs(arguments, directory, jobs)
+    if not finished or not all(job.is_done() for job in jobs):
+      return None, _closed(arguments, directory, jobs, finished, quiet)
+  results = results_lib.read_study(directory.path)
+  final = final_lib.chosen(
+    results,
+    trial=best,
+    date=time.strftime("%Y-%m-%d"),
+    command=shlex.join(["jaxplay", *sys.argv[1:]]),
+  )
+  return final, 0
+
+
+def _with_test(config):
+  """The config of a run, to be asked for its test metrics."""
+  from jaxplay import config as config_lib
+
+  return config_lib.from_json(
+    config_lib.as_json(config) | {"report_test": True}
+  )
+
+
+def _look_at_test_set(arguments, runs):
+  """Adds test metrics to finished runs; False: not to all of them."""
+  from jaxplay import config as config_lib
+  from jaxplay.training import train
+
+  common.start_jax(arguments, cores_as_devices=True)
+
+  import jax
+
+  console = common.Console(quiet=jax.process_index() != 0)
+  with console:
+    console.tell(f"the test set is looked at, by {len(runs)} runs")
+    for run in runs:
+      if "test" in run.status():
+        continue
+      config = _with_test(config_lib.from_json(run.config()))
+      if jax.process_count() == 1 and config.mesh.data == -1:
+        config.mesh.data = 1  # Cores that are devices need not divide a batch.
+      train.train(config, str(run.path), console)
+  return all("test" in run.status() for run in runs)
+
+
+def _log_of(directory):
+  if os.path.isdir("experiments"):
+    return os.path.join("experiments", "LOG.md")
+  return directory.path / "LOG.md"
 
 
 def _slice(text, num):

@@ -94,7 +94,7 @@ def make_workload(
     devices = devices[: math.prod(asked)]
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
-  dataset = _planned_dataset(config) if planned else _load_dataset(config)
+  dataset = _planned_dataset(config) if planned else load_dataset(config)
   sizes = config.model.to_dict()
   model = models.build(
     sizes.pop("name"),
@@ -167,7 +167,12 @@ def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
   } | schedules.numbers(config.schedule, config.cooldown_shape)
 
 
-def _load_dataset(config):
+def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
+  """The data set of a config; of a text without test split only if asked.
+
+  Raises:
+    jaxplay.UserError: There is none, or it lacks a split that is needed.
+  """
   dataset = config.dataset
   common = dict(
     data_dir=dataset.data_dir,
@@ -214,7 +219,7 @@ def _planned_dataset(config):
       vocab_size=dataset.vocab_size,
     )
   if not dataset.name.startswith("tfds:"):
-    return _load_dataset(config)
+    return load_dataset(config)
   if not dataset.image_size:
     raise jaxplay.UserError(
       f"config.dataset.name is {dataset.name!r}, whose images are not looked at"
