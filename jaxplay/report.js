@@ -170,9 +170,14 @@ function answer() {
       el("div", {},
         el("div", {class: "soft"}, `${objectiveTitle()}, lower is better`),
         el("div", {class: "value", id: "best-value"}, text(best.objective)),
-        el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}; ` : "",
+        el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}`
+          + `${best.kind === "adaptive" ? " (adaptive)" : ""}; ` : "",
           `best at step ${best.at} of ${best.max_train_steps}`,
           isStudy ? `; ${ranked.length} trials have a value.` : "."),
+        numAdaptive() ? el("p", {id: "adaptive"}, `${numAdaptive()} trials were`
+          + " adaptive: suggested by the results of earlier ones. They may be the"
+          + " best, but are no sample of the space, so checks of the space,"
+          + " comparisons, slices and the best of n leave them out.") : null,
         reruns.length ? el("p", {}, `Run again with ${reruns.length} other`
           + ` seeds: ${spread(reruns)} (standard deviation).`) : null,
         list(point(best).map(([p, value]) => [p.label, value]))),
@@ -185,6 +190,10 @@ function answer() {
       p.role === "scientific" ? perValue(p, derived.isolation[i]) : null),
     isOwnObjective() ? comparisons() : null,
   ];
+}
+
+function numAdaptive() {
+  return trials.filter((t) => t.kind === "adaptive").length;
 }
 
 // Whether the page shows the objective for which Python judged.
@@ -492,7 +501,8 @@ function showTip(handler, event, mark, value) {
     ...(trial.reason ? [["reason", trial.reason]] : []),
   ] : Object.entries(value);
   tip.replaceChildren(
-    trial ? el("strong", {}, `Trial ${trial.index} `, STATUSES[trial.status]) : "",
+    trial ? el("strong", {}, `Trial ${trial.index} `, STATUSES[trial.status],
+      trial.kind === "adaptive" ? ", adaptive" : "") : "",
     list(pairs));
   const {width, height} = tip.getBoundingClientRect();
   const left = event.clientX + 14 + width < innerWidth
@@ -545,6 +555,7 @@ function table() {
   columns = [
     {name: "trial", of: (t) => t.index, key: "index"},
     {name: "status", of: (t) => t.status, show: (t) => STATUSES[t.status], text: true},
+    ...(numAdaptive() ? [{name: "kind", of: (t) => t.kind, text: true}] : []),
     {name: "objective", of: (t) => t.objective, title: objectiveTitle},
     {name: "best at step", of: (t) => t.at},
     ...report.parameters.map((p, i) => ({name: p.label, of: (t) => p.values[t.place]})),
@@ -583,7 +594,7 @@ function shownRows() {
     if (state.status === "selected") {
       if (!state.picked?.has(trial.index)) return false;
     } else if (state.status && trial.status !== state.status) return false;
-    const hay = `trial ${trial.index} ${trial.status} ${trial.reason} `
+    const hay = `trial ${trial.index} ${trial.status} ${trial.kind} ${trial.reason} `
       + point(trial).map(([p, value]) => `${p.label}=${text(value)}`).join(" ");
     return words.every((word) => hay.toLowerCase().includes(word));
   }).sort((a, b) => {

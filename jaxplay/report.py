@@ -67,6 +67,7 @@ def write(
     "trials asked for": study.get("num_trials"),
     "algorithm": study.get("algorithm"),
     "seed of the search": study.get("seed"),
+    "adaptive trials": _suggested(study),
     "space": "\n".join(_describe(p) for p in results.space.parameters),
   }
   # Devices and versions are those of the machines that trained.
@@ -298,6 +299,7 @@ def as_json(
       "step": getattr(trial, results.select)(results.objective)[1],
       "point": dict(trial.point),
       "seed": trial.seed,
+      "adaptive": trial.adaptive,
       "path": str(trial.path),
     }
   return rundir.plain(
@@ -307,6 +309,7 @@ def as_json(
       "objective": results.objective,
       "select": results.select,
       "trials": counts,
+      "adaptive": [t.index for t in results.trials if t.adaptive],
       "best": best,
       "comparisons": _comparisons(results),
       "findings": [found.as_json() for found in findings],
@@ -602,6 +605,18 @@ def _describe(parameter):
   else:
     domain = f"{parameter.low:g} to {parameter.high:g}, {parameter.scale}"
   return f"{parameter.label}: {domain} ({parameter.role})"
+
+
+def _suggested(study):
+  """A line for each batch of adaptive trials."""
+  lines = []
+  for batch in study.get("suggested", ()):
+    first, number = batch["after"], len(batch["points"])
+    lines.append(
+      f"{first} to {first + number - 1}, by {batch['sampler']} from"
+      f" {batch['told']} trials, seed {batch['seed']}"
+    )
+  return "\n".join(lines)
 
 
 def _command(words):

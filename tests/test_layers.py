@@ -53,7 +53,7 @@ DOORS = {
   "tensorflow_datasets": ("data/",),
   "tensorflow": (),
   "orbax": ("training/checkpoint.py",),
-  "optuna": ("analysis/optuna_export.py",),
+  "optuna": ("analysis/optuna_export.py", "study/suggest.py"),
   "altair": ("analysis/plots",),
   "vl_convert": ("report.py",),
   "tokenizers": ("data/text.py",),

@@ -94,6 +94,23 @@ FINDINGS = [
 ]
 
 
+def test_adaptive_trials_are_marked(study):
+  """C9, D1: another shape, with a legend; told where they are left out."""
+  trials = [
+    dataclasses.replace(trial, adaptive=trial.index >= 50)
+    for trial in study.trials
+  ]
+  adaptive = dataclasses.replace(study, trials=trials)
+  kinds = [row["kind"] for row in plots.rows(adaptive, "trials")]
+  assert kinds == ["planned"] * 50 + ["adaptive"] * 14
+  for results, is_told in ((study, False), (adaptive, True)):
+    drawn = {figure.name: figure for figure in plots.figures(results)}
+    axis = json.dumps(plots.spec(drawn["axis: model.depth"], results))
+    assert ("diamond" in axis) == is_told
+    for name in ("best of n", "isolation: model.depth"):
+      assert ("14 adaptive" in drawn[name].caption) == is_told
+
+
 def test_failed_and_infeasible_trials_are_drawn(study):
   """D1: each axis plot marks them on its upper edge, and drops none."""
   statuses = [trial.status for trial in study.trials]

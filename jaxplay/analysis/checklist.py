@@ -49,16 +49,31 @@ Runs = Mapping[int, Mapping[str, finding.Finding]]
 def check_study(results: results_lib.Results) -> list[finding.Finding]:
   """The whole checklist.
 
+  What is asked of the space is answered by trials that fill it: the checks of
+  its boundaries, of the number of trials and of where they diverge leave out
+  adaptive ones, and say in their evidence how many. What is asked of runs is
+  answered by all.
+
   Returns:
-    The checks of the study; those of the best trial of each cell, with the
-    trial as subject; and each check of runs counted over all trials.
+    The checks of the study; those of the best trial, and of the best of each
+    cell, with the trial as subject; and each check of runs counted over all
+    trials.
   """
-  runs = check_runs(results)
+  runs, sample = check_runs(results), results.space_filling
+  of_space = [
+    *search_space_boundary(sample),
+    enough_trials(sample),
+    infeasible_share(sample),
+    optimization_instability(sample, runs),
+  ]
+  if results.num_adaptive:
+    left_out = {"adaptive_left_out": results.num_adaptive}
+    of_space = [
+      dataclasses.replace(found, evidence=found.evidence | left_out)
+      for found in of_space
+    ]
   return [
-    *search_space_boundary(results),
-    enough_trials(results),
-    infeasible_share(results),
-    optimization_instability(results, runs),
+    *of_space,
     retrain_variance(results),
     max_train_steps(results),
     compute_bound(results),
@@ -83,7 +98,10 @@ def check_runs(results: results_lib.Results) -> Runs:
 
 
 def _of_best_trials(results, runs):
-  for name, best in trials_lib.best_of_each(results).items():
+  each = trials_lib.best_of_each(results)
+  if results.ranked and results.ranked[0] not in each.values():
+    each = {"the best, adaptive": results.ranked[0]} | each
+  for name, best in each.items():
     subject = f"trial {best.index}" + (f" ({name})" if name else "")
     for found in runs[best.index].values():
       yield dataclasses.replace(found, subject=subject)
@@ -658,7 +676,8 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
   itself, which was selected for its luck. `warn` where more than three quarters
   of the trials with a value lie no further above the mean rerun than two
   trainings of one point differ at 95 % (`noise`): the study cannot tell these
-  apart. Needs 3 reruns of a trial.
+  apart. (Adaptive trials, which are to be alike, are not counted.) Needs 3
+  reruns of a trial.
   """
   reruns = {
     index: results.values_of(again) for index, again in results.reruns.items()
@@ -677,7 +696,8 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
   index = max(reruns, key=lambda i: len(reruns[i]))
   mean = float(reruns[index].mean())
   between = trials_lib.noise(results)
-  finite = results.values[np.isfinite(results.values)]
+  finite = results.space_filling.values
+  finite = finite[np.isfinite(finite)]
   same = int((finite <= mean + between.tolerance).sum())
   blurred = same > 0.75 * len(finite) and len(finite) > 2
   return finding.Finding(

@@ -45,6 +45,7 @@ class Side:
     rerun: The command that adds reruns, less their number, or "" for a run of
       no study.
     commit: Of the code that made it, and whether that was all, in words.
+    adaptive: Trials that were suggested by the results of others.
   """
 
   name: str
@@ -58,6 +59,7 @@ class Side:
   search_deviation: float
   rerun: str
   commit: str
+  adaptive: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,15 +216,16 @@ def compare(
 def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
   """The best combination of scientific choices against each other one.
 
-  Best by the mean over the reruns of its best trial, or by that trial where
-  there are none. The intervals hold together at 95 %, by Bonferroni's bound on
-  all pairs: the best was not known before, and could have been any.
+  Without adaptive trials, of which one combination may have had more than
+  another. Best by the mean over the reruns of its best trial, or by that trial
+  where there are none. The intervals hold together at 95 %, by Bonferroni's
+  bound on all pairs: the best was not known before, and could have been any.
 
   Returns:
     (its name, the other's, comparison) for each other one that has a value,
     best first; [] where there is nothing to compare.
   """
-  sides = {}
+  results, sides = results.space_filling, {}
   for name, indices in trials_lib.cells(results, slices=False).items():
     trials = [results.trials[i] for i in indices]
     if len(results.values_of(trials)):
@@ -283,6 +286,13 @@ def log_entry(comparison: Comparison, date: str) -> str:
   )
 
 
+def commit(path: str | os.PathLike) -> str:
+  """The commit of the code that made a study or run, in words."""
+  provenance = rundir.RunDir(path).provenance() or {}
+  commit = (provenance.get("git_commit") or "not known")[:12]
+  return commit + (" and changes" if provenance.get("git_diff") else "")
+
+
 def _side(results) -> Side:
   if not results.ranked:
     raise jaxplay.UserError(
@@ -307,14 +317,9 @@ def _side(results) -> Side:
     deviation_from=source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
     rerun=_rerun(results, best),
-    commit=_commit(results.path),
+    commit=commit(results.path),
+    adaptive=results.num_adaptive,
   )
-
-
-def _commit(path):
-  provenance = rundir.RunDir(path).provenance() or {}
-  commit = (provenance.get("git_commit") or "not known")[:12]
-  return commit + (" and changes" if provenance.get("git_diff") else "")
 
 
 def _rerun(results, best):
@@ -436,6 +441,11 @@ def _caveats(sides, improvement, from_reruns):
     if side.diverged:
       found.append(
         f"{side.diverged} reruns of {side.name} diverged and do not count."
+      )
+    if side.adaptive:
+      found.append(
+        f"{side.adaptive} trials of {side.name} were adaptive: its best point"
+        " was searched for harder than a quasi-random study would."
       )
     if side.search_deviation > abs(improvement):
       found.append(

@@ -122,6 +122,7 @@ def _trial(trial_lib, results, trial, domains):
       _INDEX: trial.index,
       "jaxplay:status": trial.status,
       "jaxplay:run": str(trial.path),
+      "jaxplay:adaptive": trial.adaptive,
     },
   )
 

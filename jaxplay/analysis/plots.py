@@ -44,6 +44,8 @@ _OPACITY = alt.condition(
   "!chosen || chosen[datum.index]", alt.value(0.85), alt.value(0.1)
 )
 _STEPS = alt.Axis(format=",d", tickCount=6)
+# Of trials: known in advance, or suggested by the results of others.
+KINDS = ("planned", "adaptive")
 _SHAPE = {"infeasible": ("cross", RED), "failed": ("triangle-down", GREY)}
 
 
@@ -112,11 +114,15 @@ def _figures(results):
     caption = ""
     if exists < len(results.trials):
       caption = f"Exists in {exists} of {len(results.trials)} trials."
-    group = "hyperparameters"
+    group, fair = "hyperparameters", _without_adaptive(results)
     found += [
       Figure(f"axis: {label}", group, "trials", axis(results, i), caption),
       Figure(
-        f"isolation: {label}", group, f"isolation:{i}", isolation(results, i)
+        f"isolation: {label}",
+        group,
+        f"isolation:{i}",
+        isolation(results, i),
+        fair,
       ),
     ]
   here = families(results)
@@ -129,7 +135,13 @@ def _figures(results):
       )
   if len(results.trials) > 1:
     found += [
-      Figure("best of n", "search", "best_of", best_of(results)),
+      Figure(
+        "best of n",
+        "search",
+        "best_of",
+        best_of(results),
+        _without_adaptive(results),
+      ),
       Figure("best step", "search", "trials", best_steps(results)),
     ]
   group, source = "optimization", "curves:grad_norm"
@@ -144,6 +156,11 @@ def _figures(results):
     line = curves(results, "learning_rate")
     found.append(Figure("learning rate", group, source, line))
   return found
+
+
+def _without_adaptive(results):
+  number = results.num_adaptive
+  return f"Without the {number} adaptive trials." if number else ""
 
 
 def rows(
@@ -184,6 +201,7 @@ def trial_columns(results: results_lib.Results) -> dict[str, list]:
   columns = {
     "index": [trial.index for trial in trials],
     "status": [trial.status for trial in trials],
+    "kind": [KINDS[trial.adaptive] for trial in trials],
     # Spreads equal values of a choice; the same at every drawing.
     "jitter": [trial.index * 0.618034 % 1 for trial in trials],
     "group": [_group(results, trial) for trial in trials],
@@ -342,14 +360,16 @@ def axis(results: results_lib.Results, i: int) -> alt.LayerChart:
     base = base.encode(xOffset=jitter)
   tooltip = _tooltip("index:O", "status:N", "objective:Q")
   points = base.transform_filter("isValid(datum.objective)")
+  size = max(12, min(55, 11_000 // max(len(results.trials), 1)))
+  marks = points.mark_circle(size=size)
+  if results.num_adaptive:
+    tooltip.insert(1, alt.Tooltip("kind:N"))
+    marks = points.mark_point(size=size, filled=True)
+    marks = marks.encode(shape=_kind_shape())
   layers = [
-    points.mark_circle(
-      size=max(12, min(55, 11_000 // max(len(results.trials), 1)))
-    )
-    .encode(
+    marks.encode(
       x=x, y=y, color=_group_colour(results), opacity=_OPACITY, tooltip=tooltip
-    )
-    .add_params(alt.selection_interval(name="brush", encodings=["x", "y"])),
+    ).add_params(alt.selection_interval(name="brush", encodings=["x", "y"])),
     points.transform_filter("datum.rank === 0")
     .mark_point(size=170, strokeWidth=1.8, color="currentColor")
     .encode(x=x, y=y, tooltip=tooltip),
@@ -641,6 +661,15 @@ def _group_colour(results):
     "group:N",
     title=None,
     scale=alt.Scale(domain=values, range=list(COLOURS[: len(values)])),
+    legend=alt.Legend(orient="top", symbolOpacity=1),
+  )
+
+
+def _kind_shape():
+  return alt.Shape(
+    "kind:N",
+    title=None,
+    scale=alt.Scale(domain=list(KINDS), range=["circle", "diamond"]),
     legend=alt.Legend(orient="top", symbolOpacity=1),
   )
 

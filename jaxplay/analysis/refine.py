@@ -7,6 +7,7 @@ has its reason above it.
 """
 
 import json
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from jaxplay import config as config_lib
 from jaxplay import finding
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
+from jaxplay.study import suggest
 
 _MARGIN = 0.15  # units kept on both sides of the best trials
 _NARROW = 0.6  # of the range: only a smaller one is worth a change
@@ -36,13 +38,15 @@ def next_study(
   4. `max_train_steps` doubles, halves or falls to a fifth where the checks of
      length say so; the number of trials doubles where they were too few.
 
-  Scientific hyperparameters are kept, save for 1.
+  Scientific hyperparameters are kept, save for 1. Adaptive trials do not
+  count: they crowd wherever the best ones happened to be.
 
   Args:
     results: The last study.
     findings: Its checklist, as from `checklist.check_study`.
   """
-  study, findings = results.study, list(findings)
+  study, results = results.study, results.space_filling
+  findings = list(findings)
   told = _by_check(findings)
   domains = [_next_domain(results, p, told) for p in results.space.parameters]
   steps, steps_reason = next_steps(study, findings)
@@ -80,6 +84,68 @@ def next_study(
     '"""The next study, as the findings of the last suggest: edit it."""\n\n'
     "from jaxplay.study import space, study\n\n\n"
     f"def get_study():\n  return study.Study(\n{body}  )\n"
+  )
+
+
+def refined(
+  results: results_lib.Results, findings: Iterable[finding.Finding]
+) -> tuple[space_lib.Space, list[tuple[dict[str, Any], float | None]]]:
+  """Where exploitation is to search, and what is known there.
+
+  The space of `next_study`, as far as it lies in the study's own: ranges that
+  are to be cut or narrowed are, wider ones stay. But the study's own space
+  where fewer than `suggest.FEWEST` trials that ended lie in the refined one.
+
+  Args:
+    results: The study.
+    findings: Its checklist, as from `checklist.check_study`.
+
+  Returns:
+    (space, history), the latter as `suggest.suggest` takes it.
+  """
+  told = _by_check(findings)
+  sample, parameters = results.space_filling, results.space.parameters
+  space = _as_space(
+    parameters,
+    [(_within(p, _next_domain(sample, p, told)[0]), "") for p in parameters],
+  )
+  history = _history(results)
+  inside = [
+    (point, value) for point, value in history if _lies_in(space, point)
+  ]
+  if sum(value is not None for _, value in inside) < suggest.FEWEST:
+    return results.space, history
+  return space, inside
+
+
+def _within(parameter, domain):
+  """The part of a domain that lies in the parameter's own."""
+  if domain.kind == "choice":
+    both = [value for value in domain.values if value in parameter.values]
+  else:
+    both = [max(domain.low, parameter.low), min(domain.high, parameter.high)]
+  return _with_range(parameter.domain, both)
+
+
+def _history(results):
+  """(point by config key, objective) of each trial, as `suggest.suggest`."""
+  keys = {p.label: p.key for p in results.space.parameters}
+  history = []
+  for trial in results.trials:
+    value = math.inf
+    if trial.status != "infeasible":
+      value = results.value(trial)
+      if math.isnan(value) and trial.status in results_lib.ENDED:
+        continue  # It crashed, or logged no finite value: nothing is known.
+    point = {keys[label]: value for label, value in trial.point.items()}
+    history.append((point, None if math.isnan(value) else value))
+  return history
+
+
+def _lies_in(space, point):
+  active = space.active(point)
+  return {p.key for p in active} == point.keys() and all(
+    p.holds(point[p.key]) for p in active
   )
 
 
@@ -213,7 +279,7 @@ def next_steps(
 
 
 def _next_number(results, told):
-  old = results.study["num_trials"]
+  old = len(results.trials)
   few = told.get("enough_trials")
   if few:
     return 2 * old, f"doubled from {old}: too few lay in the good region"

@@ -40,6 +40,8 @@ class Trial:
       logged number was not finite.
     chance: Error rate of always answering the most frequent class, or None.
     num_valid: Validation examples; 0: not known.
+    adaptive: Whether its point was suggested by the results of others, so that
+      it is no sample of the space.
   """
 
   index: int
@@ -53,6 +55,7 @@ class Trial:
   curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
   chance: float | None = None
   num_valid: int = 0
+  adaptive: bool = False
 
   def best(self, metric: str) -> tuple[float, int]:
     """(least finite value, the earliest step with it); (NaN, -1): none."""
@@ -126,6 +129,23 @@ class Results:
     """Which trials diverged, bool [trials]."""
     return np.array([t.status == "infeasible" for t in self.trials], bool)
 
+  @functools.cached_property
+  def space_filling(self) -> "Results":
+    """The study without its adaptive trials.
+
+    For what takes trials for a fair sample of the space, such as the bootstrap
+    of the budget, and for what compares values that had equal chances.
+    """
+    if not self.num_adaptive:
+      return self
+    sample = [trial for trial in self.trials if not trial.adaptive]
+    return dataclasses.replace(self, trials=sample)
+
+  @property
+  def num_adaptive(self) -> int:
+    """Number of adaptive trials."""
+    return sum(trial.adaptive for trial in self.trials)
+
   def column(self, label: str) -> np.ndarray:
     """Values of one hyperparameter in each trial, object [trials].
 
@@ -156,9 +176,12 @@ def read_study(path, objective: str | None = None) -> Results:
   study = directory.study()
   space = space_lib.Space.from_json(study["space"])
   select, metric = study_lib.parse_objective(objective or study["objective"])
-  points = directory.points()
+  points, adaptive = directory.points(), set(study_lib.adaptive(study))
   trials = [
-    _read_trial(directory.trial(index), index, space.labelled(point))
+    dataclasses.replace(
+      _read_trial(directory.trial(index), index, space.labelled(point)),
+      adaptive=index in adaptive,
+    )
     for index, point in enumerate(points)
   ]
   reruns = {}
@@ -245,6 +268,7 @@ def trial_rows(results: Results) -> list[dict[str, Any]]:
       {
         "index": trial.index,
         "status": trial.status,
+        "adaptive": trial.adaptive,
         **{p.label: trial.point.get(p.label) for p in results.space.parameters},
         f"best {results.objective}": _or_none(best),
         "best_step": best_step if best_step >= 0 else None,
@@ -271,6 +295,7 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
     "notes": study["notes"],
     "config": study["config_file"],
     "trials": f"{done}/{len(results.trials)}",
+    "adaptive": results.num_adaptive or None,
     "objective": f"{results.select} {results.objective}",
     "best": None,
     "best_trial": None,

@@ -21,7 +21,11 @@ from jaxplay.analysis import results as results_lib
 
 
 def outcomes(results: results_lib.Results) -> np.ndarray:
-  """The objective of each trial that ended, float64; infeasible ones +inf."""
+  """The objective of each trial that ended, float64; infeasible ones +inf.
+
+  Without adaptive trials, for which drawing again would mean nothing.
+  """
+  results = results.space_filling
   values = np.where(results.infeasible, np.inf, results.values)
   return values[~np.isnan(values)]
 
@@ -64,8 +68,9 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
 
   Exact for choices and for at most 10 integers; else slices of equal width on
   the hyperparameter's own scale, the square root of the number of trials of
-  them, at most 12. Source: Playbook, detecting whether a change is useful with
-  isolation plots.
+  them, at most 12. Without adaptive trials, which would give a slice more
+  chances than the others. Source: Playbook, detecting whether a change is
+  useful with isolation plots.
 
   Returns:
     For each slice, in order: x (the value; of a slice that of its best trial,
@@ -73,6 +78,7 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
     objective, or NaN), trial (its index, or None), count (trials in it that
     ended), infeasible (how many of them diverged).
   """
+  results = results.space_filling
   parameter = next(p for p in results.space.parameters if p.label == label)
   column = results.column(label)
   ended = results.infeasible | ~np.isnan(results.values)
@@ -143,7 +149,13 @@ def cells(
 def best_of_each(
   results: results_lib.Results,
 ) -> dict[str, results_lib.Trial]:
-  """Each of `cells` that has a completed trial -> its best one."""
+  """Each of `cells` that has a completed trial -> its best one.
+
+  Where there are several, they are compared: then without adaptive trials, of
+  which one cell may have had more than the others.
+  """
+  if len(cells(results)) > 1:
+    results = results.space_filling
   best = {}
   for name, indices in cells(results).items():
     valued = indices[np.isfinite(results.values[indices])]

@@ -64,6 +64,19 @@ def folder(text):
   return path
 
 
+def append(path, text):
+  """Appends to a text file of the user's, unless it is there already."""
+  try:
+    with open(path, "a+", encoding="utf-8") as file:
+      file.seek(0)
+      if text not in file.read():
+        file.write(text)
+  except OSError as error:
+    raise jaxplay.UserError(
+      f"cannot write {str(path)!r}: {error.strerror}"
+    ) from None
+
+
 def add_devices(verb):
   """Arguments of what computes."""
   verb.add_argument(
@@ -154,6 +167,9 @@ def start_jax(arguments, cores_as_devices=False):
     arguments: Of the command line.
     cores_as_devices: Whether each core of a CPU is to be a device.
   """
+  if getattr(arguments, "jax_has_begun", False):
+    return  # A verb of several parts; JAX would refuse a second beginning.
+  arguments.jax_has_begun = True
   quiet_without_tpu()
 
   import jax
@@ -279,6 +295,17 @@ def one_of_several(arguments):
   """Whether this process is one of a job's."""
   given = vars(arguments) if arguments else {}  # Not all verbs compute.
   return given.get("distributed") or given.get("coordinator") is not None
+
+
+def is_first(arguments):
+  """Whether this process writes and speaks for those of its job."""
+  if not one_of_several(arguments):
+    return True
+  start_jax(arguments)
+
+  import jax
+
+  return jax.process_index() == 0
 
 
 def runtime_error(error):

@@ -3,7 +3,6 @@
 import json
 import time
 
-import jaxplay
 from jaxplay.cli import common, scaling
 
 _LIVE_SECONDS = 10.0
@@ -97,7 +96,7 @@ def show_study(results, findings, path):
     best = results.ranked[0]
     print(
       f"best {results.objective} {results.value(best):.4g} by trial"
-      f" {best.index}:"
+      f" {best.index}{', adaptive' * best.adaptive}:"
     )
     width = max(map(len, best.point), default=0) + 2
     for label, value in best.point.items():
@@ -220,22 +219,12 @@ def _compare(arguments, rest):
   comparison = compare.compare(baseline, candidate, arguments.smallest)
   if arguments.log:
     entry = compare.log_entry(comparison, time.strftime("%Y-%m-%d"))
-    _append(arguments.log, entry)
+    common.append(arguments.log, entry)
   if arguments.json:
     print(json.dumps(comparison.as_json(), indent=1))
   else:
     _show_comparison(comparison)
   return 0
-
-
-def _append(path, text):
-  try:
-    with open(path, "a", encoding="utf-8") as file:
-      file.write(text)
-  except OSError as error:
-    raise jaxplay.UserError(
-      f"cannot write {path!r}: {error.strerror}"
-    ) from None
 
 
 def _show_comparison(comparison):

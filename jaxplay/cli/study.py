@@ -1,6 +1,10 @@
-"""The verbs of studies: `jaxplay study run`, `extend`, `rerun`, ..."""
+"""The verbs of studies: `jaxplay study run`, `extend`, `suggest`, ..."""
 
 import collections
+import os
+import shlex
+import sys
+import time
 
 import jaxplay
 from jaxplay.cli import common
@@ -10,7 +14,7 @@ from jaxplay.cli import report as report_verbs
 def add(verbs):
   study = verbs.add_parser(
     "study",
-    help="quasi-random studies: run, extend, rerun, status, list, export",
+    help="studies: run, extend, rerun, suggest, final, status, list, export",
     description="Runs and reads studies. A study is a Python file with"
     " get_study(), and a directory of trials.",
   )
@@ -60,6 +64,58 @@ def add(verbs):
   rerun.add_argument("--seeds", type=common.number, default=5, metavar="N")
   _add_runner(rerun)
   rerun.set_defaults(verb=_study_rerun)
+
+  suggest = study.add_parser(
+    "suggest",
+    help="go on by Bayesian optimization, once exploration is concluded",
+    allow_abbrev=False,
+  )
+  suggest.add_argument("study", metavar="STUDY")
+  suggest.add_argument(
+    "--trials",
+    required=True,
+    type=common.number,
+    metavar="K",
+    help="adaptive trials of the study in all; the same command resumes",
+  )
+  suggest.add_argument(
+    "--batch",
+    type=common.number,
+    # Trials of a batch do not learn of each other, and each batch starts a
+    # program: 4 keep a small machine busy, and 16 trials learn three times.
+    default=4,
+    metavar="B",
+    help="trials at the same time (default 4)",
+  )
+  suggest.add_argument("--seed", type=int, default=0, metavar="S")
+  suggest.add_argument(
+    "--ignore_findings",
+    action="store_true",
+    help="even if the best trials cluster at a boundary of the space",
+  )
+  _add_runner(suggest)
+  suggest.set_defaults(verb=_study_suggest)
+
+  final = study.add_parser(
+    "final",
+    help="the best trial over seeds and, once, on the test set",
+    allow_abbrev=False,
+  )
+  final.add_argument("study", metavar="STUDY")
+  final.add_argument("--seeds", type=common.number, default=5, metavar="N")
+  final.add_argument(
+    "--log",
+    metavar="FILE.md",
+    help="log of launches to append to (default experiments/LOG.md where that"
+    " folder is, else STUDY/LOG.md)",
+  )
+  final.add_argument(
+    "--again",
+    action="store_true",
+    help="look at the test set again after the study went on; it is recorded",
+  )
+  _add_runner(final)
+  final.set_defaults(verb=_study_final)
 
   status = study.add_parser("status", help="how far a study is")
   status.add_argument("study", metavar="STUDY")
@@ -132,11 +188,15 @@ def _study_extend(arguments, rest):
 
 def _run_trials(arguments, directory, which):
   """Runs trials of a study, as far as they are not finished."""
+  return _run_jobs(arguments, directory, _trial_jobs(directory, which))
+
+
+def _trial_jobs(directory, which):
   from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   study, points = directory.study(), directory.points()
-  jobs = [
+  return [
     runners.Job(
       f"trials/{index:04d}",
       directory.trial(index),
@@ -144,18 +204,100 @@ def _run_trials(arguments, directory, which):
     )
     for index in which
   ]
-  return _run_jobs(arguments, directory, jobs)
+
+
+def _study_suggest(arguments, rest):
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  if arguments.seed < 0:
+    raise jaxplay.UserError(f"--seed is {arguments.seed}; it begins at 0")
+  directory = study_lib.StudyDir(arguments.study)
+  there = len(study_lib.adaptive(directory.study()))
+  if arguments.trials < there:
+    raise jaxplay.UserError(
+      f"the study has {there} adaptive trials already; --trials is their total,"
+      f" and {arguments.trials} is less"
+    )
+  if arguments.retry_failed:
+    for job in _trial_jobs(directory, study_lib.adaptive(directory.study())):
+      job.forgive()
+  while True:
+    which = study_lib.adaptive(directory.study())
+    jobs = _trial_jobs(directory, which)
+    if len(which) >= arguments.trials:
+      return _run_jobs(arguments, directory, jobs)
+    # What a kill left of the last batch comes first.
+    left = [job for job in jobs if job.is_open()]
+    if left:
+      finished, quiet = train_jobs(arguments, directory, left)
+      if not finished or any(not (j.is_open() or j.is_done()) for j in left):
+        return _closed(arguments, directory, left, finished, quiet)
+    batch = _next_batch(arguments, directory, arguments.trials - len(which))
+    if directory.append(batch) and common.is_first(arguments):
+      first, number = batch["after"], len(batch["points"])
+      print(
+        f"trials {first} to {first + number - 1} of the study: suggested by"
+        f" {batch['sampler']}, which was told of {batch['told']} trials",
+        flush=True,
+      )
+
+
+def _next_batch(arguments, directory, most):
+  """What `StudyDir.append` is to add: at most so many points.
+
+  Raises:
+    jaxplay.UserError: Exploration is not concluded.
+  """
+  from jaxplay.analysis import checklist, refine
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import suggest
+
+  results = results_lib.read_study(directory.path)
+  ended = sum(
+    trial.status in results_lib.ENDED for trial in results.space_filling.trials
+  )
+  if ended < suggest.FEWEST or not results.ranked:
+    raise jaxplay.UserError(
+      f"{arguments.study!r} has {ended} finished trials, {len(results.ranked)}"
+      f" of them with a value, and a suggestion needs {suggest.FEWEST} and a"
+      " value; explore first, with `jaxplay study run` or `extend`"
+    )
+  findings = checklist.check_study(results)
+  bad = [
+    found.subject
+    for found in findings
+    if found.check == "search_space_boundary"
+    and found.verdict in ("warn", "fail")
+  ]
+  if bad and not arguments.ignore_findings:
+    raise jaxplay.UserError(
+      f"the best trials of {arguments.study!r} cluster at a boundary of"
+      f" {', '.join(bad)}, so better ones may lie outside; run its"
+      " next_study.py, which `jaxplay report` writes, or go on in this space"
+      " with --ignore_findings"
+    )
+  space, history = refine.refined(results, findings)
+  return {
+    "after": len(results.trials),
+    "seed": arguments.seed,
+    "sampler": suggest.sampler(space),
+    "told": sum(value is not None for _, value in history),
+    "space": space.as_json(),
+    "points": suggest.suggest(
+      space, history, num=min(arguments.batch, most), seed=arguments.seed
+    ),
+  }
 
 
 def _study_rerun(arguments, rest):
   from jaxplay.analysis import results as results_lib
   from jaxplay.analysis import trials
-  from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
   directory = study_lib.StudyDir(arguments.study)
-  study, points = directory.study(), directory.points()
+  points = directory.points()
   results = results_lib.read_study(arguments.study)
   if arguments.trial is not None:
     indices = [arguments.trial]
@@ -174,8 +316,18 @@ def _study_rerun(arguments, rest):
       f"there is no trial {indices[0]}; the study has trials 0 to"
       f" {len(points) - 1}"
     )
-  seeds = [study["config"]["seed"] + 1 + i for i in range(arguments.seeds)]
-  jobs = [
+  jobs = _rerun_jobs(directory, indices, arguments.seeds)
+  return _run_jobs(arguments, directory, jobs)
+
+
+def _rerun_jobs(directory, indices, number):
+  """Trials again, each with so many other seeds than the study's."""
+  from jaxplay.study import runners
+  from jaxplay.study import study as study_lib
+
+  study, points = directory.study(), directory.points()
+  seeds = [study["config"]["seed"] + 1 + i for i in range(number)]
+  return [
     runners.Job(
       f"reruns/{index:04d}/{seed}",
       directory.rerun(index, seed),
@@ -184,7 +336,128 @@ def _study_rerun(arguments, rest):
     for index in indices
     for seed in seeds
   ]
-  return _run_jobs(arguments, directory, jobs)
+
+
+def _study_final(arguments, rest):
+  from jaxplay.analysis import final as final_lib
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.study import study as study_lib
+
+  common.no_more(rest, arguments)
+  directory = study_lib.StudyDir(arguments.study)
+  results, final = results_lib.read_study(arguments.study), directory.final()
+  earlier = []
+  if final is not None and "test" in final:
+    went_on = final_lib.num_ended(results) > final["num_trials"]
+    if went_on and not arguments.again:
+      raise jaxplay.UserError(
+        f"the test set was looked at on {final['date']}, with trial"
+        f" {final['trial']}, and {arguments.study!r} went on afterwards; a"
+        " second look makes it a validation set: --again takes it, and the log"
+        " will say so"
+      )
+    if went_on:
+      earlier, final = [*final.pop("earlier", ()), final], None
+  if final is None:
+    final, code = _chosen(arguments, directory, results)
+    if final is None:
+      return code
+    final["earlier"] = earlier
+    if common.is_first(arguments):
+      directory.write_final(final)
+  if "test" not in final:
+    # Whatever happened since it was chosen: that is what will be tested.
+    trial = directory.trial(final["trial"])
+    reruns = [directory.rerun(final["trial"], s) for s in final["seeds"]]
+    if not _look_at_test_set(arguments, [trial, *reruns]):
+      return common.EXIT_PREEMPTED
+    final = final_lib.tested(final, trial, reruns)
+    if common.is_first(arguments):
+      directory.write_final(final)
+  if not common.is_first(arguments):
+    return 0
+  if not final.get("log"):
+    log = arguments.log or _log_of(directory)
+    common.append(log, final_lib.log_entry(arguments.study, final))
+    final["log"] = str(log)
+    directory.write_final(final)
+  print(f"final: trial {final['trial']}, on {final['date']}")
+  for line in final_lib.lines(final):
+    print(f"  {line}")
+  print(f"log: {final['log']}")
+  return 0
+
+
+def _chosen(arguments, directory, results):
+  """The best trial, run over seeds; (None, exit code) if that has no end yet.
+
+  Raises:
+    jaxplay.UserError: There is no best trial, or no test set.
+  """
+  from jaxplay.analysis import final as final_lib
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.training import train
+
+  if not results.ranked:
+    raise jaxplay.UserError(
+      f"{arguments.study!r} has no completed trial, so there is no best one to"
+      " end with"
+    )
+  best = results.ranked[0].index
+  jobs = _rerun_jobs(directory, [best], arguments.seeds)
+  train.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
+  if arguments.retry_failed:
+    for job in jobs:
+      job.forgive()
+  if any(job.is_open() for job in jobs):
+    finished, quiet = train_jobs(arguments, directory, jobs)
+    if not finished or not all(job.is_done() for job in jobs):
+      return None, _closed(arguments, directory, jobs, finished, quiet)
+  results = results_lib.read_study(directory.path)
+  final = final_lib.chosen(
+    results,
+    trial=best,
+    date=time.strftime("%Y-%m-%d"),
+    command=shlex.join(["jaxplay", *sys.argv[1:]]),
+  )
+  return final, 0
+
+
+def _with_test(config):
+  """The config of a run, to be asked for its test metrics."""
+  from jaxplay import config as config_lib
+
+  return config_lib.from_json(
+    config_lib.as_json(config) | {"report_test": True}
+  )
+
+
+def _look_at_test_set(arguments, runs):
+  """Adds test metrics to finished runs; False: not to all of them."""
+  from jaxplay import config as config_lib
+  from jaxplay.training import train
+
+  common.start_jax(arguments, cores_as_devices=True)
+
+  import jax
+
+  console = common.Console(quiet=jax.process_index() != 0)
+  with console:
+    console.tell(f"the test set is looked at, by {len(runs)} runs")
+    for run in runs:
+      if "test" in run.status():
+        continue
+      config = _with_test(config_lib.from_json(run.config()))
+      if jax.process_count() == 1 and config.mesh.data == -1:
+        config.mesh.data = 1  # Cores that are devices need not divide a batch.
+      train.train(config, str(run.path), console)
+  return all("test" in run.status() for run in runs)
+
+
+def _log_of(directory):
+  if os.path.isdir("experiments"):
+    return os.path.join("experiments", "LOG.md")
+  return directory.path / "LOG.md"
 
 
 def _slice(text, num):
@@ -208,24 +481,23 @@ def _slice(text, num):
 
 
 def _run_jobs(arguments, directory, jobs):
-  """Runs jobs of a study by the runner that was asked for."""
+  """Runs jobs of a study, and says how they ended."""
   if arguments.retry_failed:
     for job in jobs:
       job.forgive()
   if not any(job.is_open() for job in jobs):
     print("nothing to run")
     return _close_study(arguments, directory, jobs)
-  finished, is_told = train_jobs(arguments, directory, jobs)
-  if not is_told:  # One host says how it went.
-    return 0 if finished else common.EXIT_PREEMPTED
-  if not finished:
-    print("stopped; the same command goes on where it was")
-    return common.EXIT_PREEMPTED
-  return _close_study(arguments, directory, jobs)
+  finished, quiet = train_jobs(arguments, directory, jobs)
+  return _closed(arguments, directory, jobs, finished, quiet)
 
 
 def train_jobs(arguments, directory, jobs):
-  """Trains jobs; (whether the end was reached, whether this host speaks)."""
+  """Runs jobs of a study by the runner that was asked for.
+
+  Returns:
+    (whether the end was reached, whether another host says how it went)
+  """
   from jaxplay.study import runners
 
   console = common.Console(
@@ -245,7 +517,17 @@ def train_jobs(arguments, directory, jobs):
       )
     else:
       finished = _run_populations(arguments, directory, jobs, progress, console)
-  return finished, not console.quiet
+  return finished, console.quiet
+
+
+def _closed(arguments, directory, jobs, finished, quiet):
+  """Says how it went; returns the exit code."""
+  if quiet:
+    return 0 if finished else common.EXIT_PREEMPTED
+  if not finished:
+    print("stopped; the same command goes on where it was")
+    return common.EXIT_PREEMPTED
+  return _close_study(arguments, directory, jobs)
 
 
 def _device_options(arguments):
@@ -309,6 +591,8 @@ def _study_status(arguments, rest):
   print(results.study["goal"])
   for name, number in sorted(counts.items()):
     print(f"  {name:<12}{number}")
+  if results.num_adaptive:
+    print(f"  {'adaptive':<12}{results.num_adaptive} of them")
   reruns = sum(map(len, results.reruns.values()))
   if reruns:
     print(f"  {'reruns':<12}{reruns}")

@@ -4,11 +4,18 @@
           provenance.json what made it, as in a run
           trials/0007/    a run directory
           reruns/0007/3/  trial 7 again with seed 3, a run directory
+          final.json      of the best trial, the test set included
           trials.csv      derived: a row per trial
           findings.json   derived, as report.html and next_study.py are
 
 A trial is a function of (space, seed, index), so a study needs no coordinator:
-who holds the lock of a run directory runs that trial.
+who holds the lock of a run directory runs that trial. Adaptive trials, which
+depend on earlier results, are written down before they run, in study.json:
+
+    "suggested": [{"after": 64, "points": [...], ...}, ...]
+
+is a batch of points that take the places 64, 65, ...; the sequence goes on
+behind them as if they were not there.
 """
 
 import csv
@@ -171,13 +178,29 @@ def parse_objective(text: str) -> tuple[str, str]:
 
 def _sample(study):
   """The points of what study.json holds."""
-  return sampling.points(
+  points = sampling.points(
     space_lib.Space.from_json(study["space"]),
     algorithm=study["algorithm"],
     seed=study["seed"],
-    num=study["num_trials"],
+    num=study["num_trials"] - len(adaptive(study)),
     explicit=study["points"],
   )
+  for batch in study.get("suggested", ()):
+    points[batch["after"] : batch["after"]] = batch["points"]
+  return points
+
+
+def adaptive(study: Mapping[str, Any]) -> list[int]:
+  """Indices of the trials that were suggested by earlier ones, in order.
+
+  Args:
+    study: What study.json holds.
+  """
+  return [
+    batch["after"] + i
+    for batch in study.get("suggested", ())
+    for i in range(len(batch["points"]))
+  ]
 
 
 def _space(path, study, config):
@@ -300,9 +323,35 @@ class StudyDir:
       _sample(study)  # Whether there are so many.
       rundir.write_json(self.path / "study.json", study)
 
+  def append(self, batch: Mapping[str, Any]) -> bool:
+    """Adds a batch of adaptive trials at the end of the study.
+
+    Args:
+      batch: "after", the number of trials that it was made from; "points", as
+        `suggest.suggest` makes them; and whatever tells how it was made.
+
+    Returns:
+      Whether it was added: not where the study has got more trials meanwhile.
+    """
+    with self.own.lock(wait=True):
+      study = self.study()
+      if study["num_trials"] != batch["after"]:
+        return False
+      study["num_trials"] += len(batch["points"])
+      study["suggested"] = [*study.get("suggested", ()), dict(batch)]
+      rundir.write_json(self.path / "study.json", study)
+    return True
+
   def points(self) -> list[dict[str, Any]]:
     """Each trial as {config key: value}."""
     return _sample(self.study())
+
+  def final(self) -> dict[str, Any] | None:
+    """What final.json holds, or None before anybody asked for it."""
+    return rundir.read_json(self.path / "final.json")
+
+  def write_final(self, final: Mapping[str, Any]) -> None:
+    rundir.write_json(self.path / "final.json", rundir.plain(final))
 
   def trial(self, index: int) -> rundir.RunDir:
     """The run directory of a trial, there or not."""

@@ -168,7 +168,12 @@ def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
   } | schedules.numbers(config.schedule, config.cooldown_shape)
 
 
-def load_dataset(config):
+def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
+  """The data set of a config; of a text without test split only if asked.
+
+  Raises:
+    jaxplay.UserError: There is none, or it lacks a split that is needed.
+  """
   dataset = config.dataset
   common = dict(
     data_dir=dataset.data_dir,

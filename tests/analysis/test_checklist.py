@@ -448,3 +448,49 @@ def test_overfitting_in_other_trials_is_told():
   found = [f for f in checklist.check_study(study) if f.check == "overfitting"]
   assert found[-1].verdict == "warn"
   assert best.index not in found[-1].evidence["trials"]
+
+
+def test_adaptive_trials_are_no_sample_of_the_space():
+  """C9, D1: what is asked of the space is answered without adaptive trials,
+  which is told; the best trial is the best of all."""
+  values = [0.3 + 0.01 * abs(i - 12) for i in range(25)]
+  study = by_hand.line(values)
+  # A crowd at the upper end, better than all.
+  crowd = [
+    dataclasses.replace(
+      by_hand.line([0.1] * 24).trials[23], index=25 + i, adaptive=True
+    )
+    for i in range(24)
+  ]
+  more = dataclasses.replace(study, trials=[*study.trials, *crowd])
+  assert more.ranked[0].adaptive and not more.space_filling.num_adaptive
+  assert trials.outcomes(more).tolist() == values
+  label = study.space.parameters[0].label
+  assert trials.isolation(more, label) == trials.isolation(study, label)
+  before, after = (
+    {f.check: f for f in checklist.check_study(r) if f.subject[:5] != "trial"}
+    for r in (study, more)
+  )
+  for check in ("search_space_boundary", "enough_trials", "infeasible_share"):
+    assert after[check].verdict == before[check].verdict
+    assert after[check].evidence == (
+      before[check].evidence | {"adaptive_left_out": 24}
+    )
+  best = [f.subject for f in checklist.check_study(more)]
+  assert "trial 25" in best
+
+
+def test_values_are_compared_without_adaptive_trials():
+  """C9: no scientific value wins by having been searched harder."""
+  mapping = {"optimizer": space_lib.Choice(("adam", "sgd"), role="scientific")}
+  points = [{"optimizer": ("adam", "sgd")[i % 2]} for i in range(24)]
+  study = by_hand.study(mapping, points, [0.2 + 0.001 * i for i in range(24)])
+  found = [
+    dataclasses.replace(trial, adaptive=trial.index == 0)
+    for trial in study.trials
+  ]
+  study = dataclasses.replace(study, trials=found)
+  each = trials.best_of_each(study)
+  assert each["optimizer=adam"].index == 2 and study.ranked[0].index == 0
+  subjects = {f.subject for f in checklist.check_study(study)}
+  assert "trial 0 (the best, adaptive)" in subjects

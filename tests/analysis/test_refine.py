@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import math
 
 import pytest
 
@@ -162,3 +163,54 @@ def test_an_empty_study_is_repeated():
   text = refine.next_study(results, checklist.check_study(results))
   assert "narrowed" not in text and "moved" not in text
   assert "overrides={}" in text
+
+
+def test_exploitation_stays_in_the_space():
+  """C9: what is to be narrowed is, what is to be widened stays; the trials that
+  lie there are told, diverged ones as inf, and crashed ones never."""
+  results = generated.faulty(0, None, 0.0, 64)
+  trials = list(results.trials)
+  best = results.ranked[0].index
+  for index, status in ((best, "failed"), (best + 1, "running")):
+    trials[index] = dataclasses.replace(trials[index], status=status)
+  results = dataclasses.replace(results, trials=trials)
+  findings = checklist.check_study(results)
+  space, history = refine.refined(results, findings)
+  for old, new in zip(results.space.parameters, space.parameters, strict=True):
+    assert (old.label, old.role) == (new.label, new.role)
+    assert old.kind == "choice" or old.low <= new.low < new.high <= old.high
+  for point, value in history:
+    assert value is None or value == value
+    assert all(p.holds(point[p.key]) for p in space.active(point))
+  points = [space.labelled(point) for point, _ in history]
+  assert dict(trials[best].point) not in points
+  values = [value for _, value in history]
+  told = dict(zip(map(str, points), values, strict=True))
+  for trial in results.trials:
+    if str(dict(trial.point)) in told:
+      value = told[str(dict(trial.point))]
+      assert (value == math.inf) == (trial.status == "infeasible")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exploitation_never_widens(seed):
+  """C9: the best trials cluster at an edge, and still it is the edge."""
+  results = generated.faulty(seed, "edge", 0.3, 64)
+  space, history = refine.refined(results, checklist.check_study(results))
+  for old, new in zip(results.space.parameters, space.parameters, strict=True):
+    assert old.kind == "choice" or old.low <= new.low < new.high <= old.high
+  assert len(history) >= 8
+
+
+def test_adaptive_trials_refine_nothing():
+  """C9: the refined space is that of the trials that fill it."""
+  results = generated.faulty(0, None, 0.0, 64)
+  crowd = [
+    dataclasses.replace(results.ranked[0], index=64 + i, adaptive=True)
+    for i in range(32)
+  ]
+  more = dataclasses.replace(results, trials=[*results.trials, *crowd])
+  spaces = [
+    refine.refined(r, checklist.check_study(r))[0] for r in (results, more)
+  ]
+  assert spaces[0] == spaces[1]

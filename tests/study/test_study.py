@@ -266,6 +266,34 @@ def test_an_extended_study_keeps_its_trials(tmp_path, algorithm):
   assert studies.files(study.path) == content
 
 
+@pytest.mark.parametrize("algorithm", ["halton", "sobol", "random", "grid"])
+def test_suggestions_leave_the_sequence_as_it_is(tmp_path, algorithm):
+  """C5, C9: what is suggested keeps its place; around it the sequence goes on
+  as if nothing had been, by extending and by the same file."""
+  plain = study_lib.StudyDir(tmp_path / "plain")
+  plain.create(studies.load(tmp_path, num_trials=12, algorithm=algorithm))
+  definition = studies.load(tmp_path, algorithm=algorithm)
+  study = study_lib.StudyDir(tmp_path / "study")
+  study.create(definition)
+  first = [{_RATE: 0.5}, {_RATE: 0.25}]
+  assert study.append({"after": 4, "points": first})
+  assert not study.append({"after": 4, "points": first})  # By another process.
+  assert study.append({"after": 6, "points": [{_RATE: 0.125}]})
+  study.extend(9)
+  assert study.append({"after": 9, "points": [{_RATE: 0.0625}]})
+  study.create(definition | {"num_trials": 14})
+  content = study.study()
+  assert content["num_trials"] == 14
+  study.create(definition)  # The file as it was.
+  assert study.study() == content
+  points = study.points()
+  adaptive = study_lib.adaptive(content)
+  assert adaptive == [4, 5, 6, 9]
+  assert [points[i][_RATE] for i in adaptive] == [0.5, 0.25, 0.125, 0.0625]
+  rest = [p for i, p in enumerate(points) if i not in adaptive]
+  assert rest == plain.points()[:10]
+
+
 def test_extending_what_is_no_study_writes_nothing(tmp_path):
   """A mistyped folder is told, and not made."""
   with pytest.raises(jaxplay.UserError, match="holds no study"):
