@@ -20,6 +20,7 @@ def add(verbs):
   _add_steps(plan)
   _add_stability(plan)
   _add_clip(plan)
+  _add_rounds(plan)
   longest_run.add(plan)
   topology.add(plan)
 
@@ -320,4 +321,54 @@ def _clip(arguments, rest):
     {"run": arguments.run},
     "At which norm is the gradient to be clipped?",
     answer,
+  )
+
+
+# plan rounds
+
+
+def _add_rounds(plan):
+  rounds = _add_question(
+    plan,
+    "rounds",
+    "from the best of a short study to longer training",
+    config=False,
+  )
+  rounds.add_argument("study", metavar="STUDY")
+  rounds.add_argument(
+    "--steps",
+    type=common.number,
+    required=True,
+    metavar="N",
+    help="of the last round",
+  )
+  rounds.add_argument(
+    "--rounds",
+    type=common.number,
+    metavar="K",
+    help="run K rounds, whose steps grow by the same factor; default: only"
+    " write the config of the next one",
+  )
+  rounds.set_defaults(verb=_rounds)
+
+
+def _rounds(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.procedures import rounds
+
+  common.no_more(rest, arguments)
+  first = results_lib.read_study(arguments.study)
+  return _run(
+    arguments,
+    "rounds",
+    {
+      "study": arguments.study,
+      "steps": arguments.steps,
+      "rounds": arguments.rounds,
+    },
+    None,
+    rounds.GOAL,
+    lambda lab: rounds.rounds(
+      lab, first, steps=arguments.steps, number=arguments.rounds or 0
+    ),
   )

@@ -110,7 +110,8 @@ class Answer:
 def as_config_lines(settings: Mapping[str, Any]) -> str:
   """Lines of a config file: `config.max_train_steps = 1600`."""
   return "\n".join(
-    f"config.{key} = {json.dumps(value) if isinstance(value, str) else value!r}"
+    f"config.{key} = "
+    + (json.dumps(value) if isinstance(value, str) else repr(value))
     for key, value in settings.items()
   )
 
