@@ -1,0 +1,129 @@
+"""`jaxplay plan` as users type it: answers, resuming, and mistakes."""
+
+import json
+import signal
+
+import pytest
+
+from jaxplay import rundir
+from jaxplay.planning import answer as answer_lib
+from tests.study import studies
+
+_RATES = "--learning_rates=0.01:10"
+
+
+@pytest.fixture
+def config(tmp_path):
+  """A config of 24 steps, as a flag."""
+  studies.write(tmp_path / "files")
+  return f"--config={tmp_path / 'files' / 'config.py'}"
+
+
+def _answer(path):
+  return rundir.read_json(path / "plan.json")["answer"]
+
+
+@pytest.mark.slow
+def test_steps_by_a_sweep(tmp_path, config, capsys):
+  """F2: steps of the fastest rate; killed, it ends as if it had not been."""
+  question = ("plan", "steps", config, _RATES, "--steps=120")
+  question += ("--fit=train/error_rate<=0.5",)
+  assert studies.call(*question, f"--workdir={tmp_path / 'whole'}") == 0
+  said = capsys.readouterr().out
+  whole = _answer(tmp_path / "whole")
+  steps = whole["settings"]["max_train_steps"]
+  assert f"config.max_train_steps = {steps}" in said
+  assert 1 < steps < 120
+  stopped = (*question, f"--workdir={tmp_path / 'stopped'}")
+  process = studies.start(*stopped, signal=signal.SIGTERM, moment="step > 0")
+  studies.finish(process, 75)
+  assert studies.call(*stopped) == 0
+  assert _answer(tmp_path / "stopped") == whole
+  assert (tmp_path / "stopped" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_another_question_in_the_same_folder(tmp_path, config, capsys):
+  """Errors: a plan is gone on with, or refused, and never mixed."""
+  workdir = f"--workdir={tmp_path / 'plan'}"
+  question = ("plan", "steps", config, workdir, "--steps=20", _RATES)
+  assert studies.call(*question) == 0
+  before = _answer(tmp_path / "plan")
+  for more, words in (
+    (["--steps=30"], "--steps was 20 and is now 30"),
+    (["--config.batch_size=16"], "config.batch_size was 32 and is now 16"),
+  ):
+    capsys.readouterr()
+    assert studies.call(*question, *more) == 2
+    assert words in capsys.readouterr().err
+  assert studies.call("plan", "stability", config, workdir) == 2
+  assert "it answers 'steps'" in capsys.readouterr().err
+  assert _answer(tmp_path / "plan") == before
+
+
+@pytest.mark.slow
+def test_rounds_of_a_study_and_clipping_of_its_run(tmp_path, capsys):
+  """F4, F5, I5: from a study on disk to longer runs, and to a threshold."""
+  study = tmp_path / "study"
+  file = studies.write(tmp_path / "files", num_trials=6)
+  run = ("study", "run", file, f"--workdir={study}", "--no_report")
+  assert studies.call(*run) == 0
+  plan = ("plan", "rounds", str(study), "--steps=96", "--rounds=2")
+  assert studies.call(*plan, f"--workdir={tmp_path / 'rounds'}") == 0
+  answer = _answer(tmp_path / "rounds")
+  assert answer["settings"]["max_train_steps"] == 96
+  found = [f for f in answer["findings"] if f["check"] == "ranking_transfers"]
+  assert [f["subject"] for f in found] == [
+    "24 to 48 steps",
+    "48 to 96 steps",
+  ]
+  # What it wrote is a config that can be trained.
+  path = tmp_path / "rounds" / "next.json"
+  dry = ("train", f"--config={path}", "--dry_run")
+  assert studies.call(*dry) == 0
+  capsys.readouterr()
+  trial = str(study / "trials" / "0000")
+  assert studies.call("plan", "clip", trial, "--json") == 2  # 6 lines only
+  assert "it takes 10" not in capsys.readouterr().out
+  longer = str(tmp_path / "rounds" / "round_3" / "trials" / "0000")
+  assert studies.call("plan", "clip", longer, "--json") == 0
+  said = json.loads(capsys.readouterr().out)
+  assert said["settings"]["clipping"] is True
+  assert said["details"]["share"] <= 0.1
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["steps"], "--workdir"),
+    (["steps", "--workdir=W"], "--config is missing"),
+    (["steps", "--workdir=W", "--from=nowhere"], "no study"),
+    (["steps", "CONFIG", "--workdir=W", "--fit=x"], "METRIC<=X"),
+    (["steps", "CONFIG", "--workdir=W", "--learning_rates=1:0.1"], "LOW:HIGH"),
+    (["steps", "CONFIG", "--workdir=W", "--config.max_trian_steps=1"], "mean"),
+    (["stability", "CONFIG", "--workdir=W", "--seeds=0"], "at least 1"),
+    (["clip", "nowhere"], "holds no run"),
+    (["rounds", "nowhere", "--steps=9", "--workdir=W"], "no study"),
+    (["longest-run", "--hardware=0"], "hardware"),
+    (["nothing"], "nothing"),
+  ],
+)
+def test_mistakes(tmp_path, monkeypatch, capsys, config, arguments, words):
+  """Errors: one sentence, exit code 2, and no folder is made."""
+  monkeypatch.chdir(tmp_path)
+  arguments = [config if word == "CONFIG" else word for word in arguments]
+  assert studies.call("plan", *arguments) == 2
+  error = capsys.readouterr().err
+  assert words in error and len(error.strip().split("\n")) == 1, error
+  assert not (tmp_path / "W").exists()
+
+
+def test_lines_to_paste_are_python():
+  """What an answer hands back can be pasted."""
+  settings = {"schedule": "wsd", "clipping": True, "hparams.clip_norm": 0.5}
+  lines = answer_lib.as_config_lines(settings).split("\n")
+  assert lines == [
+    'config.schedule = "wsd"',
+    "config.clipping = True",
+    "config.hparams.clip_norm = 0.5",
+  ]
