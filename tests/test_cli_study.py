@@ -7,16 +7,21 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import optuna
 import pytest
 
 from jaxplay import cli, rundir
-from jaxplay.analysis import curves
+from jaxplay import config as config_lib
+from jaxplay.analysis import checklist, curves
 from jaxplay.analysis import results as results_lib
+from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
+from tests import made_up
 from tests.study import studies
 
 _RATE = "hparams.learning_rate"
@@ -215,6 +220,238 @@ def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
   assert len(_in_optuna(url)[0]) == 8
 
 
+# suggest and final.
+
+
+@pytest.fixture
+def explored(tmp_path):
+  """A finished study of nine trials, one of which diverged."""
+  varied = {_RATE: space_lib.Float(1e-3, 1e12, "log")}
+  path = studies.write(tmp_path, space=varied, num_trials=9)
+  study = tmp_path / "study"
+  assert studies.call("study", "run", path, f"--workdir={study}") == 0
+  return study
+
+
+@pytest.mark.slow
+def test_suggest_goes_on_with_the_study(explored, tmp_path, capsys):
+  """C9: batches until there are K adaptive trials; the same command then has
+  nothing left to do; `run`, `extend` and `rerun` take the study as it is."""
+  planned = study_lib.StudyDir(explored).points()
+  before = studies.files(explored / "trials")
+  command = ("study", "suggest", explored, "--trials=3", "--batch=2")
+  assert studies.call(*command) == 0
+  told = capsys.readouterr().out
+  assert "trials 9 to 10 of the study: suggested by" in told
+  assert "trials 11 to 11 of the study" in told and "report:" in told
+  study = study_lib.StudyDir(explored).study()
+  assert study["num_trials"] == 12 and len(study["suggested"]) == 2
+  assert study_lib.adaptive(study) == [9, 10, 11]
+  assert studies.statuses(explored).count("completed") >= 5
+  after = studies.files(explored / "trials")
+  assert {p: v for p, v in before.items() if p.name != ".lock"}.items() <= (
+    after.items()
+  )
+  assert studies.call(*command) == 0
+  assert "nothing to run" in capsys.readouterr().out
+  assert studies.call("study", "suggest", explored, "--trials=2") == 2
+  assert "3 adaptive trials already" in capsys.readouterr().err
+  file, extended = tmp_path / "study.py", ("study", "extend", explored)
+  assert studies.call("study", "run", file, f"--workdir={explored}") == 0
+  assert studies.call(*extended, "--trials=13", "--no_report") == 0
+  assert study_lib.StudyDir(explored).points()[:9] == planned
+  assert studies.call("study", "rerun", explored, "--trial=9", "--seeds=1") == 0
+  capsys.readouterr()
+  assert studies.call("study", "export", explored, "--csv") == 0
+  rows = _rows(capsys.readouterr().out)
+  assert [r["adaptive"] for r in rows] == ["False"] * 9 + ["True"] * 3 + [
+    "False"
+  ]
+  assert studies.call("study", "status", explored) == 0
+  assert "adaptive    3 of them" in capsys.readouterr().out
+  assert studies.call("study", "list", explored.parent, "--csv") == 0
+  assert _rows(capsys.readouterr().out)[0]["adaptive"] == "3"
+  assert studies.call("report", explored, "--json") == 0
+  assert json.loads(capsys.readouterr().out)["adaptive"] == [9, 10, 11]
+
+
+def test_suggestions_in_an_optuna_storage(explored, tmp_path):
+  """C9: there, too, they are marked."""
+  assert studies.call("study", "suggest", explored, "--trials=1") == 0
+  url = f"sqlite:///{tmp_path}/trials.db"
+  assert studies.call("study", "export", explored, f"--optuna={url}") == 0
+  marks = [t.user_attrs["jaxplay:adaptive"] for t in _in_optuna(url)[0]]
+  assert marks == [False] * 9 + [True]
+
+
+@pytest.mark.slow
+def test_a_killed_batch_is_finished_first(explored):
+  """C9: the points of a batch are kept before they run; after a kill the same
+  command runs what is open, and suggests what an undisturbed one does."""
+  other = shutil.copytree(explored, explored.parent / "other")
+  command = ("study", "suggest", explored, "--trials=4", "--batch=2")
+  process = studies.start(
+    *command, signal=signal.SIGKILL, moment="step >= 8 and step < 48"
+  )
+  studies.finish(process, -signal.SIGKILL)
+  killed = study_lib.StudyDir(explored).study()
+  assert len(killed["suggested"]) == 1
+  assert studies.call(*command) == 0
+  assert studies.call(*command[:2], other, *command[3:]) == 0
+  ended = [study_lib.StudyDir(path).study() for path in (explored, other)]
+  assert ended[0]["suggested"] == ended[1]["suggested"]
+  assert ended[0]["suggested"][:1] == killed["suggested"]
+  assert set(studies.statuses(explored)) <= set(rundir.DONE)
+
+
+@pytest.mark.slow
+def test_exploration_comes_before_exploitation(tmp_path, capsys):
+  """C9: too few trials, or good ones at an edge, are told in a sentence."""
+  space = {_RATE: space_lib.Float(1e-7, 1e-3, "log")}
+  path = studies.write(tmp_path, space=space, num_trials=4)
+  study = tmp_path / "study"
+  studies.call("study", "run", path, f"--workdir={study}", "--no_report")
+  capsys.readouterr()
+  command = ("study", "suggest", study, "--trials=1", "--no_report")
+  content = studies.files(study)
+  assert studies.call(*command) == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert "4 finished trials" in error and error.count("\n") == 1
+  assert studies.files(study) == content
+  studies.call("study", "extend", study, "--trials=24", "--no_report")
+  results = results_lib.read_study(study, "valid/loss")
+  found = checklist.check_study(results)[0]
+  assert (found.check, found.verdict) == ("search_space_boundary", "warn")
+  # By the objective that tells them apart.
+  content = json.loads((study / "study.json").read_text())
+  content["objective"] = "valid/loss"
+  (study / "study.json").write_text(json.dumps(content))
+  capsys.readouterr()
+  assert studies.call(*command) == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert f"boundary of {_RATE}" in error and error.count("\n") == 1
+  assert "--ignore_findings" in error
+  assert studies.call(*command, "--ignore_findings") == 0
+  assert len(study_lib.StudyDir(study).points()) == 25
+
+
+def _tested(study):
+  """Which runs of a study were shown the test set, and when."""
+  return {
+    path: path.stat().st_mtime_ns
+    for path in study.glob("*/**/status.json")
+    if "test" in json.loads(path.read_text())
+  }
+
+
+@pytest.mark.slow
+def test_final_looks_at_the_test_set_once(explored, capsys, monkeypatch):
+  """C10, E1, E4: seeds of the best trial, then the test set for them alone;
+  again only on request, and that is recorded."""
+  monkeypatch.chdir(explored.parent)
+  best = _best(explored).index
+  command = ("study", "final", explored, "--seeds=2")
+  assert studies.call(*command) == 0
+  told = capsys.readouterr().out
+  log = explored / "LOG.md"
+  assert f"final: trial {best}" in told and f"log: {log}" in told
+  final, tested = study_lib.StudyDir(explored).final(), _tested(explored)
+  runs = [explored / "trials" / f"{best:04d}"]
+  runs += [explored / "reruns" / f"{best:04d}" / f"{i}" for i in (1, 2)]
+  assert tested.keys() == {run / "status.json" for run in runs}
+  assert (final["trial"], final["seeds"]) == (best, [1, 2])
+  errors = [
+    rundir.RunDir(run).status()["test"]["test/error_rate"] for run in runs
+  ]
+  assert final["test"]["test/error_rate"]["trial"] == errors[0]
+  assert final["test"]["test/error_rate"]["mean"] == np.mean(errors[1:])
+  entry = log.read_text()
+  assert entry.count("\n## ") == 0 and f"trial {best}" in entry
+  assert f"{np.mean(errors[1:]):.4g}" in entry
+  # Twice is once.
+  assert studies.call(*command) == 0
+  assert capsys.readouterr().out.splitlines() == told.splitlines()[-5:]
+  assert (_tested(explored), log.read_text()) == (tested, entry)
+  # The study goes on.
+  assert studies.call("study", "extend", explored, "--trials=10") == 0
+  capsys.readouterr()
+  assert studies.call(*command) == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert f"with trial {best}" in error and "--again" in error
+  assert (_tested(explored), log.read_text()) == (tested, entry)
+  assert studies.call(*command, "--again") == 0
+  again = log.read_text()
+  assert again.startswith(entry) and "was looked at before" in again
+  assert study_lib.StudyDir(explored).final()["earlier"][0]["trial"] == best
+  assert studies.call(*command, "--again") == 0
+  assert log.read_text() == again
+
+
+@pytest.mark.parametrize("lost", ["test", "log", "rerun"])
+def test_final_ends_what_is_missing(explored, tmp_path, monkeypatch, lost):
+  """C10: killed at any moment, the same command ends what is missing, for the
+  trial that was chosen before the test set was looked at."""
+  (tmp_path / "experiments").mkdir()
+  monkeypatch.chdir(tmp_path)
+  command = ("study", "final", explored, "--seeds=2")
+  assert studies.call(*command) == 0
+  directory = study_lib.StudyDir(explored)
+  final, tested = directory.final(), _tested(explored)
+  log = tmp_path / "experiments" / "LOG.md"
+  entry = log.read_text()
+  unfinished = {k: v for k, v in final.items() if k != "log"}
+  if lost != "log":
+    log.unlink()
+    unfinished.pop("test")
+    path = explored / "reruns" / f"{final['trial']:04d}" / "2"
+    if lost == "test":
+      status = rundir.RunDir(path).status()
+      del status["test"]
+      rundir.write_json(path / "status.json", status)
+  directory.write_final(unfinished)
+  if lost == "rerun":  # Before anything was chosen.
+    (explored / "final.json").unlink()
+    shutil.rmtree(path)
+  assert studies.call(*command) == 0
+  assert directory.final() == final and log.read_text() == entry
+  kept = _tested(explored)
+  assert kept.keys() == tested.keys()
+  changed = {path for path in kept if kept[path] != tested[path]}
+  assert len(changed) == (lost != "log")
+
+
+def test_there_may_be_nothing_to_end_with(tmp_path, capsys):
+  """C10: without a completed trial, or without a test set: one sentence."""
+  study = study_lib.StudyDir(tmp_path / "study")
+  study.create(studies.load(tmp_path))
+  assert studies.call("study", "final", study.path) == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert "no completed trial" in error and error.count("\n") == 1
+
+
+def test_there_may_be_no_test_set(tmp_path, capsys):
+  """C10: a text without a test split is refused before anything is run."""
+  (tmp_path / "valid.txt").write_text("to be or not to be " * 40)
+  (tmp_path / "text.txt").write_text("that is the question " * 40)
+  config = config_lib.base()
+  config.model.name, config.model.norm = "lm", "rms"
+  config.dataset.data_dir = str(tmp_path / "tokens")
+  config.dataset.name = f"text:{tmp_path}/text.txt"
+  config.dataset.valid_files = f"{tmp_path}/valid.txt"
+  config.dataset.sequence_length = 64
+  space = {_RATE: space_lib.Float(1e-4, 1e-2, "log")}
+  made = made_up.study(
+    2, space=space, statuses={}, config=config_lib.as_json(config)
+  )
+  study = tmp_path / "study"
+  made_up.write(made, study)
+  content = studies.files(study)
+  assert studies.call("study", "final", study) == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert "test" in error and error.count("\n") == 1
+  assert studies.files(study) == content
+
+
 # report and compare.
 
 
@@ -375,6 +612,11 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     ("study run {file} --workdir={empty} --trails=3", "did you mean --trials?"),
     ("study run {file} --workdir={study}", "holds another study"),
     ("study run {file} --workdir={config}", "cannot write"),
+    ("study suggest {study}", "--trials"),
+    ("study suggest {study} --trials=1 --batch=0", "it must be at least 1"),
+    ("study suggest {study} --trials=1 --seed=-1", "it begins at 0"),
+    ("study suggest {nowhere} --trials=1", "holds no study"),
+    ("study final {nowhere}", "holds no study"),
     ("study export {study}", "--csv"),
     ("study export {study} --optuna=nonsense", "cannot write to the storage"),
     ("study export {study} --optuna=mysql://x/y", "module 'MySQLdb', is not"),

@@ -670,7 +670,12 @@ def _kind_shape():
     "kind:N",
     title=None,
     scale=alt.Scale(domain=list(KINDS), range=["circle", "diamond"]),
-    legend=alt.Legend(orient="top", symbolOpacity=1),
+    legend=alt.Legend(
+      orient="top",
+      symbolOpacity=1,
+      symbolFillColor="currentColor",
+      symbolStrokeWidth=0,
+    ),
   )
 
 
