@@ -588,9 +588,11 @@ def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
 def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   """Keys whose change makes another run, with (old, new) values.
 
-  Both are nested dicts as from `as_json`; `RESUMABLE_KEYS` do not count.
+  Both are nested dicts as from `as_json`; `RESUMABLE_KEYS` do not count. A key
+  that is younger than one of them has its default there.
   """
-  old, new = flatten(old), flatten(new)
+  default = flatten(as_json(base()))
+  old, new = default | flatten(old), default | flatten(new)
   return {
     key: (old.get(key), new.get(key))
     for key in sorted(old.keys() | new.keys())

@@ -591,3 +591,13 @@ def test_flatten_takes_dicts_and_configs():
   flat = {"a.b": 1, "a.c.d": 2, "e": 3}
   assert config_lib.flatten(config) == flat
   assert config_lib.flatten(config.to_dict()) == flat
+
+
+def test_a_key_that_is_younger_than_a_run():
+  """A run from before a key was there resumes, unless it is set to another."""
+  new = config_lib.as_json(config_lib.base())
+  old = config_lib.as_json(config_lib.base())
+  del old["model"]["strides"]
+  assert config_lib.differences(old, new) == {}
+  new["model"]["strides"] = [1, 1, 2]
+  assert list(config_lib.differences(old, new)) == ["model.strides"]

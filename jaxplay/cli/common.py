@@ -399,7 +399,9 @@ class Console:
 
 def as_table(heads, rows):
   """Columns side by side, all but the first to the right."""
-  rows = [["-" if c is None else short(c) for c in row] for row in rows]
+  rows = [
+    ["-" if c in (None, "") or c != c else short(c) for c in r] for r in rows
+  ]
   widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
   return "\n".join(
     "  ".join(
