@@ -186,6 +186,8 @@ def _report_run(arguments):
     trial = results_lib.read_run(arguments.path)
     objective = arguments.objective or run.config()["objective"]
     findings = curves.check_trial(trial, objective)
+    if not arguments.objective:  # So that page and file say the same.
+      run.write_findings([found.as_json() for found in findings])
     live = arguments.live and trial.status == "running"
     path = run.path / "report.html"
     report.write_run(
