@@ -103,7 +103,12 @@ def test_kinds(kind):
 
 
 @pytest.mark.parametrize(
-  "name", ["v5e", "v5e:3x5", "v9:2x2", "0*v5e:2x2", "v5e:2x2x2x2", ""]
+  "name",
+  [
+    *("v5e", "v5e:3x5", "v9:2x2", "0*v5e:2x2", "v5e:2x2x2x2", ""),
+    # On the first the library would abort the process.
+    *("v5e:32x32", "v5e:2x2x2", "v5e:0x2", "v5p:4x4"),
+  ],
 )
 def test_topologies_that_are_none(name):
   """Errors: a name that is none is told in a sentence."""
