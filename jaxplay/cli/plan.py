@@ -4,7 +4,7 @@ import argparse
 import json
 
 import jaxplay
-from jaxplay.cli import common, longest_run, topology
+from jaxplay.cli import batch_size, common, longest_run, topology
 from jaxplay.cli import study as study_verbs
 
 
@@ -18,6 +18,7 @@ def add(verbs):
   )
   plan = plan.add_subparsers(metavar="QUESTION", required=True)
   _add_steps(plan)
+  batch_size.add(plan)
   longest_run.add(plan)
   topology.add(plan)
 
