@@ -4,7 +4,7 @@ import argparse
 import json
 
 import jaxplay
-from jaxplay.cli import common, longest_run, topology
+from jaxplay.cli import batch_size, common, longest_run, topology
 from jaxplay.cli import study as study_verbs
 
 
@@ -21,6 +21,7 @@ def add(verbs):
   _add_stability(plan)
   _add_clip(plan)
   _add_rounds(plan)
+  batch_size.add(plan)
   longest_run.add(plan)
   topology.add(plan)
 

@@ -77,11 +77,11 @@ _FIXED = (
 )
 
 # Numbers of the optimizers, and of regularization.
-_OPTIMIZER = tuple(
+OPTIMIZER = tuple(
   f"hparams.{name}"
   for name in ("learning_rate", "momentum", "rho", "beta1", "beta2", "epsilon")
 )
-_REGULARIZATION = tuple(
+REGULARIZATION = tuple(
   f"hparams.{name}"
   for name in ("weight_decay", "label_smoothing", "dropout_rate")
 )
@@ -385,7 +385,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   if "batch_size" in varied:
     untuned = [
       key
-      for key in (*_OPTIMIZER, *_REGULARIZATION)
+      for key in (*OPTIMIZER, *REGULARIZATION)
       if key not in tuned and flat[key] and _has_effect(space, key, flat)
     ]
     found.append(
@@ -399,9 +399,9 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   compared = [
     p.label
     for p in space.parameters
-    if p.role == "scientific" and p.key not in _OPTIMIZER
+    if p.role == "scientific" and p.key not in OPTIMIZER
   ]
-  if compared and not tuned & set(_OPTIMIZER):
+  if compared and not tuned & set(OPTIMIZER):
     found.append(
       f"values of {', '.join(compared)} are compared at one learning rate,"
       " which may suit some better than others; at least some of the"

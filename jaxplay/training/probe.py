@@ -1,7 +1,13 @@
 """Measures a step, and what the devices that are there can do at best."""
 
+import collections
+import dataclasses
+import math
+import os
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +16,51 @@ import numpy as np
 
 from jaxplay.training import dry_run, sharding, train
 
-# A step is steady once the median of a few calls is no faster than that of the
-# few before; and a machine that others use may never be.
-_CALLS, _MOST_ROUNDS = 5, 10
+# Time is taken in rounds of calls, each of about so many seconds and at least
+# and at most so many calls. It is steady once so many rounds in a row are not
+# faster than the fastest one by more than the share; and a machine that others
+# use may never be, so rounds and seconds are limited.
+_ROUND_SECONDS, _CALLS = 0.1, (3, 100)
+_SAME_ROUNDS, _SAME = 3, 0.02
+_MOST_ROUNDS, _MOST_SECONDS = 30, 60.0
+# Of the loop: seconds of a call, where that is of several steps.
+_CALL_SECONDS = 0.05
+# Of the schedule and the reader: a loop that is measured never ends.
+_ENDLESS = 10**8
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+  """How fast a config trains on these devices.
+
+  Attributes:
+    step_seconds: Of the step alone, its examples on the devices already.
+    loop_seconds: Of a step with its examples brought, as in training.
+    data_wait: Share of the loop's time that the host spent on bringing them.
+    bytes: Of memory on each device, at the peak of a step, as compiled.
+    flops: Of a step on each device, as compiled; loops count once.
+    text: The compiled program of the step.
+    too_large: Why it does not fit into memory; "": it does, and else no time
+      was taken.
+  """
+
+  step_seconds: float = math.nan
+  loop_seconds: float = math.nan
+  data_wait: float = math.nan
+  bytes: float = math.nan
+  flops: float = math.nan
+  text: str = ""
+  too_large: str = ""
+
+
+def device_memory(device) -> float:
+  """Bytes that programs on a device may use; NaN where it does not tell.
+
+  A CPU's is the machine's, whatever else runs there.
+  """
+  if device.platform == "cpu":
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+  return float((device.memory_stats() or {}).get("bytes_limit", math.nan))
 
 
 def peaks(size: int = 2048) -> dict[str, float]:
@@ -49,14 +97,98 @@ def _seconds(function, *arguments):
 
 
 def step_seconds(config: ml_collections.ConfigDict) -> float:
-  """Seconds of a training step on made-up examples, once it is steady.
-
-  The median of five calls, as soon as it is no less than that of the five
-  before; the first call, which compiles, does not count.
-  """
+  """Seconds of a training step on made-up examples, once it is `steady`."""
   workload = train.make_workload(config, planned=True)
   compiled = dry_run.lower_train_step(config, workload).compile()
+  return _step_seconds(config, workload, compiled)
+
+
+def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
+  """Times the step alone, and the loop with its data, of a config.
+
+  What does not fit, by the compiled program or by running it, is a result.
+
+  Args:
+    config: A checked config.
+    devices: To train on.
+
+  Raises:
+    jaxplay.UserError: Its mesh or batch does not fit the devices, or its data
+      set cannot be had.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.max_train_steps = _ENDLESS
+  known = {}
+  try:
+    workload = train.make_workload(config, devices=devices)
+    compiled = dry_run.lower_train_step(config, workload).compile()
+    known["bytes"] = dry_run.peak_bytes(compiled.memory_analysis())
+    known["flops"] = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    there = device_memory(devices[0])
+    if known["bytes"] > there:  # False where it is not known.
+      told = dry_run.told_bytes
+      return Speed(
+        too_large=f"{told(known['bytes'])} of {told(there)}, as compiled",
+        **known,
+      )
+    seconds = _step_seconds(config, workload, compiled)
+    loop, wait = _loop_seconds(config, workload, seconds)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    told = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
+    return Speed(too_large=told or "out of memory", **known)
+  return Speed(
+    step_seconds=seconds,
+    loop_seconds=loop,
+    data_wait=wait,
+    text=compiled.as_text(),
+    **known,
+  )
+
+
+def steady(one_round: Callable[[int], Sequence[float]]) -> float:
+  """Seconds of what is timed in rounds, once they no longer get shorter.
+
+  The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
+  soon as three rounds in a row are not faster than the fastest before them by
+  more than 2 %; after at most 30 rounds or a minute.
+
+  Args:
+    one_round: Times so many calls; returns the seconds of each.
+  """
+  since = time.monotonic()
+  first = statistics.median(one_round(_CALLS[0]))
+  fewest, most = _CALLS
+  calls = max(fewest, min(most, math.ceil(_ROUND_SECONDS / max(first, 1e-9))))
+  least, same = first, 0
+  for _ in range(_MOST_ROUNDS):
+    median = statistics.median(one_round(calls))
+    same = 0 if median < (1 - _SAME) * least else same + 1
+    least = min(least, median)
+    if same == _SAME_ROUNDS or time.monotonic() - since > _MOST_SECONDS:
+      break
+  return least
+
+
+def _step_seconds(config, workload, compiled):
   state = workload.init()
+  batch = _made_up(config, workload)
+
+  def one_round(calls):
+    nonlocal state
+    times = []
+    for _ in range(calls):
+      seconds, (state, _) = _seconds(compiled, workload.hparams, state, batch)
+      times.append(seconds)
+    return times
+
+  return steady(one_round)
+
+
+def _made_up(config, workload):
+  """A batch of made-up examples on the devices."""
   rng = np.random.default_rng(0)
   size = config.batch_size // config.microbatches
 
@@ -69,18 +201,51 @@ def step_seconds(config: ml_collections.ConfigDict) -> float:
     where = sharding.batch(workload.mesh, axis=1)
     return sharding.place(where, array[:, rows], size, 1)
 
-  batch = {
+  return {
     name: made_up(name, shape, dtype)
     for name, (shape, dtype) in dry_run.batch_shapes(config, workload).items()
   }
-  last = np.inf
-  for _ in range(_MOST_ROUNDS):
-    times = []
-    for _ in range(_CALLS):
-      seconds, (state, _) = _seconds(compiled, workload.hparams, state, batch)
-      times.append(seconds)
-    median = statistics.median(times)
-    if median >= last:
-      break
-    last = median
-  return min(median, last)
+
+
+def _loop_seconds(config, workload, step_seconds):
+  """(seconds of a step, share of waiting) of the loop of `train`, its feed.
+
+  As there, one call is under way while the next one is made ready. No lines,
+  evaluations or checkpoints.
+  """
+  feeder = train.make_feed(workload, config, 0)
+  hparams = {
+    name: sharding.place_everywhere(workload.mesh, np.asarray(number))
+    for name, number in workload.hparams.items()
+  }
+  state, at = workload.init(), 0
+  # A call of several steps has as many as training makes between its lines.
+  most = max(1, math.ceil(_CALL_SECONDS / step_seconds))
+  rounds = []
+
+  def one_round(steps):
+    nonlocal state, at
+    in_flight, waited, first, calls = collections.deque(), 0.0, at, 0
+    start = time.perf_counter()
+    while at - first < steps or calls < _CALLS[0]:
+      stop = min(feeder.next_stop(at), train.next_stop(at, config), at + most)
+      asked = time.perf_counter()
+      arguments = feeder.arguments(at, stop)
+      waited += time.perf_counter() - asked
+      state, tally = feeder.program(hparams, state, *arguments)
+      at, calls = stop, calls + 1
+      in_flight.append(tally)
+      if len(in_flight) > 1:
+        jax.block_until_ready(in_flight.popleft()["loss"])
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - start
+    rounds.append((seconds / (at - first), waited / seconds))
+    return [seconds / (at - first)]
+
+  one_round(1)  # It compiles.
+  rounds.clear()
+  least = steady(one_round)
+  share = statistics.median(
+    wait for seconds, wait in rounds if seconds <= 1.1 * least
+  )
+  return least, share

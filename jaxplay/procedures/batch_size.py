@@ -1,0 +1,321 @@
+"""`plan batch-size`: what fits, what is fast, and what reaches a target."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.planning import answer as answer_lib
+from jaxplay.planning import batch_size as planning
+from jaxplay.planning import steps as steps_lib
+from jaxplay.procedures import lab as lab_lib
+from jaxplay.study import checks
+
+GOAL = "Which batch size trains fastest, and which costs least?"
+
+_SMALLEST = 8
+_EVALUATIONS = 50  # of each trial
+# A larger batch never needs more steps if it is well tuned; but seeds differ.
+_ROOM = 1.5
+# So many doublings past the saturation of throughput show that it stays.
+_BEYOND = 2
+_WIDER = 10.0
+
+
+def smallest(unit: int) -> int:
+  """The first size: the least doubling of `unit` that is at least 8.
+
+  Args:
+    unit: Devices times microbatches, over which a batch divides.
+  """
+  return unit * 2 ** max(0, math.ceil(math.log2(_SMALLEST / unit)))
+
+
+def sized(config, size: int):
+  """A copy of a config with another batch size."""
+  config = config.copy_and_resolve_references()
+  config_lib.override(config, "batch_size", size)
+  larger = max(size, config.eval_batch_size)
+  config_lib.override(config, "eval_batch_size", larger)
+  return config
+
+
+def retuned(config) -> list[str]:
+  """Hyperparameters that a change of the batch size asks to tune again (B8)."""
+  flat = config_lib.flatten(config)
+  found = []
+  for key in (*checks.OPTIMIZER, *checks.REGULARIZATION):
+    switch, values = config_lib.used_by(key) or (None, ())
+    if flat[key] and (switch is None or config_lib.is_on(flat[switch], values)):
+      found.append(key)
+  return found
+
+
+def batch_size(
+  lab: lab_lib.Lab,
+  config,
+  *,
+  measure: Callable[[Any], Mapping[str, Any]],
+  num_devices: int,
+  num_train: int | None,
+  sizes: Sequence[int] | None = None,
+  largest: int | None = None,
+  measured: bool = True,
+  target: steps_lib.Target | None = None,
+  learning_rates: tuple[float, float] = (1e-3, 1.0),
+  seeds: int = 3,
+  max_train_steps: int = 0,
+) -> answer_lib.Answer:
+  """Feasible sizes and their speed; with a target, steps to it at each.
+
+  Args:
+    lab: Where to run it.
+    config: The base config.
+    measure: Of a config, the fields of `planning.Speed` but the size.
+    num_devices: That it measures on.
+    num_train: Examples of the training split; None: not known.
+    sizes: Instead of doubling from a small one.
+    largest: Size beyond which not to go; None: the training split's.
+    measured: Whether what it returns is no estimate.
+    target: What each size is to reach.
+    learning_rates: Lowest and highest of each size's sweep.
+    seeds: With which the best rate of each size is run again.
+    max_train_steps: Of each trial of the smallest size.
+
+  Raises:
+    jaxplay.UserError: No size fits, or no trial logs the target's metric.
+  """
+  speeds, ended = _speeds(
+    lab,
+    config,
+    measure,
+    sizes=sizes,
+    first=smallest(num_devices * config.microbatches),
+    largest=largest,
+    num_train=num_train,
+  )
+  fitting = [s for s in speeds if not s.too_large]
+  if not fitting:
+    raise jaxplay.UserError(
+      f"no batch size fits: {speeds[0].batch_size} examples need"
+      f" {speeds[0].too_large}; use a smaller model, model.remat, or split"
+      " parameters by config.mesh.fsdp"
+    )
+  reached = []
+  if target is not None:
+    # Of sizes past saturation there is nothing to hope (B3).
+    candidates = fitting
+    if sizes is None:
+      candidates = fitting[: planning.saturation(fitting) + 1]
+    reached = _reach(
+      lab,
+      config,
+      [s.batch_size for s in candidates],
+      target=target,
+      learning_rates=learning_rates,
+      seeds=seeds,
+      max_train_steps=max_train_steps,
+    )
+  return planning.answer(
+    speeds,
+    batch_size=config.batch_size,
+    eval_batch_size=config.eval_batch_size,
+    retuned=retuned(config),
+    microbatches=config.microbatches,
+    num_devices=num_devices,
+    ended=ended,
+    measured=measured,
+    target=target,
+    reached=reached,
+  )
+
+
+def _speeds(lab, config, measure, *, sizes, first, largest, num_train):
+  """(speed of each size that was tried, why no larger one was)."""
+  speeds, refused, ended = [], [], ""
+  queue = sorted(set(sizes)) if sizes else None
+  size = queue.pop(0) if queue else first
+  while True:
+    if num_train is not None and size > num_train:
+      ended = (
+        f"A batch of {size} would be larger than the training split,"
+        f" {num_train:,} examples; larger ones were not tried."
+      )
+      break
+    if largest is not None and size > largest:
+      ended = f"No batch larger than {largest} was tried (--largest)."
+      break
+    try:
+      speeds.append(_speed(lab, config, measure, size))
+    except jaxplay.UserError as error:
+      if sizes:
+        raise  # It was asked for.
+      refused.append(str(error))
+      if speeds or len(refused) > 10:
+        ended = f"No larger batch can be had: {error}."
+        break
+    if speeds and speeds[-1].too_large:
+      break
+    timed = [s for s in speeds if s.loop_seconds > 0]
+    if queue is None and len(timed) > _BEYOND:
+      last = planning.saturation(timed)
+      if last < len(timed) - _BEYOND and _no_faster(timed):
+        ended = (
+          f"Larger batches than {timed[-1].batch_size} were not tried, since"
+          " throughput no longer grows."
+        )
+        break
+    if queue == []:
+      break
+    size = queue.pop(0) if queue else 2 * size
+  if not speeds:
+    raise jaxplay.UserError(
+      refused[0]
+      if refused
+      else f"there is no batch size to try: {ended or 'none was named'}"
+    )
+  return speeds, ended
+
+
+def _no_faster(timed):
+  """Whether the last sizes are no faster than the best before them."""
+  best = max(s.throughput for s in timed[:-_BEYOND])
+  return all(
+    s.throughput < (1 + planning.GROWTH) * best for s in timed[-_BEYOND:]
+  )
+
+
+def _speed(lab, config, measure, size):
+  changed = sized(config, size)
+  config_lib.validate(changed)
+
+  def told():
+    lab.tell(f"batch size {size}")
+    return measure(changed)
+
+  found = lab.once(f"speed/{size:07d}", told)
+  # NaN, which JSON has not, is null.
+  known = {k: v for k, v in found.items() if v is not None}
+  return planning.Speed(batch_size=size, **known)
+
+
+def _reach(
+  lab, config, sizes, *, target, learning_rates, seeds, max_train_steps
+):
+  """Steps to the target of each size, its learning rate tuned for it (B5)."""
+  found, budget = [], max_train_steps
+  for size in sizes:
+    one = _reach_at(
+      lab,
+      sized(config, size),
+      target=target,
+      rates=lab_lib.rates(*learning_rates),
+      seeds=seeds,
+      budget=budget,
+    )
+    found.append(one)
+    if one.is_known:
+      budget = min(budget, math.ceil(_ROOM * one.mean))
+  return found
+
+
+def _reach_at(lab, config, *, target, rates, seeds, budget):
+  """Of one size."""
+  size = config.batch_size
+  every = max(1, budget // _EVALUATIONS)
+  overrides = lab_lib.constant(config) | {
+    "max_train_steps": budget,
+    "log_every": every,
+    "eval_every": every,
+    "checkpoint_every": budget,
+    "num_predictions": 0,
+    "export": False,
+    "averages": (),
+    "weights": "raw",
+  }
+
+  def sweep(name, rates):
+    results = lab.sweep(
+      name,
+      rates,
+      config,
+      goal=f"How many steps to {target} with batches of {size}?",
+      overrides=overrides,
+    )
+    if results.metrics and target.metric not in results.metrics:
+      raise jaxplay.UserError(
+        f"no trial logged {target.metric!r}; --target can be of"
+        f" {', '.join(results.metrics)}"
+      )
+    return [
+      (_rank(target, trial), trial.point[lab_lib.RATE], name, trial)
+      for trial in results.trials
+      if trial.status in ("completed", "infeasible")
+    ]
+
+  name = f"size_{size:07d}"
+  trials = sweep(f"{name}_sweep", rates)
+  trials.sort(key=lambda row: row[1])
+  edge = _edge(trials)
+  if edge:
+    # Once, by a decade beyond.
+    low, high = {
+      "lowest": (trials[0][1] / _WIDER, trials[0][1]),
+      "highest": (trials[-1][1], trials[-1][1] * _WIDER),
+    }[edge]
+    known = {row[1] for row in trials}
+    beyond = [r for r in lab_lib.rates(low, high) if r not in known]
+    trials += sweep(f"{name}_beyond", beyond)
+    trials.sort(key=lambda row: row[1])
+    edge = _edge(trials)
+  least = min(
+    (t.best(target.metric)[0] for *_, t in trials),
+    key=lambda value: value if math.isfinite(value) else math.inf,
+  )
+  best = min(trials, key=lambda row: row[0])
+  nothing = planning.Reached(
+    size, math.nan, (), seeds, budget, every, "", least
+  )
+  if math.isinf(best[0][0]):
+    return nothing
+  _, rate, where, trial = best
+  # The trial itself was chosen for being fast: its seed tells too few steps.
+  reruns = lab.rerun(where, trial.index, seeds).reruns[trial.index]
+  steps = [
+    target.reached(one.curves) if one.status == "completed" else None
+    for one in reruns
+  ]
+  reached = tuple(step for step in steps if step is not None)
+  missed = len(steps) - len(reached)
+  return planning.Reached(
+    size, rate, reached, missed, budget, every, edge, least
+  )
+
+
+def _rank(target, trial):
+  """What is less is better: steps to the target, then how far it went."""
+  reached = None
+  if trial.status == "completed":
+    reached = target.reached(trial.curves)
+  best = trial.best(target.metric)[0]
+  return (
+    math.inf if reached is None else reached,
+    best if math.isfinite(best) else math.inf,
+  )
+
+
+def _edge(trials):
+  """Where the best of trials, in the order of their rates, is the last one.
+
+  Also where none reaches the target, and one at an end comes closest to it.
+  Rates that all diverge beyond the best one are an edge of stability, not of
+  the range.
+  """
+  ranks = [row[0] for row in trials]
+  at = ranks.index(min(ranks))
+  if math.isinf(ranks[at][1]):
+    return ""
+  if at == 0:
+    return "lowest"
+  return "highest" if at == len(ranks) - 1 else ""
