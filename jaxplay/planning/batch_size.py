@@ -74,40 +74,32 @@ class Speed:
     return self.batch_size / self.loop_seconds
 
 
-def monotone(values: Sequence[float]) -> np.ndarray:
-  """The non-decreasing numbers closest to these, by their squares.
-
-  By pooling adjacent violators (Ayer et al. 1955, doi
-  10.1214/aoms/1177728423): a dip and the way out of it are no growth.
-  """
-  blocks: list[list[float]] = []
-  for value in values:
-    blocks.append([value, 1])
-    while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-      value, number = blocks.pop()
-      before, count = blocks[-1]
-      blocks[-1] = [
-        (before * count + value * number) / (count + number),
-        count + number,
-      ]
-  return np.concatenate([[value] * count for value, count in blocks])
-
-
 def gains(speeds: Sequence[Speed]) -> list[float]:
-  """Factor of throughput for each doubling of the batch, between neighbours.
+  """Factor of throughput for each doubling of the batch, of all but the first.
 
-  Of throughputs made `monotone` in their logarithm. Sizes ascend.
+  Against the fastest of the smaller sizes, or 1 if none is faster: a machine
+  that others use makes some measurements slow, and the way out of a dip is no
+  growth.
+
+  Args:
+    speeds: Of sizes that fit, ascending.
   """
-  logs = monotone([math.log(s.throughput) for s in speeds])
-  doublings = np.diff(np.log2([s.batch_size for s in speeds]))
-  return list(np.exp(np.diff(logs) / doublings))
+  found, record = [], speeds[0]
+  for speed in speeds[1:]:
+    gain = 1.0
+    if speed.throughput > record.throughput:
+      doublings = math.log2(speed.batch_size / record.batch_size)
+      gain = (speed.throughput / record.throughput) ** (1 / doublings)
+      record = speed
+    found.append(gain)
+  return found
 
 
 def saturation(speeds: Sequence[Speed]) -> int:
   """Index of the size up to which throughput grows (B3).
 
-  It is where the last step to a larger size arrives that gives at least 25 %
-  more throughput for each doubling, of throughputs made `monotone`.
+  The largest size that gives at least 25 % more throughput, for each doubling,
+  than the fastest of the smaller ones; see `gains`.
 
   Args:
     speeds: Of sizes that fit, ascending.
