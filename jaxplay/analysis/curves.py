@@ -580,11 +580,9 @@ def aggressive_clipping(
     norms: [lines], unclipped gradient norms (L2), for the advice.
   """
   source = "Playbook, gradient clipping"
-  updates = np.diff(steps, prepend=0)
-  finite = np.isfinite(clipped)
-  if not updates[finite].sum():
+  share = clipped_share(steps, clipped)
+  if share is None:
     return _too_short("aggressive_clipping", 0, 1, "lines of train/clipped")
-  share = float(np.average(clipped[finite], weights=updates[finite]))
   evidence = dict(share_of_updates_clipped=share)
   if share <= 0.5:
     return _finding(
@@ -603,6 +601,20 @@ def aggressive_clipping(
     source,
     subject="train/clipped",
   )
+
+
+def clipped_share(steps: np.ndarray, clipped: np.ndarray) -> float | None:
+  """The share of all updates that were clipped; None: it was not logged.
+
+  Args:
+    steps: [lines], updates.
+    clipped: [lines], share of the updates clipped since the line before.
+  """
+  updates = np.diff(steps, prepend=0)
+  finite = np.isfinite(clipped)
+  if not updates[finite].sum():
+    return None
+  return float(np.average(clipped[finite], weights=updates[finite]))
 
 
 def input_bound(waits, rates) -> finding.Finding:

@@ -188,25 +188,14 @@ def _study_extend(arguments, rest):
 
 def _run_trials(arguments, directory, which):
   """Runs trials of a study, as far as they are not finished."""
-  return _run_jobs(arguments, directory, _trial_jobs(directory, which))
-
-
-def _trial_jobs(directory, which):
   from jaxplay.study import runners
-  from jaxplay.study import study as study_lib
 
-  study, points = directory.study(), directory.points()
-  return [
-    runners.Job(
-      f"trials/{index:04d}",
-      directory.trial(index),
-      study_lib.trial_config(study["config"], points[index]),
-    )
-    for index in which
-  ]
+  jobs = runners.trial_jobs(directory, which)
+  return _run_jobs(arguments, directory, jobs)
 
 
 def _study_suggest(arguments, rest):
+  from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
@@ -220,11 +209,13 @@ def _study_suggest(arguments, rest):
       f" and {arguments.trials} is less"
     )
   if arguments.retry_failed:
-    for job in _trial_jobs(directory, study_lib.adaptive(directory.study())):
+    for job in runners.trial_jobs(
+      directory, study_lib.adaptive(directory.study())
+    ):
       job.forgive()
   while True:
     which = study_lib.adaptive(directory.study())
-    jobs = _trial_jobs(directory, which)
+    jobs = runners.trial_jobs(directory, which)
     if len(which) >= arguments.trials:
       return _run_jobs(arguments, directory, jobs)
     # What a kill left of the last batch comes first.
@@ -293,6 +284,7 @@ def _next_batch(arguments, directory, most):
 def _study_rerun(arguments, rest):
   from jaxplay.analysis import results as results_lib
   from jaxplay.analysis import trials
+  from jaxplay.study import runners
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
@@ -316,26 +308,8 @@ def _study_rerun(arguments, rest):
       f"there is no trial {indices[0]}; the study has trials 0 to"
       f" {len(points) - 1}"
     )
-  jobs = _rerun_jobs(directory, indices, arguments.seeds)
+  jobs = runners.rerun_jobs(directory, indices, arguments.seeds)
   return _run_jobs(arguments, directory, jobs)
-
-
-def _rerun_jobs(directory, indices, number):
-  """Trials again, each with so many other seeds than the study's."""
-  from jaxplay.study import runners
-  from jaxplay.study import study as study_lib
-
-  study, points = directory.study(), directory.points()
-  seeds = [study["config"]["seed"] + 1 + i for i in range(number)]
-  return [
-    runners.Job(
-      f"reruns/{index:04d}/{seed}",
-      directory.rerun(index, seed),
-      study_lib.trial_config(study["config"], points[index], seed=seed),
-    )
-    for index in indices
-    for seed in seeds
-  ]
 
 
 def _study_final(arguments, rest):
@@ -396,6 +370,7 @@ def _chosen(arguments, directory, results):
   """
   from jaxplay.analysis import final as final_lib
   from jaxplay.analysis import results as results_lib
+  from jaxplay.study import runners
   from jaxplay.training import train
 
   if not results.ranked:
@@ -404,7 +379,7 @@ def _chosen(arguments, directory, results):
       " end with"
     )
   best = results.ranked[0].index
-  jobs = _rerun_jobs(directory, [best], arguments.seeds)
+  jobs = runners.rerun_jobs(directory, [best], arguments.seeds)
   train.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
   if arguments.retry_failed:
     for job in jobs:

@@ -7,7 +7,7 @@ issue when it forces us to use a learning rate that's too small."
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -166,19 +166,11 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
     usual_every: Steps between the evaluations of the config.
   """
   loss = run.loss
-  lowest = np.minimum.accumulate(loss)
-  with np.errstate(invalid="ignore"):
-    jumps = (loss - lowest > np.maximum(0.5 * lowest, 0.05 * loss[0])) | (
-      ~np.isfinite(loss)
-    )
+  jumps = _jumps(loss, loss[0]) | ~np.isfinite(loss)
   if run.status == "infeasible":
     jumps[-1:] = True
   at = run.steps[jumps]
-  seen = loss[run.steps % usual_every == 0]
-  seen_lowest = np.minimum.accumulate(seen) if len(seen) else seen
-  is_seen = bool(
-    (seen - seen_lowest > np.maximum(0.5 * seen_lowest, 0.05 * loss[0])).any()
-  )
+  is_seen = bool(_jumps(loss[run.steps % usual_every == 0], loss[0]).any())
   advice = ""
   if len(at):
     advice = (
@@ -205,6 +197,13 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
     advice,
     _UNSTABLE,
   )
+
+
+def _jumps(loss, first):
+  """Where a loss exceeds its lowest so far by half, and by 5 % of the first."""
+  lowest = np.minimum.accumulate(loss)
+  with np.errstate(invalid="ignore"):
+    return loss - lowest > np.maximum(0.5 * lowest, 0.05 * first)
 
 
 def warmup_lengths(max_train_steps: int) -> list[int]:
@@ -326,29 +325,11 @@ def clip_answer(
     )
     if findings[0].verdict == "warn":
       said.insert(0, findings[0].advice)
-  positive = norms[norms > 0]
-  edges = (
-    np.geomspace(positive.min(), positive.max() * 1.001, 31)
-    if len(positive)
-    else np.zeros(1)
-  )
-  counts, _ = np.histogram(positive, edges)
   rules = {f"{PERCENTILE:.0f}th percentile": limit}
   if configured is not None:
     rules["clip_norm"] = configured
   pictures = [
-    answer_lib.Picture(
-      "gradient norms",
-      answer_lib.Axis("L2 norm before clipping", log=True),
-      answer_lib.Axis("logged steps"),
-      bars=[
-        dict(x=float(a), x2=float(b), y=int(n), series="steps")
-        for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
-      ],
-      rules=rules,
-      caption="All logged steps. A tail far to the right of the line is what"
-      " clipping is for.",
-    ),
+    norms_picture(norms, rules),
     answer_lib.Picture(
       "gradient norm against step",
       answer_lib.Axis("step"),
@@ -366,6 +347,29 @@ def clip_answer(
     findings=findings,
     pictures=pictures,
     details=dict(clip_norm=limit, share=share, lines=len(norms)),
+  )
+
+
+def norms_picture(
+  norms: np.ndarray, rules: Mapping[str, float]
+) -> answer_lib.Picture:
+  """The histogram of norms, with thresholds by their names."""
+  positive = norms[np.isfinite(norms) & (norms > 0)]
+  edges = np.zeros(1)
+  if len(positive):
+    edges = np.geomspace(positive.min(), positive.max() * 1.001, 31)
+  counts, _ = np.histogram(positive, edges)
+  return answer_lib.Picture(
+    "gradient norms",
+    answer_lib.Axis("L2 norm before clipping", log=True),
+    answer_lib.Axis("logged steps"),
+    bars=[
+      dict(x=float(a), x2=float(b), y=int(n), series="steps")
+      for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
+    ],
+    rules=rules,
+    caption="All logged steps. A tail far to the right of the line is what"
+    " clipping is for.",
   )
 
 

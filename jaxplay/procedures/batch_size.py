@@ -229,8 +229,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     "log_every": every,
     "eval_every": every,
     "checkpoint_every": budget,
-    "num_predictions": 0,
-    "export": False,
+    **lab_lib.CURVES_ONLY,
     "averages": (),
     "weights": "raw",
   }

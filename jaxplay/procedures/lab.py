@@ -21,6 +21,8 @@ from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
 RATE = "hparams.learning_rate"
+# Overrides of runs of which only the curves are looked at.
+CURVES_ONLY = {"num_predictions": 0, "export": False}
 
 
 class Stopped(Exception):
@@ -69,15 +71,7 @@ class Lab:
     definition, _ = study_lib.define(study, config)
     directory = study_lib.StudyDir(self.path / name)
     directory.create(definition)
-    points = directory.points()
-    jobs = [
-      runners.Job(
-        f"trials/{index:04d}",
-        directory.trial(index),
-        study_lib.trial_config(definition["config"], point),
-      )
-      for index, point in enumerate(points)
-    ]
+    jobs = runners.trial_jobs(directory, range(definition["num_trials"]))
     steps = jobs[0].config.max_train_steps
     return self._run(
       directory, jobs, f"{name}: {len(jobs)} trials of {steps:,} steps"
@@ -86,16 +80,7 @@ class Lab:
   def rerun(self, name: str, index: int, seeds: int) -> results_lib.Results:
     """Runs trial `index` of the study `name` with so many other seeds."""
     directory = study_lib.StudyDir(self.path / name)
-    study, point = directory.study(), directory.points()[index]
-    first = study["config"]["seed"] + 1
-    jobs = [
-      runners.Job(
-        f"reruns/{index:04d}/{seed}",
-        directory.rerun(index, seed),
-        study_lib.trial_config(study["config"], point, seed=seed),
-      )
-      for seed in range(first, first + seeds)
-    ]
+    jobs = runners.rerun_jobs(directory, [index], seeds)
     return self._run(
       directory, jobs, f"{name}: trial {index} with {seeds} seeds"
     )
@@ -125,10 +110,13 @@ class Lab:
     objective: str = "",
   ) -> results_lib.Results:
     """A study of the learning rate alone, at the given rates, in order."""
+    domain = space_lib.Choice(rates)
+    if len(rates) > 1:
+      domain = space_lib.Float(min(rates), max(rates), scale="log")
     study = study_lib.Study(
       goal=goal,
       config="",
-      space={RATE: space_lib.Float(min(rates), max(rates), scale="log")},
+      space={RATE: domain},
       algorithm="explicit",
       points=[{RATE: rate} for rate in rates],
       overrides=overrides,

@@ -53,9 +53,12 @@ def rounds(
   history = [(last, first)]
   lengths = planning.lengths(last, steps, number) if number else []
   planning.longer(flat, steps)  # Whether it is longer at all.
+  if lengths:
+    # Narrowed by what a whole study showed; later rounds have too few trials.
+    space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
     changes, _ = planning.longer(flat, length)
-    results = _round(lab, f"round_{i}", first, results, changes)
+    results = _round(lab, f"round_{i}", first, results, changes, space)
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
@@ -134,12 +137,13 @@ def _by_key(results, trial):
   return {keys[label]: value for label, value in trial.point.items()}
 
 
-def _round(lab, name, first, last, changes):
-  """Runs a round: the better half of the last, and new points."""
-  ranked = last.ranked[: max((len(last.ranked) + 1) // 2, 1)]
-  kept = [_by_key(last, trial) for trial in ranked]
-  # Narrowed by what a whole study showed; later rounds have too few trials.
-  space, _ = refine.refined(first, checklist.check_study(first))
+def _better_half(results):
+  return results.ranked[: max((len(results.ranked) + 1) // 2, 1)]
+
+
+def _round(lab, name, first, last, changes, space):
+  """Runs a round: the better half of the last, and new points of a space."""
+  kept = [_by_key(last, trial) for trial in _better_half(last)]
   new = sampling.points(
     space,
     algorithm="halton",
@@ -165,7 +169,7 @@ def _recheck(shorter, longer, steps):
     raise jaxplay.UserError(
       f"no trial of {str(longer.path)!r} came to a result at {steps[1]:,} steps"
     )
-  kept = shorter.ranked[: max((len(shorter.ranked) + 1) // 2, 1)]
+  kept = _better_half(shorter)
   values = [shorter.value(trial) for trial in kept]
   again = [longer.value(trial) for trial in longer.trials[: len(kept)]]
   findings = [planning.ranking(values, again, steps)]

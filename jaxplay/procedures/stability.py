@@ -1,10 +1,13 @@
 """`plan stability` and `plan clip`: find an instability, and repair it."""
 
+import dataclasses
+
 import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
+from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
 from jaxplay.planning import answer as answer_lib
 from jaxplay.planning import stability as planning
@@ -58,11 +61,10 @@ def stability(
     "log_every": max(1, total // _LINES),
     "eval_every": max(1, total // _EVALUATIONS),
     "checkpoint_every": max(total // 2, 1),
-    "num_predictions": 0,
-    "export": False,
+    **lab_lib.CURVES_ONLY,
   }
-  results = lab.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
-  runs = _runs(results)
+  swept = lab.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
+  runs = _runs(swept)
   sweep, finding = planning.judge(runs, objective)
   findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
   if sweep.best is not None:
@@ -77,7 +79,8 @@ def stability(
   pictures.append(ladder[1])
   above = [rate for rate in rates if rate >= sweep.best]
   best_run = next(run for run in runs if run.rate == sweep.best)
-  fixes = [planning.Fix("none", {}, runs)]
+  none = planning.Fix("none", {}, runs)
+  fixes = [_with_seeds(lab, swept, none, seeds)]
   if opened is not None:
     base, length = opened
     warm = {_WARMUP_KEY: length, "max_train_steps": total + length}
@@ -86,31 +89,33 @@ def stability(
     found = lab.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
     )
-    fixes.append(planning.Fix("warmup", warm, _runs(found), length))
+    fix = planning.Fix("warmup", warm, _runs(found), length)
+    fixes.append(_with_seeds(lab, found, fix, seeds))
   limit = planning.threshold(best_run.norms)
   for part in _HARDER:
     clip_norm = float(f"{limit / part:.2g}")
     clipping = {"clipping": True, "hparams.clip_norm": clip_norm}
-    name = f"clipping_{clip_norm:g}"
     found = lab.sweep(
-      name, above, config, goal=GOAL, overrides=logged | clipping
+      f"clipping_{clip_norm:g}",
+      above,
+      config,
+      goal=GOAL,
+      overrides=logged | clipping,
     )
     fix = planning.Fix("clipping", clipping, _runs(found))
     at = next(run for run in fix.runs if run.rate == sweep.unstable_rate)
     if part == _HARDER[-1] or not planning.unstable(at):
       break
-  fixes.append(fix)
+  fixes.append(_with_seeds(lab, found, fix, seeds))
   findings.append(planning.clipping_share(at.clipped, clip_norm))
-  folders = {"none": "sweep", "warmup": "warmup", "clipping": name}
-  fixes = [_with_seeds(lab, folders[fix.name], fix, seeds) for fix in fixes]
   chosen, finding = planning.decide(fixes, sweep.unstable_rate)
   findings.append(finding)
   pictures += [
     _fixes_picture(fixes, objective),
     _before_after(runs, fixes, sweep.unstable_rate),
-    *planning.clip_answer(best_run.steps, best_run.norms, 0.0, None).pictures[
-      :1
-    ],
+    planning.norms_picture(
+      best_run.norms, {f"{planning.PERCENTILE:.0f}th percentile": limit}
+    ),
   ]
   return _answer(config, sweep, findings, pictures, runs, fixes, chosen)
 
@@ -120,12 +125,7 @@ def _run(trial, rate, value):
   empty = (np.zeros(0, np.int64), np.zeros(0))
   steps, loss = trial.curves.get("train/loss", empty)
   norms = trial.curves.get("train/grad_norm", empty)[1]
-  at, clipped = trial.curves.get("train/clipped", empty)
-  updates = np.diff(at, prepend=0)
-  finite = np.isfinite(clipped)
-  share = 0.0
-  if updates[finite].sum():
-    share = float(np.average(clipped[finite], weights=updates[finite]))
+  share = curves.clipped_share(*trial.curves.get("train/clipped", empty)) or 0.0
   return planning.Run(rate, trial.status, steps, loss, norms, share, value)
 
 
@@ -138,14 +138,14 @@ def _runs(results):
   ]
 
 
-def _with_seeds(lab, name, fix, seeds):
+def _with_seeds(lab, results, fix, seeds):
+  """The fix, and the best rate of its study with other seeds."""
   if fix.best is None:
     return fix
-  results = results_lib.read_study(lab.path / name)
   index = results.ranked[0].index
-  results = lab.rerun(name, index, seeds)
+  results = lab.rerun(results.path.name, index, seeds)
   values = results.values_of(results.reruns[index])
-  return planning.Fix(fix.name, fix.settings, fix.runs, fix.extra_steps, values)
+  return dataclasses.replace(fix, values=values)
 
 
 def _every_step(lab, config, best):
@@ -153,7 +153,7 @@ def _every_step(lab, config, best):
   steps = min(_CHECK_STEPS, config.max_train_steps)
   results = lab.sweep(
     "every_step",
-    [2 * best, 2.001 * best],
+    [2 * best],
     config,
     goal="Is there early instability that is over before anybody looks?",
     overrides={
@@ -163,8 +163,7 @@ def _every_step(lab, config, best):
       "log_every": 1,
       "eval_every": 1,
       "checkpoint_every": steps,
-      "num_predictions": 0,
-      "export": False,
+      **lab_lib.CURVES_ONLY,
       _WARMUP_KEY: min(config.hparams.warmup_steps, steps),
     },
   )

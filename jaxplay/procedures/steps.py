@@ -60,8 +60,7 @@ def sweep(
     "log_every": max(1, min(round(epoch), max_train_steps // _LINES)),
     "eval_every": max_train_steps,
     "checkpoint_every": max(max_train_steps // 4, 1),
-    "num_predictions": 0,
-    "export": False,
+    **lab_lib.CURVES_ONLY,
     "averages": (),
     "weights": "raw",
   }
@@ -109,14 +108,11 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
       f"{str(results.path)!r} has no completed trial yet, so there is no best"
       " step to look at"
     )
+  told = {(f.check, f.subject): f for f in checklist.check_study(results)}
   findings = [
-    checklist.max_train_steps(results),
-    checklist.compute_bound(results),
-    *(
-      found
-      for found in checklist.check_study(results)
-      if (found.check, found.subject) == ("saturated_early", "all trials")
-    ),
+    told["max_train_steps", "max_train_steps"],
+    told["compute_bound", results.objective],
+    told["saturated_early", "all trials"],
   ]
   old = results.study["config"]["max_train_steps"]
   steps, reason = refine.next_steps(results.study, findings)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import ml_collections
@@ -23,6 +23,7 @@ import ml_collections
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
+from jaxplay.study import study as study_lib
 
 # A trial that crashed is run once more, then it waits for a person.
 _ATTEMPTS = 2
@@ -95,6 +96,38 @@ class Job:
       status |= {"reason": reason, "failures": failures + 1}
       status.pop("status", None)
       self.run.write_status("failed", **status)
+
+
+def trial_jobs(
+  directory: study_lib.StudyDir, indices: Iterable[int]
+) -> list[Job]:
+  """Trials of a study."""
+  study, points = directory.study(), directory.points()
+  return [
+    Job(
+      f"trials/{index:04d}",
+      directory.trial(index),
+      study_lib.trial_config(study["config"], points[index]),
+    )
+    for index in indices
+  ]
+
+
+def rerun_jobs(
+  directory: study_lib.StudyDir, indices: Iterable[int], number: int
+) -> list[Job]:
+  """Trials again, each with so many other seeds than the study's."""
+  study, points = directory.study(), directory.points()
+  first = study["config"]["seed"] + 1
+  return [
+    Job(
+      f"reruns/{index:04d}/{seed}",
+      directory.rerun(index, seed),
+      study_lib.trial_config(study["config"], points[index], seed=seed),
+    )
+    for index in indices
+    for seed in range(first, first + number)
+  ]
 
 
 class Progress:
