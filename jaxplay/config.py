@@ -532,6 +532,16 @@ def describe(error: Exception, path: str) -> str:
   return f"{where}{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
+def with_batch_size(
+  config: ml_collections.ConfigDict, size: int
+) -> ml_collections.ConfigDict:
+  """A copy with another batch size, and evaluation no smaller than it."""
+  config = config.copy_and_resolve_references()
+  override(config, "batch_size", size)
+  override(config, "eval_batch_size", max(size, config.eval_batch_size))
+  return config
+
+
 def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
   """Dotted keys and leaf values, sorted. Takes nested dicts too."""
   flat = {}

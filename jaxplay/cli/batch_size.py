@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 import jaxplay
-from jaxplay.cli import common
+from jaxplay.cli import common, question
 
 # Compiling for larger and larger batches has to end where memory does not.
 _LARGEST_PLANNED = 2**20
@@ -12,9 +12,7 @@ _LARGEST_PLANNED = 2**20
 
 def add(plan):
   """Adds the question to those of `jaxplay plan`."""
-  from jaxplay.cli import plan as questions
-
-  verb = questions._add_question(
+  verb = question.add(
     plan,
     "batch-size",
     "which batch sizes fit, are fast, and reach a target first",
@@ -40,7 +38,7 @@ def add(plan):
     metavar="'METRIC<=X'",
     help="train until it is reached, at each size with its own learning rate",
   )
-  questions._add_rates(verb)
+  question.add_rates(verb)
   verb.add_argument(
     "--seeds",
     type=common.number,
@@ -59,7 +57,6 @@ def add(plan):
 
 
 def _batch_size(arguments, rest):
-  from jaxplay.cli import plan as questions
   from jaxplay.planning import steps as steps_lib
   from jaxplay.procedures import batch_size
 
@@ -85,7 +82,7 @@ def _batch_size(arguments, rest):
         raise jaxplay.UserError(
           f"--{name} is of training to a target; add --target='METRIC<=X'"
         )
-  config = questions._config(arguments, rest)
+  config = question.load_config(arguments, rest)
   options = {
     "batch_sizes": arguments.batch_sizes,
     "largest": arguments.largest,
@@ -94,7 +91,7 @@ def _batch_size(arguments, rest):
   training = {}
   if target is not None:
     training = {
-      "learning_rates": questions._rates(arguments, config),
+      "learning_rates": question.rates(arguments, config),
       "seeds": arguments.seeds,
       "max_train_steps": arguments.steps or config.max_train_steps,
     }
@@ -109,7 +106,7 @@ def _batch_size(arguments, rest):
   largest = arguments.largest
   if arguments.topology is not None and num_train is None:
     largest = largest or _LARGEST_PLANNED
-  return questions._run(
+  return question.run(
     arguments,
     "batch-size",
     options,
@@ -132,13 +129,12 @@ def _batch_size(arguments, rest):
 
 def _here(arguments, config):
   """(devices, what measures on them, examples of the training split)."""
-  from jaxplay.cli import plan as questions
-
   # The populations that follow want each core as a device; said only once.
   common.start_jax(arguments, cores_as_devices=True)
 
   import jax
 
+  from jaxplay.planning import roofline
   from jaxplay.training import probe
 
   devices = jax.devices()
@@ -157,44 +153,41 @@ def _here(arguments, config):
     if len(devices) > 1 and speed.text:
       if not peaks:
         peaks.update(probe.peaks())
-      row["collective_share"] = _collective_share(speed, devices, peaks)
+      chip = roofline.chip(devices[0].device_kind)
+      if chip is None:
+        chip = dataclasses.replace(roofline.UNKNOWN, **peaks)
+      row["collective_share"] = _share(_line(chip, speed, (len(devices),)))
     return row
 
-  return devices, measure, questions._num_train(config)
+  return devices, measure, question.num_train(config)
 
 
-def _collective_share(speed, devices, peaks):
-  """Share of exchanges in the least time of a compiled step."""
-  from jaxplay.planning import program, roofline
+def _line(chip, program, slice_shape):
+  """The roofline of a compiled program, of `probe` or of `topology`."""
+  from jaxplay.planning import program as program_lib
+  from jaxplay.planning import roofline
 
-  chip = roofline.chip(devices[0].device_kind)
-  if chip is None:
-    chip = dataclasses.replace(roofline.UNKNOWN, **peaks)
-  traffic = program.traffic(speed.text)
-  line = roofline.estimate(
+  traffic = program_lib.traffic(program.text)
+  return roofline.estimate(
     chip,
-    flops=speed.flops,
+    flops=program.flops,
     memory_bytes=traffic.memory_bytes,
     collectives=traffic.collectives,
-    slice_shape=(len(devices),),
+    slice_shape=slice_shape,
   )
-  return _share(line)
 
 
 def _share(line):
+  """Of exchanges, in the least time."""
   exchanged = line.seconds["links"] + line.seconds["network"]
   return exchanged / max(sum(line.seconds.values()), 1e-30)
 
 
 def _abstract(arguments, config):
   """As `_here`, of TPUs that are not here: compiled, not timed."""
-  common.quiet_without_tpu()
+  common.start_jax_to_compile()
 
-  import jax
-
-  jax.config.update("jax_platforms", "cpu")
-
-  from jaxplay.planning import program, roofline
+  from jaxplay.planning import roofline
   from jaxplay.training import topology, train
 
   found = topology.topology(arguments.topology)
@@ -209,14 +202,7 @@ def _abstract(arguments, config):
     row = {"bytes": sum(compiled.memory.values()), "too_large": too_large}
     if chip is None or compiled.too_large:
       return row
-    traffic = program.traffic(compiled.text)
-    line = roofline.estimate(
-      chip,
-      flops=compiled.flops,
-      memory_bytes=traffic.memory_bytes,
-      collectives=traffic.collectives,
-      slice_shape=found.shape,
-    )
+    line = _line(chip, compiled, found.shape)
     seconds = line.step_seconds[0]
     return row | {
       "loop_seconds": seconds,

@@ -190,6 +190,15 @@ def start_jax(arguments, cores_as_devices=False):
     _join(arguments)
 
 
+def start_jax_to_compile():
+  """JAX for what is compiled for TPUs that are not here, and never run."""
+  quiet_without_tpu()
+
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+
+
 def _join(arguments):
   """Becomes one of the processes of a job, once all of them are there."""
   import jax
@@ -400,7 +409,7 @@ class Console:
 def as_table(heads, rows):
   """Columns side by side, all but the first to the right."""
   rows = [
-    ["-" if c in (None, "") or c != c else short(c) for c in r] for r in rows
+    ["-" if c is None or c != c else short(c) for c in row] for row in rows
   ]
   widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
   return "\n".join(

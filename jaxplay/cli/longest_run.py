@@ -5,7 +5,7 @@ import datetime
 import json
 
 import jaxplay
-from jaxplay.cli import common
+from jaxplay.cli import common, question
 
 _QUESTION = "How long is a training run worth starting?"
 
@@ -119,15 +119,12 @@ def _longest_run(arguments, rest):
 def _keep(answer, workdir, options):
   """Writes the plan directory; returns its page."""
   from jaxplay import report
-  from jaxplay.planning import answer as answer_lib
 
   options = {
     name: value.isoformat() if isinstance(value, datetime.date) else value
     for name, value in options.items()
   }
-  plan = answer_lib.PlanDir(workdir)
-  plan.create("longest-run", options)
-  plan.write(answer)
+  plan = question.keep(workdir, "longest-run", options, answer)
   page = plan.path / "report.html"
   report.write_answer(
     answer,

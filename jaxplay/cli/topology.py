@@ -65,11 +65,7 @@ def _topology(arguments, rest):
   if _HERE in names:
     common.start_jax(arguments)
   else:
-    common.quiet_without_tpu()
-
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
+    common.start_jax_to_compile()
 
   from jaxplay.training import topology
 
@@ -79,7 +75,7 @@ def _topology(arguments, rest):
   cases = []
   for name, (devices, shape) in found.items():
     for size in arguments.batch_sizes or [config.batch_size]:
-      sized = _with_batch(config, size)
+      sized = config_lib.with_batch_size(config, size)
       topology.check(sized, devices)
       cases.append((name, devices, shape, sized))
   rows = []
@@ -104,14 +100,6 @@ def _devices(name, topology):
     return jax.devices(), (jax.local_device_count(),)
   found = topology.topology(name)
   return found.devices, found.shape
-
-
-def _with_batch(config, size):
-  sized = config.copy_and_resolve_references()
-  with sized.unlocked():
-    sized.batch_size = size
-    sized.eval_batch_size = max(size, config.eval_batch_size)
-  return sized
 
 
 def _case(name, devices, shape, config):
@@ -200,7 +188,7 @@ def _largest(name, config, devices, row):
   from jaxplay.training import topology
 
   def fits(size):
-    sized = _with_batch(config, size)
+    sized = config_lib.with_batch_size(config, size)
     try:
       config_lib.validate(sized, len(devices))
     except jaxplay.UserError:  # Fewer examples than devices.
@@ -268,16 +256,8 @@ def _as_table(rows):
   )
   line("of the peak", lambda row: _between(row.get("efficiency"), _percent))
   line("seconds to compile", of("compile_seconds"))
-  widths = [
-    max(len(v) for v in column)
-    for column in zip(*(values for _, values in lines), strict=True)
-  ]
-  first = max(len(title) for title, _ in lines)
-  told = [
-    f"{title:<{first}}  "
-    + "  ".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))
-    for title, values in lines
-  ]
+  heads, *cells = [[title, *values] for title, values in lines]
+  told = common.as_table(heads, cells).split("\n")
   for row in rows:
     if row["too_large"]:
       told.append(f"{row['topology']}: {row['too_large']}")
@@ -287,7 +267,7 @@ def _as_table(rows):
     " is called measured; ranges: if all is overlapped, and if nothing is.",
     f"Peaks: {'; '.join(sorted(sources)) or 'none known of these devices'}",
   ]
-  return "\n".join(text.rstrip() for text in told)
+  return "\n".join(told)
 
 
 def _mesh(sizes):

@@ -32,15 +32,6 @@ def smallest(unit: int) -> int:
   return unit * 2 ** max(0, math.ceil(math.log2(_SMALLEST / unit)))
 
 
-def sized(config, size: int):
-  """A copy of a config with another batch size."""
-  config = config.copy_and_resolve_references()
-  config_lib.override(config, "batch_size", size)
-  larger = max(size, config.eval_batch_size)
-  config_lib.override(config, "eval_batch_size", larger)
-  return config
-
-
 def retuned(config) -> list[str]:
   """Hyperparameters that a change of the batch size asks to tune again (B8)."""
   flat = config_lib.flatten(config)
@@ -187,7 +178,7 @@ def _no_faster(timed):
 
 
 def _speed(lab, config, measure, size):
-  changed = sized(config, size)
+  changed = config_lib.with_batch_size(config, size)
   config_lib.validate(changed)
 
   def told():
@@ -208,7 +199,7 @@ def _reach(
   for size in sizes:
     one = _reach_at(
       lab,
-      sized(config, size),
+      config_lib.with_batch_size(config, size),
       target=target,
       rates=lab_lib.rates(*learning_rates),
       seeds=seeds,
@@ -273,11 +264,8 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     key=lambda value: value if math.isfinite(value) else math.inf,
   )
   best = min(trials, key=lambda row: row[0])
-  nothing = planning.Reached(
-    size, math.nan, (), seeds, budget, every, "", least
-  )
   if math.isinf(best[0][0]):
-    return nothing
+    return planning.Reached(size, math.nan, (), seeds, budget, every, "", least)
   _, rate, where, trial = best
   # The trial itself was chosen for being fast: its seed tells too few steps.
   reruns = lab.rerun(where, trial.index, seeds).reruns[trial.index]

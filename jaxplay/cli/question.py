@@ -1,0 +1,176 @@
+"""What the questions of `jaxplay plan` share: arguments, folder, answer."""
+
+import argparse
+import json
+
+import jaxplay
+from jaxplay.cli import common
+from jaxplay.cli import study as study_verbs
+
+
+def add(plan, name, help, *, config=True, trains=True):
+  """A question; its config and its folder."""
+  verb = plan.add_parser(
+    name,
+    help=help,
+    allow_abbrev=False,
+    epilog="Config keys are set by --config.KEY=VALUE." if config else None,
+  )
+  if config:
+    verb.add_argument("--config", metavar="FILE", help="experiment file[:ARG]")
+  verb.add_argument(
+    "--workdir",
+    type=common.folder,
+    required=trains,
+    metavar="PLAN",
+    help="folder of the plan, with its studies and its report",
+  )
+  verb.add_argument("--json", action="store_true", help="the answer as JSON")
+  verb.add_argument(
+    "--figures",
+    type=common.folder,
+    metavar="DIR",
+    help="write each picture as an SVG file, too",
+  )
+  if trains:
+    common.add_devices(verb)
+    # Of the runner that trains the trials.
+    verb.set_defaults(runner="population", retry_failed=False)
+  return verb
+
+
+def load_config(arguments, rest):
+  """The config that --config and its overrides name."""
+  from jaxplay import config as config_lib
+
+  if arguments.config is None:
+    raise jaxplay.UserError("--config is missing: the experiment file to plan")
+  config = config_lib.load(
+    arguments.config, common.overrides(rest, vars(arguments))
+  )
+  config_lib.validate(config)
+  return config
+
+
+def _lab(arguments):
+  """Where the studies of a plan run."""
+  from jaxplay.procedures import lab as lab_lib
+
+  def train(directory, jobs):
+    return study_verbs.train_jobs(arguments, directory, jobs)[0]
+
+  tell = (lambda _: None) if arguments.json else print
+  return lab_lib.Lab(arguments.workdir, train=train, tell=tell)
+
+
+def num_train(config):
+  """Examples of the training split."""
+  from jaxplay.training import train
+
+  return train.load_dataset(config).splits["train"].num_examples
+
+
+def run(arguments, question, options, config, goal, procedure):
+  """Answers a question in its folder, and shows the answer."""
+  from jaxplay import config as config_lib
+  from jaxplay.planning import answer as answer_lib
+  from jaxplay.procedures import lab as lab_lib
+
+  directory = answer_lib.PlanDir(arguments.workdir)
+  directory.create(question, options, config and config_lib.as_json(config))
+  with directory.own.lock():
+    try:
+      answer = procedure(_lab(arguments))
+    except lab_lib.Stopped:
+      print("stopped; the same command goes on where it was")
+      return common.EXIT_PREEMPTED
+  directory.write(answer)
+  return _show(arguments, question, answer, goal, directory)
+
+
+def tell(arguments, question, options, goal, answer):
+  """Shows an answer that took no training; kept if there is a folder."""
+  directory = None
+  if arguments.workdir is not None:
+    directory = keep(arguments.workdir, question, options, answer)
+  return _show(arguments, question, answer, goal, directory)
+
+
+def keep(workdir, question, options, answer):
+  """The plan directory of an answer that took no training."""
+  from jaxplay.planning import answer as answer_lib
+
+  directory = answer_lib.PlanDir(workdir)
+  directory.create(question, options)
+  directory.write(answer)
+  return directory
+
+
+def _show(arguments, question, answer, goal, directory=None):
+  """The answer on the terminal, its page and its pictures."""
+  from jaxplay import report
+  from jaxplay.planning import answer as answer_lib
+
+  if directory is not None:
+    plan = directory.plan()
+    report.write_answer(
+      answer,
+      path=directory.path / "report.html",
+      title=f"Plan {question}: {directory.path.name}",
+      goal=goal,
+      facts={
+        "plan": str(directory.path),
+        "command": " ".join(plan["command"]),
+        "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
+      },
+      provenance=directory.own.provenance() or {},
+    )
+  if arguments.figures:
+    report.answer_figures(answer, arguments.figures)
+  if arguments.json:
+    print(json.dumps(answer.as_json(), indent=1))
+    return 0
+  for table in answer.tables[:1]:
+    print(common.as_table(table.heads, table.rows))
+    print()
+  for sentence in answer.said:
+    print(sentence)
+  for found in answer.findings:
+    if found.verdict in ("warn", "fail") and found.advice not in answer.said:
+      print(f"  {found.verdict}: {found.check}: {found.advice}")
+  if answer.settings:
+    print("\nfor the config:")
+    for line in answer_lib.as_config_lines(answer.settings).split("\n"):
+      print(f"  {line}")
+  if directory is not None:
+    print(f"report: {directory.path / 'report.html'}")
+  return 0
+
+
+def _range(text):
+  """Type of a range of learning rates: "0.001:1"."""
+  low, _, high = text.partition(":")
+  try:
+    low, high = float(low), float(high)
+  except ValueError:
+    low = high = 0.0
+  if not 0 < low < high < float("inf"):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be LOW:HIGH, such as 0.001:1"
+    )
+  return low, high
+
+
+def rates(arguments, config):
+  """The range asked for, or 1.5 decades to each side of the config's rate."""
+  rate = config.hparams.learning_rate
+  return arguments.learning_rates or (rate / 30, rate * 30)
+
+
+def add_rates(verb):
+  verb.add_argument(
+    "--learning_rates",
+    type=_range,
+    metavar="LOW:HIGH",
+    help="range of the sweep; default: the config's rate / 30 to * 30",
+  )
