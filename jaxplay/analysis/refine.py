@@ -87,6 +87,62 @@ def next_study(
   )
 
 
+def repaired(
+  results: results_lib.Results, findings: Iterable[finding.Finding]
+) -> tuple[space_lib.Space, list[str]]:
+  """The space of a study, mended: rule 1 of `next_study`, and 2's cuts.
+
+  Args:
+    results: The study.
+    findings: Its checklist, as from `checklist.check_study`.
+
+  Returns:
+    (space, reasons), a sentence for each range that changed; none where there
+    is nothing to mend, or where the space would be refused.
+  """
+  told, parameters = _by_check(findings), results.space.parameters
+  sample, reasons = results.space_filling, []
+  domains = [(p.domain, "") for p in parameters]
+  for i, p in enumerate(parameters):
+    domain, reason = _next_domain(sample, p, told)
+    if reason.startswith(("moved", "cut")):
+      domains[i] = domain, reason
+      reasons.append(f"{p.label} is now {_show(domain)}, {reason}")
+  overrides = results.study["overrides"]
+  if not reasons or _refusal(results.study, overrides, parameters, domains):
+    return results.space, []
+  return _as_space(parameters, domains), reasons
+
+
+def next_batch(
+  results: results_lib.Results,
+  findings: Iterable[finding.Finding],
+  *,
+  num: int,
+  seed: int,
+) -> dict[str, Any]:
+  """Adaptive trials, as `StudyDir.append` takes them.
+
+  Args:
+    results: The study.
+    findings: Its checklist, as from `checklist.check_study`.
+    num: Number of points.
+    seed: Of the suggestions, at least 0.
+
+  Raises:
+    jaxplay.UserError: Optuna is not installed.
+  """
+  space, history = refined(results, findings)
+  return {
+    "after": len(results.trials),
+    "seed": seed,
+    "sampler": suggest.sampler(space),
+    "told": sum(value is not None for _, value in history),
+    "space": space.as_json(),
+    "points": suggest.suggest(space, history, num=num, seed=seed),
+  }
+
+
 def refined(
   results: results_lib.Results, findings: Iterable[finding.Finding]
 ) -> tuple[space_lib.Space, list[tuple[dict[str, Any], float | None]]]:
@@ -129,7 +185,6 @@ def _within(parameter, domain):
 
 def _history(results):
   """(point by config key, objective) of each trial, as `suggest.suggest`."""
-  keys = {p.label: p.key for p in results.space.parameters}
   history = []
   for trial in results.trials:
     value = math.inf
@@ -137,7 +192,7 @@ def _history(results):
       value = results.value(trial)
       if math.isnan(value) and trial.status in results_lib.ENDED:
         continue  # It crashed, or logged no finite value: nothing is known.
-    point = {keys[label]: value for label, value in trial.point.items()}
+    point = results.by_key(trial)
     history.append((point, None if math.isnan(value) else value))
   return history
 

@@ -155,6 +155,11 @@ class Results:
     column[:] = [trial.point.get(label) for trial in self.trials]
     return column
 
+  def by_key(self, trial: Trial) -> dict[str, Any]:
+    """The point of a trial by config key, as studies take it."""
+    keys = {p.label: p.key for p in self.space.parameters}
+    return {keys[label]: value for label, value in trial.point.items()}
+
   @functools.cached_property
   def metrics(self) -> list[str]:
     """Every metric that some trial logged, sorted."""

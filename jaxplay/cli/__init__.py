@@ -10,7 +10,7 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay.cli import common, plan, report, scaling, study, train
+from jaxplay.cli import common, plan, playbook, report, scaling, study, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +67,6 @@ def _parser():
   )
   verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-  for module in (train, study, report, scaling, plan):
+  for module in (train, study, report, scaling, plan, playbook):
     module.add(verbs)
   return parser

@@ -106,25 +106,32 @@ def keep(workdir, question, options, answer):
   return directory
 
 
+def write_page(directory, question, goal, answer):
+  """The page of an answer in its directory."""
+  from jaxplay import report
+
+  plan = directory.plan()
+  report.write_answer(
+    answer,
+    path=directory.path / "report.html",
+    title=f"Plan {question}: {directory.path.name}",
+    goal=goal,
+    facts={
+      "plan": str(directory.path),
+      "command": " ".join(plan["command"]),
+      "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
+    },
+    provenance=directory.own.provenance() or {},
+  )
+
+
 def _show(arguments, question, answer, goal, directory=None):
   """The answer on the terminal, its page and its pictures."""
   from jaxplay import report
   from jaxplay.planning import answer as answer_lib
 
   if directory is not None:
-    plan = directory.plan()
-    report.write_answer(
-      answer,
-      path=directory.path / "report.html",
-      title=f"Plan {question}: {directory.path.name}",
-      goal=goal,
-      facts={
-        "plan": str(directory.path),
-        "command": " ".join(plan["command"]),
-        "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
-      },
-      provenance=directory.own.provenance() or {},
-    )
+    write_page(directory, question, goal, answer)
   if arguments.figures:
     report.answer_figures(answer, arguments.figures)
   if arguments.json:

@@ -268,17 +268,12 @@ def _next_batch(arguments, directory, most):
       " next_study.py, which `jaxplay report` writes, or go on in this space"
       " with --ignore_findings"
     )
-  space, history = refine.refined(results, findings)
-  return {
-    "after": len(results.trials),
-    "seed": arguments.seed,
-    "sampler": suggest.sampler(space),
-    "told": sum(value is not None for _, value in history),
-    "space": space.as_json(),
-    "points": suggest.suggest(
-      space, history, num=min(arguments.batch, most), seed=arguments.seed
-    ),
-  }
+  return refine.next_batch(
+    results,
+    findings,
+    num=min(arguments.batch, most),
+    seed=arguments.seed,
+  )
 
 
 def _study_rerun(arguments, rest):

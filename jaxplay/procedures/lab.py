@@ -15,6 +15,7 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
+from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import runners
 from jaxplay.study import space as space_lib
@@ -47,11 +48,15 @@ class Lab:
       tell: Called with sentences.
     """
     self.path, self.tell = rundir.at(path), tell
+    # Run directory -> examples that it is to see: what was paid for.
+    self.ran: dict[str, int] = {}
     self._train = train
 
   def within(self, name: str) -> "Lab":
     """The lab of a folder in this one."""
-    return Lab(self.path / name, train=self._train, tell=self.tell)
+    inner = Lab(self.path / name, train=self._train, tell=self.tell)
+    inner.ran = self.ran
+    return inner
 
   def study(
     self, name: str, study: study_lib.Study, config: ml_collections.ConfigDict
@@ -77,6 +82,42 @@ class Lab:
       directory, jobs, f"{name}: {len(jobs)} trials of {steps:,} steps"
     )
 
+  def extend(self, name: str, first: int, last: int) -> results_lib.Results:
+    """Lengthens the study `name`, and runs its trials `first` to `last` - 1."""
+    directory = study_lib.StudyDir(self.path / name)
+    if directory.study()["num_trials"] < last:
+      directory.extend(last)
+    jobs = runners.trial_jobs(directory, range(first, last))
+    return self._run(directory, jobs, f"{name}: {last - first} more trials")
+
+  def suggest(
+    self, name: str, trials: int, *, batch: int, seed: int
+  ) -> results_lib.Results:
+    """Goes on with the study `name` by so many adaptive trials in all.
+
+    Args:
+      name: Of its folder; 8 of its trials ended.
+      trials: Number of adaptive trials.
+      batch: So many at a time.
+      seed: Of the suggestions.
+    """
+    directory = study_lib.StudyDir(self.path / name)
+    while True:
+      which = study_lib.adaptive(directory.study())
+      jobs = runners.trial_jobs(directory, which)
+      told = f"{name}: {len(which)} of {trials} adaptive trials"
+      results = self._run(directory, jobs, told)
+      if len(which) >= trials:
+        return results
+      directory.append(
+        refine.next_batch(
+          results,
+          checklist.check_study(results),
+          num=min(batch, trials - len(which)),
+          seed=seed,
+        )
+      )
+
   def rerun(self, name: str, index: int, seeds: int) -> results_lib.Results:
     """Runs trial `index` of the study `name` with so many other seeds."""
     directory = study_lib.StudyDir(self.path / name)
@@ -90,9 +131,12 @@ class Lab:
       self.tell(what)
       if not self._train(directory, jobs):
         raise Stopped
+    for job in jobs:
+      examples = job.config.max_train_steps * job.config.batch_size
+      self.ran[str(job.run.path)] = examples
     statuses = [job.run.status() for job in jobs]
     crashed = [s for s in statuses if s.get("status") == "failed"]
-    if len(crashed) == len(jobs):
+    if crashed and len(crashed) == len(jobs):
       raise jaxplay.UserError(
         f"every trial of {str(directory.path)!r} crashed:"
         f" {crashed[0].get('reason')}"

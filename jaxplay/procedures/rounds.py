@@ -62,7 +62,7 @@ def rounds(
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
-  point = _by_key(results, best)
+  point = results.by_key(best)
   if number:
     changes, why = planning.longer(flat, steps)
   else:
@@ -132,18 +132,13 @@ def _shown(value):
   )
 
 
-def _by_key(results, trial):
-  keys = {p.label: p.key for p in results.space.parameters}
-  return {keys[label]: value for label, value in trial.point.items()}
-
-
 def _better_half(results):
   return results.ranked[: max((len(results.ranked) + 1) // 2, 1)]
 
 
 def _round(lab, name, first, last, changes, space):
   """Runs a round: the better half of the last, and new points of a space."""
-  kept = [_by_key(last, trial) for trial in _better_half(last)]
+  kept = [last.by_key(trial) for trial in _better_half(last)]
   new = sampling.points(
     space,
     algorithm="halton",

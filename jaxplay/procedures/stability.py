@@ -44,7 +44,13 @@ def clip(run: rundir.RunDir) -> answer_lib.Answer:
 
 
 def stability(
-  lab: lab_lib.Lab, config, *, learning_rates: tuple[float, float], seeds: int
+  lab: lab_lib.Lab,
+  config,
+  *,
+  learning_rates: tuple[float, float],
+  seeds: int,
+  per_decade: int = 4,
+  repair: bool = True,
 ) -> answer_lib.Answer:
   """Sweep, every-step check, and where it is unstable warmup and clipping.
 
@@ -53,9 +59,11 @@ def stability(
     config: The base config.
     learning_rates: Lowest and highest of the sweep.
     seeds: With which the best rate of each fix is run again.
+    per_decade: Rates for each factor of ten.
+    repair: Whether to look for a fix, if there is something to fix.
   """
   total = config.max_train_steps
-  rates = lab_lib.rates(*learning_rates)
+  rates = lab_lib.rates(*learning_rates, per_decade)
   objective = config.objective
   logged = {
     "log_every": max(1, total // _LINES),
@@ -72,7 +80,7 @@ def stability(
     found, picture = _every_step(lab, config, sweep.best)
     findings.append(found)
     pictures.append(picture)
-  if not sweep.worth_fixing:
+  if not (sweep.worth_fixing and repair):
     return _answer(config, sweep, findings, pictures, runs)
   ladder, opened = _warmup(lab, config, sweep, logged)
   findings.append(ladder[0])
@@ -347,6 +355,9 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       f" {sweep.best:g}, train stably, and are only worse."
     ]
     settings = {lab_lib.RATE: sweep.best}
+  elif chosen is None:
+    said = [findings[0].advice]
+    settings = {lab_lib.RATE: sweep.best}
   else:
     said = [findings[0].advice]
     settings = {lab_lib.RATE: chosen.best.rate} | chosen.settings
@@ -401,6 +412,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
     pictures=pictures,
     details=dict(
       best_rate=sweep.best,
+      rate=chosen.best.rate if chosen else sweep.best,
       unstable_rate=sweep.unstable_rate,
       worth_fixing=sweep.worth_fixing,
       fix=chosen and chosen.name,

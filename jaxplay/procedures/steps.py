@@ -39,6 +39,7 @@ def sweep(
   max_train_steps: int,
   target: planning.Target,
   num_train: int,
+  per_decade: int = 4,
 ) -> answer_lib.Answer:
   """A sweep of constant learning rates; see `planning.steps`.
 
@@ -49,6 +50,7 @@ def sweep(
     max_train_steps: Of each trial.
     target: What counts as fitted: a training metric.
     num_train: Examples of the training split.
+    per_decade: Rates for each factor of ten.
 
   Raises:
     jaxplay.UserError: No trial logs that metric.
@@ -66,7 +68,7 @@ def sweep(
   }
   results = lab.sweep(
     "sweep",
-    lab_lib.rates(*learning_rates),
+    lab_lib.rates(*learning_rates, per_decade),
     config,
     goal=GOAL,
     overrides=overrides,

@@ -365,6 +365,51 @@ def adam_space(
   }
 
 
+def default_space(
+  config: ml_collections.ConfigDict,
+  num_trials: int,
+  learning_rate: tuple[float, float],
+) -> dict[str, Domain]:
+  """What of a config's numbers to tune first, with a number of trials.
+
+  Of Adam and its kin what `adam_space` says. Of the others, in the same spirit:
+  the learning rate; from 10 trials momentum, rho or betas; from 25 also weight
+  decay and, where the config has dropout, its rate; from 50 also label
+  smoothing and, where the config clips, the threshold. What the config's
+  optimizer and model do not use is left out.
+
+  Args:
+    config: The base config. Ranges enclose its weight decay and threshold.
+    num_trials: Trials of the study.
+    learning_rate: Its ends.
+
+  Raises:
+    jaxplay.UserError: Not a number of trials.
+  """
+  domains: dict[str, Domain] = adam_space(num_trials, learning_rate)
+  decay = config.hparams.weight_decay or 1e-3
+  threshold = config.hparams.clip_norm
+  ranges = (
+    (10, "momentum", (0.5, 0.99, "log_one_minus")),
+    (10, "rho", (0.5, 0.999, "log_one_minus")),
+    (25, "weight_decay", (decay / 100, min(decay * 100, 1.0), "log")),
+    (25, "dropout_rate", (0.0, 0.5)),
+    (50, "label_smoothing", (0.0, 0.2)),
+    (50, "clip_norm", (threshold / 10, threshold * 10, "log")),
+  )
+  for least, name, domain in ranges:
+    if num_trials >= least:
+      domains[f"hparams.{name}"] = Float(*domain)
+  flat = config_lib.flatten(config)
+  for key in list(domains):
+    switch, values = config_lib.used_by(key) or (None, ())
+    if switch and not config_lib.is_on(flat[switch], values):
+      del domains[key]
+  if config.model.name in config_lib.TEXT_MODELS:
+    domains.pop("hparams.label_smoothing", None)
+  return domains
+
+
 def from_algoperf(
   path: str, max_train_steps: int | None = None
 ) -> Space | list[dict[str, Any]]:

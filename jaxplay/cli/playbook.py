@@ -1,0 +1,84 @@
+"""`jaxplay playbook`: the playbook's whole loop on a config, unattended."""
+
+from jaxplay.cli import common, question
+from jaxplay.cli import report as report_verbs
+
+
+def add(verbs):
+  verb = question.add(
+    verbs,
+    "playbook",
+    "the whole loop, unattended: from a config to a better one in a budget",
+    config=False,
+  )
+  verb.add_argument(
+    "config", metavar="CONFIG", help="experiment file[:ARG] to begin with"
+  )
+  verb.add_argument(
+    "--budget",
+    required=True,
+    metavar="TRIALS|HOURS",
+    help="of all that is trained, in runs of the config's length, such as 64,"
+    " or in hours, such as 2h",
+  )
+  question.add_rates(verb)
+  verb.add_argument(
+    "--seeds",
+    type=common.number,
+    default=3,
+    metavar="N",
+    help="with which the candidates and the config are run (default 3)",
+  )
+  verb.add_argument("--seed", type=int, default=0, metavar="S")
+  verb.add_argument(
+    "--keep_batch_size",
+    action="store_true",
+    help="do not look for a batch size that is faster",
+  )
+  verb.set_defaults(verb=_playbook)
+
+
+def _playbook(arguments, rest):
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.planning import answer as answer_lib
+  from jaxplay.planning import playbook as planning
+  from jaxplay.procedures import playbook
+
+  budget = planning.Budget.parse(arguments.budget)
+  config = question.load_config(arguments, rest)
+  rates = question.rates(arguments, config)
+  options = {
+    "budget": str(budget),
+    "learning_rates": list(rates),
+    "seeds": arguments.seeds,
+    "seed": arguments.seed,
+    "keep_batch_size": arguments.keep_batch_size,
+  }
+
+  def keep(folder, asked, answer):
+    if answer is None:
+      report_verbs.write_study(results_lib.read_study(folder))
+      return
+    directory = answer_lib.PlanDir(folder)
+    directory.create(asked, options)
+    directory.write(answer)
+    question.write_page(directory, asked, playbook.GOAL, answer)
+
+  return question.run(
+    arguments,
+    "playbook",
+    options,
+    config,
+    playbook.GOAL,
+    lambda lab: playbook.playbook(
+      lab,
+      config,
+      budget=budget,
+      num_train=question.num_train(config),
+      learning_rates=rates,
+      seeds=arguments.seeds,
+      seed=arguments.seed,
+      batch_size=None,
+      keep=keep,
+    ),
+  )

@@ -1,0 +1,210 @@
+"""How the playbook's loop spends its budget, and what it does next.
+
+The unit is a trial: as many examples as one run of the config sees. Shorter
+trials cost their share.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jaxplay
+
+# Below it the phases would have too few trials to tell anything.
+LEAST = 24
+# With fewer, the sweeps have fewer rates, and nothing is repaired.
+_SMALL = 48
+_SHORT = 4  # A first round's trials have this part of the steps.
+_CANDIDATES = 3  # that are run with other seeds
+_LONGER = (4, 12)  # trials of the last round
+_EXPLORED = (16, 128)  # trials of a study
+_FIRST_STUDY = 0.4  # share of what is left for studies
+# Adaptive trials at a time: they do not learn of each other.
+BATCH = 8
+_UNITS = {"h": 3600.0, "m": 60.0}
+# A batch size that is so many times as fast is worth tuning everything for.
+WORTH = 2.0
+# Keys that count steps, which get fewer as batches get larger.
+_IN_STEPS = (
+  *("max_train_steps", "log_every", "eval_every", "checkpoint_every"),
+  *("hparams.warmup_steps", "hparams.decay_timescale"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What may be spent: trials, or seconds.
+
+  Attributes:
+    trials: Runs of the config's length, all phases together.
+    seconds: Of training, however many trials that is.
+  """
+
+  trials: float = math.inf
+  seconds: float = math.inf
+
+  @classmethod
+  def parse(cls, text: str) -> "Budget":
+    """Reads "64" (trials), "2h" or "90m".
+
+    Raises:
+      jaxplay.UserError: It is none of these, or too little.
+    """
+    unit = _UNITS.get(text[-1:])
+    try:
+      number = float(text[:-1] if unit else text)
+    except ValueError:
+      number = math.nan
+    if not 0 < number < math.inf:
+      raise jaxplay.UserError(
+        f"--budget is {text!r}; it is a number of trials, such as 64, or a"
+        " time, such as 2h or 90m"
+      )
+    if unit:
+      return cls(seconds=number * unit)
+    if number < LEAST:
+      raise jaxplay.UserError(
+        f"--budget={text} is too little for the whole loop, which needs"
+        f" {LEAST} trials; with less, `jaxplay plan` answers one question"
+      )
+    return cls(trials=number)
+
+  def left(self, spent: float, seconds: float) -> float:
+    """Trials that are left; inf where nothing tells yet how long one takes.
+
+    Args:
+      spent: Trials that were paid for.
+      seconds: That these took.
+    """
+    if self.trials < math.inf:
+      return self.trials - spent
+    if not spent:
+      return math.inf
+    return (self.seconds - seconds) * spent / seconds
+
+  def __str__(self):
+    if self.trials < math.inf:
+      return f"{self.trials:g} trials"
+    return f"{self.seconds / 3600:.3g} hours"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+  """What is put aside for the end, in trials of the config's length.
+
+  Attributes:
+    longer: Trials of the last round.
+    candidates: Of these, how many are run with other seeds.
+    seeds: Of each candidate, and of the config as it came.
+  """
+
+  longer: int
+  candidates: int
+  seeds: int
+
+  @property
+  def reserve(self) -> int:
+    """Trials of all of it; the config as it came is one more to begin with."""
+    return self.longer + 1 + (self.candidates + 1) * self.seeds
+
+
+def shares(left: float, seeds: int) -> Shares:
+  """Puts an eighth of the trials aside for the last round, and the seeds."""
+  fewest, most = _LONGER
+  longer = max(fewest, int(min(left / 8, most)))
+  return Shares(longer, _CANDIDATES, seeds)
+
+
+def is_small(left: float) -> bool:
+  """Whether there is too little for a fine sweep and for repairs."""
+  return left < _SMALL
+
+
+def first_length(
+  max_train_steps: int, fits: int | None, left: float
+) -> tuple[int, str]:
+  """Steps of the first round's trials, and why.
+
+  A quarter of the config's where a constant rate fits the training set in them,
+  or where the budget is small; else, as it may be compute-bound, half. Source:
+  Playbook, deciding how long to train.
+
+  Args:
+    max_train_steps: The config's.
+    fits: Steps in which the fastest rate fits the training set; None: it did
+      not within a quarter of the config's.
+    left: Trials that are left.
+  """
+  quarter = max(1, max_train_steps // _SHORT)
+  if fits is not None:
+    return quarter, (
+      f"the training set can be fitted in {fits:,} steps, so a quarter of the"
+      " config's are enough to tell trials apart"
+    )
+  if is_small(left):
+    return quarter, "the budget is too small for longer trials"
+  return max(1, max_train_steps // 2), (
+    "no constant rate fits the training set in a quarter of the config's steps,"
+    " so trials are half as long as the config's"
+  )
+
+
+def num_explored(left: float, reserve: float, cost: float) -> int:
+  """Trials of the first study: 16 to 128, and 0.4 of what is left for studies.
+
+  Args:
+    left: Trials that are left.
+    reserve: Of these, what the end needs.
+    cost: Of a trial of the study.
+  """
+  fewest, most = _EXPLORED
+  share = _FIRST_STUDY * (left - reserve) / cost
+  return max(fewest, min(most, int(min(share, most))))
+
+
+def num_exploited(left: float, reserve: float, cost: float, there: int) -> int:
+  """Adaptive trials: what is left for studies, at most twice the others.
+
+  Args:
+    left: Trials that are left.
+    reserve: Of these, what the end needs.
+    cost: Of a trial of the study.
+    there: Trials that the study has.
+
+  Returns:
+    A multiple of `BATCH`.
+  """
+  num = min((left - reserve) / cost, 2 * there)
+  return max(0, int(num / BATCH) * BATCH)
+
+
+def gain(speeds: Sequence[Mapping[str, Any]], old: int, new: int) -> float:
+  """Throughput of one batch size over that of another; NaN: not measured.
+
+  Args:
+    speeds: {batch_size, loop_seconds} of each size.
+    old: Examples.
+    new: Examples.
+  """
+  seconds = {row["batch_size"]: row["loop_seconds"] for row in speeds}
+  if not (seconds.get(old) and seconds.get(new)):
+    return math.nan
+  return (new / seconds[new]) / (old / seconds[old])
+
+
+def with_batch_size(flat: Mapping[str, Any], size: int) -> dict[str, Any]:
+  """Changes that make a config see the same examples in batches of a size.
+
+  Args:
+    flat: Dotted config key -> value.
+    size: Examples.
+  """
+  factor = flat["batch_size"] / size
+  return {
+    "batch_size": size,
+    "eval_batch_size": max(size, flat["eval_batch_size"]),
+    **{
+      key: max(1, round(flat[key] * factor)) for key in _IN_STEPS if flat[key]
+    },
+  }

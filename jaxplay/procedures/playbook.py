@@ -1,0 +1,670 @@
+"""`jaxplay playbook`: the whole loop, unattended, within a budget.
+
+Each phase runs once: what it decided is kept in PHASE.json, so that a loop that
+was killed goes on with the same decisions, also where these are of the clock.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import finding, rundir
+from jaxplay.analysis import checklist, compare, refine
+from jaxplay.analysis import results as results_lib
+from jaxplay.planning import answer as answer_lib
+from jaxplay.planning import playbook as planning
+from jaxplay.planning import rounds as rounds_lib
+from jaxplay.planning import steps as steps_lib
+from jaxplay.procedures import lab as lab_lib
+from jaxplay.procedures import stability, steps
+from jaxplay.study import space as space_lib
+from jaxplay.study import study as study_lib
+
+GOAL = "Which configuration is the best one that this budget can find?"
+_FIT = "train/error_rate<=0"
+_WARMUP = "hparams.warmup_steps"
+# Around the best rate of the sweep; other hyperparameters may move it so far.
+_AROUND = 10.0
+_PER_DECADE, _PER_DECADE_SMALL = 4, 2
+_FEWEST_EVALUATIONS = 8
+# Of these, a config that is handed over keeps its own.
+_LOOKS = ("log_every", "eval_every", "checkpoint_every", *lab_lib.CURVES_ONLY)
+
+Keep = Callable[[Any, str, answer_lib.Answer], None]
+
+
+@dataclasses.dataclass
+class Phase:
+  """What a phase did, JSON values.
+
+  Attributes:
+    name: Of its file, without the number.
+    said: What was decided, the shortest sentence first.
+    settings: Changes to the config.
+    findings: Rows of findings.
+    data: What later phases need.
+    spent: Trials that it cost.
+    seconds: That it took.
+    page: Its report, in the folder of the plan; "": none.
+  """
+
+  name: str
+  said: Sequence[str]
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  findings: Sequence[Mapping[str, Any]] = ()
+  data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  spent: float = 0.0
+  seconds: float = 0.0
+  page: str = ""
+
+
+def playbook(
+  lab: lab_lib.Lab,
+  config: ml_collections.ConfigDict,
+  *,
+  budget: planning.Budget,
+  num_train: int,
+  learning_rates: tuple[float, float],
+  seeds: int,
+  seed: int,
+  batch_size: Callable[[lab_lib.Lab], answer_lib.Answer] | None,
+  keep: Keep,
+) -> answer_lib.Answer:
+  """Batch size, steps, stability, exploration, exploitation, the last round.
+
+  Args:
+    lab: Where to run it.
+    config: The base config, whose `max_train_steps` is what a final run gets.
+    budget: Of all that is trained.
+    num_train: Examples of the training split.
+    learning_rates: Lowest and highest of the sweeps.
+    seeds: With which candidates and the config as it came are run.
+    seed: Of the studies' sequences and suggestions.
+    batch_size: Answers that question; None: the config's is kept.
+    keep: Called with (folder, question, answer) of each procedure that is part
+      of it, and with (folder, "", None) of each study, to write their pages.
+
+  Raises:
+    jaxplay.UserError: The budget or the config is too small for it.
+  """
+  if config.max_train_steps < 8:
+    raise jaxplay.UserError(
+      f"config.max_train_steps is {config.max_train_steps}; the loop begins"
+      " with trials of a quarter of the steps, and needs 8"
+    )
+  loop = _Loop(lab, config, budget, keep)
+  if batch_size is not None:
+    loop.run("batch_size", lambda: _batch_size(loop, batch_size))
+  loop.run("steps", lambda: _steps(loop, learning_rates, num_train))
+  loop.run("stability", lambda: _stability(loop, learning_rates, seeds))
+  loop.run("shares", lambda: _shares(loop, seeds))
+  loop.run("explore_1", lambda: _first_study(loop, seed))
+  while (next_ := loop.last.data["next"]) is not None:
+    name = f"explore_{len(loop.explored()) + 1}"
+    loop.run(name, lambda next_=next_: _next_study(loop, next_, seed))
+  loop.run("exploit", lambda: _exploit(loop, seed))
+  loop.run("longer", lambda: _longer(loop))
+  loop.run("final", lambda: _final(loop, seeds))
+  return _answer(loop)
+
+
+class _Loop:
+  """The phases so far, and what follows from them."""
+
+  def __init__(self, lab, config, budget, keep):
+    self.lab, self.given, self.budget, self.keep = lab, config, budget, keep
+    self.phases: list[Phase] = []
+
+  def run(self, name: str, phase: Callable[[], Phase]) -> None:
+    """Runs a phase, or reads what it decided."""
+    self.lab.tell(f"\n{name} ({self._told_left()})")
+
+    def measured():
+      since, before = time.monotonic(), dict(self.lab.ran)
+      found = phase()
+      new = sum(n for p, n in self.lab.ran.items() if p not in before)
+      found.spent = new / self._examples()
+      found.seconds = time.monotonic() - since
+      return rundir.plain(dataclasses.asdict(found))
+
+    kept = self.lab.once(f"{len(self.phases) + 1:02d}_{name}", measured)
+    self.phases.append(Phase(**kept))
+    for sentence in self.last.said:
+      self.lab.tell(f"  {sentence}")
+
+  def _examples(self):
+    return self.given.max_train_steps * self.given.batch_size
+
+  def _told_left(self):
+    left = self.left()
+    if left == math.inf:
+      return f"of {self.budget}"
+    return f"{left:.3g} trials of {self.budget} are left"
+
+  @property
+  def last(self) -> Phase:
+    return self.phases[-1]
+
+  def explored(self) -> list[Phase]:
+    return [p for p in self.phases if p.name.startswith("explore")]
+
+  def data(self, name: str) -> Any:
+    """The newest value of that name."""
+    return next(p.data[name] for p in reversed(self.phases) if name in p.data)
+
+  def spent(self) -> float:
+    return sum(p.spent for p in self.phases)
+
+  def seconds(self) -> float:
+    return sum(p.seconds for p in self.phases)
+
+  def left(self) -> float:
+    trained = [p for p in self.phases if p.spent]
+    seconds = sum(p.seconds for p in trained)
+    return self.budget.left(self.spent(), seconds)
+
+  def total(self) -> float:
+    """Trials of the whole budget, as far as that can be told."""
+    return self.spent() + self.left()
+
+  @property
+  def shares(self) -> planning.Shares:
+    return planning.Shares(**self.data("shares"))
+
+  def config(self, **changes) -> ml_collections.ConfigDict:
+    """The config with all that was decided, and further top-level keys."""
+    config = self.given.copy_and_resolve_references()
+    for phase in self.phases:
+      for key, value in phase.settings.items():
+        config_lib.override(config, key, value)
+    for key, value in changes.items():
+      config_lib.override(config, key, value)
+    return config
+
+  def short(self, length: int) -> ml_collections.ConfigDict:
+    """The config of a trial of the first round: of so many steps."""
+    config = self.config()
+    total = config.max_train_steps
+    every = min(
+      length * config.eval_every // total, length // _FEWEST_EVALUATIONS
+    )
+    changes = {
+      "max_train_steps": length,
+      "log_every": max(1, length * config.log_every // total),
+      "eval_every": max(1, every),
+      "checkpoint_every": length,
+      _WARMUP: min(config.hparams.warmup_steps, length // 4),
+      **lab_lib.CURVES_ONLY,
+    }
+    for key, value in changes.items():
+      config_lib.override(config, key, value)
+    return config
+
+  def cost(self, length: int) -> float:
+    """Of a trial of so many steps."""
+    return length * self.config().batch_size / self._examples()
+
+
+def _rows(findings):
+  return [found.as_json() for found in findings]
+
+
+# Before the first study.
+
+
+def _batch_size(loop, ask):
+  """Another size only where it is twice as fast; examples stay the same."""
+  answer = ask(loop.lab.within("batch_size"))
+  loop.keep(loop.lab.path / "batch_size", "batch-size", answer)
+  old, new = loop.given.batch_size, answer.details["saturation"]
+  gain = planning.gain(answer.details["speeds"], old, new)
+  settings, said = {}, f"batches of {old} are kept"
+  if gain >= planning.WORTH:
+    settings = planning.with_batch_size(config_lib.flatten(loop.given), new)
+    said = f"batches of {new} instead of {old}, the same number of examples"
+  return Phase(
+    "batch_size",
+    [f"{said}: {new} examples give {gain:.2g} times the throughput"],
+    settings,
+    _rows(answer.findings),
+    page="batch_size/report.html",
+  )
+
+
+def _per_decade(loop):
+  small = planning.is_small(loop.total())
+  return _PER_DECADE_SMALL if small else _PER_DECADE
+
+
+def _steps(loop, learning_rates, num_train):
+  """Whether a quarter of the steps is enough to tell trials apart."""
+  config = loop.config()
+  total, findings, fits, page = config.max_train_steps, [], None, ""
+  if config.model.name not in config_lib.TEXT_MODELS:
+    answer = steps.sweep(
+      loop.lab.within("steps"),
+      config,
+      learning_rates=learning_rates,
+      max_train_steps=max(1, total // 4),
+      target=steps_lib.Target.parse(_FIT),
+      num_train=num_train,
+      per_decade=_per_decade(loop),
+    )
+    page = "steps/report.html"
+    loop.keep(loop.lab.path / "steps", "steps", answer)
+    fits, findings = answer.details["steps"], answer.findings
+  length, why = planning.first_length(total, fits, loop.total())
+  return Phase(
+    "steps",
+    [f"the first round has {length:,} of {total:,} steps: {why}"],
+    findings=_rows(findings),
+    data={"length": length},
+    page=page,
+  )
+
+
+def _stability(loop, learning_rates, seeds):
+  """The best rate; and a fix, if rates just above it are unstable."""
+  repair = not planning.is_small(loop.total())
+  answer = stability.stability(
+    loop.lab.within("stability"),
+    loop.short(loop.data("length")),
+    learning_rates=learning_rates,
+    seeds=seeds,
+    per_decade=_per_decade(loop),
+    repair=repair,
+  )
+  loop.keep(loop.lab.path / "stability", "stability", answer)
+  # What the fix adds to a short run is no length of the whole one.
+  settings = {
+    k: v for k, v in answer.settings.items() if k != "max_train_steps"
+  }
+  best = answer.details["rate"]
+  low = best / _AROUND if best else learning_rates[0] / _AROUND**3
+  high = best * _AROUND if best else learning_rates[0]
+  fix = answer.details["fix"]
+  said = answer.said[0]
+  if answer.details["worth_fixing"] and not repair:
+    said = f"{said} The budget is too small to look for a fix."
+  return Phase(
+    "stability",
+    [
+      f"the rate is searched from {low:.2g} to {high:.2g}"
+      + (f", with {fix} as a fix of the instability" if fix else ""),
+      said,
+    ],
+    settings,
+    _rows(answer.findings),
+    {"rates": [float(f"{low:.2g}"), float(f"{high:.2g}")]},
+    page="stability/report.html",
+  )
+
+
+def _shares(loop, seeds):
+  """What is put aside for the end, once it is known how long trials take."""
+  if loop.total() < planning.LEAST:
+    raise jaxplay.UserError(
+      f"{loop.budget} are the time of {loop.total():.2g} trials here, and the"
+      f" whole loop needs {planning.LEAST}; use another workdir and a larger"
+      " --budget, or a config with fewer steps"
+    )
+  shares = planning.shares(loop.total(), seeds)
+  return Phase(
+    "shares",
+    [
+      f"{shares.reserve} trials are put aside for the end: {shares.longer} of"
+      f" all steps, {shares.candidates} candidates and the config as it came"
+      f" with {seeds} seeds"
+    ],
+    data={"shares": dataclasses.asdict(shares)},
+  )
+
+
+# Studies.
+
+
+def _first_study(loop, seed):
+  length = loop.data("length")
+  num = planning.num_explored(
+    loop.left(), loop.shares.reserve, loop.cost(length)
+  )
+  config = loop.short(length)
+  space = space_lib.default_space(config, num, tuple(loop.data("rates")))
+  return _study(loop, "explore_1", space_lib.Space(space), length, num, seed)
+
+
+def _next_study(loop, asked, seed):
+  """As the checks of the last one asked for."""
+  last = loop.explored()[-1].data
+  if asked["what"] == "extend":
+    name, total = last["study"], asked["num_trials"]
+    loop.lab.extend(name, last["num_trials"], total)
+    results = results_lib.read_study(loop.lab.path / name)
+    return _explored(loop, results, name, last["length"], total)
+  space = space_lib.Space.from_json(asked["space"])
+  return _study(
+    loop,
+    f"explore_{len(loop.explored()) + 1}",
+    space,
+    asked["length"],
+    last["num_trials"],
+    seed + len(loop.explored()),
+  )
+
+
+def _study(loop, name, space, length, num, seed):
+  study = study_lib.Study(
+    goal="Which values of the hyperparameters are good, and is the space?",
+    config="",
+    space=space,
+    num_trials=num,
+    seed=seed,
+  )
+  results = loop.lab.study(name, study, loop.short(length))
+  return _explored(loop, results, name, length, num)
+
+
+def _explored(loop, results, name, length, num):
+  """What the checks say of a study, and which one is next."""
+  loop.keep(results.path, "", None)
+  findings = checklist.check_study(results)
+  new = num - (loop.last.data["num_trials"] if _same(loop, name) else 0)
+  left = loop.left() - new * loop.cost(length)
+  asked, why = _asked(loop, results, findings, length, num)
+  if asked is not None:
+    trials = asked.get("num_trials", 2 * num) - num
+    cost = trials * loop.cost(asked.get("length", length))
+    if left - loop.shares.reserve - cost < planning.BATCH * loop.cost(length):
+      asked, why = None, f"{why}; there is no budget left for it"
+  value = results.ranked and results.value(results.ranked[0])
+  objective = results.objective
+  said = [
+    f"{num} trials over {len(results.space.parameters)} hyperparameters"
+    + (f", the best with {objective} {value:.4g}" if value else ""),
+    why,
+  ]
+  data = {"study": name, "num_trials": num, "length": length, "next": asked}
+  return Phase(
+    name if not _same(loop, name) else f"{name}, longer",
+    said,
+    findings=_rows(findings),
+    data=data,
+    page=f"{name}/report.html",
+  )
+
+
+def _same(loop, name):
+  return loop.last.data.get("study") == name
+
+
+def _asked(loop, results, findings, length, num):
+  """(the next study, or None; why)."""
+  space, reasons = refine.repaired(results, findings)
+  steps, steps_reason = refine.next_steps(results.study, findings)
+  # The last round has all steps; here a half is enough.
+  longer = min(steps, loop.config().max_train_steps // 2)
+  if reasons or longer > length:
+    if longer > length:
+      reasons.append(steps_reason)
+    return {
+      "what": "study",
+      "space": space.as_json(),
+      "length": max(longer, length),
+    }, "; ".join(reasons)
+  few = [
+    f for f in findings if f.check == "enough_trials" and f.verdict == "warn"
+  ]
+  if few:
+    return {"what": "extend", "num_trials": 2 * num}, few[0].advice
+  return None, "the checks of the space and of the number of trials pass"
+
+
+def _exploit(loop, seed):
+  """Bayesian optimization with what is left for short trials."""
+  last = loop.explored()[-1].data
+  num = planning.num_exploited(
+    loop.left(),
+    loop.shares.reserve,
+    loop.cost(last["length"]),
+    last["num_trials"],
+  )
+  if not num:
+    return Phase("exploit", ["no budget is left for adaptive trials"])
+  results = loop.lab.suggest(
+    last["study"], num, batch=planning.BATCH, seed=seed
+  )
+  loop.keep(results.path, "", None)
+  best = results.ranked[0]
+  before = results.space_filling.ranked[0]
+  values = [results.value(before), results.value(best)]
+  return Phase(
+    "exploit",
+    [
+      f"{num} adaptive trials: {results.objective} {values[0]:.4g} ->"
+      f" {values[1]:.4g}"
+    ],
+    page=f"{last['study']}/report.html",
+  )
+
+
+# The last round.
+
+
+def _longer(loop):
+  """The best trials of the first round at the config's own length."""
+  length = loop.explored()[-1].data["length"]
+  config = loop.config()
+  total = config.max_train_steps
+  num = loop.shares.longer
+  trials = []
+  names = {p.data["study"]: p for p in loop.explored()}
+  for name, phase in names.items():
+    if phase.data["length"] == length:
+      results = results_lib.read_study(loop.lab.path / name)
+      trials += [
+        (results.value(trial), i, results.by_key(trial))
+        for i, trial in enumerate(results.ranked)
+      ]
+  if not trials:
+    raise jaxplay.UserError(
+      "no trial of the first round came to a result; see"
+      f" {str(loop.lab.path / name / 'report.html')!r}"
+    )
+  trials.sort(key=lambda row: row[:2])
+  points = [point for *_, point in trials[:num]]
+  changes, why = {"max_train_steps": total}, "they had all steps already"
+  if total > length:
+    short = config_lib.flatten(loop.short(length))
+    changes, why = rounds_lib.longer(short, total)
+    if short["schedule"] == "wsd":
+      # The cooldown is the config's, and no constant rate's first one.
+      del changes["hparams.cooldown_fraction"]
+      why = "the cooldown keeps its share"
+  study = study_lib.Study(
+    goal="Which of the best short trials is the best one at full length?",
+    config="",
+    algorithm="explicit",
+    points=points,
+    overrides=changes | lab_lib.CURVES_ONLY,
+  )
+  results = loop.lab.study("longer", study, config)
+  if not results.ranked:
+    raise jaxplay.UserError(
+      f"none of the {num} best trials came to a result at {total:,} steps; see"
+      f" {str(results.path)!r}"
+    )
+  findings = []
+  if total > length:
+    again = [results.value(trial) for trial in results.trials]
+    values = [value for value, *_ in trials[:num]]
+    findings.append(rounds_lib.ranking(values, again, (length, total)))
+  loop.keep(results.path, "", None)
+  best = results.ranked[0]
+  return Phase(
+    "longer",
+    [
+      f"the {len(points)} best at {total:,} steps: {results.objective}"
+      f" {results.value(best):.4g} by trial {best.index}; {why}"
+    ],
+    findings=_rows(findings),
+    data={"candidates": [t.index for t in results.ranked]},
+    page="longer/report.html",
+  )
+
+
+def _final(loop, seeds):
+  """Candidates and the config as it came, with other seeds."""
+  given = loop.given
+  study = study_lib.Study(
+    goal="How good is the config as it came?",
+    config="",
+    space={lab_lib.RATE: space_lib.Choice((given.hparams.learning_rate,))},
+    algorithm="explicit",
+    points=[{lab_lib.RATE: given.hparams.learning_rate}],
+    overrides=lab_lib.CURVES_ONLY,
+  )
+  loop.lab.study("given", study, given)
+  baseline = loop.lab.rerun("given", 0, seeds)
+  candidates = loop.data("candidates")[: loop.shares.candidates]
+  for index in candidates:
+    results = loop.lab.rerun("longer", index, seeds)
+  means = {
+    index: float(values.mean())
+    for index in candidates
+    if len(values := results.values_of(results.reruns[index])) == seeds
+  }
+  for study_path in (baseline.path, results.path):
+    loop.keep(study_path, "", None)
+  chosen = min(means, key=means.get, default=None)
+  verdict, said = None, "every candidate diverged with some other seed"
+  if chosen is not None and baseline.ranked:
+    trial = loop.lab.path / "longer" / "trials" / f"{chosen:04d}"
+    found = compare.compare(baseline, compare.read(trial))
+    verdict = found.as_json()
+    low, high = found.interval
+    said = (
+      f"{found.verdict}: {found.objective} {found.baseline.mean:.4g} ->"
+      f" {found.candidate.mean:.4g}, better by {found.improvement:.4g} (95 %:"
+      f" {low:.4g} to {high:.4g})"
+    )
+  elif chosen is not None:
+    said = "the config as it came has no result, so any is better"
+  return Phase(
+    "final",
+    [said],
+    data={"chosen": chosen, "means": means, "comparison": verdict},
+    page="longer/report.html",
+  )
+
+
+# The answer.
+
+
+def _answer(loop):
+  final = loop.last.data
+  chosen, comparison = final["chosen"], final["comparison"]
+  given = config_lib.flatten(loop.given)
+  best, found = dict(given), "The config as it came is handed over:"
+  better = chosen is not None and (
+    comparison is None or comparison["improvement"] > 0
+  )
+  results = results_lib.read_study(loop.lab.path / "longer")
+  if better:
+    trial = next(t for t in results.trials if t.index == chosen)
+    run = rundir.RunDir(trial.path).config()
+    best |= config_lib.flatten(config_lib.from_json(run))
+    looks = config_lib.flatten(loop.config())
+    best |= {key: looks[key] for key in (*_LOOKS, "seed")}
+    found = f"Trial {chosen} of longer is handed over:"
+  settings = {k: v for k, v in best.items() if given[k] != v}
+  config = loop.given.copy_and_resolve_references()
+  for key, value in settings.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  path = loop.lab.path / "best.json"
+  rundir.write_json(path, config_lib.as_json(config))
+  said = [
+    f"{found} {loop.last.said[0]}.",
+    f"{loop.spent():.3g} trials of {loop.budget} were spent.",
+    f"Its config is written: jaxplay train --config={path} --workdir=RUN",
+  ]
+  return answer_lib.Answer(
+    said=said,
+    settings=settings,
+    findings=[
+      finding.Finding(**row) for p in loop.phases for row in p.findings
+    ],
+    tables=[_settings_table(given, settings), _phases_table(loop)],
+    pictures=[_picture(loop, results.objective)],
+    details={
+      "phases": [dataclasses.asdict(p) for p in loop.phases],
+      "comparison": comparison,
+      "spent": loop.spent(),
+      "config": str(path),
+    },
+  )
+
+
+def _phases_table(loop):
+  return answer_lib.Table(
+    "Phases",
+    ["phase", "trials spent", "decided", "page"],
+    [[p.name, round(p.spent, 1), p.said[0], p.page] for p in loop.phases],
+    "A trial is a run of the config's own length; shorter ones count their"
+    " share.",
+  )
+
+
+def _settings_table(given, settings):
+  return answer_lib.Table(
+    "What changes",
+    ["key", "was", "is"],
+    [[key, given[key], value] for key, value in settings.items()],
+  )
+
+
+def _picture(loop, objective):
+  """Every trial of the studies, when it was paid for."""
+  rows, at = [], 0.0
+  for phase in loop.phases:
+    name = phase.data.get("study") or phase.name
+    path, first = loop.lab.path / name, 0
+    if phase.name in ("exploit", "longer") or "study" in phase.data:
+      if phase.name == "exploit":
+        path = loop.lab.path / loop.explored()[-1].data["study"]
+      results = results_lib.read_study(path)
+      trials = [
+        t for t in results.trials if (phase.name == "exploit") == t.adaptive
+      ]
+      rows += [
+        dict(
+          x=at + phase.spent * (i + 1) / len(trials),
+          y=results.value(trial),
+          series=phase.name,
+        )
+        for i, trial in enumerate(trials[first:])
+        if math.isfinite(results.value(trial))
+      ]
+    at += phase.spent
+  comparison = loop.last.data["comparison"]
+  levels = {}
+  if comparison is not None:
+    levels = {
+      "as it came": comparison["baseline"]["mean"],
+      "chosen": comparison["candidate"]["mean"],
+    }
+  return answer_lib.Picture(
+    "what the budget bought",
+    answer_lib.Axis("trials spent"),
+    answer_lib.Axis(objective),
+    points=rows,
+    levels=levels,
+    caption="Each trial that came to a result, when it was paid for. Short"
+    " trials come first. The lines are means over other seeds.",
+  )
