@@ -13,8 +13,10 @@ import jaxplay
 
 # Below it the phases would have too few trials to tell anything.
 LEAST = 24
-# With fewer, the sweeps have fewer rates, and nothing is repaired.
+# With fewer, nothing is repaired.
 _SMALL = 48
+# Rates of the sweeps for each factor of ten, from so many trials on.
+_PER_DECADE = ((0, 2), (48, 3), (128, 4))
 _SHORT = 4  # A first round's trials have this part of the steps.
 _CANDIDATES = 3  # that are run with other seeds
 _LONGER = (4, 12)  # trials of the last round
@@ -116,9 +118,14 @@ def shares(left: float, seeds: int) -> Shares:
   return Shares(longer, _CANDIDATES, seeds)
 
 
-def is_small(left: float) -> bool:
-  """Whether there is too little for a fine sweep and for repairs."""
-  return left < _SMALL
+def is_small(total: float) -> bool:
+  """Whether there is too little for repairs."""
+  return total < _SMALL
+
+
+def per_decade(total: float) -> int:
+  """Rates of the sweeps for each factor of ten."""
+  return max(number for least, number in _PER_DECADE if total >= least)
 
 
 def first_length(

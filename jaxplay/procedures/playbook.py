@@ -31,8 +31,8 @@ _FIT = "train/error_rate<=0"
 _WARMUP = "hparams.warmup_steps"
 # Around the best rate of the sweep; other hyperparameters may move it so far.
 _AROUND = 10.0
-_PER_DECADE, _PER_DECADE_SMALL = 4, 2
 _FEWEST_EVALUATIONS = 8
+_LOWER = 0.5  # of the rate, which longer runs may want
 # Of these, a config that is handed over keeps its own.
 _LOOKS = ("log_every", "eval_every", "checkpoint_every", *lab_lib.CURVES_ONLY)
 
@@ -237,11 +237,6 @@ def _batch_size(loop, ask):
   )
 
 
-def _per_decade(loop):
-  small = planning.is_small(loop.total())
-  return _PER_DECADE_SMALL if small else _PER_DECADE
-
-
 def _steps(loop, learning_rates, num_train):
   """Whether a quarter of the steps is enough to tell trials apart."""
   config = loop.config()
@@ -254,7 +249,7 @@ def _steps(loop, learning_rates, num_train):
       max_train_steps=max(1, total // 4),
       target=steps_lib.Target.parse(_FIT),
       num_train=num_train,
-      per_decade=_per_decade(loop),
+      per_decade=planning.per_decade(loop.total()),
     )
     page = "steps/report.html"
     loop.keep(loop.lab.path / "steps", "steps", answer)
@@ -277,7 +272,7 @@ def _stability(loop, learning_rates, seeds):
     loop.short(loop.data("length")),
     learning_rates=learning_rates,
     seeds=seeds,
-    per_decade=_per_decade(loop),
+    per_decade=planning.per_decade(loop.total()),
     repair=repair,
   )
   loop.keep(loop.lab.path / "stability", "stability", answer)
@@ -335,7 +330,10 @@ def _first_study(loop, seed):
     loop.left(), loop.shares.reserve, loop.cost(length)
   )
   config = loop.short(length)
-  space = space_lib.default_space(config, num, tuple(loop.data("rates")))
+  # As many hyperparameters as the whole budget has trials for.
+  space = space_lib.default_space(
+    config, int(min(loop.total(), 1e6)), tuple(loop.data("rates"))
+  )
   return _study(loop, "explore_1", space_lib.Space(space), length, num, seed)
 
 
@@ -477,7 +475,13 @@ def _longer(loop):
       f" {str(loop.lab.path / name / 'report.html')!r}"
     )
   trials.sort(key=lambda row: row[:2])
-  points = [point for *_, point in trials[:num]]
+  # "Unlikely to transfer" is the rate: the better half is tried with less, too.
+  kept = [point for *_, point in trials[: -(-num // 2)]]
+  lower = [
+    point | {lab_lib.RATE: float(f"{_LOWER * point[lab_lib.RATE]:.4g}")}
+    for point in kept[: num - len(kept)]
+  ]
+  points = kept + lower
   changes, why = {"max_train_steps": total}, "they had all steps already"
   if total > length:
     short = config_lib.flatten(loop.short(length))
@@ -501,8 +505,8 @@ def _longer(loop):
     )
   findings = []
   if total > length:
-    again = [results.value(trial) for trial in results.trials]
-    values = [value for value, *_ in trials[:num]]
+    again = [results.value(trial) for trial in results.trials[: len(kept)]]
+    values = [value for value, *_ in trials[: len(kept)]]
     findings.append(rounds_lib.ranking(values, again, (length, total)))
   loop.keep(results.path, "", None)
   best = results.ranked[0]
