@@ -721,14 +721,20 @@ function section(id, title, children) {
   return nodes.length ? el("section", {id}, el("h2", {}, title), nodes) : null;
 }
 
+// Words are read from the left, and numbers are compared from the right; the
+// first column is names.
 function plainTable([title, note, heads, rows]) {
+  const kinds = heads.map((_, place) => !place ? "text"
+    : rows.some((row) => String(row[place]).includes(" ")) ? "words" : "");
+  const shown = (cell) => /^[\w./-]+\.html$/.test(cell)
+    ? el("a", {href: cell}, cell.split("/")[0]) : text(cell);
   return el("div", {class: "card scroll"}, el("h3", {}, title),
     note ? el("p", {class: "soft"}, note) : null,
     rows.length ? el("table", {},
       el("thead", {}, el("tr", {}, heads.map((head, place) =>
-        el("th", {class: place ? "" : "text"}, head)))),
+        el("th", {class: kinds[place]}, head)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) =>
-        el("td", {class: place ? "" : "text"}, text(cell)))))))
+        el("td", {class: kinds[place]}, shown(cell)))))))
       : el("p", {}, "Nothing is finished yet."));
 }
 

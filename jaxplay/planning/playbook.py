@@ -5,24 +5,25 @@ trials cost their share.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jaxplay
 
-# Below it the phases would have too few trials to tell anything.
-LEAST = 24
 # With fewer, nothing is repaired.
 _SMALL = 48
 # Rates of the sweeps for each factor of ten, from so many trials on.
 _PER_DECADE = ((0, 2), (48, 3), (128, 4))
 _SHORT = 4  # A first round's trials have this part of the steps.
-_CANDIDATES = 3  # that are run with other seeds
-_LONGER = (4, 12)  # trials of the last round
-_EXPLORED = (16, 128)  # trials of a study
+_LONGER = (3, 32)  # trials of the last round
+_CANDIDATES = 3  # Of them, at most so many are run with other seeds.
+_END = 0.4  # share of the budget that the end gets for a further candidate
+_EXPLORED = (16, 256)  # trials of a study
+_FEWEST = 8  # of which a study is still made
 _FIRST_STUDY = 0.4  # share of what is left for studies
-# Adaptive trials at a time: they do not learn of each other.
+# Adaptive trials at a time, at least: they do not learn of each other.
 BATCH = 8
 _UNITS = {"h": 3600.0, "m": 60.0}
 # A batch size that is so many times as fast is worth tuning everything for.
@@ -65,11 +66,6 @@ class Budget:
       )
     if unit:
       return cls(seconds=number * unit)
-    if number < LEAST:
-      raise jaxplay.UserError(
-        f"--budget={text} is too little for the whole loop, which needs"
-        f" {LEAST} trials; with less, `jaxplay plan` answers one question"
-      )
     return cls(trials=number)
 
   def left(self, spent: float, seconds: float) -> float:
@@ -111,11 +107,34 @@ class Shares:
     return self.longer + 1 + (self.candidates + 1) * self.seeds
 
 
-def shares(left: float, seeds: int) -> Shares:
-  """Puts an eighth of the trials aside for the last round, and the seeds."""
+def shares(total: float, seeds: int) -> Shares:
+  """An eighth of the trials for the last round, and 1 to 3 candidates.
+
+  Further candidates only as far as all of it stays within 0.4 of the budget.
+  """
   fewest, most = _LONGER
-  longer = max(fewest, int(min(left / 8, most)))
-  return Shares(longer, _CANDIDATES, seeds)
+  longer = max(fewest, int(min(total / 8, most)))
+  found = Shares(longer, 1, seeds)
+  for candidates in range(2, _CANDIDATES + 1):
+    more = Shares(longer, candidates, seeds)
+    if more.reserve <= _END * total:
+      found = more
+  return found
+
+
+def least(seeds: int, rates: int) -> int:
+  """The smallest budget of the whole loop, in trials.
+
+  Args:
+    seeds: Of each candidate.
+    rates: Of each sweep, for as little.
+  """
+  sweeps = (2 * rates + 1) / _SHORT
+  return next(
+    total
+    for total in itertools.count(1)
+    if total >= shares(total, seeds).reserve + sweeps + _EXPLORED[0] / _SHORT
+  )
 
 
 def is_small(total: float) -> bool:
@@ -158,16 +177,21 @@ def first_length(
 
 
 def num_explored(left: float, reserve: float, cost: float) -> int:
-  """Trials of the first study: 16 to 128, and 0.4 of what is left for studies.
+  """Trials of the first study: 0.4 of what is left for studies, or 16.
 
   Args:
     left: Trials that are left.
     reserve: Of these, what the end needs.
     cost: Of a trial of the study.
+
+  Returns:
+    At most 256; 0 where not even 8 can be paid for.
   """
   fewest, most = _EXPLORED
-  share = _FIRST_STUDY * (left - reserve) / cost
-  return max(fewest, min(most, int(min(share, most))))
+  there = (left - reserve) / cost
+  if there < _FEWEST:
+    return 0
+  return int(min(max(fewest, _FIRST_STUDY * there), there, most))
 
 
 def num_exploited(left: float, reserve: float, cost: float, there: int) -> int:
@@ -184,6 +208,11 @@ def num_exploited(left: float, reserve: float, cost: float, there: int) -> int:
   """
   num = min((left - reserve) / cost, 2 * there)
   return max(0, int(num / BATCH) * BATCH)
+
+
+def batch(num: int) -> int:
+  """Adaptive trials at the same time: of many more, as each batch is read."""
+  return max(BATCH, num // 16)
 
 
 def gain(speeds: Sequence[Mapping[str, Any]], old: int, new: int) -> float:

@@ -32,6 +32,11 @@ _WARMUP = "hparams.warmup_steps"
 # Around the best rate of the sweep; other hyperparameters may move it so far.
 _AROUND = 10.0
 _FEWEST_EVALUATIONS = 8
+# Checks that decide whether there is another study, of which length.
+_DECIDING = (
+  *("search_space_boundary", "enough_trials", "infeasible_share"),
+  *("max_train_steps", "compute_bound", "saturated_early"),
+)
 _LOWER = 0.5  # of the rate, which longer runs may want
 # Of these, a config that is handed over keeps its own.
 _LOOKS = ("log_every", "eval_every", "checkpoint_every", *lab_lib.CURVES_ONLY)
@@ -98,6 +103,13 @@ def playbook(
       f"config.max_train_steps is {config.max_train_steps}; the loop begins"
       " with trials of a quarter of the steps, and needs 8"
     )
+  rates = lab_lib.rates(*learning_rates, planning.per_decade(0))
+  least = planning.least(seeds, len(rates))
+  if budget.trials < least:
+    raise jaxplay.UserError(
+      f"{budget} are too little for the whole loop, which needs {least} with"
+      f" {seeds} seeds; with less, `jaxplay plan` answers one question"
+    )
   loop = _Loop(lab, config, budget, keep)
   if batch_size is not None:
     loop.run("batch_size", lambda: _batch_size(loop, batch_size))
@@ -105,9 +117,11 @@ def playbook(
   loop.run("stability", lambda: _stability(loop, learning_rates, seeds))
   loop.run("shares", lambda: _shares(loop, seeds))
   loop.run("explore_1", lambda: _first_study(loop, seed))
-  while (next_ := loop.last.data["next"]) is not None:
-    name = f"explore_{len(loop.explored()) + 1}"
-    loop.run(name, lambda next_=next_: _next_study(loop, next_, seed))
+  while loop.last.data["next"] is not None:
+    number = len(loop.explored()) + 1
+    name = f"explore_{number}"
+    # Another seed, so that what both spaces share gets other points.
+    loop.run(name, lambda: _next_study(loop, name, seed + number - 1))  # noqa: B023
   loop.run("exploit", lambda: _exploit(loop, seed))
   loop.run("longer", lambda: _longer(loop))
   loop.run("final", lambda: _final(loop, seeds))
@@ -303,13 +317,15 @@ def _stability(loop, learning_rates, seeds):
 
 def _shares(loop, seeds):
   """What is put aside for the end, once it is known how long trials take."""
-  if loop.total() < planning.LEAST:
-    raise jaxplay.UserError(
-      f"{loop.budget} are the time of {loop.total():.2g} trials here, and the"
-      f" whole loop needs {planning.LEAST}; use another workdir and a larger"
-      " --budget, or a config with fewer steps"
-    )
   shares = planning.shares(loop.total(), seeds)
+  cost = loop.cost(loop.data("length"))
+  if not planning.num_explored(loop.left(), shares.reserve, cost):
+    raise jaxplay.UserError(
+      f"after the sweeps, {max(loop.left(), 0):.2g} trials of {loop.budget} are"
+      f" left; {shares.reserve} of them are needed for the end, which leaves no"
+      " study; use another workdir and a larger --budget, fewer --seeds, or a"
+      " config with fewer steps"
+    )
   return Phase(
     "shares",
     [
@@ -325,35 +341,28 @@ def _shares(loop, seeds):
 
 
 def _first_study(loop, seed):
-  length = loop.data("length")
+  length, total = loop.data("length"), min(loop.total(), 1e6)
   num = planning.num_explored(
     loop.left(), loop.shares.reserve, loop.cost(length)
   )
-  config = loop.short(length)
   # As many hyperparameters as the whole budget has trials for.
   space = space_lib.default_space(
-    config, int(min(loop.total(), 1e6)), tuple(loop.data("rates"))
+    loop.short(length), int(total), tuple(loop.data("rates"))
   )
   return _study(loop, "explore_1", space_lib.Space(space), length, num, seed)
 
 
-def _next_study(loop, asked, seed):
+def _next_study(loop, name, seed):
   """As the checks of the last one asked for."""
-  last = loop.explored()[-1].data
-  if asked["what"] == "extend":
-    name, total = last["study"], asked["num_trials"]
-    loop.lab.extend(name, last["num_trials"], total)
-    results = results_lib.read_study(loop.lab.path / name)
-    return _explored(loop, results, name, last["length"], total)
-  space = space_lib.Space.from_json(asked["space"])
-  return _study(
-    loop,
-    f"explore_{len(loop.explored()) + 1}",
-    space,
-    asked["length"],
-    last["num_trials"],
-    seed + len(loop.explored()),
-  )
+  last = loop.last.data
+  asked, length = last["next"], last["length"]
+  if "space" in asked:
+    space = space_lib.Space.from_json(asked["space"])
+    return _study(loop, name, space, asked["length"], asked["trials"], seed)
+  first = last["num_trials"]
+  loop.lab.extend(last["study"], first, first + asked["trials"])
+  results = results_lib.read_study(loop.lab.path / last["study"])
+  return _explored(loop, name, results, first, length)
 
 
 def _study(loop, name, space, length, num, seed):
@@ -365,67 +374,61 @@ def _study(loop, name, space, length, num, seed):
     seed=seed,
   )
   results = loop.lab.study(name, study, loop.short(length))
-  return _explored(loop, results, name, length, num)
+  return _explored(loop, name, results, 0, length)
 
 
-def _explored(loop, results, name, length, num):
+def _explored(loop, name, results, first, length):
   """What the checks say of a study, and which one is next."""
   loop.keep(results.path, "", None)
   findings = checklist.check_study(results)
-  new = num - (loop.last.data["num_trials"] if _same(loop, name) else 0)
-  left = loop.left() - new * loop.cost(length)
-  asked, why = _asked(loop, results, findings, length, num)
+  num = len(results.trials)
+  asked, why = _asked(loop, results, findings, length)
   if asked is not None:
-    trials = asked.get("num_trials", 2 * num) - num
-    cost = trials * loop.cost(asked.get("length", length))
-    if left - loop.shares.reserve - cost < planning.BATCH * loop.cost(length):
-      asked, why = None, f"{why}; there is no budget left for it"
-  value = results.ranked and results.value(results.ranked[0])
-  objective = results.objective
-  said = [
-    f"{num} trials over {len(results.space.parameters)} hyperparameters"
-    + (f", the best with {objective} {value:.4g}" if value else ""),
-    why,
-  ]
-  data = {"study": name, "num_trials": num, "length": length, "next": asked}
+    left = loop.left() - (num - first) * loop.cost(length)
+    cost = asked["trials"] * loop.cost(asked.get("length", length))
+    least = loop.shares.reserve + planning.BATCH * loop.cost(length)
+    if left - cost < least:
+      asked, why = None, f"{why}; but there is no budget for that"
   return Phase(
-    name if not _same(loop, name) else f"{name}, longer",
-    said,
-    findings=_rows(findings),
-    data=data,
-    page=f"{name}/report.html",
+    name,
+    [
+      f"{num} trials, {len(results.space.parameters)} hyperparameters:"
+      f" {_told_best(results)}",
+      why,
+    ],
+    findings=_rows(f for f in findings if f.check in _DECIDING),
+    data={
+      "study": results.path.name,
+      "num_trials": num,
+      "length": length,
+      "next": asked,
+      "values": _values(results, results.trials[first:]),
+    },
+    page=f"{results.path.name}/report.html",
   )
 
 
-def _same(loop, name):
-  return loop.last.data.get("study") == name
-
-
-def _asked(loop, results, findings, length, num):
-  """(the next study, or None; why)."""
+def _asked(loop, results, findings, length):
+  """(what is to be run next, or None; why)."""
+  num = len(results.trials)
   space, reasons = refine.repaired(results, findings)
-  steps, steps_reason = refine.next_steps(results.study, findings)
-  # The last round has all steps; here a half is enough.
-  longer = min(steps, loop.config().max_train_steps // 2)
-  if reasons or longer > length:
-    if longer > length:
-      reasons.append(steps_reason)
-    return {
-      "what": "study",
-      "space": space.as_json(),
-      "length": max(longer, length),
-    }, "; ".join(reasons)
-  few = [
-    f for f in findings if f.check == "enough_trials" and f.verdict == "warn"
-  ]
-  if few:
-    return {"what": "extend", "num_trials": 2 * num}, few[0].advice
+  steps, longer = refine.next_steps(results.study, findings)
+  # The last round has all steps; until then a half is enough.
+  steps = max(length, min(steps, loop.config().max_train_steps // 2))
+  if steps > length:
+    reasons.append(longer)
+  if reasons:
+    asked = {"space": space.as_json(), "length": steps, "trials": num}
+    return asked, "; ".join(reasons)
+  few = next(f for f in findings if f.check == "enough_trials")
+  if few.verdict == "warn":
+    return {"trials": num}, few.advice
   return None, "the checks of the space and of the number of trials pass"
 
 
 def _exploit(loop, seed):
   """Bayesian optimization with what is left for short trials."""
-  last = loop.explored()[-1].data
+  last = loop.last.data
   num = planning.num_exploited(
     loop.left(),
     loop.shares.reserve,
@@ -435,20 +438,27 @@ def _exploit(loop, seed):
   if not num:
     return Phase("exploit", ["no budget is left for adaptive trials"])
   results = loop.lab.suggest(
-    last["study"], num, batch=planning.BATCH, seed=seed
+    last["study"], num, batch=planning.batch(num), seed=seed
   )
   loop.keep(results.path, "", None)
-  best = results.ranked[0]
-  before = results.space_filling.ranked[0]
-  values = [results.value(before), results.value(best)]
   return Phase(
     "exploit",
-    [
-      f"{num} adaptive trials: {results.objective} {values[0]:.4g} ->"
-      f" {values[1]:.4g}"
-    ],
-    page=f"{last['study']}/report.html",
+    [f"{num} adaptive trials: {_told_best(results)}"],
+    data={"values": _values(results, results.trials[last["num_trials"] :])},
+    page=f"{results.path.name}/report.html",
   )
+
+
+def _told_best(results):
+  if not results.ranked:
+    return f"none has a value of {results.objective}"
+  best = results.ranked[0]
+  return f"{results.objective} {results.value(best):.4g} by trial {best.index}"
+
+
+def _values(results, trials):
+  """For the picture; NaN is null."""
+  return [results.value(trial) for trial in trials]
 
 
 # The last round.
@@ -456,45 +466,27 @@ def _exploit(loop, seed):
 
 def _longer(loop):
   """The best trials of the first round at the config's own length."""
-  length = loop.explored()[-1].data["length"]
+  length = loop.data("length")
   config = loop.config()
-  total = config.max_train_steps
-  num = loop.shares.longer
-  trials = []
-  names = {p.data["study"]: p for p in loop.explored()}
-  for name, phase in names.items():
-    if phase.data["length"] == length:
-      results = results_lib.read_study(loop.lab.path / name)
-      trials += [
-        (results.value(trial), i, results.by_key(trial))
-        for i, trial in enumerate(results.ranked)
-      ]
-  if not trials:
-    raise jaxplay.UserError(
-      "no trial of the first round came to a result; see"
-      f" {str(loop.lab.path / name / 'report.html')!r}"
-    )
-  trials.sort(key=lambda row: row[:2])
+  total, num = config.max_train_steps, loop.shares.longer
+  trials = _best_of_first_round(loop, length)
   # "Unlikely to transfer" is the rate: the better half is tried with less, too.
-  kept = [point for *_, point in trials[: -(-num // 2)]]
+  kept = trials[: -(-num // 2)]
   lower = [
     point | {lab_lib.RATE: float(f"{_LOWER * point[lab_lib.RATE]:.4g}")}
-    for point in kept[: num - len(kept)]
+    for _, point in kept[: num - len(kept)]
   ]
-  points = kept + lower
-  changes, why = {"max_train_steps": total}, "they had all steps already"
-  if total > length:
-    short = config_lib.flatten(loop.short(length))
-    changes, why = rounds_lib.longer(short, total)
-    if short["schedule"] == "wsd":
-      # The cooldown is the config's, and no constant rate's first one.
-      del changes["hparams.cooldown_fraction"]
-      why = "the cooldown keeps its share"
+  short = config_lib.flatten(loop.short(length))
+  changes, why = rounds_lib.longer(short, total)
+  if short["schedule"] == "wsd":
+    # Its share is the config's, and no decay of a first round.
+    del changes["hparams.cooldown_fraction"]
+    why = "the cooldown keeps its share"
   study = study_lib.Study(
     goal="Which of the best short trials is the best one at full length?",
     config="",
     algorithm="explicit",
-    points=points,
+    points=[*(point for _, point in kept), *lower],
     overrides=changes | lab_lib.CURVES_ONLY,
   )
   results = loop.lab.study("longer", study, config)
@@ -503,23 +495,38 @@ def _longer(loop):
       f"none of the {num} best trials came to a result at {total:,} steps; see"
       f" {str(results.path)!r}"
     )
-  findings = []
-  if total > length:
-    again = [results.value(trial) for trial in results.trials[: len(kept)]]
-    values = [value for value, *_ in trials[: len(kept)]]
-    findings.append(rounds_lib.ranking(values, again, (length, total)))
   loop.keep(results.path, "", None)
-  best = results.ranked[0]
+  again = _values(results, results.trials[: len(kept)])
+  ranking = rounds_lib.ranking([v for v, _ in kept], again, (length, total))
   return Phase(
     "longer",
     [
-      f"the {len(points)} best at {total:,} steps: {results.objective}"
-      f" {results.value(best):.4g} by trial {best.index}; {why}"
+      f"the {len(kept)} best with {total:,} steps, and with"
+      f" {_LOWER:g} times the rate: {_told_best(results)}",
+      why,
     ],
-    findings=_rows(findings),
-    data={"candidates": [t.index for t in results.ranked]},
+    findings=_rows([ranking]),
+    data={
+      "candidates": [t.index for t in results.ranked],
+      "values": _values(results, results.trials),
+    },
     page="longer/report.html",
   )
+
+
+def _best_of_first_round(loop, length):
+  """(objective, point) of its trials of that length, the best first."""
+  found = []
+  for name in dict.fromkeys(p.data["study"] for p in loop.explored()):
+    results = results_lib.read_study(loop.lab.path / name)
+    if results.study["config"]["max_train_steps"] == length:
+      found += [(results.value(t), results.by_key(t)) for t in results.ranked]
+  if not found:
+    raise jaxplay.UserError(
+      "no trial of the first round came to a result; see"
+      f" {str(loop.lab.path / name / 'report.html')!r}"
+    )
+  return sorted(found, key=lambda row: row[0])
 
 
 def _final(loop, seeds):
@@ -602,7 +609,9 @@ def _answer(loop):
     said=said,
     settings=settings,
     findings=[
-      finding.Finding(**row) for p in loop.phases for row in p.findings
+      finding.Finding(**row | {"subject": f"{p.name}: {row['subject']}"})
+      for p in loop.phases
+      for row in p.findings
     ],
     tables=[_settings_table(given, settings), _phases_table(loop)],
     pictures=[_picture(loop, results.objective)],
@@ -637,24 +646,12 @@ def _picture(loop, objective):
   """Every trial of the studies, when it was paid for."""
   rows, at = [], 0.0
   for phase in loop.phases:
-    name = phase.data.get("study") or phase.name
-    path, first = loop.lab.path / name, 0
-    if phase.name in ("exploit", "longer") or "study" in phase.data:
-      if phase.name == "exploit":
-        path = loop.lab.path / loop.explored()[-1].data["study"]
-      results = results_lib.read_study(path)
-      trials = [
-        t for t in results.trials if (phase.name == "exploit") == t.adaptive
-      ]
-      rows += [
-        dict(
-          x=at + phase.spent * (i + 1) / len(trials),
-          y=results.value(trial),
-          series=phase.name,
-        )
-        for i, trial in enumerate(trials[first:])
-        if math.isfinite(results.value(trial))
-      ]
+    values = phase.data.get("values", ())
+    rows += [
+      dict(x=at + phase.spent * i / len(values), y=value, series=phase.name)
+      for i, value in enumerate(values, 1)
+      if value is not None
+    ]
     at += phase.spent
   comparison = loop.last.data["comparison"]
   levels = {}
@@ -666,9 +663,9 @@ def _picture(loop, objective):
   return answer_lib.Picture(
     "what the budget bought",
     answer_lib.Axis("trials spent"),
-    answer_lib.Axis(objective),
+    answer_lib.Axis(objective, log=all(row["y"] > 0 for row in rows)),
     points=rows,
     levels=levels,
-    caption="Each trial that came to a result, when it was paid for. Short"
-    " trials come first. The lines are means over other seeds.",
+    caption="Each trial that came to a result, when it was paid for; trials are"
+    " short until the last round. The lines are means over other seeds.",
   )
