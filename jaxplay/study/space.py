@@ -391,7 +391,7 @@ def default_space(
   threshold = config.hparams.clip_norm
   ranges = (
     (10, "momentum", (0.5, 0.99, "log_one_minus")),
-    (10, "rho", (0.5, 0.999, "log_one_minus")),
+    (10, "rho", (0.5, 0.99, "log_one_minus")),
     (25, "weight_decay", (decay / 100, min(decay * 100, 1.0), "log")),
     (25, "dropout_rate", (0.0, 0.5)),
     (50, "label_smoothing", (0.0, 0.2)),
@@ -399,7 +399,9 @@ def default_space(
   )
   for least, name, domain in ranges:
     if num_trials >= least:
-      domains[f"hparams.{name}"] = Float(*domain)
+      low, high, *scale = domain
+      low, high = (float(f"{end:.2g}") for end in (low, high))
+      domains[f"hparams.{name}"] = Float(low, high, *scale)
   flat = config_lib.flatten(config)
   for key in list(domains):
     switch, values = config_lib.used_by(key) or (None, ())
