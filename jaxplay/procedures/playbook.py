@@ -287,6 +287,7 @@ def _stability(loop, learning_rates, seeds):
     learning_rates=learning_rates,
     seeds=seeds,
     per_decade=planning.per_decade(loop.total()),
+    every_step=False,  # Its evaluations are no trials, and not paid for.
     repair=repair,
   )
   loop.keep(loop.lab.path / "stability", "stability", answer)

@@ -50,6 +50,7 @@ def stability(
   learning_rates: tuple[float, float],
   seeds: int,
   per_decade: int = 4,
+  every_step: bool = True,
   repair: bool = True,
 ) -> answer_lib.Answer:
   """Sweep, every-step check, and where it is unstable warmup and clipping.
@@ -60,6 +61,8 @@ def stability(
     learning_rates: Lowest and highest of the sweep.
     seeds: With which the best rate of each fix is run again.
     per_decade: Rates for each factor of ten.
+    every_step: Whether to evaluate at every step of a run, which takes long
+      where the validation set is large.
     repair: Whether to look for a fix, if there is something to fix.
   """
   total = config.max_train_steps
@@ -77,9 +80,10 @@ def stability(
   findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
   if sweep.best is not None:
     pictures.append(_curves_picture(runs, sweep))
-    found, picture = _every_step(lab, config, sweep.best)
-    findings.append(found)
-    pictures.append(picture)
+    if every_step:
+      found, picture = _every_step(lab, config, sweep.best)
+      findings.append(found)
+      pictures.append(picture)
   if not (sweep.worth_fixing and repair):
     return _answer(config, sweep, findings, pictures, runs)
   ladder, opened = _warmup(lab, config, sweep, logged)
