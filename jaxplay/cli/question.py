@@ -1,7 +1,9 @@
 """What the questions of `jaxplay plan` share: arguments, folder, answer."""
 
 import argparse
+import contextlib
 import json
+import sys
 
 import jaxplay
 from jaxplay.cli import common
@@ -59,8 +61,7 @@ def _lab(arguments):
   def train(directory, jobs):
     return study_verbs.train_jobs(arguments, directory, jobs)[0]
 
-  tell = (lambda _: None) if arguments.json else print
-  return lab_lib.Lab(arguments.workdir, train=train, tell=tell)
+  return lab_lib.Lab(arguments.workdir, train=train, tell=print)
 
 
 def num_train(config):
@@ -78,7 +79,10 @@ def run(arguments, question, options, config, goal, procedure):
 
   directory = answer_lib.PlanDir(arguments.workdir)
   directory.create(question, options, config and config_lib.as_json(config))
-  with directory.own.lock():
+  aside = contextlib.nullcontext()
+  if arguments.json:  # Then the answer alone is for standard output.
+    aside = contextlib.redirect_stdout(sys.stderr)
+  with directory.own.lock(), aside:
     try:
       answer = procedure(_lab(arguments))
     except lab_lib.Stopped:
