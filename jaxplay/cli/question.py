@@ -94,20 +94,14 @@ def run(arguments, question, options, config, goal, procedure):
 
 def tell(arguments, question, options, goal, answer):
   """Shows an answer that took no training; kept if there is a folder."""
-  directory = None
-  if arguments.workdir is not None:
-    directory = keep(arguments.workdir, question, options, answer)
-  return _show(arguments, question, answer, goal, directory)
-
-
-def keep(workdir, question, options, answer):
-  """The plan directory of an answer that took no training."""
   from jaxplay.planning import answer as answer_lib
 
-  directory = answer_lib.PlanDir(workdir)
-  directory.create(question, options)
-  directory.write(answer)
-  return directory
+  directory = None
+  if arguments.workdir is not None:
+    directory = answer_lib.PlanDir(arguments.workdir)
+    directory.create(question, options)
+    directory.write(answer)
+  return _show(arguments, question, answer, goal, directory)
 
 
 def _show(arguments, question, answer, goal, directory=None):
@@ -134,7 +128,11 @@ def _show(arguments, question, answer, goal, directory=None):
   if arguments.json:
     print(json.dumps(answer.as_json(), indent=1))
     return 0
-  for table in answer.tables[:1]:
+  # The others are on the page, if there is one.
+  tables = answer.tables if directory is None else answer.tables[:1]
+  for table in tables:
+    if len(tables) > 1:
+      print(table.title)
     print(common.as_table(table.heads, table.rows))
     print()
   for sentence in answer.said:
