@@ -61,7 +61,7 @@ def test_a_mistake_about_the_machine(arguments, sentence, tmp_path):
   process = runs.start(
     ["train", f"--config={_CONFIG}", f"--workdir={tmp_path}", *arguments]
   )
-  output, _ = process.communicate(timeout=120)
+  output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == cli.common.EXIT_WRONG, output
   assert sentence in output and "Traceback" not in output
 
@@ -75,7 +75,7 @@ def test_dry_run_tells_what_it_would_cost(tmp_path):
       *("--dry_run", "--fake_devices=8", "--config.mesh.fsdp=8"),
     ]
   )
-  output, _ = process.communicate(timeout=120)
+  output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == 0, output
   assert '"max_train_steps": 1000' in output
   # A kernel that is split over devices, and a bias that is not.
@@ -96,13 +96,13 @@ def test_a_run_from_the_shell(tmp_path):
   keys = runs.overrides(report_test=True)
   arguments = runs.command(keys, tmp_path / "run")
   process = runs.start(arguments)
-  output, _ = process.communicate(timeout=120)
+  output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == 0, output
   for part in ("step 48/48", "best valid/error_rate", "test error", "next:"):
     assert part in output
   findings = rundir.RunDir(tmp_path / "run").findings()
   assert tuple(found["check"] for found in findings) == curves.CHECKS
-  again, _ = runs.start(arguments).communicate(timeout=120)
+  again, _ = runs.start(arguments).communicate(timeout=runs.HANG)
   assert "nothing to do" in again
 
 

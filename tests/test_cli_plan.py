@@ -7,6 +7,7 @@ import pytest
 
 from jaxplay import rundir
 from jaxplay.planning import answer as answer_lib
+from jaxplay.study import study as study_lib
 from tests.study import studies
 
 _RATES = "--learning_rates=0.01:10"
@@ -47,8 +48,10 @@ def test_another_question_in_the_same_folder(tmp_path, config, capsys):
   """Errors: a plan is gone on with, or refused, and never mixed."""
   workdir = f"--workdir={tmp_path / 'plan'}"
   question = ("plan", "steps", config, workdir, "--steps=20", _RATES)
-  assert studies.call(*question) == 0
+  assert studies.call(*question, "--json") == 0
   before = _answer(tmp_path / "plan")
+  # Of what was trained, and of the progress, standard output says nothing.
+  assert json.loads(capsys.readouterr().out) == before
   for more, words in (
     (["--steps=30"], "--steps was 20 and is now 30"),
     (["--config.batch_size=16"], "config.batch_size was 32 and is now 16"),
@@ -77,6 +80,14 @@ def test_rounds_of_a_study_and_clipping_of_its_run(tmp_path, capsys):
     "24 to 48 steps",
     "48 to 96 steps",
   ]
+  # Each round draws its new points anew.
+  twos, threes = (
+    study_lib.StudyDir(tmp_path / "rounds" / name).points()
+    for name in ("round_2", "round_3")
+  )
+  assert twos[3:] and not any(
+    point in twos for point in threes[len(threes) // 2 :]
+  )
   # What it wrote is a config that can be trained.
   path = tmp_path / "rounds" / "next.json"
   dry = ("train", f"--config={path}", "--dry_run")

@@ -2,21 +2,22 @@
 
 import argparse
 import datetime
-import json
 
 import jaxplay
 from jaxplay.cli import common, question
 
-_QUESTION = "How long is a training run worth starting?"
+_GOAL = "How long is a training run worth starting, by growth rates alone?"
 
 
 def add(plan):
-  verb = plan.add_parser(
+  verb = question.add(
+    plan,
     "longest-run",
-    help="how long a run is worth starting, while all else grows",
-    allow_abbrev=False,
-    epilog="Model and derivations: docs/longest_run.md.",
+    "how long a run is worth starting, while all else grows",
+    config=False,
+    trains=False,
   )
+  verb.epilog = "Model and derivations: docs/longest_run.md."
   for name, default, what in (
     ("hardware", 0.281, "FLOP/s per dollar"),
     ("investment", 1.03, "dollars of a run"),
@@ -53,10 +54,6 @@ def add(plan):
   )
   verb.add_argument(
     "--budget", type=common.size, metavar="DOLLARS", help="of today"
-  )
-  verb.add_argument("--json", action="store_true", help="as JSON")
-  verb.add_argument(
-    "--workdir", type=common.folder, metavar="PLAN", help="keep answer and page"
   )
   verb.set_defaults(verb=_longest_run)
 
@@ -97,42 +94,8 @@ def _longest_run(arguments, rest):
     "budget": arguments.budget,
   }
   answer = longest_run.answer(rates, **asked)
-  page = None
-  if arguments.workdir is not None:
-    page = _keep(answer, arguments.workdir, {**vars(rates), **asked})
-  if arguments.json:
-    print(json.dumps(answer.as_json(), indent=1))
-    return 0
-  for line in answer.said:
-    print(line)
-  for table in answer.tables:
-    rows = common.as_table(table.heads, table.rows)
-    print(f"\n{table.title}\n{rows}\n{table.note}")
-  print()
-  for found in answer.findings:
-    print(f"{found.verdict}: {found.check} ({found.subject}): {found.advice}")
-  if page is not None:
-    print(f"report: {page}")
-  return 0
-
-
-def _keep(answer, workdir, options):
-  """Writes the plan directory; returns its page."""
-  from jaxplay import report
-
   options = {
     name: value.isoformat() if isinstance(value, datetime.date) else value
-    for name, value in options.items()
+    for name, value in {**vars(rates), **asked}.items()
   }
-  plan = question.keep(workdir, "longest-run", options, answer)
-  page = plan.path / "report.html"
-  report.write_answer(
-    answer,
-    path=page,
-    title="Plan longest-run",
-    goal=_QUESTION,
-    notes="A model, of growth rates alone; nothing was trained.",
-    facts={k: v for k, v in options.items() if v is not None},
-    provenance=plan.own.provenance() or {},
-  )
-  return page
+  return question.tell(arguments, "longest-run", options, _GOAL, answer)

@@ -1,7 +1,9 @@
 """What the questions of `jaxplay plan` share: arguments, folder, answer."""
 
 import argparse
+import contextlib
 import json
+import sys
 
 import jaxplay
 from jaxplay.cli import common
@@ -59,8 +61,7 @@ def _lab(arguments):
   def train(directory, jobs):
     return study_verbs.train_jobs(arguments, directory, jobs)[0]
 
-  tell = (lambda _: None) if arguments.json else print
-  return lab_lib.Lab(arguments.workdir, train=train, tell=tell)
+  return lab_lib.Lab(arguments.workdir, train=train, tell=print)
 
 
 def num_train(config):
@@ -78,7 +79,10 @@ def run(arguments, question, options, config, goal, procedure):
 
   directory = answer_lib.PlanDir(arguments.workdir)
   directory.create(question, options, config and config_lib.as_json(config))
-  with directory.own.lock():
+  aside = contextlib.nullcontext()
+  if arguments.json:  # Then the answer alone is for standard output.
+    aside = contextlib.redirect_stdout(sys.stderr)
+  with directory.own.lock(), aside:
     try:
       answer = procedure(_lab(arguments))
     except lab_lib.Stopped:
@@ -90,20 +94,14 @@ def run(arguments, question, options, config, goal, procedure):
 
 def tell(arguments, question, options, goal, answer):
   """Shows an answer that took no training; kept if there is a folder."""
-  directory = None
-  if arguments.workdir is not None:
-    directory = keep(arguments.workdir, question, options, answer)
-  return _show(arguments, question, answer, goal, directory)
-
-
-def keep(workdir, question, options, answer):
-  """The plan directory of an answer that took no training."""
   from jaxplay.planning import answer as answer_lib
 
-  directory = answer_lib.PlanDir(workdir)
-  directory.create(question, options)
-  directory.write(answer)
-  return directory
+  directory = None
+  if arguments.workdir is not None:
+    directory = answer_lib.PlanDir(arguments.workdir)
+    directory.create(question, options)
+    directory.write(answer)
+  return _show(arguments, question, answer, goal, directory)
 
 
 def write_page(directory, question, goal, answer):
@@ -137,7 +135,11 @@ def _show(arguments, question, answer, goal, directory=None):
   if arguments.json:
     print(json.dumps(answer.as_json(), indent=1))
     return 0
-  for table in answer.tables[:1]:
+  # The others are on the page, if there is one.
+  tables = answer.tables if directory is None else answer.tables[:1]
+  for table in tables:
+    if len(tables) > 1:
+      print(table.title)
     print(common.as_table(table.heads, table.rows))
     print()
   for sentence in answer.said:

@@ -279,8 +279,23 @@ def threshold(norms: np.ndarray) -> float:
   return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")
 
 
-def clipping_share(share: float, clip_norm: float) -> finding.Finding:
-  """Is clipping so aggressive that the rate had better be cut?"""
+def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
+  """Is clipping so aggressive that the rate had better be cut?
+
+  Args:
+    share: Of the updates that were clipped, in [0, 1]; None: there is no run.
+    clip_norm: The threshold.
+  """
+  if share is None:
+    return finding.Finding(
+      "clipping",
+      "unknown",
+      "hparams.clip_norm",
+      dict(clip_norm=clip_norm, share_of_updates_clipped=None),
+      f"How many updates are clipped at {clip_norm:g} cannot be told: the trial"
+      " at the unstable rate crashed.",
+      _CLIPPING,
+    )
   is_much = share > AGGRESSIVE
   return finding.Finding(
     "clipping",
@@ -397,6 +412,10 @@ class Fix:
     valued = [run for run in self.runs if math.isfinite(run.value)]
     return min(valued, key=lambda run: run.value, default=None)
 
+  def at(self, rate: float) -> Run | None:
+    """The run of a rate; None: it crashed, or was not tried."""
+    return next((run for run in self.runs if run.rate == rate), None)
+
   @property
   def mean(self) -> float:
     """Of the best rate with other seeds, or of the run itself."""
@@ -427,7 +446,7 @@ def decide(
   none = fixes[0]
 
   def repairs(fix):
-    run = next((r for r in fix.runs if r.rate == unstable_rate), None)
+    run = fix.at(unstable_rate)
     return (
       run is not None
       and not unstable(run)
@@ -461,8 +480,17 @@ def decide(
     )
     for fix in fixes
   }
-  advice = ""
-  if chosen is none:
+  advice, verdict = "", "ok"
+  crashed = [fix.name for fix in fixes[1:] if fix.at(unstable_rate) is None]
+  if chosen is none and crashed:
+    verdict = "unknown"
+    advice = (
+      f"Whether {' or '.join(crashed)} makes rate {unstable_rate:g} stable"
+      " cannot be told: that trial crashed. Its status.json says why; once that"
+      " is mended, remove its folder and give the same command again."
+    )
+  elif chosen is none:
+    verdict = "warn"
     advice = (
       "The instability is there, and nothing that was tried makes a higher rate"
       " better than the best stable one"
@@ -471,7 +499,7 @@ def decide(
     )
   return chosen, finding.Finding(
     "fix_of_instability",
-    "warn" if chosen is none else "ok",
+    verdict,
     "hparams.learning_rate",
     evidence,
     advice,

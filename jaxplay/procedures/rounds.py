@@ -58,7 +58,7 @@ def rounds(
     space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
     changes, _ = planning.longer(flat, length)
-    results = _round(lab, f"round_{i}", first, results, changes, space)
+    results = _round(lab, i, first, results, changes, space)
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
@@ -136,13 +136,14 @@ def _better_half(results):
   return results.ranked[: max((len(results.ranked) + 1) // 2, 1)]
 
 
-def _round(lab, name, first, last, changes, space):
+def _round(lab, number, first, last, changes, space):
   """Runs a round: the better half of the last, and new points of a space."""
   kept = [last.by_key(trial) for trial in _better_half(last)]
   new = sampling.points(
     space,
     algorithm="halton",
-    seed=first.study["seed"] + len(name) + changes["max_train_steps"] % 1000,
+    # That of round 1 is the study's own; each later one draws anew.
+    seed=first.study["seed"] + number - 1,
     num=len(kept),
   )
   study = study_lib.Study(
@@ -155,7 +156,7 @@ def _round(lab, name, first, last, changes, space):
     objective=first.study["objective"],
   )
   config = config_lib.from_json(first.study["config"])
-  return lab.study(name, study, config)
+  return lab.study(f"round_{number}", study, config)
 
 
 def _recheck(shorter, longer, steps):

@@ -115,11 +115,11 @@ def stability(
       overrides=logged | clipping,
     )
     fix = planning.Fix("clipping", clipping, _runs(found))
-    at = next(run for run in fix.runs if run.rate == sweep.unstable_rate)
-    if part == _HARDER[-1] or not planning.unstable(at):
+    at = fix.at(sweep.unstable_rate)
+    if part == _HARDER[-1] or (at is not None and not planning.unstable(at)):
       break
   fixes.append(_with_seeds(lab, found, fix, seeds))
-  findings.append(planning.clipping_share(at.clipped, clip_norm))
+  findings.append(planning.clipping_share(at and at.clipped, clip_norm))
   chosen, finding = planning.decide(fixes, sweep.unstable_rate)
   findings.append(finding)
   pictures += [

@@ -25,7 +25,7 @@ def launch(launcher, *arguments, code=0, **kwargs):
     [sys.executable, runs.ROOT / "launch" / launcher, *map(str, arguments)],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=runs.HANG,
     **{"stdin": subprocess.DEVNULL} | kwargs,
   )
   assert done.returncode == code, done.stdout + done.stderr

@@ -193,7 +193,7 @@ def test_local_passes_signals_and_codes_on(tmp_path, number):
     if line.startswith("[0] step"):
       process.send_signal(number)
       break
-  output = process.communicate(timeout=120)[0]
+  output = process.communicate(timeout=runs.HANG)[0]
   assert process.returncode == 75, output
   assert "preempted at step" in output
   assert any((tmp_path / "run" / "checkpoints").iterdir())

@@ -35,7 +35,7 @@ def test_missing_hosts_are_told(tmp_path, came):
     port = listener.getsockname()[1]
   begun = time.monotonic()
   processes = [_start(tmp_path, port, process_id) for process_id in came]
-  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  outputs = [process.communicate(timeout=runs.HANG)[0] for process in processes]
   assert time.monotonic() - begun < 60
   for process_id, process, output in zip(came, processes, outputs, strict=True):
     assert process.returncode == 1, output
@@ -72,6 +72,6 @@ def test_mistakes(tmp_path, arguments, sentence):
   """M: what makes no job is refused in one sentence, with exit code 2."""
   command = runs.command(runs.overrides(), tmp_path / "run", *arguments)
   process = runs.start([*command, "--fake_devices=1"])
-  output, _ = process.communicate(timeout=60)
+  output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == 2, output
   assert sentence in output and "Traceback" not in output

@@ -94,7 +94,7 @@ def _wait_for_step(folder, step):
     lines = rundir.RunDir(folder / "run").metrics()
     return bool(lines) and lines[-1]["step"] >= step
 
-  cluster_lib.until(there, 90)
+  cluster_lib.until(there, runs.HANG)
   assert rundir.RunDir(folder / "run").metrics()[-1]["step"] < _STEPS
 
 
@@ -127,7 +127,7 @@ def test_stopped_and_killed_ends_as_if_it_were_not(
   _wait_for_step(tmp_path, 40)
   # What --signal does when the time limit nears.
   cluster.run("scancel", "--signal=TERM", job)
-  cluster_lib.until(lambda: "; requeued" in _log(tmp_path, job), 60)
+  cluster_lib.until(lambda: "; requeued" in _log(tmp_path, job), runs.HANG)
   stopped = rundir.RunDir(tmp_path / "run").status()
   assert stopped["status"] == "preempted" and 40 <= stopped["step"] < _STEPS
   assert "exit code 75 after 0 restarts; requeued" in _log(tmp_path, job)

@@ -258,7 +258,7 @@ def test_a_signal_has_the_job_saved(tmp_path, start, number, keep):
     if line.strip() == "begun":
       process.send_signal(number)
       break
-  output = process.communicate(timeout=60)[0]
+  output = process.communicate(timeout=runs.HANG)[0]
   assert process.returncode == 75, output
   assert "saved" in output
   assert cloud.exists() == keep
@@ -274,7 +274,7 @@ def test_a_signal_while_waiting_withdraws_the_request(tmp_path, start):
     if "WAITING_FOR_RESOURCES" in line:
       process.send_signal(signal.SIGINT)
       break
-  output = process.communicate(timeout=60)[0]
+  output = process.communicate(timeout=runs.HANG)[0]
   assert process.returncode == 75, output
   assert not cloud.exists()
 
@@ -286,13 +286,13 @@ def test_the_job_outlives_this_program(tmp_path, start):
     jaxplay="echo >>$STAND_IN/n; until [ -e $STAND_IN/go ]; do sleep 0.1; done",
   )
   process = start(cloud)
-  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 2, 60)
+  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 2, runs.HANG)
   process.kill()
   process.communicate()
   again = start(cloud)
-  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 4, 60)
+  cluster_lib.until(lambda: cloud.calls().count("ssh 0") == 4, runs.HANG)
   (tmp_path / "go").touch()
-  output = again.communicate(timeout=60)[0]
+  output = again.communicate(timeout=runs.HANG)[0]
   assert again.returncode == 0, output
   assert len((tmp_path / "n").read_text()) == 2  # once on each worker
 
@@ -320,11 +320,11 @@ def test_a_real_run_survives_the_loss_of_its_slice(tmp_path, start):
   arguments = runs.command(keys, tmp_path / "run")
   process = start(cloud, arguments=arguments)
   run = rundir.RunDir(tmp_path / "run")
-  cluster_lib.until(lambda: len(run.metrics()) > 5, 90)
+  cluster_lib.until(lambda: len(run.metrics()) > 5, runs.HANG)
   cloud.states_file.write_text(json.dumps(["SUSPENDED", "SUSPENDED", "ACTIVE"]))
   for pid in (tmp_path / "pids").read_text().split():
     os.kill(int(pid), signal.SIGKILL)
-  output = process.communicate(timeout=120)[0]
+  output = process.communicate(timeout=runs.HANG)[0]
   assert process.returncode == 0, output
   assert "taken away (SUSPENDED)" in output and "resuming" in output
   runs.assert_same(runs.lines(whole), runs.lines(tmp_path / "run"))

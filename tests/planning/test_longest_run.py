@@ -303,14 +303,15 @@ def test_bad_requests(arguments, sentence, capsys):
   assert told.err.startswith("jaxplay: ") and told.err.count("\n") == 1
 
 
-def test_from_the_shell(capsys):
-  """F6: the defaults are the article's rates; the table, then the notes."""
+def test_from_the_shell(tmp_path, capsys):
+  """F6: the defaults are the article's rates; the tables, then the notes."""
   assert cli.main([*_PLAN]) == 0
   text = capsys.readouterr().out
   assert "1/(h+i+s)  0.5400    6.48     0.5400     0.21" in text
   assert "3.84" in text and "uncertainty_shortens_runs" in text
   assert "To be done on" not in text
-  assert cli.main([*_PLAN, "--json"]) == 0
+  assert cli.main([*_PLAN, "--json", f"--figures={tmp_path}"]) == 0
+  assert len(list(tmp_path.glob("*.svg"))) == 3
   told = json.loads(capsys.readouterr().out)
   rates = told["details"]["rates"]
   assert rates == dataclasses.asdict(longest_run.ARTICLE)
@@ -323,14 +324,15 @@ def test_a_plan_is_kept(tmp_path, capsys):
   asked = [*_PLAN, f"--workdir={folder}", f"--today={_TODAY}"]
   asked += ["--deadline=2028-06-30", "--budget=1e6"]
   assert cli.main(asked) == 0
-  assert "To be done on 2028-06-30" in capsys.readouterr().out
+  assert str(folder / "report.html") in capsys.readouterr().out
   plan = json.loads((folder / "plan.json").read_text())
   assert plan["question"] == "longest-run"
   starts = plan["answer"]["details"]["starts"]
   assert starts[0]["date"] == "2026-11-25" and starts[0]["overdue"] > 0
   findings = json.loads((folder / "findings.json").read_text())
   assert "best_start_is_over" in {row["check"] for row in findings}
-  assert "2,359,364" in (folder / "report.html").read_text()
+  page = (folder / "report.html").read_text()
+  assert "To be done on 2028-06-30" in page and "2,359,364" in page
   assert cli.main([*asked, "--hardware=0.3"]) == 2
   assert "--hardware was 0.281 and is now 0.3" in capsys.readouterr().err
 

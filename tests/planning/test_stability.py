@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from jaxplay import config as config_lib
 from jaxplay.planning import stability
+from jaxplay.procedures import lab as lab_lib
+from jaxplay.procedures import stability as procedure
 
 _STEPS = np.arange(1, 101)
 _FALL = 2.3 * np.exp(-_STEPS / 30)
@@ -149,3 +152,41 @@ def test_the_fix_with_the_smallest_cost(warmup, clipping, expected):
   chosen, finding = stability.decide(fixes, 1.0)
   assert chosen.name == expected
   assert finding.verdict == ("warn" if expected == "none" else "ok")
+
+
+_UNSTABLE = 0.32  # Of the rates of the sweep the lowest that is.
+
+
+def _train(directory, jobs):
+  """Leaves what training would; clipped, the unstable rate crashes."""
+  for job in jobs:
+    rate = job.config.hparams.learning_rate
+    crashes = job.config.clipping and rate == _UNSTABLE
+    job.run.create()
+    job.run.write_config(config_lib.as_json(job.config))
+    if crashes:
+      job.failed("out of memory", failures=1)
+      continue
+    loss = _CURVES["above start" if rate >= _UNSTABLE else ""]
+    lines = [
+      {"step": int(step), "train/loss": x, "train/grad_norm": 1.0}
+      for step, x in zip(_STEPS, loss.tolist(), strict=True)
+    ]
+    value = abs(math.log(rate / 0.2))
+    lines[-1] |= {"valid/loss": loss[-1], "valid/error_rate": value}
+    job.run.append_metrics(lines)
+    job.run.write_status("completed", step=100, final=lines[-1])
+  return True
+
+
+def test_a_crashed_trial_is_told(tmp_path):
+  """I5, reliability: what cannot be told is `unknown`, with what is missing."""
+  lab = lab_lib.Lab(tmp_path, train=_train, tell=lambda _: None)
+  config = config_lib.base()
+  answer = procedure.stability(
+    lab, config, learning_rates=(0.01, 10.0), seeds=2
+  )
+  verdicts = {found.check: found for found in answer.findings}
+  assert verdicts["clipping"].verdict == "unknown"
+  assert verdicts["fix_of_instability"].verdict == "unknown"
+  assert "clipping" in answer.said[0] and "crashed" in answer.said[0]

@@ -99,7 +99,7 @@ def start(*arguments, signal=None, moment=""):
 
 def finish(process, code=0) -> str:
   """Waits for a process that is to end with `code`; returns its output."""
-  output, _ = process.communicate(timeout=300)
+  output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == code, output
   return output
 

@@ -383,7 +383,7 @@ def test_many_make_the_same_study_at_once(tmp_path):
     process.stdin.write("\n")
     process.stdin.flush()
   for process in processes:
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=runs.HANG)
     assert process.returncode == 0, error
   study = study_lib.StudyDir(tmp_path / "study")
   assert study.study()["num_trials"] == len(study.points()) == 7
@@ -450,4 +450,4 @@ def test_study_needs_no_jax(tmp_path):
     "s.extend(9); s.points(); assert 'jax' not in sys.modules"
   )
   arguments = [sys.executable, "-c", code, path, str(tmp_path / "study")]
-  subprocess.run(arguments, cwd=runs.ROOT, check=True, timeout=300)
+  subprocess.run(arguments, cwd=runs.ROOT, check=True, timeout=runs.HANG)

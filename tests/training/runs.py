@@ -48,6 +48,9 @@ LM = _TRANSFORMER | {
   "dataset.vocab_size": 320,
   "objective": "valid/loss",
 }
+# Seconds after which a process of a test, on a slow machine with others at work
+# beside it, is taken to hang.
+HANG = 900
 _TIMES = ("steps_per_second", "examples_per_second", "data_wait")
 
 
@@ -174,7 +177,7 @@ def launch(arguments, processes, devices):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=HANG,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout

@@ -162,7 +162,7 @@ def test_preemption_reaches_every_host(tmp_path):
   """M4, G7: SIGTERM to one host: all save at the same step and exit with 75."""
   processes = _long_job(tmp_path / "run")
   processes[1].send_signal(signal.SIGTERM)
-  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  outputs = [process.communicate(timeout=runs.HANG)[0] for process in processes]
   assert [process.returncode for process in processes] == [75, 75], outputs
   run = rundir.RunDir(tmp_path / "run")
   status = run.status()
@@ -182,9 +182,10 @@ def test_killed_again_and_again(tmp_path):
   number = int(os.environ.get("JAXPLAY_KILLS", "20"))
   dice = random.Random(0)
   keys = runs.overrides(**_SHORT) | runs.MLP
-  # Long enough for so many beginnings, each of which makes some steps.
-  keys |= {"max_train_steps": 600 * number, "log_every": 100}
-  keys |= {"eval_every": 500, "checkpoint_every": 100, "steps_per_call": 50}
+  # Long enough for so many beginnings, each of which makes some steps: on the
+  # average two lines and checkpoints, of the four that there are for it.
+  keys |= {"max_train_steps": 100 * number, "log_every": 25}
+  keys |= {"eval_every": 100, "checkpoint_every": 25, "steps_per_call": 25}
   runs.launch(runs.command(keys, tmp_path / "whole"), 2, 1)
   killed = 0
   while killed < number:
@@ -199,7 +200,7 @@ def test_killed_again_and_again(tmp_path):
     victim = dice.randrange(2)
     processes[victim].kill()
     survivor = processes[1 - victim]
-    survivor.communicate(timeout=60)
+    survivor.communicate(timeout=runs.HANG)
     assert survivor.returncode not in (0, 75)
     processes[victim].communicate()
     killed += 1
