@@ -171,12 +171,14 @@ def _abstract(arguments, config):
 
   def measure(config):
     compiled = topology.compile_for(config, found.devices)
-    too_large = compiled.too_large
+    if compiled.too_large:  # How much it would be is not known then.
+      return {"too_large": compiled.too_large}
+    too_large = ""
     needed = max(sum(compiled.memory.values()), compiled.eval_bytes)
-    if not too_large and chip is not None and needed > chip.memory:
+    if chip is not None and needed > chip.memory:
       too_large = f"{needed / 2**30:.1f} GiB of {chip.memory / 2**30:.1f} GiB"
     row = {"bytes": sum(compiled.memory.values()), "too_large": too_large}
-    if chip is None or compiled.too_large:
+    if chip is None:
       return row
     traffic = program.traffic(compiled.text)
     line = roofline.estimate(

@@ -115,7 +115,8 @@ def answer(
   too_large = next((s for s in speeds if s.too_large), None)
   if too_large:
     said.append(
-      f"{too_large.batch_size} examples do not fit: {too_large.too_large}."
+      f"{too_large.batch_size} examples do not fit:"
+      f" {too_large.too_large.rstrip('.')}."
     )
   elif ended:
     said.append(ended)
@@ -133,7 +134,7 @@ def answer(
     said=said,
     settings=settings,
     findings=findings,
-    tables=[_table(speeds, reached, num_devices, target)],
+    tables=[_table(speeds, reached, num_devices, target, measured)],
     pictures=pictures,
     details={
       "batch_size": chosen,
@@ -162,7 +163,7 @@ def _told_throughput(timed, last, measured):
     f" at {last} examples"
   )
   if at == len(timed) - 1:
-    return told + ", and still grows there."
+    return told + (", and still grows there." if at else ".")
   what, _ = throughput.binding(timed[at:])
   if timed[at].bound and what == "saturation":
     what = f"{timed[-1].bound} of the device"
@@ -202,9 +203,10 @@ def _told_target(known, outcome, target, timed, findings):
     f"Scaling is perfect up to {outcome.perfect} examples.",
   ]
   fit = outcome.critical
-  if fit is not None and critical_lib.is_between(
-    fit, [o.batch_size for o in known]
-  ):
+  found = next(f for f in findings if f.check == "critical_batch_size")
+  if found.verdict == "unknown":
+    said[-1] += f" {found.advice}"
+  else:
     said[-1] += (
       f" Critical batch size: {fit.critical:,.0f} examples ({fit.low:,.0f} to"
       f" {fit.high:,.0f} over seeds and the choice of the rate), at which"
@@ -218,24 +220,21 @@ def _short(number):
   return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
-def _table(speeds, reached, num_devices, target):
+def _table(speeds, reached, num_devices, target, measured):
   by_size = {one.batch_size: one for one in reached}
-  heads = ["batch size", "fits", "examples/s", "ms per step", "passes differ"]
-  heads += ["without feed, ms", "MiB"]
+  heads = ["batch size", "fits", "MiB", "examples/s", "ms per step"]
+  heads += ["passes differ", "without feed, ms"] if measured else []
   if target is not None:
     heads += ["rate", "steps", "+-", "examples", "seconds"]
     heads += ["device-seconds"] * (num_devices > 1)
   rows = []
   for s in speeds:
-    row: list[Any] = [
-      s.batch_size,
-      "NO" if s.too_large else "yes",
-      _number(s.throughput),
-      _number(1e3 * s.loop_seconds),
-      f"{s.differ:.0%}" if s.loop_seconds > 0 else None,
-      _number(1e3 * s.step_seconds),
-      _number(s.bytes / 2**20),
-    ]
+    row: list[Any] = [s.batch_size, "NO" if s.too_large else "yes"]
+    row += [_number(s.bytes / 2**20), _number(s.throughput)]
+    row.append(_number(1e3 * s.loop_seconds))
+    if measured:
+      row.append(f"{s.differ:.0%}" if s.loop_seconds > 0 else None)
+      row.append(_number(1e3 * s.step_seconds))
     one = by_size.get(s.batch_size)
     if one is not None and one.is_known:
       spread = float(np.std(one.steps, ddof=1)) if len(one.steps) > 1 else None
@@ -251,7 +250,9 @@ def _table(speeds, reached, num_devices, target):
     rows,
     note="A step in the training loop, and the same calls with their examples"
     " there already: the best of several passes over all sizes, with the share"
-    " by which the second best took longer.",
+    " by which the second best took longer."
+    if measured
+    else "By the roofline, at most: nothing is timed.",
   )
 
 

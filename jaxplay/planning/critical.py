@@ -149,9 +149,9 @@ class Critical:
   Attributes:
     least_steps: To which they fall as the batch grows.
     critical: Batch size at which twice as many are needed.
-    low: Of the critical size, 5th percentile over draws of seeds and of the
-      best rate among those that were run with them; rates between those, and
-      whether the formula holds, are not in it.
+    low: Of the critical size, 5th percentile over draws of seeds, of the best
+      rate among those that were run with them, and of what the fit leaves over;
+      rates between those that were tried are not in it.
     high: 95th.
     residual: Root mean square of the logarithms of steps.
   """
@@ -188,9 +188,14 @@ def fit_critical(found: Sequence[Reached], seed: int = 0) -> Critical | None:
     return np.argmin((centred**2).sum(1) - 2 * values @ centred.T, axis=1)
 
   at = int(best(logs[None])[0])
-  low, high = np.percentile(grid[best(_drawn(found, seed))], (5, 95))
   least = float(np.exp(np.mean(logs - shapes[at])))
   residuals = logs - np.log(least) - shapes[at]
+  # Where the formula fits worse than seeds explain, that is an error, too.
+  left = np.sum(residuals**2) / (len(found) - 2)
+  more = math.sqrt(max(0.0, left - np.mean(relative_errors(found) ** 2)))
+  drawn = _drawn(found, seed)
+  drawn += more * np.random.default_rng(seed + 1).normal(size=drawn.shape)
+  low, high = np.percentile(grid[best(drawn)], (5, 95))
   return Critical(
     least_steps=least,
     critical=float(grid[at]),

@@ -141,10 +141,14 @@ def _speeds(lab, config, measure, *, passes, **limits):
     changed = config_lib.with_batch_size(config, size)
     config_lib.validate(changed)
     name = f"speed/{size:07d}"
-    while len(lab.measured(name)) < number:
-      lab.tell(f"batch size {size}, pass {len(lab.measured(name)) + 1}")
+    while True:
+      kept = lab.measured(name)
+      # What does not fit does not fit; it is compiled once.
+      if len(kept) >= number or (kept and kept[-1].get("too_large")):
+        return throughput.best_of(size, kept)
+      which = f", pass {len(kept) + 1}" if passes > 1 else ""
+      lab.tell(f"batch size {size}{which}")
       lab.measure(name, lambda: measure(changed))
-    return throughput.best_of(size, lab.measured(name))
 
   for number in range(1, passes + 1):
     # Where to end is seen anew in each pass, by the best ones so far.

@@ -22,7 +22,7 @@ from jaxplay.training import dry_run, sharding, train
 # use may never be, so rounds and seconds are limited.
 _ROUND_SECONDS, _CALLS = 0.1, (3, 100)
 _SAME_ROUNDS, _SAME = 3, 0.02
-_MOST_ROUNDS, _MOST_SECONDS = 30, 60.0
+_MOST_ROUNDS, _MOST_SECONDS = 30, 20.0
 # Of the loop: seconds of a call, where that is of several steps.
 _CALL_SECONDS = 0.05
 # Of the schedule and the reader: a loop that is measured never ends.
@@ -237,7 +237,7 @@ def steady(one_round: Callable[[int], Sequence[float]]) -> float:
 
   The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
   soon as three rounds in a row are not faster than the fastest before them by
-  more than 2 %; after at most 30 rounds or a minute.
+  more than 2 %; after at most 30 rounds or 20 seconds.
 
   Args:
     one_round: Times so many calls; returns the seconds of each.
