@@ -44,6 +44,28 @@ def test_steps_by_a_sweep(tmp_path, config, capsys):
 
 
 @pytest.mark.slow
+def test_batch_size_killed(tmp_path, config):
+  """B5: killed in training, it keeps what it timed and trains to the same."""
+  question = ("plan", "batch-size", config, "--batch_sizes=32,64", "--seeds=2")
+  question += ("--target=valid/error_rate<=0.6", "--steps=100")
+  question += ("--learning_rates=0.03:0.3",)
+  assert studies.call(*question, f"--workdir={tmp_path / 'whole'}") == 0
+  killed = tmp_path / "killed"
+  stopped = (*question, f"--workdir={killed}")
+  process = studies.start(*stopped, signal=signal.SIGKILL, moment="step > 0")
+  studies.finish(process, -signal.SIGKILL)
+  timed = studies.files(killed / "speed")
+  assert studies.call(*stopped) == 0
+  after = studies.files(killed / "speed")
+  assert len(timed) >= 6 and timed.items() <= after.items()
+  reached, whole = (
+    _answer(tmp_path / name)["details"]["reached"]
+    for name in ("killed", "whole")
+  )
+  assert reached == whole
+
+
+@pytest.mark.slow
 def test_another_question_in_the_same_folder(tmp_path, config, capsys):
   """Errors: a plan is gone on with, or refused, and never mixed."""
   workdir = f"--workdir={tmp_path / 'plan'}"
@@ -113,6 +135,7 @@ def test_rounds_of_a_study_and_clipping_of_its_run(tmp_path, capsys):
     (["steps", "CONFIG", "--workdir=W", "--learning_rates=1:0.1"], "LOW:HIGH"),
     (["steps", "CONFIG", "--workdir=W", "--config.max_trian_steps=1"], "mean"),
     (["stability", "CONFIG", "--workdir=W", "--seeds=0"], "at least 1"),
+    (["batch-size", "CONFIG", "--workdir=W", "--epochs=9"], "equal --target"),
     (["clip", "nowhere"], "holds no run"),
     (["rounds", "nowhere", "--steps=9", "--workdir=W"], "no study"),
     (["longest-run", "--hardware=0"], "hardware"),

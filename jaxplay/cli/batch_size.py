@@ -1,7 +1,6 @@
 """`jaxplay plan batch-size`: what fits, what is fast, what gets there first."""
 
 import argparse
-import dataclasses
 
 import jaxplay
 from jaxplay.cli import common, question
@@ -44,7 +43,7 @@ def add(plan):
     type=common.number,
     default=3,
     metavar="N",
-    help="with which the best rate of each size is run again (default 3)",
+    help="with which the best rates of each size are run again (default 3)",
   )
   verb.add_argument(
     "--steps",
@@ -134,60 +133,37 @@ def _here(arguments, config):
 
   import jax
 
-  from jaxplay.planning import roofline
+  from jaxplay.planning import program
   from jaxplay.training import probe
 
   devices = jax.devices()
   if devices[0].platform == "cpu" and arguments.fake_devices is None:
     devices = devices[:1]  # As `train` has it.
-  peaks = {}
 
   def measure(config):
     speed = probe.measure(config, devices)
-    row = {
+    exchanges = ()
+    if speed.text and len(devices) > 1:
+      exchanges = program.traffic(speed.text).collectives
+    return {
       "step_seconds": speed.step_seconds,
       "loop_seconds": speed.loop_seconds,
+      "exchange_seconds": sum(
+        one.times * probe.exchange_seconds(devices, one.wire_bytes / one.times)
+        for one in exchanges
+      ),
       "bytes": speed.bytes,
       "too_large": speed.too_large,
     }
-    if len(devices) > 1 and speed.text:
-      if not peaks:
-        peaks.update(probe.peaks())
-      chip = roofline.chip(devices[0].device_kind)
-      if chip is None:
-        chip = dataclasses.replace(roofline.UNKNOWN, **peaks)
-      row["collective_share"] = _share(_line(chip, speed, (len(devices),)))
-    return row
 
   return devices, measure, question.num_train(config)
-
-
-def _line(chip, program, slice_shape):
-  """The roofline of a compiled program, of `probe` or of `topology`."""
-  from jaxplay.planning import program as program_lib
-  from jaxplay.planning import roofline
-
-  traffic = program_lib.traffic(program.text)
-  return roofline.estimate(
-    chip,
-    flops=program.flops,
-    memory_bytes=traffic.memory_bytes,
-    collectives=traffic.collectives,
-    slice_shape=slice_shape,
-  )
-
-
-def _share(line):
-  """Of exchanges, in the least time."""
-  exchanged = line.seconds["links"] + line.seconds["network"]
-  return exchanged / max(sum(line.seconds.values()), 1e-30)
 
 
 def _abstract(arguments, config):
   """As `_here`, of TPUs that are not here: compiled, not timed."""
   common.start_jax_to_compile()
 
-  from jaxplay.planning import roofline
+  from jaxplay.planning import program, roofline
   from jaxplay.training import topology, train
 
   found = topology.topology(arguments.topology)
@@ -195,18 +171,26 @@ def _abstract(arguments, config):
 
   def measure(config):
     compiled = topology.compile_for(config, found.devices)
-    too_large = compiled.too_large
+    if compiled.too_large:  # How much it would be is not known then.
+      return {"too_large": compiled.too_large}
+    too_large = ""
     needed = max(sum(compiled.memory.values()), compiled.eval_bytes)
-    if not too_large and chip is not None and needed > chip.memory:
+    if chip is not None and needed > chip.memory:
       too_large = f"{needed / 2**30:.1f} GiB of {chip.memory / 2**30:.1f} GiB"
     row = {"bytes": sum(compiled.memory.values()), "too_large": too_large}
-    if chip is None or compiled.too_large:
+    if chip is None:
       return row
-    line = _line(chip, compiled, found.shape)
-    seconds = line.step_seconds[0]
+    traffic = program.traffic(compiled.text)
+    line = roofline.estimate(
+      chip,
+      flops=compiled.flops,
+      memory_bytes=traffic.memory_bytes,
+      collectives=traffic.collectives,
+      slice_shape=found.shape,
+    )
     return row | {
-      "loop_seconds": seconds,
-      "collective_share": _share(line),
+      "loop_seconds": line.step_seconds[0],
+      "exchange_seconds": line.seconds["links"] + line.seconds["network"],
       "bound": line.bound,
     }
 

@@ -8,6 +8,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay.planning import answer as answer_lib
 from jaxplay.planning import batch_size as planning
+from jaxplay.planning import critical, throughput
 from jaxplay.planning import steps as steps_lib
 from jaxplay.procedures import lab as lab_lib
 from jaxplay.study import checks
@@ -18,9 +19,13 @@ _SMALLEST = 8
 _EVALUATIONS = 50  # of each trial
 # A larger batch never needs more steps if it is well tuned; but seeds differ.
 _ROOM = 1.5
-# So many doublings past the saturation of throughput show that it stays.
+# So many sizes past the saturation of throughput show that it stays.
 _BEYOND = 2
+# Passes over the sizes; and how many more, each time the command is given, over
+# those of which no two agree.
+_PASSES, _MORE = 3, 3
 _WIDER = 10.0
+_RERUN = 3  # So many rates of a size are run with other seeds.
 
 
 def smallest(unit: int) -> int:
@@ -63,7 +68,7 @@ def batch_size(
   Args:
     lab: Where to run it.
     config: The base config.
-    measure: Of a config, the fields of `planning.Speed` but the size.
+    measure: Of a config, the fields of `throughput.Speed` but the size, once.
     num_devices: That it measures on.
     num_train: Examples of the training split; None: not known.
     sizes: Instead of doubling from a small one.
@@ -71,7 +76,7 @@ def batch_size(
     measured: Whether what it returns is no estimate.
     target: What each size is to reach.
     learning_rates: Lowest and highest of each size's sweep.
-    seeds: With which the best rate of each size is run again.
+    seeds: With which the best rates of each size are run again.
     max_train_steps: Of each trial of the smallest size.
 
   Raises:
@@ -85,6 +90,7 @@ def batch_size(
     first=smallest(num_devices * config.microbatches),
     largest=largest,
     num_train=num_train,
+    passes=_PASSES if measured else 1,
   )
   fitting = [s for s in speeds if not s.too_large]
   if not fitting:
@@ -98,7 +104,7 @@ def batch_size(
     # Of sizes past saturation there is nothing to hope (B3).
     candidates = fitting
     if sizes is None:
-      candidates = fitting[: planning.saturation(fitting) + 1]
+      candidates = fitting[: throughput.saturation(fitting) + 1]
     reached = _reach(
       lab,
       config,
@@ -122,8 +128,42 @@ def batch_size(
   )
 
 
-def _speeds(lab, config, measure, *, sizes, first, largest, num_train):
-  """(speed of each size that was tried, why no larger one was)."""
+def _speeds(lab, config, measure, *, passes, **limits):
+  """(speed of each size that was tried, why no larger one was).
+
+  All sizes are timed one after another, and then all of them again: what else
+  runs on the machine does not run at one size only. Sizes of which no two
+  passes agree are timed some more.
+  """
+
+  def speed(size, number):
+    """The best of so many passes, or of all that there are."""
+    changed = config_lib.with_batch_size(config, size)
+    config_lib.validate(changed)
+    name = f"speed/{size:07d}"
+    while True:
+      kept = lab.measured(name)
+      # What does not fit does not fit; it is compiled once.
+      if len(kept) >= number or (kept and kept[-1].get("too_large")):
+        return throughput.best_of(size, kept)
+      which = f", pass {len(kept) + 1}" if passes > 1 else ""
+      lab.tell(f"batch size {size}{which}")
+      lab.measure(name, lambda: measure(changed))
+
+  for number in range(1, passes + 1):
+    # Where to end is seen anew in each pass, by the best ones so far.
+    speeds, ended = _doubled(lambda size, n=number: speed(size, n), **limits)
+  for _ in range(_MORE):
+    for one in speeds:
+      if one.differ > throughput.AGREE:
+        taken = len(lab.measured(f"speed/{one.batch_size:07d}"))
+        speed(one.batch_size, taken + 1)
+    speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
+  return speeds, ended
+
+
+def _doubled(speed, *, sizes, first, largest, num_train):
+  """(speed of each size to the last one, why that is the last one)."""
   speeds, refused, ended = [], [], ""
   queue = sorted(set(sizes)) if sizes else None
   size = queue.pop(0) if queue else first
@@ -138,7 +178,7 @@ def _speeds(lab, config, measure, *, sizes, first, largest, num_train):
       ended = f"No batch larger than {largest} was tried (--largest)."
       break
     try:
-      speeds.append(_speed(lab, config, measure, size))
+      speeds.append(speed(size))
     except jaxplay.UserError as error:
       if sizes:
         raise  # It was asked for.
@@ -149,14 +189,16 @@ def _speeds(lab, config, measure, *, sizes, first, largest, num_train):
     if speeds and speeds[-1].too_large:
       break
     timed = [s for s in speeds if s.loop_seconds > 0]
-    if queue is None and len(timed) > _BEYOND:
-      last = planning.saturation(timed)
-      if last < len(timed) - _BEYOND and _no_faster(timed):
-        ended = (
-          f"Larger batches than {timed[-1].batch_size} were not tried, since"
-          " throughput no longer grows."
-        )
-        break
+    if (
+      queue is None
+      and timed
+      and throughput.saturation(timed) < len(timed) - _BEYOND
+    ):
+      ended = (
+        f"Larger batches than {speeds[-1].batch_size} were not tried, since"
+        " throughput no longer grows."
+      )
+      break
     if queue == []:
       break
     size = queue.pop(0) if queue else 2 * size
@@ -167,28 +209,6 @@ def _speeds(lab, config, measure, *, sizes, first, largest, num_train):
       else f"there is no batch size to try: {ended or 'none was named'}"
     )
   return speeds, ended
-
-
-def _no_faster(timed):
-  """Whether the last sizes are no faster than the best before them."""
-  best = max(s.throughput for s in timed[:-_BEYOND])
-  return all(
-    s.throughput < (1 + planning.GROWTH) * best for s in timed[-_BEYOND:]
-  )
-
-
-def _speed(lab, config, measure, size):
-  changed = config_lib.with_batch_size(config, size)
-  config_lib.validate(changed)
-
-  def told():
-    lab.tell(f"batch size {size}")
-    return measure(changed)
-
-  found = lab.once(f"speed/{size:07d}", told)
-  # NaN, which JSON has not, is null.
-  known = {k: v for k, v in found.items() if v is not None}
-  return planning.Speed(batch_size=size, **known)
 
 
 def _reach(
@@ -246,45 +266,51 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
 
   name = f"size_{size:07d}"
   trials = sweep(f"{name}_sweep", rates)
-  trials.sort(key=lambda row: row[1])
-  edge = _edge(trials)
-  if edge:
+  if edge := _edge(trials):
     # Once, by a decade beyond.
+    tried = [row[1] for row in trials]
     low, high = {
-      "lowest": (trials[0][1] / _WIDER, trials[0][1]),
-      "highest": (trials[-1][1], trials[-1][1] * _WIDER),
+      "lowest": (min(tried) / _WIDER, min(tried)),
+      "highest": (max(tried), max(tried) * _WIDER),
     }[edge]
-    known = {row[1] for row in trials}
-    beyond = [r for r in lab_lib.rates(low, high) if r not in known]
+    beyond = [r for r in lab_lib.rates(low, high) if r not in tried]
     trials += sweep(f"{name}_beyond", beyond)
-    trials.sort(key=lambda row: row[1])
-    edge = _edge(trials)
-  least = min(
-    (t.best(target.metric)[0] for *_, t in trials),
-    key=lambda value: value if math.isfinite(value) else math.inf,
+  tried = [row[1] for row in trials]
+  values = [trial.best(target.metric)[0] for *_, trial in trials]
+  ahead = sorted(row[:3] + (row[3].index,) for row in trials)[:_RERUN]
+  ahead = [row for row in ahead if math.isfinite(row[0][0])]
+  again = {}
+  for where in sorted({row[2] for row in ahead}):
+    indices = sorted(row[3] for row in ahead if row[2] == where)
+    again[where] = lab.rerun(where, indices, seeds).reruns
+  return critical.Reached(
+    size,
+    # The trials themselves were chosen for being fast: their seed tells too
+    # few steps.
+    tuple(
+      critical.Rate(
+        rate, tuple(_steps(target, run) for run in again[where][index])
+      )
+      for _, rate, where, index in ahead
+    ),
+    budget,
+    every,
+    lowest=min(tried),
+    highest=max(tried),
+    least=min((v for v in values if math.isfinite(v)), default=math.nan),
   )
-  best = min(trials, key=lambda row: row[0])
-  if math.isinf(best[0][0]):
-    return planning.Reached(size, math.nan, (), seeds, budget, every, "", least)
-  _, rate, where, trial = best
-  # The trial itself was chosen for being fast: its seed tells too few steps.
-  reruns = lab.rerun(where, trial.index, seeds).reruns[trial.index]
-  steps = [
-    target.reached(one.curves) if one.status == "completed" else None
-    for one in reruns
-  ]
-  reached = tuple(step for step in steps if step is not None)
-  missed = len(steps) - len(reached)
-  return planning.Reached(
-    size, rate, reached, missed, budget, every, edge, least
-  )
+
+
+def _steps(target, trial):
+  """To the target; None: it was not reached."""
+  if trial.status != "completed":
+    return None
+  return target.reached(trial.curves)
 
 
 def _rank(target, trial):
   """What is less is better: steps to the target, then how far it went."""
-  reached = None
-  if trial.status == "completed":
-    reached = target.reached(trial.curves)
+  reached = _steps(target, trial)
   best = trial.best(target.metric)[0]
   return (
     math.inf if reached is None else reached,
@@ -293,13 +319,13 @@ def _rank(target, trial):
 
 
 def _edge(trials):
-  """Where the best of trials, in the order of their rates, is the last one.
+  """Where the rate of the best of trials is the last one.
 
   Also where none reaches the target, and one at an end comes closest to it.
   Rates that all diverge beyond the best one are an edge of stability, not of
   the range.
   """
-  ranks = [row[0] for row in trials]
+  ranks = [row[0] for row in sorted(trials, key=lambda row: row[1])]
   at = ranks.index(min(ranks))
   if math.isinf(ranks[at][1]):
     return ""

@@ -118,12 +118,16 @@ class Lab:
         )
       )
 
-  def rerun(self, name: str, index: int, seeds: int) -> results_lib.Results:
-    """Runs trial `index` of the study `name` with so many other seeds."""
+  def rerun(
+    self, name: str, indices: Sequence[int], seeds: int
+  ) -> results_lib.Results:
+    """Runs trials of the study `name` with so many other seeds."""
     directory = study_lib.StudyDir(self.path / name)
-    jobs = runners.rerun_jobs(directory, [index], seeds)
+    jobs = runners.rerun_jobs(directory, indices, seeds)
+    which = " and ".join(map(str, indices))
+    trials = "trial" if len(indices) == 1 else "trials"
     return self._run(
-      directory, jobs, f"{name}: trial {index} with {seeds} seeds"
+      directory, jobs, f"{name}: {trials} {which} with {seeds} seeds"
     )
 
   def _run(self, directory, jobs, what):
@@ -168,15 +172,21 @@ class Lab:
     )
     return self.study(name, study, config)
 
-  def once(self, name: str, measure: Callable[[], Any]) -> Any:
-    """What `measure()` returns, JSON values, kept in NAME.json."""
-    path = self.path / f"{name}.json"
-    found = rundir.read_json(path)
-    if found is None:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      rundir.write_json(path, measure())
-      found = rundir.read_json(path)
-    return found
+  def measured(self, name: str) -> list[Any]:
+    """What `measure` has kept by this name, in order."""
+    kept = []
+    while (found := rundir.read_json(self._kept(name, len(kept)))) is not None:
+      kept.append(found)
+    return kept
+
+  def measure(self, name: str, measure: Callable[[], Any]) -> None:
+    """Keeps what `measure()` returns, JSON values, beside what there is."""
+    path = self._kept(name, len(self.measured(name)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(path, measure())
+
+  def _kept(self, name, index):
+    return self.path / name / f"{index}.json"
 
 
 def rates(low: float, high: float, per_decade: int = 4) -> list[float]:

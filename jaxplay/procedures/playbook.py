@@ -542,10 +542,9 @@ def _final(loop, seeds):
     overrides=lab_lib.CURVES_ONLY,
   )
   loop.lab.study("given", study, given)
-  baseline = loop.lab.rerun("given", 0, seeds)
+  baseline = loop.lab.rerun("given", [0], seeds)
   candidates = loop.data("candidates")[: loop.shares.candidates]
-  for index in candidates:
-    results = loop.lab.rerun("longer", index, seeds)
+  results = loop.lab.rerun("longer", candidates, seeds)
   means = {
     index: float(values.mean())
     for index in candidates

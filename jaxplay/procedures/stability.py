@@ -155,7 +155,7 @@ def _with_seeds(lab, results, fix, seeds):
   if fix.best is None:
     return fix
   index = results.ranked[0].index
-  results = lab.rerun(results.path.name, index, seeds)
+  results = lab.rerun(results.path.name, [index], seeds)
   values = results.values_of(results.reruns[index])
   return dataclasses.replace(fix, values=values)
 

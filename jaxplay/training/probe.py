@@ -22,7 +22,7 @@ from jaxplay.training import dry_run, sharding, train
 # use may never be, so rounds and seconds are limited.
 _ROUND_SECONDS, _CALLS = 0.1, (3, 100)
 _SAME_ROUNDS, _SAME = 3, 0.02
-_MOST_ROUNDS, _MOST_SECONDS = 30, 60.0
+_MOST_ROUNDS, _MOST_SECONDS = 30, 20.0
 # Of the loop: seconds of a call, where that is of several steps.
 _CALL_SECONDS = 0.05
 # Of the schedule and the reader: a loop that is measured never ends.
@@ -34,11 +34,9 @@ class Speed:
   """How fast a config trains on these devices.
 
   Attributes:
-    step_seconds: Of the step alone, its examples on the devices already.
+    step_seconds: Of a step whose examples are on the devices already.
     loop_seconds: Of a step with its examples brought, as in training.
-    data_wait: Share of the loop's time that the host spent on bringing them.
     bytes: Of memory on each device, at the peak of a step, as compiled.
-    flops: Of a step on each device, as compiled; loops count once.
     text: The compiled program of the step.
     too_large: Why it does not fit into memory; "": it does, and else no time
       was taken.
@@ -46,9 +44,7 @@ class Speed:
 
   step_seconds: float = math.nan
   loop_seconds: float = math.nan
-  data_wait: float = math.nan
   bytes: float = math.nan
-  flops: float = math.nan
   text: str = ""
   too_large: str = ""
 
@@ -96,85 +92,33 @@ def _seconds(function, *arguments):
   return time.perf_counter() - start, out
 
 
+def exchange_seconds(devices: Sequence[Any], wire_bytes: float) -> float:
+  """Seconds of one exchange among devices: an all-reduce over all of them.
+
+  Args:
+    devices: Two at least.
+    wire_bytes: What each of them has to receive, as `planning.program` counts
+      it: 2 (n - 1) / n of the array, around a ring.
+  """
+  n = len(devices)
+  mesh = sharding.make_mesh(replica=n, devices=devices)
+  length = max(1, round(wire_bytes / 4 * n / (2 * (n - 1))))
+  own = sharding.local_rows(mesh, n)
+  parts = np.ones((len(own), length), np.float32)
+  placed = sharding.place(sharding.batch(mesh), parts, n, 0)
+  total = jax.jit(
+    lambda parts: parts.sum(0), out_shardings=sharding.replicated(mesh)
+  )
+  return steady(
+    lambda calls: [_seconds(total, placed)[0] for _ in range(calls)]
+  )
+
+
 def step_seconds(config: ml_collections.ConfigDict) -> float:
   """Seconds of a training step on made-up examples, once it is `steady`."""
   workload = train.make_workload(config, planned=True)
   compiled = dry_run.lower_train_step(config, workload).compile()
-  return _step_seconds(config, workload, compiled)
-
-
-def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
-  """Times the step alone, and the loop with its data, of a config.
-
-  What does not fit, by the compiled program or by running it, is a result.
-
-  Args:
-    config: A checked config.
-    devices: To train on.
-
-  Raises:
-    jaxplay.UserError: Its mesh or batch does not fit the devices, or its data
-      set cannot be had.
-  """
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.max_train_steps = _ENDLESS
-  known = {}
-  try:
-    workload = train.make_workload(config, devices=devices)
-    compiled = dry_run.lower_train_step(config, workload).compile()
-    known["bytes"] = dry_run.peak_bytes(compiled.memory_analysis())
-    known["flops"] = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    there = device_memory(devices[0])
-    if known["bytes"] > there:  # False where it is not known.
-      told = dry_run.told_bytes
-      return Speed(
-        too_large=f"{told(known['bytes'])} of {told(there)}, as compiled",
-        **known,
-      )
-    seconds = _step_seconds(config, workload, compiled)
-    loop, wait = _loop_seconds(config, workload, seconds)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    told = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
-    return Speed(too_large=told or "out of memory", **known)
-  return Speed(
-    step_seconds=seconds,
-    loop_seconds=loop,
-    data_wait=wait,
-    text=compiled.as_text(),
-    **known,
-  )
-
-
-def steady(one_round: Callable[[int], Sequence[float]]) -> float:
-  """Seconds of what is timed in rounds, once they no longer get shorter.
-
-  The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
-  soon as three rounds in a row are not faster than the fastest before them by
-  more than 2 %; after at most 30 rounds or a minute.
-
-  Args:
-    one_round: Times so many calls; returns the seconds of each.
-  """
-  since = time.monotonic()
-  first = statistics.median(one_round(_CALLS[0]))
-  fewest, most = _CALLS
-  calls = max(fewest, min(most, math.ceil(_ROUND_SECONDS / max(first, 1e-9))))
-  least, same = first, 0
-  for _ in range(_MOST_ROUNDS):
-    median = statistics.median(one_round(calls))
-    same = 0 if median < (1 - _SAME) * least else same + 1
-    least = min(least, median)
-    if same == _SAME_ROUNDS or time.monotonic() - since > _MOST_SECONDS:
-      break
-  return least
-
-
-def _step_seconds(config, workload, compiled):
-  state = workload.init()
-  batch = _made_up(config, workload)
+  state, batch = workload.init(), _made_up(config, workload)
 
   def one_round(calls):
     nonlocal state
@@ -207,45 +151,106 @@ def _made_up(config, workload):
   }
 
 
-def _loop_seconds(config, workload, step_seconds):
-  """(seconds of a step, share of waiting) of the loop of `train`, its feed.
+def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
+  """Times the step alone, and the loop with its data, of a config.
+
+  What does not fit, by the compiled program or by running it, is a result.
+
+  Args:
+    config: A checked config.
+    devices: To train on.
+
+  Raises:
+    jaxplay.UserError: Its mesh or batch does not fit the devices, or its data
+      set cannot be had.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.max_train_steps = _ENDLESS
+  known = {}
+  try:
+    workload = train.make_workload(config, devices=devices)
+    compiled = dry_run.lower_train_step(config, workload).compile()
+    known["bytes"] = dry_run.peak_bytes(compiled.memory_analysis())
+    there = device_memory(devices[0])
+    if known["bytes"] > there:  # False where it is not known.
+      told = dry_run.told_bytes
+      return Speed(
+        too_large=f"{told(known['bytes'])} of {told(there)}, as compiled",
+        **known,
+      )
+    loop, step = _loop_seconds(config, workload)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    told = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
+    return Speed(too_large=told or "out of memory", **known)
+  return Speed(
+    step_seconds=step, loop_seconds=loop, text=compiled.as_text(), **known
+  )
+
+
+def _loop_seconds(config, workload):
+  """Seconds of a step of the loop of `train`: with its feed, and without.
 
   As there, one call is under way while the next one is made ready. No lines,
-  evaluations or checkpoints.
+  evaluations or checkpoints. Without the feed the same calls get the same
+  examples over and over, so that nothing differs but what bringing them takes.
   """
   feeder = train.make_feed(workload, config, 0)
   hparams = {
     name: sharding.place_everywhere(workload.mesh, np.asarray(number))
     for name, number in workload.hparams.items()
   }
-  state, at = workload.init(), 0
-  # A call of several steps has as many as training makes between its lines.
-  most = max(1, math.ceil(_CALL_SECONDS / step_seconds))
-  rounds = []
+  state, at, most = workload.init(), 0, 1
+  bring, kept = feeder.arguments, {}
+
+  def keep(first, stop):
+    if stop - first not in kept:
+      kept[stop - first] = feeder.arguments(first, stop)
+    return kept[stop - first]
 
   def one_round(steps):
     nonlocal state, at
-    in_flight, waited, first, calls = collections.deque(), 0.0, at, 0
+    in_flight, first, calls = collections.deque(), at, 0
     start = time.perf_counter()
     while at - first < steps or calls < _CALLS[0]:
       stop = min(feeder.next_stop(at), train.next_stop(at, config), at + most)
-      asked = time.perf_counter()
-      arguments = feeder.arguments(at, stop)
-      waited += time.perf_counter() - asked
-      state, tally = feeder.program(hparams, state, *arguments)
+      state, tally = feeder.program(hparams, state, *bring(at, stop))
       at, calls = stop, calls + 1
       in_flight.append(tally)
       if len(in_flight) > 1:
         jax.block_until_ready(in_flight.popleft()["loss"])
     jax.block_until_ready(state)
-    seconds = time.perf_counter() - start
-    rounds.append((seconds / (at - first), waited / seconds))
-    return [seconds / (at - first)]
+    return [(time.perf_counter() - start) / (at - first)]
 
   one_round(1)  # It compiles.
-  rounds.clear()
-  least = steady(one_round)
-  share = statistics.median(
-    wait for seconds, wait in rounds if seconds <= 1.1 * least
-  )
-  return least, share
+  # A call of several steps has as many as training makes between its lines.
+  most = max(1, math.ceil(_CALL_SECONDS / one_round(1)[0]))
+  loop = steady(one_round)
+  bring = keep
+  return loop, steady(one_round)
+
+
+def steady(one_round: Callable[[int], Sequence[float]]) -> float:
+  """Seconds of what is timed in rounds, once they no longer get shorter.
+
+  The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
+  soon as three rounds in a row are not faster than the fastest before them by
+  more than 2 %; after at most 30 rounds or 20 seconds.
+
+  Args:
+    one_round: Times so many calls; returns the seconds of each.
+  """
+  since = time.monotonic()
+  first = statistics.median(one_round(_CALLS[0]))
+  fewest, most = _CALLS
+  calls = max(fewest, min(most, math.ceil(_ROUND_SECONDS / max(first, 1e-9))))
+  least, same = first, 0
+  for _ in range(_MOST_ROUNDS):
+    median = statistics.median(one_round(calls))
+    same = 0 if median < (1 - _SAME) * least else same + 1
+    least = min(least, median)
+    if same == _SAME_ROUNDS or time.monotonic() - since > _MOST_SECONDS:
+      break
+  return least

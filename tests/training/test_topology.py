@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 
@@ -152,6 +153,26 @@ def test_what_does_not_fit_is_a_row(tmp_path, capsys):
   assert row["memory"]["parameters"] > 4e9
   assert _plan(tmp_path, "--topologies=v5e:2x2", **extra) == 0
   assert "NO" in capsys.readouterr().out
+
+
+def test_batch_sizes_end_where_memory_does(tmp_path, capsys):
+  """B1: on TPUs that are not here, with the size and the bytes named."""
+  config = runs.make_config(_LM | {"dataset.vocab_size": 2**17})
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(config_lib.as_json(config)))
+  asked = ("plan", "batch-size", f"--config={path}", "--topology=v5e:2x2")
+  asked += (f"--workdir={tmp_path / 'plan'}", "--batch_sizes=16,512,1024")
+  assert studies.call(*asked, "--json") == 0
+  answer = json.loads(capsys.readouterr().out)
+  # Of sizes beyond the first that does not fit, none is compiled.
+  fits, not_so = answer["details"]["speeds"]
+  assert (fits["batch_size"], not_so["batch_size"]) == (16, 512)
+  assert 0 < fits["bytes"] < 2**34 and not fits["too_large"]
+  assert fits["loop_seconds"] > 0 and not_so["loop_seconds"] is None
+  assert re.search(r"[\d.]+G.* HBM .*[\d.]+G", not_so["too_large"])
+  (said,) = (s for s in answer["said"] if "512 examples do not fit" in s)
+  assert not_so["too_large"].rstrip(".") in said
+  assert answer["details"]["batch_size"] == 16
 
 
 @pytest.mark.parametrize(
