@@ -101,7 +101,7 @@ def _batch_size(arguments, rest):
   if arguments.topology is not None:
     devices, measure, num_train = _abstract(arguments, config)
   else:
-    devices, measure, num_train = _here(arguments, config)
+    devices, measure, num_train = here(arguments, config)
   largest = arguments.largest
   if arguments.topology is not None and num_train is None:
     largest = largest or _LARGEST_PLANNED
@@ -126,7 +126,7 @@ def _batch_size(arguments, rest):
   )
 
 
-def _here(arguments, config):
+def here(arguments, config):
   """(devices, what measures on them, examples of the training split)."""
   # The populations that follow want each core as a device; said only once.
   common.start_jax(arguments, cores_as_devices=True)

@@ -1,6 +1,6 @@
 """`jaxplay playbook`: the playbook's whole loop on a config, unattended."""
 
-from jaxplay.cli import common, question
+from jaxplay.cli import batch_size, common, question
 from jaxplay.cli import report as report_verbs
 
 
@@ -39,9 +39,8 @@ def add(verbs):
 
 
 def _playbook(arguments, rest):
-  from jaxplay.analysis import results as results_lib
-  from jaxplay.planning import answer as answer_lib
   from jaxplay.planning import playbook as planning
+  from jaxplay.procedures import batch_size as batch_size_lib
   from jaxplay.procedures import playbook
 
   budget = planning.Budget.parse(arguments.budget)
@@ -55,14 +54,15 @@ def _playbook(arguments, rest):
     "keep_batch_size": arguments.keep_batch_size,
   }
 
-  def keep(folder, asked, answer):
-    if answer is None:
-      report_verbs.write_study(results_lib.read_study(folder))
-      return
-    directory = answer_lib.PlanDir(folder)
-    directory.create(asked, options)
-    directory.write(answer)
-    question.write_page(directory, asked, playbook.GOAL, answer)
+  def ask_batch_size(lab):
+    devices, measure, num_train = batch_size.here(arguments, config)
+    return batch_size_lib.batch_size(
+      lab,
+      config,
+      measure=measure,
+      num_devices=len(devices),
+      num_train=num_train,
+    )
 
   return question.run(
     arguments,
@@ -78,7 +78,24 @@ def _playbook(arguments, rest):
       learning_rates=rates,
       seeds=arguments.seeds,
       seed=arguments.seed,
-      batch_size=None,
-      keep=keep,
+      batch_size=None if arguments.keep_batch_size else ask_batch_size,
+      keep=_keep(options),
     ),
   )
+
+
+def _keep(options):
+  """What writes the page of a part of the loop."""
+  from jaxplay.analysis import results as results_lib
+  from jaxplay.planning import answer as answer_lib
+
+  def keep(folder, asked, answer):
+    if answer is None:
+      report_verbs.write_study(results_lib.read_study(folder))
+      return
+    directory = answer_lib.PlanDir(folder)
+    directory.create(asked, options)
+    directory.write(answer)
+    question.write_page(directory, asked, answer.said[0], answer)
+
+  return keep

@@ -216,17 +216,25 @@ def batch(num: int) -> int:
 
 
 def gain(speeds: Sequence[Mapping[str, Any]], old: int, new: int) -> float:
-  """Throughput of one batch size over that of another; NaN: not measured.
+  """Throughput of one batch size over that of another.
 
   Args:
-    speeds: {batch_size, loop_seconds} of each size.
-    old: Examples.
-    new: Examples.
+    speeds: {batch_size, loop_seconds, too_large} of each size, ascending.
+    old: Examples; of what was not timed, the next smaller size that was.
+    new: Examples, of a size that was timed.
+
+  Returns:
+    inf where the old size does not fit into memory.
   """
-  seconds = {row["batch_size"]: row["loop_seconds"] for row in speeds}
-  if not (seconds.get(old) and seconds.get(new)):
-    return math.nan
-  return (new / seconds[new]) / (old / seconds[old])
+  if any(row["too_large"] and row["batch_size"] <= old for row in speeds):
+    return math.inf
+  rates = {
+    row["batch_size"]: row["batch_size"] / row["loop_seconds"]
+    for row in speeds
+    if not row["too_large"]
+  }
+  near = max((size for size in rates if size <= old), default=min(rates))
+  return rates[new] / rates[near]
 
 
 def with_batch_size(flat: Mapping[str, Any], size: int) -> dict[str, Any]:

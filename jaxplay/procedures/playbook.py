@@ -236,15 +236,22 @@ def _batch_size(loop, ask):
   """Another size only where it is twice as fast; examples stay the same."""
   answer = ask(loop.lab.within("batch_size"))
   loop.keep(loop.lab.path / "batch_size", "batch-size", answer)
-  old, new = loop.given.batch_size, answer.details["saturation"]
-  gain = planning.gain(answer.details["speeds"], old, new)
-  settings, said = {}, f"batches of {old} are kept"
-  if gain >= planning.WORTH:
-    settings = planning.with_batch_size(config_lib.flatten(loop.given), new)
-    said = f"batches of {new} instead of {old}, the same number of examples"
+  old, new = loop.given.batch_size, answer.details["batch_size"]
+  settings = {}
+  if new is None:
+    said = (
+      f"batches of {old} are kept, since it cannot be told: {answer.said[0]}"
+    )
+  else:
+    gain = planning.gain(answer.details["speeds"], old, new)
+    told = f"{new} examples give {gain:.2g} times the throughput"
+    said = f"batches of {old} are kept: {told}"
+    if gain >= planning.WORTH:
+      settings = planning.with_batch_size(config_lib.flatten(loop.given), new)
+      said = f"batches of {new}, and as many examples in all: {told}"
   return Phase(
     "batch_size",
-    [f"{said}: {new} examples give {gain:.2g} times the throughput"],
+    [said],
     settings,
     _rows(answer.findings),
     page="batch_size/report.html",

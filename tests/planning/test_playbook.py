@@ -78,11 +78,14 @@ def test_a_batch_size_keeps_the_examples():
   for key in ("max_train_steps", "eval_every", "hparams.warmup_steps"):
     assert changes[key] == max(1, round(flat[key] / 4))
   speeds = [
-    {"batch_size": 32, "loop_seconds": 2.0},
-    {"batch_size": 128, "loop_seconds": 4.0},
+    {"batch_size": 32, "loop_seconds": 2.0, "too_large": ""},
+    {"batch_size": 128, "loop_seconds": 4.0, "too_large": ""},
+    {"batch_size": 256, "loop_seconds": math.nan, "too_large": "2 of 1 GiB"},
   ]
   assert planning.gain(speeds, 32, 128) == 2
-  assert math.isnan(planning.gain(speeds, 32, 64))
+  assert planning.gain(speeds, 100, 128) == 2
+  assert planning.gain(speeds, 8, 32) == 1
+  assert planning.gain(speeds, 256, 128) == math.inf
 
 
 # The loop, on runs with planted results.
