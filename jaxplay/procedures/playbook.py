@@ -138,17 +138,15 @@ class _Loop:
   def run(self, name: str, phase: Callable[[], Phase]) -> None:
     """Runs a phase, or reads what it decided."""
     self.lab.tell(f"\n{name} ({self._told_left()})")
-
-    def measured():
+    path = self.lab.path / f"{len(self.phases) + 1:02d}_{name}.json"
+    if not path.exists():
       since, before = time.monotonic(), dict(self.lab.ran)
       found = phase()
       new = sum(n for p, n in self.lab.ran.items() if p not in before)
       found.spent = new / self._examples()
       found.seconds = time.monotonic() - since
-      return rundir.plain(dataclasses.asdict(found))
-
-    kept = self.lab.once(f"{len(self.phases) + 1:02d}_{name}", measured)
-    self.phases.append(Phase(**kept))
+      rundir.write_json(path, rundir.plain(dataclasses.asdict(found)))
+    self.phases.append(Phase(**rundir.read_json(path)))
     for sentence in self.last.said:
       self.lab.tell(f"  {sentence}")
 
