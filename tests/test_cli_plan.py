@@ -152,6 +152,58 @@ def test_mistakes(tmp_path, monkeypatch, capsys, config, arguments, words):
   assert not (tmp_path / "W").exists()
 
 
+@pytest.mark.pods
+def test_the_whole_loop(tmp_path, config, capsys):
+  """The loop: real runs; killed, it ends as if it had not been."""
+  _, _, file = config.partition("=")
+  loop = ("playbook", file, "--budget=18", "--seeds=1", "--keep_batch_size")
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert studies.call(*loop, f"--workdir={whole}", "--json") == 0
+  said = json.loads(capsys.readouterr().out)
+  assert said["details"]["spent"] <= 18
+  for moment in ("trials > 2", "step > 40"):
+    process = studies.start(
+      *loop, f"--workdir={killed}", signal=signal.SIGKILL, moment=moment
+    )
+    studies.finish(process, -signal.SIGKILL)
+  assert studies.call(*loop, f"--workdir={killed}") == 0
+  assert _answer(killed)["settings"] == said["settings"]
+  best = rundir.read_json(killed / "best.json")
+  assert best == rundir.read_json(whole / "best.json")
+  assert (
+    studies.call("train", f"--config={whole / 'best.json'}", "--dry_run") == 0
+  )
+  for page in ("", "stability", "explore_1", "longer"):
+    assert (killed / page / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["CONFIG"], "--budget"),
+    (["CONFIG", "--budget=64"], "--workdir"),
+    (["--budget=64", "--workdir=W"], "CONFIG"),
+    (["nowhere.py", "--budget=64", "--workdir=W"], "no config file"),
+    (["CONFIG", "--budget=many", "--workdir=W"], "such as 64"),
+    (["CONFIG", "--budget=2d", "--workdir=W"], "such as 64"),
+    (["CONFIG", "--budget=9", "--workdir=W"], "needs 18 with 3 seeds"),
+    (["CONFIG", "--budget=64", "--workdir=W", "--seed=-1"], "--seed"),
+    (["CONFIG", "--budget=64", "--workdir=W", "--config.x=1"], "config.x"),
+  ],
+)
+def test_mistakes_with_the_loop(
+  tmp_path, monkeypatch, capsys, config, arguments, words
+):
+  """Errors: one sentence, exit code 2, and no folder is made."""
+  monkeypatch.chdir(tmp_path)
+  file = config.partition("=")[2]
+  arguments = [file if word == "CONFIG" else word for word in arguments]
+  assert studies.call("playbook", *arguments) == 2
+  error = capsys.readouterr().err
+  assert words in error and len(error.strip().split("\n")) == 1, error
+  assert not (tmp_path / "W").exists()
+
+
 def test_lines_to_paste_are_python():
   """What an answer hands back can be pasted."""
   settings = {"schedule": "wsd", "clipping": True, "hparams.clip_norm": 0.5}

@@ -1,5 +1,6 @@
 """`jaxplay playbook`: the playbook's whole loop on a config, unattended."""
 
+import jaxplay
 from jaxplay.cli import batch_size, common, question
 from jaxplay.cli import report as report_verbs
 
@@ -46,6 +47,9 @@ def _playbook(arguments, rest):
   budget = planning.Budget.parse(arguments.budget)
   config = question.load_config(arguments, rest)
   rates = question.rates(arguments, config)
+  if arguments.seed < 0:
+    raise jaxplay.UserError(f"--seed is {arguments.seed}; it begins at 0")
+  playbook.check(config, budget, rates, arguments.seeds)
   options = {
     "budget": str(budget),
     "learning_rates": list(rates),

@@ -25,6 +25,7 @@ from jaxplay.procedures import lab as lab_lib
 from jaxplay.procedures import stability, steps
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
+from jaxplay.study import suggest
 
 GOAL = "Which configuration is the best one that this budget can find?"
 _FIT = "train/error_rate<=0"
@@ -86,7 +87,7 @@ def playbook(
   Args:
     lab: Where to run it.
     config: The base config, whose `max_train_steps` is what a final run gets.
-    budget: Of all that is trained.
+    budget: Of all that is trained; not refused by `check`.
     num_train: Examples of the training split.
     learning_rates: Lowest and highest of the sweeps.
     seeds: With which candidates and the config as it came are run.
@@ -96,20 +97,8 @@ def playbook(
       of it, and with (folder, "", None) of each study, to write their pages.
 
   Raises:
-    jaxplay.UserError: The budget or the config is too small for it.
+    jaxplay.UserError: A budget of time is too small, or nothing trains.
   """
-  if config.max_train_steps < 8:
-    raise jaxplay.UserError(
-      f"config.max_train_steps is {config.max_train_steps}; the loop begins"
-      " with trials of a quarter of the steps, and needs 8"
-    )
-  rates = lab_lib.rates(*learning_rates, planning.per_decade(0))
-  least = planning.least(seeds, len(rates))
-  if budget.trials < least:
-    raise jaxplay.UserError(
-      f"{budget} are too little for the whole loop, which needs {least} with"
-      f" {seeds} seeds; with less, `jaxplay plan` answers one question"
-    )
   loop = _Loop(lab, config, budget, keep)
   if batch_size is not None:
     loop.run("batch_size", lambda: _batch_size(loop, batch_size))
@@ -126,6 +115,32 @@ def playbook(
   loop.run("longer", lambda: _longer(loop))
   loop.run("final", lambda: _final(loop, seeds))
   return _answer(loop)
+
+
+def check(
+  config: ml_collections.ConfigDict,
+  budget: planning.Budget,
+  learning_rates: tuple[float, float],
+  seeds: int,
+) -> None:
+  """Refuses what `playbook` could not bring to an end.
+
+  Raises:
+    jaxplay.UserError: The budget or the config is too small for it.
+  """
+  if config.max_train_steps < 8:
+    raise jaxplay.UserError(
+      f"config.max_train_steps is {config.max_train_steps}; the loop begins"
+      " with trials of a quarter of the steps, and needs 8"
+    )
+  rates = lab_lib.rates(*learning_rates, planning.per_decade(0))
+  least = planning.least(seeds, len(rates))
+  if budget.trials < least:
+    raise jaxplay.UserError(
+      f"{budget} are too little for the whole loop, which needs {least} with"
+      f" {seeds} seeds; with less, `jaxplay plan` answers one question"
+    )
+  suggest.check_installed()
 
 
 class _Loop:
@@ -251,7 +266,10 @@ def _batch_size(loop, ask):
     "batch_size",
     [said],
     settings,
-    _rows(answer.findings),
+    # Nothing is to be tuned again where nothing changes.
+    _rows(
+      f for f in answer.findings if settings or f.check != "retune_after_change"
+    ),
     page="batch_size/report.html",
   )
 

@@ -68,6 +68,16 @@ def suggest(
   return found
 
 
+def check_installed() -> None:
+  """Refuses early what would need Optuna late.
+
+  Raises:
+    jaxplay.UserError: It is not installed.
+  """
+  with _quiet_optuna():
+    pass
+
+
 def sampler(space: space_lib.Space) -> str:
   """Which of Optuna's samplers `suggest` uses in a space.
 

@@ -170,14 +170,24 @@ def test_a_config_that_is_the_best_is_kept(tmp_path):
   assert "as it came" in answer.said[0]
 
 
-def test_budgets_that_cannot_do(tmp_path):
-  """Errors: told before anything runs, or where it is known."""
+def test_budgets_that_cannot_do():
+  """Errors: told before anything runs."""
   for budget, seeds, words in (
     ("17", 3, "needs 18 with 3 seeds"),
     ("24", 20, "with 20 seeds"),
   ):
+    budget = planning.Budget.parse(budget)
     with pytest.raises(jaxplay.UserError, match=words):
-      _loop(tmp_path, None, budget=budget, seeds=seeds)
+      procedure.check(_config(), budget, (1e-3, 1.0), seeds)
   with pytest.raises(jaxplay.UserError, match="quarter of the steps"):
-    _loop(tmp_path, None, _config(max_train_steps=7))
-  assert not any(tmp_path.iterdir())
+    config = _config(max_train_steps=7)
+    procedure.check(config, planning.Budget(64), (1e-3, 1.0), 3)
+
+
+@pytest.mark.slow
+def test_a_time_that_is_too_short(tmp_path):
+  """Errors: told as soon as it is known how long a trial takes."""
+  config = _config(max_train_steps=40)
+  with pytest.raises(jaxplay.UserError, match="larger --budget"):
+    _loop(tmp_path, planted.trains(), config, "0.0001m")
+  assert (tmp_path / "02_stability.json").exists()

@@ -813,6 +813,42 @@ def test_adam_space_for_one_of_several_optimizers():
     assert repr(number) in _refusal(space_lib.adam_space, number)
 
 
+@pytest.mark.parametrize(
+  "changes, num_trials, names",
+  [
+    ({"optimizer": "sgd"}, 9, ["learning_rate"]),
+    ({"optimizer": "sgd"}, 24, ["learning_rate"]),
+    ({}, 10, ["learning_rate", "momentum"]),
+    ({}, 25, ["learning_rate", "momentum", "weight_decay"]),
+    (
+      {"optimizer": "rmsprop", "model__dropout": True},
+      25,
+      ["learning_rate", "epsilon", "momentum", "rho"]
+      + ["weight_decay", "dropout_rate"],
+    ),
+    (
+      {"optimizer": "adam", "clipping": True},
+      50,
+      ["learning_rate", "beta1", "epsilon"]
+      + ["weight_decay", "label_smoothing", "clip_norm"],
+    ),
+    ({"model__name": "lm"}, 50, ["learning_rate", "momentum", "weight_decay"]),
+  ],
+)
+def test_default_space(changes, num_trials, names):
+  """C4: what of a config to tune first, by the number of trials."""
+  config = _config(**changes)
+  domains = space_lib.default_space(config, num_trials, (1e-3, 1.0))
+  assert list(domains) == [f"hparams.{name}" for name in names]
+  space = Space(domains)
+  if config.model.name != "lm":
+    space.check(config)
+  flat = config_lib.flatten(config)
+  for parameter in space.parameters:  # The config's own are inside.
+    if flat[parameter.key]:
+      assert 0.0 < parameter.to_unit(flat[parameter.key]) < 1.0
+
+
 # AlgoPerf's files.
 
 
