@@ -7,7 +7,7 @@ well; that is what `jaxplay plan stability` has to find and repair. With
 
 Data    digits: 1,197 training, 300 validation examples, embedded
 Model   WRN-10-1 without norm layers; strides (1, 1, 2)
-Length  300 steps of 32 examples; see docs/stability.md for what to expect
+Length  300 steps of 32 examples; see docs/plan.md for what to expect
 """
 
 from jaxplay import config as config_lib
