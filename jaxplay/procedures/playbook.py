@@ -354,8 +354,8 @@ def _shares(loop, seeds):
     "shares",
     [
       f"{shares.reserve} trials are put aside for the end: {shares.longer} of"
-      f" all steps, {shares.candidates} candidates and the config as it came"
-      f" with {seeds} seeds"
+      f" all steps, and {seeds} other seeds of the {shares.candidates} best of"
+      " them and of the config as it came"
     ],
     data={"shares": dataclasses.asdict(shares)},
   )
@@ -573,26 +573,25 @@ def _final(loop, seeds):
     for index in candidates
     if len(values := results.values_of(results.reruns[index])) == seeds
   }
-  for study_path in (baseline.path, results.path):
-    loop.keep(study_path, "", None)
+  for path in (baseline.path, results.path):
+    loop.keep(path, "", None)
   chosen = min(means, key=means.get, default=None)
-  verdict, said = None, "every candidate diverged with some other seed"
-  if chosen is not None and baseline.ranked:
+  comparison, said = None, "every candidate diverged with some other seed"
+  if chosen is not None and not baseline.ranked:
+    said = "the config as it came has no result, so any is better"
+  elif chosen is not None:
     trial = loop.lab.path / "longer" / "trials" / f"{chosen:04d}"
     found = compare.compare(baseline, compare.read(trial))
-    verdict = found.as_json()
-    low, high = found.interval
+    comparison, (low, high) = found.as_json(), found.interval
     said = (
-      f"{found.verdict}: {found.objective} {found.baseline.mean:.4g} ->"
-      f" {found.candidate.mean:.4g}, better by {found.improvement:.4g} (95 %:"
-      f" {low:.4g} to {high:.4g})"
+      f"{found.objective} {found.baseline.mean:.4g} ->"
+      f" {found.candidate.mean:.4g} over {seeds} other seeds each, better by"
+      f" {found.improvement:.3g} (95 %: {low:.3g} to {high:.3g})"
     )
-  elif chosen is not None:
-    said = "the config as it came has no result, so any is better"
   return Phase(
     "final",
     [said],
-    data={"chosen": chosen, "means": means, "comparison": verdict},
+    data={"chosen": chosen, "means": means, "comparison": comparison},
     page="longer/report.html",
   )
 
@@ -603,40 +602,32 @@ def _final(loop, seeds):
 def _answer(loop):
   final = loop.last.data
   chosen, comparison = final["chosen"], final["comparison"]
-  given = config_lib.flatten(loop.given)
-  best, found = dict(given), "The config as it came is handed over:"
-  better = chosen is not None and (
-    comparison is None or comparison["improvement"] > 0
-  )
-  results = results_lib.read_study(loop.lab.path / "longer")
-  if better:
-    trial = next(t for t in results.trials if t.index == chosen)
-    run = rundir.RunDir(trial.path).config()
-    best |= config_lib.flatten(config_lib.from_json(run))
-    looks = config_lib.flatten(loop.config())
-    best |= {key: looks[key] for key in (*_LOOKS, "seed")}
-    found = f"Trial {chosen} of longer is handed over:"
-  settings = {k: v for k, v in best.items() if given[k] != v}
-  config = loop.given.copy_and_resolve_references()
-  for key, value in settings.items():
-    config_lib.override(config, key, value)
-  config_lib.validate(config)
+  verdict = "adopt" if comparison is None else comparison["verdict"]
+  told = f"Adopt trial {chosen} of the last round"
+  if chosen is None or (comparison and comparison["improvement"] <= 0):
+    chosen, told = None, "Keep the config as it came"
+  elif verdict != "adopt":
+    told = f"Trial {chosen} of the last round may be better, or as good"
+  settings, config = _handed_over(loop, chosen)
   path = loop.lab.path / "best.json"
   rundir.write_json(path, config_lib.as_json(config))
-  said = [
-    f"{found} {loop.last.said[0]}.",
-    f"{loop.spent():.3g} trials of {loop.budget} were spent.",
-    f"Its config is written: jaxplay train --config={path} --workdir=RUN",
-  ]
+  results = results_lib.read_study(loop.lab.path / "longer")
   return answer_lib.Answer(
-    said=said,
+    said=[
+      f"{told}: {loop.last.said[0]}.",
+      f"{loop.spent():.3g} trials of {loop.budget} were spent.",
+      f"The config is written: jaxplay train --config={path} --workdir=RUN",
+    ],
     settings=settings,
     findings=[
       finding.Finding(**row | {"subject": f"{p.name}: {row['subject']}"})
       for p in loop.phases
       for row in p.findings
     ],
-    tables=[_settings_table(given, settings), _phases_table(loop)],
+    tables=[
+      _settings_table(config_lib.flatten(loop.given), settings),
+      _phases_table(loop),
+    ],
     pictures=[_picture(loop, results.objective)],
     details={
       "phases": [dataclasses.asdict(p) for p in loop.phases],
@@ -645,6 +636,23 @@ def _answer(loop):
       "config": str(path),
     },
   )
+
+
+def _handed_over(loop, chosen):
+  """(what changes, the config) of a trial of the last round, or of none."""
+  config = loop.given.copy_and_resolve_references()
+  if chosen is None:
+    return {}, config
+  given, decided = (config_lib.flatten(c) for c in (config, loop.config()))
+  trial = loop.lab.path / "longer" / "trials" / f"{chosen:04d}"
+  run = config_lib.from_json(rundir.RunDir(trial).config())
+  # How trials are looked at is no part of what was found.
+  best = config_lib.flatten(run) | {key: decided[key] for key in _LOOKS}
+  settings = {k: v for k, v in best.items() if given[k] != v}
+  for key, value in settings.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  return settings, config
 
 
 def _phases_table(loop):
@@ -676,19 +684,19 @@ def _picture(loop, objective):
       if value is not None
     ]
     at += phase.spent
-  comparison = loop.last.data["comparison"]
-  levels = {}
-  if comparison is not None:
-    levels = {
-      "as it came": comparison["baseline"]["mean"],
-      "chosen": comparison["candidate"]["mean"],
-    }
+  comparison = loop.last.data["comparison"] or {}
+  for name, side in (("as it came", "baseline"), ("chosen", "candidate")):
+    if side in comparison:
+      mean, std = (comparison[side][key] for key in ("mean", "deviation"))
+      low = mean - std if mean > std else mean
+      row = dict(x=at, y=mean, low=low, high=mean + std)
+      rows.append(row | {"series": f"{name}, other seeds"})
   return answer_lib.Picture(
     "what the budget bought",
     answer_lib.Axis("trials spent"),
     answer_lib.Axis(objective, log=all(row["y"] > 0 for row in rows)),
     points=rows,
-    levels=levels,
     caption="Each trial that came to a result, when it was paid for; trials are"
-    " short until the last round. The lines are means over other seeds.",
+    " short until the last round. At the end, the mean and standard deviation"
+    " over other seeds.",
   )

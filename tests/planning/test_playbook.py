@@ -167,7 +167,7 @@ def test_a_config_that_is_the_best_is_kept(tmp_path):
   config = _config(hparams__learning_rate=0.1, hparams__weight_decay=1e-3)
   answer = _loop(tmp_path, planted.trains(noise=0.0), config)
   assert answer.settings == {}
-  assert "as it came" in answer.said[0]
+  assert "Keep the config as it came" in answer.said[0]
 
 
 def test_budgets_that_cannot_do():
