@@ -40,7 +40,6 @@ def _layers(picture):
     )
   )
   colour = _colour(series)
-  pale = _colour(series, legend=None)
   tooltip = ["series:N", alt.Tooltip("x:Q", format=".4g")]
   tooltip.append(alt.Tooltip("y:Q", format=".4g"))
   layers = []
@@ -60,7 +59,7 @@ def _layers(picture):
     layers.append(
       _data(picture, [row for row in picture.lines if "low" in row])
       .mark_area(opacity=0.2)
-      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=pale)
+      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour)
     )
   if picture.lines:
     layers.append(
@@ -72,7 +71,7 @@ def _layers(picture):
     layers.append(
       _data(picture, [row for row in picture.points if "low" in row])
       .mark_rule(strokeWidth=1.4)
-      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=pale)
+      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour)
     )
   if picture.points:
     layers.append(
@@ -125,20 +124,18 @@ def _axis(channel, field, axis) -> Any:
   )
 
 
-def _colour(series, **kwargs):
+def _colour(series):
   few = len(series) <= len(plots.COLOURS)
   colours = (
     {"range": list(plots.COLOURS[: len(series)])}
     if few
     else {"scheme": "turbo"}
   )
-  if len(series) == 1:
-    kwargs = {"legend": None}
-  kwargs.setdefault("legend", alt.Legend(labelLimit=240))
   return alt.Color(
     "series:N",
     title=None,
     sort=series,
     scale=alt.Scale(domain=series, **colours),
-    **kwargs,
+    # The same in all layers: they share one legend.
+    legend=alt.Legend(labelLimit=240) if len(series) > 1 else None,
   )
