@@ -171,8 +171,8 @@ def first_length(
   if is_small(left):
     return quarter, "the budget is too small for longer trials"
   return max(1, max_train_steps // 2), (
-    "no constant rate fits the training set in a quarter of the config's steps,"
-    " so trials are half as long as the config's"
+    "nothing shows that a quarter of the config's steps can fit the training"
+    " set, so trials are half as long as the config's"
   )
 
 

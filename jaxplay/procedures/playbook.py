@@ -329,7 +329,7 @@ def _stability(loop, learning_rates, seeds):
     "stability",
     [
       f"the rate is searched from {low:.2g} to {high:.2g}"
-      + (f", with {fix} as a fix of the instability" if fix else ""),
+      + (f", with {fix} as a fix" if fix not in (None, "none") else ""),
       said,
     ],
     settings,
