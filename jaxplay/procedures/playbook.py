@@ -188,13 +188,8 @@ class _Loop:
   def spent(self) -> float:
     return sum(p.spent for p in self.phases)
 
-  def seconds(self) -> float:
-    return sum(p.seconds for p in self.phases)
-
   def left(self) -> float:
-    trained = [p for p in self.phases if p.spent]
-    seconds = sum(p.seconds for p in trained)
-    return self.budget.left(self.spent(), seconds)
+    return self.budget.left(self.spent(), sum(p.seconds for p in self.phases))
 
   def total(self) -> float:
     """Trials of the whole budget, as far as that can be told."""
@@ -204,14 +199,12 @@ class _Loop:
   def shares(self) -> planning.Shares:
     return planning.Shares(**self.data("shares"))
 
-  def config(self, **changes) -> ml_collections.ConfigDict:
-    """The config with all that was decided, and further top-level keys."""
+  def config(self) -> ml_collections.ConfigDict:
+    """The config with all that was decided."""
     config = self.given.copy_and_resolve_references()
     for phase in self.phases:
       for key, value in phase.settings.items():
         config_lib.override(config, key, value)
-    for key, value in changes.items():
-      config_lib.override(config, key, value)
     return config
 
   def short(self, length: int) -> ml_collections.ConfigDict:
