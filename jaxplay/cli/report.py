@@ -134,6 +134,12 @@ def _report(arguments, rest):
   folder = rundir.at(arguments.path)
   if (folder / "ladder.json").exists():
     return _report_ladder(arguments)
+  if (folder / "plan.json").exists():
+    raise jaxplay.UserError(
+      f"{arguments.path!r} holds a plan, whose page is"
+      f" {str(folder / 'report.html')!r}; the command that made it writes it"
+      " anew, and its studies have reports of their own"
+    )
   if not (folder / "study.json").exists():
     return _report_run(arguments)
   while True:
