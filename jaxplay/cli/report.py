@@ -3,6 +3,7 @@
 import json
 import time
 
+import jaxplay
 from jaxplay.cli import common, scaling
 
 _LIVE_SECONDS = 10.0
