@@ -59,7 +59,9 @@ def _layers(picture):
     layers.append(
       _data(picture, [row for row in picture.lines if "low" in row])
       .mark_area(opacity=0.2)
-      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour)
+      .encode(
+        x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour
+      )
     )
   if picture.lines:
     layers.append(
@@ -71,7 +73,9 @@ def _layers(picture):
     layers.append(
       _data(picture, [row for row in picture.points if "low" in row])
       .mark_rule(strokeWidth=1.4)
-      .encode(x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour)
+      .encode(
+        x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour
+      )
     )
   if picture.points:
     layers.append(
