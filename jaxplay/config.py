@@ -644,6 +644,19 @@ def notes(config: ml_collections.ConfigDict) -> list[str]:
   return found
 
 
+def evaluated(config: ml_collections.ConfigDict) -> list[str]:
+  """Metrics of the validation set that a run of a config logs."""
+  suffixes = [f"_{name}" for name in ("raw", *config.averages)]
+  suffixes[suffixes.index(f"_{config.weights}")] = ""
+  is_text = config.model.name in TEXT_MODELS
+  metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
+  return [
+    f"valid{suffix}/{metric}"
+    for suffix in sorted(suffixes)
+    for metric in metrics
+  ]
+
+
 def validate(
   config: ml_collections.ConfigDict,
   num_devices: int | None = None,
@@ -729,15 +742,8 @@ def _validate_pairs(config):
       f"config.weights is {config.weights!r}, but config.averages="
       f"{tuple(config.averages)!r} does not name it"
     )
-  suffixes = [f"_{name}" for name in ("raw", *config.averages)]
-  suffixes[suffixes.index(f"_{config.weights}")] = ""
   is_text = model.name in TEXT_MODELS
-  metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
-  objectives = [
-    f"valid{suffix}/{metric}"
-    for suffix in sorted(suffixes)
-    for metric in metrics
-  ]
+  objectives = evaluated(config)
   if config.objective not in objectives:
     refuse(
       f"config.objective is {config.objective!r}; with"

@@ -89,6 +89,7 @@ def _batch_size(arguments, rest):
   }
   training = {}
   if target is not None:
+    batch_size.check(target, config)
     training = {
       "learning_rates": question.rates(arguments, config),
       "seeds": arguments.seeds,

@@ -25,6 +25,7 @@ _BEYOND = 2
 # those of which no two agree.
 _PASSES, _MORE = 3, 3
 _WIDER = 10.0
+_NO_AVERAGES = {"averages": (), "weights": "raw"}  # of parameters
 _RERUN = 3  # So many rates of a size are run with other seeds.
 
 
@@ -46,6 +47,22 @@ def retuned(config) -> list[str]:
     if flat[key] and (switch is None or config_lib.is_on(flat[switch], values)):
       found.append(key)
   return found
+
+
+def check(target: steps_lib.Target, config) -> None:
+  """Refuses a target of an evaluation that no trial makes, before all training.
+
+  Raises:
+    jaxplay.UserError: No such metric of the validation set is logged.
+  """
+  config = config.copy_and_resolve_references()
+  for key, value in _NO_AVERAGES.items():
+    config_lib.override(config, key, value)
+  known = config_lib.evaluated(config)
+  if target.metric.startswith("valid") and target.metric not in known:
+    raise jaxplay.UserError(
+      f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
+    )
 
 
 def batch_size(
@@ -241,8 +258,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     "eval_every": every,
     "checkpoint_every": budget,
     **lab_lib.CURVES_ONLY,
-    "averages": (),
-    "weights": "raw",
+    **_NO_AVERAGES,
   }
 
   def sweep(name, rates):
