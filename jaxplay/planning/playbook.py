@@ -195,18 +195,18 @@ def num_explored(left: float, reserve: float, cost: float) -> int:
 
 
 def num_exploited(left: float, reserve: float, cost: float, there: int) -> int:
-  """Adaptive trials: what is left for studies, at most twice the others.
+  """The next adaptive trials: what is left for studies, at most as many.
 
   Args:
     left: Trials that are left.
     reserve: Of these, what the end needs.
     cost: Of a trial of the study.
-    there: Trials that the study has.
+    there: Trials of the study that are not adaptive.
 
   Returns:
-    A multiple of `BATCH`.
+    A multiple of `BATCH`; 0: it is time for the end.
   """
-  num = min((left - reserve) / cost, 2 * there)
+  num = min((left - reserve) / cost, max(there, BATCH))
   return max(0, int(num / BATCH) * BATCH)
 
 

@@ -111,7 +111,11 @@ def playbook(
     name = f"explore_{number}"
     # Another seed, so that what both spaces share gets other points.
     loop.run(name, lambda: _next_study(loop, name, seed + number - 1))  # noqa: B023
-  loop.run("exploit", lambda: _exploit(loop, seed))
+  number = 0
+  while num := _num_exploited(loop):
+    number += 1
+    name = f"exploit_{number}"
+    loop.run(name, lambda: _exploit(loop, name, num, seed))  # noqa: B023
   loop.run("longer", lambda: _longer(loop))
   loop.run("final", lambda: _final(loop, seeds))
   return _answer(loop)
@@ -443,25 +447,32 @@ def _asked(loop, results, findings, length):
   return None, "the checks of the space and of the number of trials pass"
 
 
-def _exploit(loop, seed):
+def _num_exploited(loop):
+  """Adaptive trials that come next."""
+  last = loop.explored()[-1].data
+  cost = loop.cost(last["length"])
+  reserve = loop.shares.reserve
+  return planning.num_exploited(loop.left(), reserve, cost, last["num_trials"])
+
+
+def _exploit(loop, name, num, seed):
   """Bayesian optimization with what is left for short trials."""
-  last = loop.last.data
-  num = planning.num_exploited(
-    loop.left(),
-    loop.shares.reserve,
-    loop.cost(last["length"]),
-    last["num_trials"],
-  )
-  if not num:
-    return Phase("exploit", ["no budget is left for adaptive trials"])
+  last = loop.explored()[-1].data
+  first = loop.last.data["num_trials"]
   results = loop.lab.suggest(
-    last["study"], num, batch=planning.batch(num), seed=seed
+    last["study"],
+    first + num - last["num_trials"],
+    batch=planning.batch(num),
+    seed=seed,
   )
   loop.keep(results.path, "", None)
   return Phase(
-    "exploit",
+    name,
     [f"{num} adaptive trials: {_told_best(results)}"],
-    data={"values": _values(results, results.trials[last["num_trials"] :])},
+    data={
+      "num_trials": first + num,
+      "values": _values(results, results.trials[first:]),
+    },
     page=f"{results.path.name}/report.html",
   )
 
