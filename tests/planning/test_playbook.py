@@ -131,7 +131,7 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path):
 
   stops, path = 0, tmp_path / "stopped"
   while True:
-    patience = 9  # Less than a study has trials.
+    patience = 7  # Less than a study has trials.
     try:
       again = _loop(path, planted.trains(stop=stop), config, "20")
       break
