@@ -440,6 +440,7 @@ def test_a_process_that_dies_before_it_says_so(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.pods
 def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
   """SIGTERM: children save, 75; one killed is retried; nothing is lost."""
   steps = 4_000
@@ -498,6 +499,7 @@ def _children():
 
 
 @pytest.mark.slow
+@pytest.mark.pods
 def test_killed_at_any_moment(tmp_path):
   """SIGKILL and SIGTERM: the same command finishes what is missing.
 
@@ -511,8 +513,10 @@ def test_killed_at_any_moment(tmp_path):
   moments = {
     "step >= 0": signal.SIGKILL,
     "step >= 2 * 12": signal.SIGTERM,
+    "step >= 2 * 20": signal.SIGKILL,
     "trials >= 1": signal.SIGKILL,
     "step > 2 * 24 + 2 * 8": signal.SIGKILL,
+    "trials >= 3": signal.SIGTERM,
   }
   for moment, number in moments.items():
     process = studies.start(

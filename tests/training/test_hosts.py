@@ -88,6 +88,7 @@ def test_presets_on_several_hosts(tmp_path, workload, processes):
   )
 
 
+@pytest.mark.pods
 def test_begun_on_one_host_ends_on_two(tmp_path):
   """M3, G7: a run of 1 process x 8 resumes on 2 processes x 4."""
   keys = runs.overrides(**runs.MLP)
