@@ -3,7 +3,9 @@
 # one macOS has.
 
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2
+# Whole files, as far as possible, to each process: what their tests share is made
+# once. Who has finished takes over from the other.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
 .PHONY: help demo test test-fast lint lock clean FORCE

@@ -10,6 +10,8 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not _IS_WORKER:
   os.environ[_CACHE] = tempfile.mkdtemp(prefix="jaxplay-tests-")
+# Programs of tests are small, and many tests train the same.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Tests compile much and run little: without optimization a third less time.
 os.environ["XLA_FLAGS"] = " ".join(

@@ -28,13 +28,17 @@ _CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
     (["--config.seed"], "write --config.seed=VALUE"),
     (["--workdri=x"], "did you mean --workdir?"),
     (["--config.hparams=1"], "is a group of keys"),
+    (["--fake_devices=0"], "it must be at least 1"),
+    # Of what has eight devices.
+    (["--config.mesh.fsdp=3"], "its axes must be 8"),
+    (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
   ],
 )
 def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
   """Each mistake: exit code 2, one line on stderr, nothing written."""
   workdir = tmp_path / "run"
-  code = cli.main(
-    ["train", f"--config={_CONFIG}", f"--workdir={workdir}", *arguments]
+  code = studies.call(
+    *("train", f"--config={_CONFIG}", f"--workdir={workdir}", *arguments)
   )
   error = capsys.readouterr().err
   assert code == cli.common.EXIT_WRONG
@@ -50,14 +54,11 @@ def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
       ["--fake_devices=8", "--config.batch_size=100"],
       "does not divide over 8 devices; use 96 or 104",
     ),
-    (["--fake_devices=8", "--config.mesh.fsdp=3"], "its axes must be 8"),
-    (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
-    (["--fake_devices=0"], "it must be at least 1"),
     (["--coordinator=localhost:1"], "needs --num_processes"),
   ],
 )
 def test_a_mistake_about_the_machine(arguments, sentence, tmp_path):
-  """As above, where devices have to be counted or data found first."""
+  """As above, where JAX has to be begun first."""
   process = runs.start(
     ["train", f"--config={_CONFIG}", f"--workdir={tmp_path}", *arguments]
   )
@@ -236,6 +237,7 @@ def _run_of_text(folder):
   return text
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_changed(tmp_path, capsys):
   """Bad input: a branch of a run whose text has changed is not begun."""
   text = _run_of_text(tmp_path)
@@ -249,6 +251,7 @@ def test_a_vocabulary_that_changed(tmp_path, capsys):
   assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_a_profile_of_some_steps(tmp_path):
   """G1: a trace of the steps that were asked for, and what it sums up to."""
   keys = runs.overrides(max_train_steps=24, model__width=8)
@@ -266,6 +269,7 @@ def test_a_profile_of_some_steps(tmp_path):
     assert studies.call(*command) == cli.common.EXIT_WRONG
 
 
+@pytest.mark.slow
 def test_a_mixture_that_is_not_there(tmp_path, capsys):
   """S6: a text that cannot be read leaves no half-made branch behind."""
   text = _run_of_text(tmp_path)

@@ -223,18 +223,25 @@ def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
 # suggest and final.
 
 
-@pytest.fixture
-def explored(tmp_path):
-  """A finished study of nine trials, one of which diverged."""
+@pytest.fixture(scope="module")
+def nine_trials(tmp_path_factory):
+  """A finished study, of which one trial diverged; read only."""
+  folder = tmp_path_factory.mktemp("nine")
   varied = {_RATE: space_lib.Float(1e-3, 1e12, "log")}
-  path = studies.write(tmp_path, space=varied, num_trials=9)
-  study = tmp_path / "study"
+  path = studies.write(folder, space=varied, num_trials=9)
+  study = folder / "study"
   assert studies.call("study", "run", path, f"--workdir={study}") == 0
   return study
 
 
+@pytest.fixture
+def explored(nine_trials, tmp_path):
+  """A copy of it, to be written in."""
+  return shutil.copytree(nine_trials, tmp_path / "study")
+
+
 @pytest.mark.slow
-def test_suggest_goes_on_with_the_study(explored, tmp_path, capsys):
+def test_suggest_goes_on_with_the_study(explored, nine_trials, capsys):
   """C9: batches until there are K adaptive trials; the same command then has
   nothing left to do; `run`, `extend` and `rerun` take the study as it is."""
   planned = study_lib.StudyDir(explored).points()
@@ -256,7 +263,10 @@ def test_suggest_goes_on_with_the_study(explored, tmp_path, capsys):
   assert "nothing to run" in capsys.readouterr().out
   assert studies.call("study", "suggest", explored, "--trials=2") == 2
   assert "3 adaptive trials already" in capsys.readouterr().err
-  file, extended = tmp_path / "study.py", ("study", "extend", explored)
+  file, extended = (
+    nine_trials.parent / "study.py",
+    ("study", "extend", explored),
+  )
   assert studies.call("study", "run", file, f"--workdir={explored}") == 0
   assert studies.call(*extended, "--trials=13", "--no_report") == 0
   assert study_lib.StudyDir(explored).points()[:9] == planned
@@ -510,12 +520,13 @@ def test_report_of_a_run(study, capsys):
   assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_live_report_ends_with_the_study(tmp_path, monkeypatch, capsys):
   """Live: renewed while trials are missing, and a last time at the end."""
   path, study = studies.write(tmp_path, num_trials=2), tmp_path / "study"
   run = ("study", "run", path, f"--workdir={study}", "--no_report")
   assert studies.call(*run, "--trials=0") == 0
-  monkeypatch.setattr(cli.report, "_LIVE_SECONDS", 0.1)
+  monkeypatch.setattr(cli.report, "_LIVE_SECONDS", 1.0)
   process = studies.start(*run)
   assert studies.call("report", study, "--live") == 0
   studies.finish(process)

@@ -174,7 +174,10 @@ def test_local_mistakes(arguments, sentence):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.pods)],
+)
 def test_local_passes_signals_and_codes_on(tmp_path, number):
   """M4, G7: Ctrl-C and SIGTERM end in a checkpoint, and in exit code 75."""
   keys = runs.overrides(max_train_steps=10**6, **runs.MLP)

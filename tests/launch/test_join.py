@@ -27,7 +27,9 @@ def _start(tmp_path, port, process_id):
   )
 
 
-@pytest.mark.parametrize("came", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize(
+  "came", [pytest.param((0,), marks=pytest.mark.pods), (1,), (0, 1)]
+)
 def test_missing_hosts_are_told(tmp_path, came):
   """M1: one sentence from each that came, exit code 1, in a limited time."""
   with contextlib.closing(socket.socket()) as listener:

@@ -350,7 +350,7 @@ def _pulled(attend, arrays, causal):
     (128, 8, False),
     (256, 64, True),
     pytest.param(384, 256, False, marks=pytest.mark.slow),
-    pytest.param(512, 128, True, marks=pytest.mark.slow),
+    pytest.param(512, 128, True, marks=pytest.mark.pods),
   ],
 )
 def test_tpu_flash_is_attention(length, features, causal):
@@ -598,6 +598,7 @@ def test_branches_start_smaller_with_depth():
 # Rematerialization.
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
   """A1: what is kept for the backward pass does not change the gradient."""
   inputs = _inputs("lm")

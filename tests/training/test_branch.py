@@ -49,8 +49,10 @@ def _planned(config, workdir):
   return keys
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("shape", ["1-sqrt", "cosine"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "step, shape", [*zip(STEPS, ("1-sqrt", "cosine"), strict=True)]
+)
 def test_a_branch_is_the_run_planned_so(constant, tmp_path, step, shape):
   """S3: branch = planned from the start, bit for bit: all state, all lines."""
   _, parent = constant
@@ -144,6 +146,7 @@ def test_geometric_steps_do_not_depend_on_the_length():
   assert config_lib.next_kept(7, config) is None
 
 
+@pytest.mark.slow
 def test_extended_is_longer_from_the_start(tmp_path):
   """S1: a finished constant run goes on as if longer from the start."""
   keys = runs.overrides(**runs.MLP, averages=("ema",), export=True)

@@ -28,12 +28,17 @@ _SHORT = dict(
 @pytest.mark.parametrize(
   "workload, mesh",
   [
-    ("mlp", "data"),
     ("mlp", "fsdp"),
-    ("resnet_batch", "fsdp"),
-    ("resnet_ghost", "data"),
-    pytest.param("resnet_batch", "data", marks=pytest.mark.pods),
-    pytest.param("resnet_ghost", "fsdp", marks=pytest.mark.pods),
+    *(
+      pytest.param(*case, marks=pytest.mark.pods)
+      for case in (
+        ("mlp", "data"),
+        ("resnet_batch", "data"),
+        ("resnet_batch", "fsdp"),
+        ("resnet_ghost", "data"),
+        ("resnet_ghost", "fsdp"),
+      )
+    ),
   ],
 )
 def test_one_two_and_eight_are_equal(tmp_path, workload, mesh):
@@ -83,6 +88,7 @@ def test_presets_on_several_hosts(tmp_path, workload, processes):
   )
 
 
+@pytest.mark.pods
 def test_begun_on_one_host_ends_on_two(tmp_path):
   """M3, G7: a run of 1 process x 8 resumes on 2 processes x 4."""
   keys = runs.overrides(**runs.MLP)
@@ -95,6 +101,7 @@ def test_begun_on_one_host_ends_on_two(tmp_path):
   )
 
 
+@pytest.mark.pods
 def test_host_feed_on_two_hosts(tmp_path):
   """M3: each host reads only its rows, and the batches are the same."""
   keys = runs.overrides(**_SHORT) | runs.MLP
@@ -106,6 +113,7 @@ def test_host_feed_on_two_hosts(tmp_path):
   )
 
 
+@pytest.mark.pods
 def test_a_finished_job_exports_and_tests(tmp_path):
   """M1, C10: export and test metrics work when parameters span hosts."""
   keys = runs.overrides(**_SHORT) | runs.MLP
@@ -146,7 +154,7 @@ def _job(keys, workdir, *more):
   ]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.pods), 1])
 def test_a_dead_host_does_not_leave_the_other_hanging(tmp_path, victim):
   """M: SIGKILL one process; the other exits with a message within a minute."""
   processes = _long_job(tmp_path / "run")

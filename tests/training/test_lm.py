@@ -191,12 +191,14 @@ def test_resumed_is_uninterrupted(whole, tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "layout",
   [
-    {"mesh.data": 8},
-    {"mesh.data": 2, "mesh.fsdp": 4},
-    {"mesh.data": 4, "microbatches": 2},
+    pytest.param({"mesh.data": 8}, marks=pytest.mark.pods),
+    {"mesh.data": 2, "mesh.fsdp": 2, "microbatches": 2},
+    pytest.param({"mesh.data": 2, "mesh.fsdp": 4}, marks=pytest.mark.pods),
+    pytest.param({"mesh.data": 4, "microbatches": 2}, marks=pytest.mark.pods),
   ],
 )
 def test_layouts_agree(whole, tmp_path, layout):
@@ -228,17 +230,25 @@ def _mixed(folder, **extra):
   return _keys(folder, dataset__mixtures=mixtures, **extra)
 
 
+@pytest.fixture(scope="module")
+def whole_of_mixture(folder, tmp_path_factory):
+  """An uninterrupted run on mixtures: its keys and folder."""
+  keys, workdir = _mixed(folder), tmp_path_factory.mktemp("mixture") / "run"
+  runs.train_here(keys, workdir)
+  return keys, workdir
+
+
 @pytest.mark.parametrize("step", [16, 28])
-def test_a_mixture_is_resumed_exactly(folder, tmp_path, step):
+def test_a_mixture_is_resumed_exactly(whole_of_mixture, tmp_path, step):
   """S6: preempted before or after the switch, the run ends the same."""
-  keys = _mixed(folder)
-  runs.train_here(keys, tmp_path / "whole")
+  keys, workdir = whole_of_mixture
   status, _ = runs.train_here(keys, tmp_path / "run", step, runs.preempt)
   assert status["status"] == "preempted"
   runs.train_here(keys, tmp_path / "run")
-  runs.assert_same(runs.lines(tmp_path / "whole"), runs.lines(tmp_path / "run"))
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_branch_cools_down_on_another_mixture(folder, whole, tmp_path):
   """S3, S6: a branch with a mixture is the run that was planned with it."""
   keys, workdir = whole
@@ -271,6 +281,7 @@ def test_a_branch_cools_down_on_another_mixture(folder, whole, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_population_of_schedules_is_each_alone(folder, tmp_path):
   """Idea 1: schedules, shapes and rates in one program, each as if alone."""
   varied = [

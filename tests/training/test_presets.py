@@ -1,6 +1,7 @@
 """One training, however the mesh lays it over devices."""
 
 import functools
+import itertools
 import math
 import re
 
@@ -72,6 +73,10 @@ def _trained(workload_name, mesh, devices):
   return jax.device_get(state), workload, program
 
 
+# Both ways to split parameters; the rest is for pods.
+_FIRST = (("vit", "tensor"), ("lm", "fsdp"))
+
+
 @functools.cache
 def _alone(workload):
   return _trained(workload, {"mesh.data": 1}, jax.devices()[:1])[0]
@@ -79,13 +84,14 @@ def _alone(workload):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "mesh",
+  "workload, mesh",
   [
-    *("data", "fsdp", "tensor"),
-    *(pytest.param(m, marks=pytest.mark.pods) for m in ("replica", "odd")),
+    pytest.param(
+      *case, marks=() if case in _FIRST else pytest.mark.pods, id="-".join(case)
+    )
+    for case in itertools.product(_WORKLOADS, _MESHES)
   ],
 )
-@pytest.mark.parametrize("workload", _WORKLOADS)
 def test_presets_agree(workload, mesh):
   """M, N1: parameters, moments and averages as on one device."""
   state, made, program = _trained(workload, _MESHES[mesh], jax.devices())
