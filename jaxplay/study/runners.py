@@ -176,6 +176,9 @@ class Group(Protocol):
   def train(self, configs, runs, folder, progress) -> bool:
     """Trains at most `size` trials; False: a signal asked to stop."""
 
+  def close(self) -> None:
+    """Frees its programs; it is of no use any more."""
+
 
 def run_populations(
   jobs: Sequence[Job],
@@ -209,12 +212,13 @@ def run_populations(
       members = [_job(study, member, known) for member in members]
       with _crash_of(members, tell):
         group = make_group([job.config for job in members])
-        size = len(members) if name else group.size
-        for i in range(0, len(members), size):
-          some = members[i : i + size]
-          with _crash_of(some, tell):
-            if not _run_population(group, name, some, study, progress, first):
-              return False
+        with contextlib.closing(group):
+          size = len(members) if name else group.size
+          for i in range(0, len(members), size):
+            some = members[i : i + size]
+            with _crash_of(some, tell):
+              if not _run_population(group, name, some, study, progress, first):
+                return False
     if not first(lambda: any(job.is_open() for job in jobs)):
       break
   return True

@@ -192,6 +192,9 @@ def test_one_population_crashes_for_itself(tmp_path):
         trained.append(run.path.name)
       return True
 
+    def close(self):
+      trained.append("closed")
+
   assert runners.run_populations(
     jobs,
     study=tmp_path,
@@ -199,7 +202,8 @@ def test_one_population_crashes_for_itself(tmp_path):
     progress=runners.Progress(jobs, runs.Quiet()),
     tell=lambda sentence: None,
   )
-  assert trained == ["0002", "0003"]
+  # In the second attempt the first two crash again, alone.
+  assert trained == ["0002", "0003", "closed", "closed"]
   assert [job.failures() for job in jobs] == [2, 2, 0, 0]
   assert "disk on fire" in jobs[1].run.status()["reason"]
 

@@ -332,3 +332,24 @@ def test_provenance_of_a_trial(tmp_path):
   entry = study.runs[4].provenance()
   assert entry["host"] and entry["command"] and not entry["resumes"]
   assert os.path.samefile(entry["folder"], os.getcwd())
+
+
+def test_a_closed_population_leaves_no_programs(tmp_path):
+  """A study of a hundred batches holds the programs of one."""
+
+  def programs():
+    gc.collect()
+    found = jax.devices()[0].client.live_executables()
+    return sum(
+      module.name == "jit_train_population"
+      for program in found
+      for module in program.hlo_modules()
+    )
+
+  def train(name):
+    with contextlib.closing(population.Group(_configs(2), print)) as group:
+      _train(group, tmp_path / name)
+
+  before = programs()
+  train("first")
+  assert programs() == before
