@@ -255,6 +255,8 @@ def _batch_size(loop, ask):
   else:
     gain = planning.gain(answer.details["speeds"], old, new)
     told = f"{new} examples give {gain:.2g} times the throughput"
+    if new == old:
+      told = "throughput grows up to them, and no further"
     said = f"batches of {old} are kept: {told}"
     if gain >= planning.WORTH:
       settings = planning.with_batch_size(config_lib.flatten(loop.given), new)
