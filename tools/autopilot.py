@@ -296,7 +296,7 @@ def _tell(folder, tasks, out):
     seeds = len(means["playbook"])
     lines.append(f"| {task}, {metric} | {seeds} | " + " | ".join(cells) + " |")
     paired.append(_paired(task, means))
-  text = "\n".join([*lines, "", *sum(paired, [])])
+  text = "\n".join([*lines, "", *sum(paired, []), *_pooled(rows)])
   print(text)
   if out is not None:
     page = out.read_text()
@@ -320,28 +320,46 @@ def _outcomes(folder):
 
 def _paired(task, means):
   """Sentences: the loop's outcome less another's, seed by seed."""
-  ours, lines = means["playbook"], []
+  lines = []
   for method in METHODS[1:]:
-    theirs = means[method]
-    seeds = [s for s in ours if s in theirs or method == "config"]
-    less = np.array(
-      [ours[s] - theirs.get(s, next(iter(theirs.values()))) for s in seeds]
-    )
-    if len(less) < 2:
-      continue
-    error = less.std(ddof=1) / np.sqrt(len(less))
-    reach = stats.t.isf(0.025, len(less) - 1) * error
-    verdict = "cannot tell"
-    if less.mean() + reach < 0:
-      verdict = "better"
-    elif less.mean() - reach > 0:
-      verdict = "worse"
-    lines.append(
-      f"- {task}, playbook - {method}: {less.mean():+.3g} (95 %:"
-      f" {less.mean() - reach:+.3g} to {less.mean() + reach:+.3g}), lower with"
-      f" {(less < 0).sum()} of {len(less)} seeds: {verdict}"
-    )
+    ours, theirs = _pairs(means, method)
+    if len(ours) > 1:
+      lines.append(f"- {task}, playbook - {method}: {_told(ours - theirs)}")
   return lines
+
+
+def _pairs(means, method):
+  """(the loop's outcome, another's) of each seed that both have."""
+  ours, theirs = means["playbook"], means[method]
+  if method == "config":  # Without a search: the same for every seed.
+    theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+  seeds = sorted(ours.keys() & theirs.keys())
+  return tuple(np.array([one[s] for s in seeds]) for one in (ours, theirs))
+
+
+def _pooled(rows):
+  """Sentences: over all tasks, in percent of the other's outcome."""
+  lines = []
+  for method in METHODS[1:]:
+    ratios = [
+      100 * np.log(np.divide(*_pairs(means, method)))
+      for _, means in rows.values()
+    ]
+    told = _told(np.concatenate(ratios), " %")
+    lines.append(f"- all tasks, playbook / {method} as a logarithm: {told}")
+  return lines
+
+
+def _told(less, unit=""):
+  """The mean of differences, its interval by Student's t, and a verdict."""
+  error = less.std(ddof=1) / np.sqrt(len(less))
+  reach = stats.t.isf(0.025, len(less) - 1) * error
+  low, high = less.mean() - reach, less.mean() + reach
+  verdict = "better" if high < 0 else "worse" if low > 0 else "cannot tell"
+  return (
+    f"{less.mean():+.3g}{unit} (95 %: {low:+.3g} to {high:+.3g}), lower with"
+    f" {(less < 0).sum()} of {len(less)} seeds: {verdict}"
+  )
 
 
 def _picture(rows):
