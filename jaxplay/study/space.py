@@ -388,11 +388,12 @@ def default_space(
   """
   domains: dict[str, Domain] = adam_space(num_trials, learning_rate)
   decay = config.hparams.weight_decay or 1e-3
+  most_decay = max(10 * decay, min(100 * decay, 1.0))
   threshold = config.hparams.clip_norm
   ranges = (
     (10, "momentum", (0.5, 0.99, "log_one_minus")),
     (10, "rho", (0.5, 0.99, "log_one_minus")),
-    (25, "weight_decay", (decay / 100, min(decay * 100, 1.0), "log")),
+    (25, "weight_decay", (decay / 100, most_decay, "log")),
     (25, "dropout_rate", (0.0, 0.5)),
     (50, "label_smoothing", (0.0, 0.2)),
     (50, "clip_norm", (threshold / 10, threshold * 10, "log")),
