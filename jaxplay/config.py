@@ -626,6 +626,12 @@ def used_by(key: str) -> tuple[str, tuple] | None:
   return _USED_BY.get(key)
 
 
+def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
+  """Whether `key` does anything in a config, flat as from `flatten`."""
+  switch, values = used_by(key) or (None, ())
+  return switch is None or is_on(flat.get(switch), values)
+
+
 def is_on(switch: Any, values: tuple) -> bool:
   """Whether a switch, or one of several, has one of the values."""
   if isinstance(switch, tuple):

@@ -319,8 +319,7 @@ def _wider(results, parameter, sides):
   trial = next(
     t for t in results.ranked if t.point.get(parameter.label) is not None
   )
-  keys = {p.label: p.key for p in results.space.parameters}
-  point = {keys[label]: value for label, value in trial.point.items()}
+  point = results.by_key(trial)
 
   def is_legal(value):
     try:
@@ -894,7 +893,7 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
       for key, value in base.items()
       if key.startswith("hparams.")
       and key not in varied
-      and any(_has_effect(key, flat) for flat in switches)
+      and any(config_lib.has_effect(key, flat) for flat in switches)
     }
     if "hparams.learning_rate" not in varied:
       untuned.append(name)
@@ -915,11 +914,6 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
     else "",
     _ROLES,
   )
-
-
-def _has_effect(key, flat):
-  switch, values = config_lib.used_by(key) or (None, ())
-  return switch is None or config_lib.is_on(flat.get(switch), values)
 
 
 def _is_ordered(parameter):

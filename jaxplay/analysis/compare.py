@@ -417,11 +417,8 @@ def _changes(baseline, candidate):
 
 def _flat_config(results):
   """Of the best trial: dotted key -> value."""
-  keys = {p.label: p.key for p in results.space.parameters}
-  point = results.ranked[0].point
-  return config_lib.flatten(results.study["config"]) | {
-    keys[label]: value for label, value in point.items()
-  }
+  flat = config_lib.flatten(results.study["config"])
+  return flat | results.by_key(results.ranked[0])
 
 
 def _caveats(sides, improvement, from_reruns):

@@ -101,13 +101,12 @@ def repaired(
     is nothing to mend, or where the space would be refused.
   """
   told, parameters = _by_check(findings), results.space.parameters
-  sample, reasons = results.space_filling, []
-  domains = [(p.domain, "") for p in parameters]
-  for i, p in enumerate(parameters):
-    domain, reason = _next_domain(sample, p, told)
-    if reason.startswith(("moved", "cut")):
-      domains[i] = domain, reason
-      reasons.append(f"{p.label} is now {_show(domain)}, {reason}")
+  domains = [_mended_domain(p, told) or (p.domain, "") for p in parameters]
+  reasons = [
+    f"{p.label} is now {_show(domain)}, {reason}"
+    for p, (domain, reason) in zip(parameters, domains, strict=True)
+    if domain is not p.domain
+  ]
   overrides = results.study["overrides"]
   if not reasons or _refusal(results.study, overrides, parameters, domains):
     return results.space, []
@@ -216,6 +215,23 @@ def _by_check(findings):
 
 def _next_domain(results, parameter, told):
   """(domain, reason) of one hyperparameter."""
+  mended = _mended_domain(parameter, told)
+  if mended:
+    return mended
+  old = parameter.domain
+  narrow = _narrow(results, parameter)
+  if narrow:
+    (low, high), width, num = narrow
+    reason = (
+      f"narrowed to {width:.0%} of {_show(old)}, on its scale: the {num} best"
+      " trials lie well inside"
+    )
+    return _with_range(old, [low, high]), reason
+  return old, "kept"
+
+
+def _mended_domain(parameter, told):
+  """(domain, reason) as findings ask for; the old one: not to be narrowed."""
   old = parameter.domain
   boundary = told.get(("search_space_boundary", parameter.label))
   proposed = boundary and boundary.evidence.get("proposed")
@@ -245,15 +261,7 @@ def _next_domain(results, parameter, told):
         f" trials with {region['rule']} are infeasible; was {_show(old)}"
       )
       return _with_range(old, cut), reason
-  narrow = _narrow(results, parameter)
-  if narrow:
-    (low, high), width, num = narrow
-    reason = (
-      f"narrowed to {width:.0%} of {_show(old)}, on its scale: the {num} best"
-      " trials lie well inside"
-    )
-    return _with_range(old, [low, high]), reason
-  return old, "kept"
+  return None
 
 
 def _cut(parameter, region):

@@ -38,13 +38,7 @@ def add(plan):
     help="train until it is reached, at each size with its own learning rate",
   )
   question.add_rates(verb)
-  verb.add_argument(
-    "--seeds",
-    type=common.number,
-    default=3,
-    metavar="N",
-    help="with which the best rates of each size are run again (default 3)",
-  )
+  question.add_seeds(verb, "the best rates of each size are run again")
   verb.add_argument(
     "--steps",
     type=common.number,
@@ -161,7 +155,7 @@ def here(arguments, config):
 
 
 def _abstract(arguments, config):
-  """As `_here`, of TPUs that are not here: compiled, not timed."""
+  """As `here`, of TPUs that are not here: compiled, not timed."""
   common.start_jax_to_compile()
 
   from jaxplay.planning import program, roofline

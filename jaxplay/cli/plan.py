@@ -101,13 +101,7 @@ def _add_stability(plan):
     plan, "stability", "is training unstable, and which fix costs least"
   )
   question.add_rates(stability)
-  stability.add_argument(
-    "--seeds",
-    type=common.number,
-    default=3,
-    metavar="N",
-    help="with which the best rate of each fix is run again (default 3)",
-  )
+  question.add_seeds(stability, "the best rate of each fix is run again")
   stability.set_defaults(verb=_stability)
 
 

@@ -1,7 +1,7 @@
 """`jaxplay playbook`: the playbook's whole loop on a config, unattended."""
 
 import jaxplay
-from jaxplay.cli import batch_size, common, question
+from jaxplay.cli import batch_size, question
 from jaxplay.cli import report as report_verbs
 
 
@@ -23,13 +23,7 @@ def add(verbs):
     " or in hours, such as 2h",
   )
   question.add_rates(verb)
-  verb.add_argument(
-    "--seeds",
-    type=common.number,
-    default=3,
-    metavar="N",
-    help="with which the candidates and the config are run (default 3)",
-  )
+  question.add_seeds(verb, "the candidates and the config are run")
   verb.add_argument("--seed", type=int, default=0, metavar="S")
   verb.add_argument(
     "--keep_batch_size",

@@ -183,3 +183,13 @@ def add_rates(verb):
     metavar="LOW:HIGH",
     help="range of the sweep; default: the config's rate / 30 to * 30",
   )
+
+
+def add_seeds(verb, what):
+  verb.add_argument(
+    "--seeds",
+    type=common.number,
+    default=3,
+    metavar="N",
+    help=f"with which {what} (default 3)",
+  )

@@ -25,7 +25,6 @@ _BEYOND = 2
 # those of which no two agree.
 _PASSES, _MORE = 3, 3
 _WIDER = 10.0
-_NO_AVERAGES = {"averages": (), "weights": "raw"}  # of parameters
 _RERUN = 3  # So many rates of a size are run with other seeds.
 
 
@@ -41,12 +40,11 @@ def smallest(unit: int) -> int:
 def retuned(config) -> list[str]:
   """Hyperparameters that a change of the batch size asks to tune again (B8)."""
   flat = config_lib.flatten(config)
-  found = []
-  for key in (*checks.OPTIMIZER, *checks.REGULARIZATION):
-    switch, values = config_lib.used_by(key) or (None, ())
-    if flat[key] and (switch is None or config_lib.is_on(flat[switch], values)):
-      found.append(key)
-  return found
+  return [
+    key
+    for key in (*checks.OPTIMIZER, *checks.REGULARIZATION)
+    if flat[key] and config_lib.has_effect(key, flat)
+  ]
 
 
 def check(target: steps_lib.Target, config) -> None:
@@ -56,7 +54,7 @@ def check(target: steps_lib.Target, config) -> None:
     jaxplay.UserError: No such metric of the validation set is logged.
   """
   config = config.copy_and_resolve_references()
-  for key, value in _NO_AVERAGES.items():
+  for key, value in lab_lib.NO_AVERAGES.items():
     config_lib.override(config, key, value)
   known = config_lib.evaluated(config)
   if target.metric.startswith("valid") and target.metric not in known:
@@ -258,7 +256,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     "eval_every": every,
     "checkpoint_every": budget,
     **lab_lib.CURVES_ONLY,
-    **_NO_AVERAGES,
+    **lab_lib.NO_AVERAGES,
   }
 
   def sweep(name, rates):

@@ -22,6 +22,8 @@ from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
 RATE = "hparams.learning_rate"
+# Overrides of runs that are judged by the parameters themselves.
+NO_AVERAGES = {"averages": (), "weights": "raw"}
 # Overrides of runs of which only the curves are looked at.
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 

@@ -617,7 +617,6 @@ def _answer(loop):
   settings, config = _handed_over(loop, chosen)
   path = loop.lab.path / "best.json"
   rundir.write_json(path, config_lib.as_json(config))
-  results = results_lib.read_study(loop.lab.path / "longer")
   return answer_lib.Answer(
     said=[
       f"{told}: {loop.last.said[0]}.",
@@ -634,7 +633,7 @@ def _answer(loop):
       _settings_table(config_lib.flatten(loop.given), settings),
       _phases_table(loop),
     ],
-    pictures=[_picture(loop, results.objective)],
+    pictures=[_picture(loop, loop.given.objective)],
     details={
       "phases": [dataclasses.asdict(p) for p in loop.phases],
       "comparison": comparison,

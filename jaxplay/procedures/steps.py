@@ -63,8 +63,7 @@ def sweep(
     "eval_every": max_train_steps,
     "checkpoint_every": max(max_train_steps // 4, 1),
     **lab_lib.CURVES_ONLY,
-    "averages": (),
-    "weights": "raw",
+    **lab_lib.NO_AVERAGES,
   }
   results = lab.sweep(
     "sweep",

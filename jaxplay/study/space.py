@@ -404,13 +404,13 @@ def default_space(
       low, high = (float(f"{end:.2g}") for end in (low, high))
       domains[f"hparams.{name}"] = Float(low, high, *scale)
   flat = config_lib.flatten(config)
-  for key in list(domains):
-    switch, values = config_lib.used_by(key) or (None, ())
-    if switch and not config_lib.is_on(flat[switch], values):
-      del domains[key]
   if config.model.name in config_lib.TEXT_MODELS:
     domains.pop("hparams.label_smoothing", None)
-  return domains
+  return {
+    key: domain
+    for key, domain in domains.items()
+    if config_lib.has_effect(key, flat)
+  }
 
 
 def from_algoperf(
