@@ -276,9 +276,10 @@ def _write_figures(specs, folder, format):
     path = folder / f"{number:02d}_{stem}.{format}"
     options = dict(config={"background": "white"}, show_warnings=False)
     if format == "png":
-      path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, **options))
+      png = vl_convert.vegalite_to_png(spec, scale=2, **options)
+      rundir.write_bytes(path, png)
     else:
-      path.write_text(vl_convert.vegalite_to_svg(spec, **options))
+      rundir.write_text(path, vl_convert.vegalite_to_svg(spec, **options))
     written.append(path)
   return written
 

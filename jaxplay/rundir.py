@@ -8,24 +8,31 @@
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
 
+A directory may be from somebody else, so what is in it is data. Files are
+replaced by new ones or appended to, and never written through a link: not one
+of their own name, nor one of a folder on the way from the run directory.
+
 Needs only the standard library and numpy, so a laptop reads a pod's run; in a
 bucket (gs://) also etils and gcsfs.
 """
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
 import math
 import os
 import pathlib
+import re
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -37,7 +44,15 @@ DONE = ("completed", "infeasible")  # There is nothing left to run.
 # What reads and writes each kind of bucket.
 _CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}
 _BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
-
+# Name of a file or folder that is not complete yet; nobody can foresee it.
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+# What is written in place: folders of a run, a study and a ladder, and files
+# that grow.
+_FOLDERS = (
+  *("checkpoints", "predictions", "export", "profile"),
+  *("trials", "reruns", "populations", "sizes"),
+)
+_GROWING = (".lock", "metrics.jsonl", "log.txt")
 
 # What makes a directory a run, a study, a ladder or a plan.
 _KINDS = {
@@ -56,8 +71,9 @@ def refuse_other(path: str | os.PathLike, kind: str) -> None:
     kind: "a run", "a study", "a ladder" or "a plan".
 
   Raises:
-    jaxplay.UserError: It does.
+    jaxplay.UserError: It does, or a folder of it is elsewhere.
   """
+  RunDir(path).refuse_links()
   for other, name in _KINDS.items():
     if other != kind and (at(path) / name).exists():
       raise jaxplay.UserError(
@@ -68,8 +84,18 @@ def refuse_other(path: str | os.PathLike, kind: str) -> None:
 class RunDir:
   """Reads and writes one run directory; every read copes with its absence."""
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(
+    self, path: str | os.PathLike, root: str | os.PathLike | None = None
+  ):
+    """Reads and writes nothing yet.
+
+    Args:
+      path: Of the run directory.
+      root: The directory that it is a part of, such as a study's; None: it is
+        the one that the user named, which may be a link.
+    """
     self.path = at(path)
+    self._root = self.path if root is None else at(root)
     self.checkpoints = self.path / "checkpoints"
     self.export = self.path / "export"
     # Objects in a bucket cannot grow; each append writes all lines anew.
@@ -79,14 +105,27 @@ class RunDir:
     """Makes the directory.
 
     Raises:
-      jaxplay.UserError: It cannot be made or written.
+      jaxplay.UserError: It cannot be made or written, or a folder of it is
+        elsewhere.
     """
-    probe = self.path / ".writable"
+    self.refuse_links()
+    probe = self.path / _partial_name()
     with _told(f"cannot write in workdir {str(self.path)!r}", probe):
       self.path.mkdir(parents=True, exist_ok=True)
-      probe.write_bytes(b"")
-      # Another process may be at it, too.
+      with probe.open("xb" if is_local(probe) else "wb"):
+        pass
       probe.unlink(missing_ok=True)
+
+  def refuse_links(self) -> None:
+    """Refuses to write in a directory from which links lead elsewhere.
+
+    Raises:
+      jaxplay.UserError: A folder of it, or a file that grows, is a link.
+    """
+    own = [self.path / name for name in (*_FOLDERS, *_GROWING)]
+    if is_local(self.path) and self.checkpoints.is_dir():
+      own += self.checkpoints.iterdir()
+    refuse_links(self._root, self.path, *own)
 
   @contextlib.contextmanager
   def lock(self, wait: bool = False) -> Iterator[None]:
@@ -98,12 +137,14 @@ class RunDir:
       wait: Whether to wait until the other process is done.
 
     Raises:
-      jaxplay.UserError: Another process is training here.
+      jaxplay.UserError: Another process is training here, or a folder of it
+        is elsewhere.
     """
     if not is_local(self.path):
       yield
       return
-    with open(self.path / ".lock", "a") as file:
+    self.refuse_links()
+    with open_to_append(self.path / ".lock") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
       except BlockingIOError:
@@ -111,7 +152,14 @@ class RunDir:
           f"another process is training in {str(self.path)!r}; wait for it, or"
           " use another workdir"
         ) from None
+      self._remove_partial()
       yield
+
+  def _remove_partial(self):
+    """Removes what processes that were killed left incomplete."""
+    for folder in (self.path, *(self.path / name for name in _FOLDERS[:3])):
+      if folder.is_dir():
+        _remove_partial(folder)
 
   def config(self) -> dict[str, Any] | None:
     """The resolved config, or None before the run began."""
@@ -164,8 +212,8 @@ class RunDir:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
     text = "".join(map(as_line, lines))
     if is_local(self.path):
-      with open(self.path / "metrics.jsonl", "a") as file:
-        file.write(text)
+      with open_to_append(self.path / "metrics.jsonl") as file:
+        file.write(text.encode())
       return
     self._unwritten += text
     if time.monotonic() - self._written > _BUCKET_SECONDS:
@@ -174,7 +222,7 @@ class RunDir:
   def sync_metrics(self) -> None:
     """Waits until all lines are on the disk."""
     if is_local(self.path):
-      with open(self.path / "metrics.jsonl", "a") as file:
+      with open_to_append(self.path / "metrics.jsonl") as file:
         os.fsync(file.fileno())
     self._write_lines()
 
@@ -206,7 +254,7 @@ class RunDir:
     folder.mkdir(exist_ok=True)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    _write(folder / f"{step:08d}.npz", file.getvalue())
+    write_bytes(folder / f"{step:08d}.npz", file.getvalue())
 
   def predictions(self, step: int) -> dict[str, np.ndarray]:
     """What `write_predictions` saved for `step`."""
@@ -357,10 +405,13 @@ def copy(folder: pathlib.Path, to: pathlib.Path) -> None:
   whoever copies has to know whether it came to the end.
   """
   if is_local(folder) and is_local(to):
-    partial = to.with_name(f"{to.name}.partial")
-    remove(partial)
-    shutil.copytree(folder, partial)
-    os.replace(partial, to)
+    partial = to.with_name(_partial_name())
+    try:
+      shutil.copytree(folder, partial, symlinks=True)
+      os.replace(partial, to)
+    except BaseException:
+      remove(partial)
+      raise
     return
   to.mkdir(parents=True, exist_ok=True)
   for path in folder.iterdir():
@@ -406,17 +457,115 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file so that a reader, or a crash, sees the old or the new one."""
-  _write(path, text.encode())
+  """Replaces a file atomically by one of this text, in UTF-8."""
+  write_bytes(path, text.encode())
 
 
-def _write(path, data):
-  if not is_local(path):  # An object is there as a whole or not at all.
-    path.write_bytes(data)
-    return
-  partial = path.with_name(f".{path.name}.partial")
-  with open(partial, "wb") as file:
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+  """Replaces a file atomically by one that holds these bytes."""
+  with replacing(path) as file:
     file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """Opens a file that takes the place of `path` once it is complete.
+
+  A reader, or a crash, sees the old or the new one. A link at `path` is
+  replaced, too: nothing is written where it points.
+  """
+  if not is_local(path):  # An object is there as a whole or not at all.
+    with path.open("wb") as file:
+      yield file
+    return
+  file = _open_partial(path.parent)
+  try:
+    with file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+      os.replace(file.name, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(file.name)
+    raise
+
+
+def _partial_name():
+  return f".{secrets.token_hex(8)}.partial"
+
+
+def _open_partial(folder):
+  """A new file, locked: who comes to remove what is incomplete leaves it."""
+  while True:
+    file = open(folder / _partial_name(), "xb")
+    with contextlib.suppress(OSError):  # Not every file system has locks.
+      fcntl.flock(file, fcntl.LOCK_EX)
+    if os.path.exists(file.name):
+      return file
+    file.close()  # It was removed before it was locked.
+
+
+def _remove_partial(folder):
+  """Removes what is incomplete in a folder and that no process is writing.
+
+  Folders are taken to be nobody's: who calls holds the lock of the run.
+  """
+  for path in folder.iterdir():
+    if not _PARTIAL.fullmatch(path.name):
+      continue
+    if path.is_dir() and not path.is_symlink():
+      remove(path)
+      continue
+    try:
+      handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # It is complete by now, or none of ours.
+      continue
+    with open(handle, "rb") as file, contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      path.unlink()
+
+
+def open_to_append(path: pathlib.Path) -> IO[bytes]:
+  """Opens a file of this machine to append and to read; makes it if need be.
+
+  Raises:
+    jaxplay.UserError: It is a link.
+  """
+
+  def opener(name, flags):
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+  try:
+    return open(path, "a+b", opener=opener)
+  except OSError as error:
+    if error.errno != errno.ELOOP:
+      raise
+  raise _linked(path)
+
+
+def refuse_links(root: pathlib.Path, *paths: pathlib.Path) -> None:
+  """Refuses paths that lead out of a folder by a link.
+
+  Args:
+    root: The folder; it may be a link itself.
+    *paths: Below it; there or not.
+
+  Raises:
+    jaxplay.UserError: One of them, or a folder between, is a link.
+  """
+  if not is_local(root):
+    return
+  for path in paths:
+    parts = path.relative_to(root).parts
+    for number in range(1, len(parts) + 1):
+      step = root.joinpath(*parts[:number])
+      if step.is_symlink():
+        raise _linked(step)
+
+
+def _linked(path):
+  return jaxplay.UserError(
+    f"{str(path)!r} is a link, and nothing is written through links; put the"
+    " file or folder itself there, or use the real folder as workdir"
+  )

@@ -311,3 +311,138 @@ def test_reading_needs_no_jax():
     [sys.executable, "-c", code], capture_output=True, text=True
   )
   assert done.stdout.strip() == "False", done.stderr
+
+
+# Links: a run directory may be from somebody else.
+
+
+@pytest.fixture
+def outside(tmp_path):
+  """A file and a folder that a run directory has no business with."""
+  folder = tmp_path / "outside"
+  folder.mkdir()
+  (folder / "file").write_text("mine\n")
+  yield folder
+  assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "mine\n"}
+
+
+@pytest.mark.parametrize(
+  "name", ["status.json", ".status.json.partial", ".writable"]
+)
+def test_a_link_is_replaced_and_not_followed(run, outside, name):
+  """Links: what is written stays in the run directory."""
+  (run.path / name).symlink_to(outside / "file")
+  run.create()
+  run.write_status("running", step=1)
+  assert run.status() == {"status": "running", "step": 1}
+  assert not (run.path / "status.json").is_symlink()
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+def test_no_link_grows(run, outside, name):
+  """Links: files that are appended to are no links."""
+  (run.path / name).symlink_to(outside / "file")
+
+  def write():
+    with run.lock():
+      run.append_metrics([{"step": 1}])
+
+  assert name in _refusal(write)
+  assert name in _refusal(rundir.open_to_append, run.path / name)
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["checkpoints", "checkpoints/5", "predictions", "export", "trials", "sizes"],
+)
+def test_no_folder_is_elsewhere(run, outside, name):
+  """Links: a folder in a run directory is in the run directory."""
+  (run.path / name).parent.mkdir(exist_ok=True)
+  (run.path / name).symlink_to(outside)
+  for begin in (run.create, run.lock().__enter__):
+    refusal = _refusal(begin)
+    assert str(run.path / name) in refusal and "workdir" in refusal
+
+
+def test_the_workdir_may_be_a_link(tmp_path):
+  """Links: what the user names is where the user says; what is below is not."""
+  (tmp_path / "disk").mkdir()
+  (tmp_path / "run").symlink_to(tmp_path / "disk")
+  rundir.RunDir(tmp_path / "run").create()
+  part = rundir.RunDir(tmp_path / "run", tmp_path)
+  assert str(tmp_path / "run") in _refusal(part.create)
+
+
+def test_the_mode_of_a_file_is_the_umask_s(run):
+  """Names on disk: others can read a run if the user's umask says so."""
+  for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+    before = os.umask(mask)
+    try:
+      run.write_status("running")
+    finally:
+      os.umask(before)
+    assert (run.path / "status.json").stat().st_mode & 0o777 == mode
+
+
+def test_a_write_that_breaks_leaves_nothing(run):
+  """Links: neither half a file nor one under another name."""
+  run.write_config({"a": 1})
+  with pytest.raises(ZeroDivisionError):
+    with rundir.replacing(run.path / "config.json") as file:
+      file.write(b"half")
+      1 / 0  # noqa: B018
+  assert run.config() == {"a": 1}
+  assert [path.name for path in run.path.iterdir()] == ["config.json"]
+
+
+_WRITER = """
+import pathlib, signal, sys
+from jaxplay import rundir
+with rundir.replacing(pathlib.Path(sys.argv[1])) as file:
+  file.write(b"half")
+  file.flush()
+  print("writing", flush=True)
+  signal.pause()
+"""
+
+
+def test_what_a_killed_process_left_is_removed(run):
+  """Links: but not what another process is writing."""
+  names = lambda: {path.name for path in run.path.iterdir()} - {".lock"}  # noqa: E731
+  with subprocess.Popen(
+    [sys.executable, "-c", _WRITER, run.path / "status.json"],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      assert process.stdout.readline() == "writing\n"
+      written = names()
+      with run.lock():
+        assert names() == written and len(written) == 1
+    finally:
+      process.kill()
+  assert names() == written
+  with run.lock():
+    assert not names()
+
+
+def test_an_interrupted_copy_of_a_folder_is_removed(run, monkeypatch):
+  """Links: a checkpoint that a branch begins with is whole or not there."""
+  (run.path / "old").mkdir()
+  (run.path / "old" / "file").write_text("x")
+  run.checkpoints.mkdir()
+
+  class Killed(BaseException):
+    pass
+
+  def replace(*unused):
+    raise Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "replace", replace)
+    patch.setattr(rundir, "remove", lambda path: None)  # A kill cleans nothing.
+    with pytest.raises(Killed):
+      rundir.copy(run.path / "old", run.checkpoints / "5")
+  assert len(list(run.checkpoints.iterdir())) == 1
+  with run.lock():
+    assert not list(run.checkpoints.iterdir())

@@ -229,7 +229,7 @@ def _branch(arguments, rest):
       console = common.Console(
         quiet=jax.process_index() != 0, names=("train/loss", config.objective)
       )
-      run = rundir.RunDir(folders[step])
+      run = rundir.RunDir(folders[step], folder)
       sharding.from_first_host(
         lambda s=step, r=run, c=config: branch.begin(parent, s, r, c)
       )

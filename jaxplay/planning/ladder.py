@@ -234,21 +234,25 @@ class LadderDir:
 
   def trunk(self, size: str) -> rundir.RunDir:
     """The constant run of a size, there or not."""
-    return rundir.RunDir(self.path / "sizes" / size / "trunk")
+    return rundir.RunDir(self.path / "sizes" / size / "trunk", self.path)
 
   def branch(self, size: str, steps: int) -> rundir.RunDir:
     """The branch of so many steps in all, there or not."""
-    return rundir.RunDir(self.path / "sizes" / size / f"{steps:08d}")
+    path = self.path / "sizes" / size / f"{steps:08d}"
+    return rundir.RunDir(path, self.path)
 
   def counts(self, size: str) -> dict[str, Any] | None:
     """counts.json of a size; see `run`."""
-    return rundir.read_json(self.path / "sizes" / size / "counts.json")
+    return rundir.read_json(self._counts(size))
 
   def write_counts(self, size: str, counts: Mapping[str, Any]) -> None:
     """Writes counts.json of a size."""
-    folder = self.path / "sizes" / size
-    folder.mkdir(parents=True, exist_ok=True)
-    rundir.write_json(folder / "counts.json", counts)
+    path = self._counts(size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(path, counts)
+
+  def _counts(self, size):
+    return self.path / "sizes" / size / "counts.json"
 
 
 def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
@@ -314,6 +318,9 @@ def run(
     A size that diverges is left with what it has.
   """
   for rung in rungs:
+    branches = {n: directory.branch(rung.name, n) for n in rung.branches}
+    for made in (directory.trunk(rung.name), *branches.values()):
+      made.refuse_links()
     if directory.counts(rung.name) is None:
       directory.write_counts(rung.name, count(rung.config))
     trunk = directory.trunk(rung.name)
@@ -327,7 +334,7 @@ def run(
       if status == "infeasible" and start > trunk.status()["step"]:
         tell(f"size {rung.name} diverged before step {start}")
         continue
-      run = directory.branch(rung.name, steps)
+      run = branches[steps]
       if run.status().get("status") in rundir.DONE:
         continue
       tell(f"size {rung.name}: cooled down from step {start} to {steps}")

@@ -53,12 +53,19 @@ class Lab:
     # Run directory -> examples that it is to see: what was paid for.
     self.ran: dict[str, int] = {}
     self._train = train
+    self._root = self.path  # of the plan, for labs within
 
   def within(self, name: str) -> "Lab":
     """The lab of a folder in this one."""
-    inner = Lab(self.path / name, train=self._train, tell=self.tell)
-    inner.ran = self.ran
+    inner = Lab(self._folder(name), train=self._train, tell=self.tell)
+    inner.ran, inner._root = self.ran, self._root
     return inner
+
+  def _folder(self, name):
+    """A folder of the plan, which is no link."""
+    folder = self.path / name
+    rundir.refuse_links(self._root, folder)
+    return folder
 
   def study(
     self, name: str, study: study_lib.Study, config: ml_collections.ConfigDict
@@ -76,7 +83,7 @@ class Lab:
     """
     config = config.copy_and_resolve_references()
     definition, _ = study_lib.define(study, config)
-    directory = study_lib.StudyDir(self.path / name)
+    directory = study_lib.StudyDir(self._folder(name))
     directory.create(definition)
     jobs = runners.trial_jobs(directory, range(definition["num_trials"]))
     steps = jobs[0].config.max_train_steps
@@ -86,7 +93,7 @@ class Lab:
 
   def extend(self, name: str, first: int, last: int) -> results_lib.Results:
     """Lengthens the study `name`, and runs its trials `first` to `last` - 1."""
-    directory = study_lib.StudyDir(self.path / name)
+    directory = study_lib.StudyDir(self._folder(name))
     if directory.study()["num_trials"] < last:
       directory.extend(last)
     jobs = runners.trial_jobs(directory, range(first, last))
@@ -103,7 +110,7 @@ class Lab:
       batch: So many at a time.
       seed: Of the suggestions.
     """
-    directory = study_lib.StudyDir(self.path / name)
+    directory = study_lib.StudyDir(self._folder(name))
     while True:
       which = study_lib.adaptive(directory.study())
       jobs = runners.trial_jobs(directory, which)
@@ -124,7 +131,7 @@ class Lab:
     self, name: str, indices: Sequence[int], seeds: int
   ) -> results_lib.Results:
     """Runs trials of the study `name` with so many other seeds."""
-    directory = study_lib.StudyDir(self.path / name)
+    directory = study_lib.StudyDir(self._folder(name))
     jobs = runners.rerun_jobs(directory, indices, seeds)
     which = " and ".join(map(str, indices))
     trials = "trial" if len(indices) == 1 else "trials"
@@ -188,7 +195,7 @@ class Lab:
     rundir.write_json(path, measure())
 
   def _kept(self, name, index):
-    return self.path / name / f"{index}.json"
+    return self._folder(name) / f"{index}.json"
 
 
 def rates(low: float, high: float, per_decade: int = 4) -> list[float]:

@@ -250,7 +250,9 @@ def _plan(known, study):
   """(name, members): populations to go on with, and groups to begin."""
   waiting = {name: job for name, job in known.items() if job.is_open()}
   plan = []
-  for path in sorted((study / "populations").glob("*/members.json")):
+  folder = study / "populations"
+  rundir.refuse_links(study, folder, *folder.glob("*"), *folder.glob("*/*"))
+  for path in sorted(folder.glob("*/members.json")):
     names = rundir.read_json(path) or []  # Gone: it came to its end.
     members = [_job(study, name, known) for name in names]
     begun = [job for job in members if job is not None]
@@ -422,7 +424,8 @@ def _start(job, options):
     job.run.write_config(config_lib.as_json(job.config))
   path = job.run.path / "log.txt"
   # A process cannot write to a bucket.
-  log = path.open("a+b") if rundir.is_local(path) else tempfile.TemporaryFile()
+  is_local = rundir.is_local(path)
+  log = rundir.open_to_append(path) if is_local else tempfile.TemporaryFile()
   process = subprocess.Popen(
     [
       *(sys.executable, "-m", "jaxplay.cli", "train"),

@@ -355,20 +355,21 @@ class StudyDir:
 
   def trial(self, index: int) -> rundir.RunDir:
     """The run directory of a trial, there or not."""
-    return rundir.RunDir(self.path / "trials" / f"{index:04d}")
+    return rundir.RunDir(self.path / "trials" / f"{index:04d}", self.path)
 
   def rerun(self, index: int, seed: int) -> rundir.RunDir:
     """The run directory of a trial that is run again with another seed."""
-    return rundir.RunDir(self.path / "reruns" / f"{index:04d}" / f"{seed}")
+    path = self.path / "reruns" / f"{index:04d}" / f"{seed}"
+    return rundir.RunDir(path, self.path)
 
   def reruns(self) -> list[tuple[int, rundir.RunDir]]:
     """(trial, run directory) of every rerun that was begun."""
     found = [
-      (int(folder.parent.name), int(folder.name), folder)
+      (int(folder.parent.name), int(folder.name))
       for folder in (self.path / "reruns").glob("*/*")
       if folder.name.isdecimal() and folder.parent.name.isdecimal()
     ]
-    return [(index, rundir.RunDir(path)) for index, _, path in sorted(found)]
+    return [(index, self.rerun(index, seed)) for index, seed in sorted(found)]
 
 
 def trial_config(

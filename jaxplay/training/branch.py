@@ -131,6 +131,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     run: The branch.
     config: Of the branch, from `planned`.
   """
+  run.refuse_links()
   rundir.refuse_other(run.path, "a run")
   if run.config() is not None:
     return  # `train` looks whether it is the same.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from jaxplay import models
+from jaxplay import models, rundir
 
 
 def make_eval_batch(model, task) -> Callable:
@@ -92,10 +92,10 @@ def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
     variables: (params, batch_stats) of numpy arrays.
   """
   folder.mkdir(exist_ok=True)
-  with (folder / "weights.npz").open("wb") as file:
+  with rundir.replacing(folder / "weights.npz") as file:
     np.savez(file, **_named(variables))
   # Last: an export that was killed half-way is made again.
-  (folder / "forward.jaxexport").write_bytes(program)
+  rundir.write_bytes(folder / "forward.jaxexport", program)
 
 
 def exported(folder: pathlib.Path) -> bool:
