@@ -107,7 +107,7 @@ def base() -> ml_collections.ConfigDict:
   dataset.tokenizer = "bytes"  # text: or the path of a tokenizers JSON file
   dataset.vocab_size = 0  # text: different tokens of the model, no fewer than
   # the tokenizer's, such as a multiple of 128; 0: the tokenizer's
-  dataset.valid_files = ""  # text: path or glob; empty: a share of the files
+  dataset.valid_files = ""  # text: path or glob; empty: 2 % of the text
   dataset.test_files = ""  # text: as valid_files
   dataset.mixtures = ()  # text: ((step, ((name, weight), ...)), ...), what is
   # trained on from each step on; empty: dataset.name alone

@@ -4,7 +4,8 @@ The first use of a text set writes its tokens to a folder of the user's cache,
 one file for each split; from then on they are mapped into memory, so a set may
 be larger than it. Of equal documents only the first is kept, and its side of a
 split is a function of its content: nothing is on two sides, and more documents
-move none. (The records of a TFDS set are taken as TFDS splits them.)
+move none; of few documents, see `_drawn`. (The records of a TFDS set are taken
+as TFDS splits them.)
 
 A split is one long sequence of tokens, each document ended by a separator. Row
 `i` holds the tokens from `i * length` to `(i + 1) * length`, both included: it
@@ -36,11 +37,13 @@ SPLITS = ("train", "valid", "test")
 _SEPARATOR = 0
 # Of the documents, where the user does not say which: by their content.
 _HELD_OUT = {"test": 0.02, "valid": 0.02}
+# A file of a larger share of the text is not held out as a whole.
+_LARGE = 0.1
 # Documents are read and tokenized in pieces of about this size, which end with
 # a line. Where one ends, subwords may differ from those of the whole document:
 # a line end and the indentation after it are not one token.
 _BLOCK_BYTES = 2**20
-_FORMAT = 1  # Of the files in the cache; counts up when they change.
+_FORMAT = 2  # Of the files in the cache; counts up when they change.
 
 # What differs between installations of one version, or is not source text.
 _NOT_STANDARD = {
@@ -118,7 +121,7 @@ def load(
     sequence_length: Next tokens that a row asks for.
     tokenizer: "bytes", or the path of a Hugging Face `tokenizers` JSON file.
     valid_files: For `text:`, the validation files; empty: a share of the
-      documents, or the end of a single one.
+      documents or, of few, the ends of them.
     test_files: As `valid_files`, which they may be: the two may share files,
       with each other but not with training.
     cache: Folder for token files; empty or a URL: in the user's cache.
@@ -175,7 +178,7 @@ def _read(folder, name, length, splits):
         f"the {split} split of dataset {name!r} has {sizes['tokens']:,} tokens"
         f" in {sizes['documents']} documents, not enough for one row of"
         f" config.dataset.sequence_length={length}; use a shorter one, or more"
-        " text" + f" (whole files are held out, 2 % of them), or name"
+        " text" + f" (2 % of it are held out), or name"
         f" config.dataset.{split}_files" * named
       )
   return Text(
@@ -224,6 +227,10 @@ class _File:
   begin: int
   end: int
   part_of: bytes = b""
+
+  @property
+  def size(self):
+    return self.end - self.begin
 
   def blocks(self) -> Iterator[bytes]:
     with open(self.path, "rb") as file:
@@ -327,11 +334,11 @@ def _prepare(folder, name, documents, encoder):
       split: _write_split(partial, split, documents.get(split, ()), encoder)
       for split in SPLITS
     }
-    hashes = "".join(facts["sha256"] for facts in splits.values())
     meta = {
       "name": name,
       "python": platform.python_version() if name == "pythonlib" else None,
-      "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+      "sha256": _combined(splits, "sha256"),
+      "tokens_sha256": _combined(splits, "tokens_sha256"),
       "tokenizer": encoder.identity,
       "vocab_size": encoder.vocab_size,
       "dtype": encoder.dtype,
@@ -351,6 +358,11 @@ def _prepare(folder, name, documents, encoder):
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def _combined(splits, key):
+  hashes = "".join(facts[key] for facts in splits.values())
+  return hashlib.sha256(hashes.encode()).hexdigest()
+
+
 def _divided(name, documents):
   """Split -> documents, each once, none of those held out among training's."""
   found = {}
@@ -367,18 +379,47 @@ def _divided(name, documents):
           f" {document.name!r} equals {rest[digest].name!r}; narrow the dataset"
           f" or config.dataset.{split}_files"
         )
-  to_draw = [split for split in _HELD_OUT if split not in found]
-  if to_draw and len(rest) == 1:
-    [(digest, document)] = rest.items()
-    cut = _cut(document, digest, to_draw)
-  else:
-    cut = {split: [] for split in ("train", *to_draw)}
-    for digest, document in rest.items():
-      side = _side(digest)
-      cut[side if side in to_draw else "train"].append(document)
-  return cut | {
-    split: [*of_split.values()] for split, of_split in found.items()
+  drawn = _drawn(rest, [split for split in _HELD_OUT if split not in found])
+  return {
+    split: [*of_split.values()] for split, of_split in (drawn | found).items()
   }
+
+
+def _drawn(documents, to_draw):
+  """Holds out some of the documents for the splits `to_draw`.
+
+  Each side is a function of the content. Where no document falls into a split,
+  as of few, it takes those that are next by content, until they are its share
+  of the text. Large documents are trained on, but for their ends where the
+  others are not enough.
+
+  Returns:
+    Split -> digest -> document.
+  """
+  total = sum(document.size for document in documents.values())
+  large = {d for d in documents if documents[d].size > _LARGE * total}
+  drawn = {split: {} for split in ("train", *to_draw)}
+  for digest, document in documents.items():
+    side = "train" if digest in large else _side(digest)
+    drawn[side if side in to_draw else "train"][digest] = document
+
+  train, cut = drawn["train"], []
+  for split in reversed(to_draw):  # Validation first: it is always needed.
+    if drawn[split]:
+      continue
+    taken, size = [], 0
+    for digest in sorted(train.keys() - large, key=_place):
+      if size < _HELD_OUT[split] * total:
+        taken.append(digest)
+        size += train[digest].size
+    if size < _HELD_OUT[split] * total:
+      cut = [split, *cut]
+    else:
+      drawn[split] = {digest: train.pop(digest) for digest in taken}
+  for digest in [d for d in train if cut and d in large]:
+    for split, part in _cut(train.pop(digest), digest, cut).items():
+      drawn[split][digest] = part
+  return drawn
 
 
 def _digest(document):
@@ -390,16 +431,21 @@ def _digest(document):
 
 def _side(digest):
   """A split, as a function of the content alone."""
-  at, place = 0.0, int.from_bytes(digest[:8], "little") / 2**64
+  at = 0.0
   for split, share in _HELD_OUT.items():
     at += share
-    if place < at:
+    if _place(digest) < at:
       return split
   return "train"
 
 
+def _place(digest):
+  """A number in [0, 1), as a function of the content alone."""
+  return int.from_bytes(digest[:8], "little") / 2**64
+
+
 def _cut(document, digest, to_draw):
-  """One file as several documents: its end is held out."""
+  """Split -> part of a file, whose end is held out; no part is empty."""
   edges, end = {}, document.end
   with open(document.path, "rb") as file:
     for split in to_draw:
@@ -410,15 +456,16 @@ def _cut(document, digest, to_draw):
       edges[split], end = (begin, end), begin
   edges["train"] = (0, end)
   return {
-    split: [dataclasses.replace(document, begin=begin, end=end, part_of=digest)]
+    split: dataclasses.replace(document, begin=begin, end=end, part_of=digest)
     for split, (begin, end) in edges.items()
+    if begin < end
   }
 
 
 def _write_split(folder, split, documents, encoder):
   """Writes the files of one split; returns its sizes and its hash."""
   num_documents = num_tokens = num_bytes = 0
-  content = hashlib.sha256()
+  content, all_tokens = hashlib.sha256(), hashlib.sha256()
   with (
     open(folder / f"{split}.tokens", "wb") as tokens_file,
     open(folder / f"{split}.documents", "wb") as digests_file,
@@ -427,7 +474,9 @@ def _write_split(folder, split, documents, encoder):
 
     def write(tokens, size):
       nonlocal num_tokens, num_bytes
-      tokens_file.write(np.asarray(tokens, encoder.dtype).tobytes())
+      encoded = np.asarray(tokens, encoder.dtype).tobytes()
+      tokens_file.write(encoded)
+      all_tokens.update(encoded)
       num_tokens, num_bytes = num_tokens + len(tokens), num_bytes + size
 
     for document in documents:
@@ -447,6 +496,7 @@ def _write_split(folder, split, documents, encoder):
     "tokens": num_tokens,
     "bytes": num_bytes,
     "sha256": content.hexdigest(),
+    "tokens_sha256": all_tokens.hexdigest(),
   }
 
 
@@ -471,18 +521,19 @@ class _Bytes:
     return tokens
 
 
+# Special tokens that end a document, and here separate two.
+_ENDS = (
+  "<|endoftext|>",
+  "</s>",
+  "<eos>",
+  "<|end_of_text|>",
+  "[EOS]",
+  "[SEP]",
+)
+
+
 class _Subwords:
   """A tokenizer of the Hugging Face `tokenizers` library."""
-
-  # Special tokens that end a document, and here separate two.
-  _ENDS = (
-    "<|endoftext|>",
-    "</s>",
-    "<eos>",
-    "<|end_of_text|>",
-    "[EOS]",
-    "[SEP]",
-  )
 
   def __init__(self, path):
     try:
@@ -496,6 +547,8 @@ class _Subwords:
       content = pathlib.Path(path).expanduser().read_bytes()
       strict = json.dumps(_strict(json.loads(content)))
       self._tokenizer = tokenizers.Tokenizer.from_str(strict)
+      # What a document quotes of them is text: it does not end there.
+      self._tokenizer.encode_special_tokens = True
       vocabulary = self._tokenizer.get_vocab()
       self.vocab_size = max(vocabulary.values()) + 1
     except OSError as error:
@@ -511,8 +564,8 @@ class _Subwords:
     self._path = path
     self.identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
     self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
-    ends = [vocabulary[end] for end in self._ENDS if end in vocabulary]
-    self.separator = ends[0] if ends else None
+    self._end = next((end for end in _ENDS if end in vocabulary), None)
+    self.separator = vocabulary.get(self._end)
 
   def encode(self, block, name):
     try:
@@ -532,6 +585,12 @@ class _Subwords:
         f" tokens for {unknown[:80]!r}; use another one, or"
         " config.dataset.tokenizer='bytes'"
       )
+    if self.separator in tokens:  # Of a model that knows it as a word.
+      raise jaxplay.UserError(
+        f"{name!r} is not valid in tokenizer {self._path!r}: it holds the text"
+        f" {self._end!r}, which that encodes as the end of a document; remove"
+        " it, or use config.dataset.tokenizer='bytes'"
+      )
     return tokens
 
   def _tokens(self, text):
@@ -544,10 +603,14 @@ class _Subwords:
 def _strict(content):
   """A tokenizer that takes whole texts, always alike, or else raises.
 
+  What ends a document is made a special token, so that a text can spell it.
+
   For a model whose token for the unknown is itself unknown, the library raises
   where it would have put that token or, without one, dropped what it is for.
   """
   content |= {"truncation": None, "padding": None}
+  for token in content.get("added_tokens", ()):
+    token["special"] |= token["content"] in _ENDS
   model = content["model"]
   if "unk_id" not in model:
     model["unk_token"] = "\0unknown\0"

@@ -238,6 +238,75 @@ def test_held_out_shares(tmp_path):
   assert sum(of["documents"] for of in facts.values()) == 1000
 
 
+def _books(number, lines=400, first=0):
+  """Files of different contents, of equal size, in lines of 32 bytes."""
+  return {
+    f"{i}.txt": "".join(f"line {j:6} of file {i:<12}\n" for j in range(lines))
+    for i in range(first, first + number)
+  }
+
+
+def _lines_of(loaded):
+  """Split -> lines, whichever documents they are in."""
+  return {
+    split: sorted(b"".join(_documents(loaded, split)).splitlines())
+    for split in text.SPLITS
+  }
+
+
+@pytest.mark.parametrize("number", [*range(1, 10), 20, 60])
+def test_few_files_leave_no_split_empty(tmp_path, number):
+  """Data: of any number of files some text is held out, and none on two sides.
+
+  About two percent for each split: of a few files their ends, of more whole
+  files, at most a tenth of the text too much.
+  """
+  books = _books(number)
+  loaded = _load(_write(tmp_path / "t", books), tmp_path / "c")
+  sides = _lines_of(loaded)
+  whole = sorted("".join(books.values()).encode().splitlines())
+  assert sorted(line for of in sides.values() for line in of) == whole
+  for split in ("valid", "test"):
+    assert 0.015 < len(sides[split]) / len(whole) < 0.12
+  if number >= 10:
+    contents = {content.encode() for content in books.values()}
+    assert {*_sides(loaded)} == contents
+  # Whatever they are called, and whatever will be evaluated.
+  renamed = dict(zip(books, reversed(books.values()), strict=True))
+  again = _load(_write(tmp_path / "u", renamed), tmp_path / "c")
+  assert _lines_of(again) == sides
+
+
+def test_one_more_of_few_files_moves_few(tmp_path):
+  """Data: a file that is added changes the sides of few others, or of none."""
+  moved = []
+  for number in range(10, 60):
+    before, after = (
+      _sides(
+        _load(_write(tmp_path / str(n), _books(n, lines=5)), tmp_path / "c")
+      )
+      for n in (number, number + 1)
+    )
+    moved.append(sum(after[d] != side for d, side in before.items()))
+  assert max(moved) <= 4 and np.mean(moved) < 0.6
+
+
+def test_a_large_file_among_small_ones(tmp_path):
+  """Data: neither is the largest file held out, nor a file of a few bytes."""
+  small = {f"readme{i}": f"see file {i}\n" for i in range(5)}
+  for number in (1, 3):
+    folder = _write(tmp_path / str(number), _books(number, 4000) | small)
+    loaded = _load(folder, tmp_path / "c")
+    size = loaded.facts["splits"]["train"]["bytes"]
+    for split in ("valid", "test"):
+      held = loaded.facts["splits"][split]
+      assert held["documents"] == number
+      assert abs(held["bytes"] / size - 0.02) < 0.002
+    assert {f"see file {i}\n".encode() for i in range(5)} <= {
+      *_documents(loaded, "train")
+    }
+
+
 def test_equal_documents_are_one(tmp_path):
   """Data: copies of a file neither repeat it nor put it on two sides."""
   files = _many(200)
@@ -396,14 +465,13 @@ def test_sequence_longer_than_the_corpus(three_sides, split):
   assert f"config.dataset.sequence_length={tokens}" in message
 
 
-def test_too_few_files_to_draw_from(tmp_path):
-  """Errors: a split without a document says how to name some."""
+def test_too_little_text_to_draw_from(tmp_path):
+  """Errors: a split that is too short for a row says how to name another."""
   _write(tmp_path / "t", _many(3))
-  message = _refusal(_load, tmp_path / "t", tmp_path / "c")
-  assert "in 0 documents" in message and "config.dataset.valid_files" in message
+  message = _refusal(_load, tmp_path / "t", tmp_path / "c", sequence_length=20)
+  assert "valid split" in message and "config.dataset.valid_files" in message
   # Where nothing of them is wanted, nothing is missed.
-  loaded = _load(tmp_path / "t", tmp_path / "c", splits=["train"])
-  assert len(_documents(loaded, "train")) == 3
+  _load(tmp_path / "t", tmp_path / "c", splits=["train"], sequence_length=20)
 
 
 @pytest.mark.parametrize("where", [0, 5000])
@@ -651,6 +719,25 @@ def _word_level(vocab, **kwargs):
   return tokenizer
 
 
+def _bpe(letters, merges=(), **kwargs):
+  letters = {letter: i for i, letter in enumerate(letters)}
+  letters |= {a + b: len(letters) + i for i, (a, b) in enumerate(merges)}
+  return tokenizers.Tokenizer(models.BPE(letters, list(merges), **kwargs))
+
+
+def _word_piece(more=()):
+  vocab = {"x": 0, "##é": 1, "[UNK]": 2}
+  vocab |= {word: i for i, word in enumerate(more, start=3)}
+  tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+  tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  return tokenizer
+
+
+def _unigram(more=(), **kwargs):
+  pieces = [("<unk>", 0.0), ("x", -1.0), ("é", -1.0), ("xé", -1.5), *more]
+  return tokenizers.Tokenizer(models.Unigram(pieces, 0, **kwargs))
+
+
 def _saved(tokenizer, folder, name="tokenizer.json"):
   path = folder / name
   tokenizer.save(str(path))
@@ -729,6 +816,74 @@ def test_end_token_separates(tmp_path, end):
   assert loaded.bytes_per_token["train"] == size / len(expected)
 
 
+_SPELLED = f"a text may say {END}, twice{END}{END} in a row\n"
+
+
+def _specials(byte_level, **changes):
+  """The tokenizer with its end token as an added token of another kind."""
+  content = json.loads(byte_level.to_str())
+  content["added_tokens"][0] |= changes
+  return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"special": False},
+    {"lstrip": True, "rstrip": True},
+    {"single_word": True},
+    {"normalized": True},
+  ],
+  ids=str,
+)
+def test_a_text_may_spell_the_end(tmp_path, byte_level, changes):
+  """Data: a special token's text in a document is text: it does not end there.
+
+  As many separators as documents, and all of the text is in the tokens.
+  """
+  documents = [_SPELLED, "no such thing\n", END, f"x {END}\n" * 9]
+  tokenizer = _specials(byte_level, **changes)
+  loaded = _with(tokenizer, tmp_path, documents)
+  tokens = _stream(loaded.splits["train"])
+  end = tokenizer.token_to_id(END)
+  assert (tokens == end).sum() == len(documents)
+  pieces = np.split(tokens, np.flatnonzero(tokens == end) + 1)[:-1]
+  assert [tokenizer.decode(piece[:-1]) for piece in pieces] == documents
+
+
+def test_other_special_tokens_are_text_too(tmp_path, byte_level):
+  """Data: none of them is put in for its text, ending or not."""
+  tokenizer = tokenizers.Tokenizer.from_str(byte_level.to_str())
+  tokenizer.add_special_tokens(["<|system|>", "<pad>"])
+  document = "<|system|> says <pad><pad>\n"
+  loaded = _with(tokenizer, tmp_path, [document])
+  tokens = _stream(loaded.splits["train"])
+  assert {tokenizer.token_to_id(s) for s in ("<|system|>", "<pad>")}.isdisjoint(
+    tokens
+  )
+  assert tokenizer.decode(tokens[:-1]) == document
+
+
+@pytest.mark.parametrize(
+  "tokenizer, end",
+  [
+    (_word_level({"x": 0, "[EOS]": 1, "y": 2}), "[EOS]"),
+    (_word_piece(["[SEP]"]), "[SEP]"),
+    (_unigram([("</s>", 0.0), (" ", -1.0)]), "</s>"),
+    (_bpe(["x", "</s>", " "], ignore_merges=True), "</s>"),
+  ],
+  ids=["word_level", "word_piece", "unigram", "bpe"],
+)
+def test_a_model_whose_word_is_the_end(tmp_path, tokenizer, end):
+  """Bad input: where the library cannot but end the document, it is refused."""
+  tokenizer.add_special_tokens([end])
+  _with(tokenizer, tmp_path, ["x x "])
+  message = _refusal(_with, tokenizer, tmp_path, ["x ", end])
+  assert repr(str(tmp_path / "t" / "001")) in message and end in message
+  assert "config.dataset.tokenizer='bytes'" in message
+
+
 @pytest.mark.parametrize(
   "size, dtype", [(300, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")]
 )
@@ -749,30 +904,12 @@ def test_vocabulary_with_gaps(tmp_path):
   assert _stream(loaded.splits["train"]).tolist() == [900, 3]
 
 
-def _bpe(letters, merges=(), **kwargs):
-  letters = {letter: i for i, letter in enumerate(letters)}
-  letters |= {a + b: len(letters) + i for i, (a, b) in enumerate(merges)}
-  return tokenizers.Tokenizer(models.BPE(letters, list(merges), **kwargs))
-
-
 def _partial_byte_level():
   """One that has seen no byte but those of é and x."""
   tokenizer = _bpe(["Ã", "©", "x", "y"])  # as ByteLevel writes C3, A9
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
   return tokenizer
-
-
-def _word_piece():
-  vocab = {"x": 0, "##é": 1, "[UNK]": 2}
-  tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-  tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-  return tokenizer
-
-
-def _unigram(more=(), **kwargs):
-  pieces = [("<unk>", 0.0), ("x", -1.0), ("é", -1.0), ("xé", -1.5), *more]
-  return tokenizers.Tokenizer(models.Unigram(pieces, 0, **kwargs))
 
 
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
