@@ -7,15 +7,19 @@ valid name, and the mend.
 """
 
 import ast
+import contextlib
 import difflib
 import inspect
 import json
 import math
 import os
 import re
+import reprlib
 import runpy
 import struct
+import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -359,79 +363,146 @@ def _load(spec):
   path, _, argument = spec.partition(":")
   if os.path.isfile(spec):  # Its folder may be called 12:30.
     path, argument = spec, ""
-  if not os.path.isfile(path):
-    raise jaxplay.UserError(f"there is no config file {path!r}")
-  return _load_json(path) if path.endswith(".json") else _run(path, argument)
-
-
-def _load_json(path):
-  try:
-    with open(path) as file:
-      nested = json.load(file)
-  except ValueError as error:
-    raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
-  return from_json(nested)
-
-
-def _run(path, argument):
-  """The config that `get_config` of a file returns."""
-  try:
-    get_config = runpy.run_path(path).get("get_config")
-  except jaxplay.UserError:
-    raise
-  except Exception as error:  # The file is the user's own code.
-    raise jaxplay.UserError(
-      f"config file {path!r} does not run: {describe(error, path)}"
-    ) from error
-  if not callable(get_config):
-    raise jaxplay.UserError(f"config file {path!r} defines no get_config()")
-  takes_argument = bool(inspect.signature(get_config).parameters)
-  if argument and not takes_argument:
-    raise jaxplay.UserError(
-      f"get_config() in {path!r} takes no argument, but {argument!r} was given"
-    )
-  try:
-    config = get_config(argument) if argument else get_config()
-  except jaxplay.UserError:
-    raise
-  except Exception as error:
-    raise jaxplay.UserError(
-      f"get_config() in {path!r} fails: {describe(error, path)}"
-    ) from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise jaxplay.UserError(
-      f"get_config() in {path!r} returns {type(config).__name__}, not a"
-      " ConfigDict; start from jaxplay.config.base() and return it"
-    )
+  if path.endswith(".json"):
+    return _load_json(path)
+  config = from_user_file(
+    path, "get_config", ml_collections.ConfigDict, argument
+  )
+  _check_keys(config)
+  if isinstance(config, ml_collections.FrozenConfigDict):
+    config = ml_collections.ConfigDict(config)
   return config
 
 
-def from_user_file(path: str, name: str, kind: type) -> Any:
+def _load_json(path):
+  _refuse_no_file(path, "config")
+  try:
+    with open(path, encoding="utf-8") as file:
+      nested = json.load(file)
+  except (OSError, ValueError, RecursionError) as error:
+    raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
+  if not isinstance(nested, Mapping):
+    raise jaxplay.UserError(
+      f"{path!r} holds {shown(nested)}; the config.json of a run holds an"
+      " object, {...}"
+    )
+  return from_json(nested)
+
+
+def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
   """What the function `name` of a Python file returns, of type `kind`.
+
+  Args:
+    path: Of the file.
+    name: "get_config", "get_study" or "get_ladder".
+    kind: The type that it has to return.
+    argument: What it is called with; empty: nothing.
 
   Raises:
     jaxplay.UserError: It does not run, or returns something else.
   """
-  what = f"{kind.__name__.lower()} file {path!r}"
-  if not os.path.isfile(path):
-    raise jaxplay.UserError(f"there is no {what}")
-  try:
-    make = runpy.run_path(path).get(name)
-    made = make() if callable(make) else None
-  except jaxplay.UserError:
-    raise
-  except Exception as error:  # The file is the user's own code.
-    raise jaxplay.UserError(
-      f"{what} does not run: {describe(error, path)}"
-    ) from error
-  if make is None:
-    raise jaxplay.UserError(f"{what} defines no {name}()")
+  what = name.removeprefix("get_")
+  _refuse_no_file(path, what)
+  function = _run(
+    lambda: runpy.run_path(path).get(name),
+    path,
+    f"{what} file {path!r} does not run",
+  )
+  if not callable(function):
+    raise jaxplay.UserError(f"{what} file {path!r} defines no {name}()")
+  made = _run(
+    lambda: _call(function, f"{name}() in {path!r}", argument),
+    path,
+    f"{name}() in {path!r} fails",
+  )
   if not isinstance(made, kind):
+    start = "; start from jaxplay.config.base() and return it"
     raise jaxplay.UserError(
       f"{name}() in {path!r} returns {type(made).__name__}, not a"
       f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+      f"{start * (name == 'get_config')}"
     )
   return made
+
+
+def _refuse_no_file(path, what):
+  if os.path.isdir(path):
+    raise jaxplay.UserError(f"the {what} file {path!r} is a folder")
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no {what} file {path!r}")
+
+
+def _run(act, path, what):
+  """What `act` returns, which runs the user's code in the file `path`."""
+  try:
+    # Standard output may be our result, as JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+      return act()
+  except (jaxplay.UserError, KeyboardInterrupt):
+    raise
+  # Whatever it does, SystemExit included: it is the user's own code.
+  except BaseException as error:
+    raise jaxplay.UserError(f"{what}: {describe(error, path)}") from error
+
+
+def _call(function, what, argument):
+  """Calls a function of the user's with an argument, or without."""
+  given = (argument,) if argument else ()
+  try:
+    inspect.signature(function).bind(*given)
+  except ValueError:  # A built-in one has no signature.
+    pass
+  except TypeError as error:
+    raise jaxplay.UserError(
+      f"{what} takes no argument, but {argument!r} was given"
+      if argument
+      else f"{what} is to be called without arguments or with the ARG of"
+      f" FILE:ARG, and none was given: TypeError: {error}"
+    ) from None
+  return function(*given)
+
+
+def _leaves(nested, groups, prefix=""):
+  """As `flatten`, down to the depth of `base()`.
+
+  What others made may be nested without end, or contain itself.
+  """
+  for key in nested:
+    name = f"{prefix}{key}"
+    try:
+      value = nested[key]
+    except ml_collections.config_dict.RequiredValueError:
+      raise jaxplay.UserError(
+        f"config.{name} is a placeholder that get_config() gives no value"
+      ) from None
+    if name in groups and isinstance(
+      value, Mapping | ml_collections.ConfigDict
+    ):
+      yield from _leaves(value, groups, f"{name}.")
+    else:
+      yield name, value
+
+
+def _default():
+  """(dotted keys and values of `base()`, the names of its groups)"""
+  flat = flatten(base())
+  return flat, {name.rpartition(".")[0] for name in flat} - {""}
+
+
+def _check_keys(config):
+  """Refuses a config that has not the keys and types of `base()`."""
+  flat, groups = _default()
+  found = dict(_leaves(config, groups))
+  for key, value in found.items():
+    typed(key, value, flat)
+  _refuse_missing(found, flat)
+
+
+def _refuse_missing(flat, default):
+  for key in sorted(default.keys() - flat.keys()):
+    raise jaxplay.UserError(
+      f"config.{key} is missing; start from config.base()"
+    )
 
 
 def beside(path: str, spec: str) -> str:
@@ -474,20 +545,45 @@ def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
       )
     raise jaxplay.UserError(f"there is no config.{key}; {nearest(key, flat)}")
   old = flat[key]
-  if isinstance(old, str) and not isinstance(value, str):
+  if isinstance(old, str) and isinstance(value, int | float | os.PathLike):
     value = str(value)
   if isinstance(old, float) and type(value) is int:
-    value = float(repr(value))  # float(10**400) raises, this is inf.
+    value = _as_float(value)
   if isinstance(old, tuple) and isinstance(value, (str, int, float)):
     value = (value,)
   if isinstance(old, tuple) and isinstance(value, list):
     value = tuple(value)
   if type(value) is not type(old):
     raise jaxplay.UserError(
-      f"config.{key} is {value!r}, of type {type(value).__name__}; it must be"
-      f" {type(old).__name__}, like {old!r}"
+      f"config.{key} is {shown(value)}, of type {type(value).__name__}; it must"
+      f" be {type(old).__name__}, like {old!r}"
     )
   return value
+
+
+def _as_float(value):
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf if value > 0 else -math.inf
+
+
+def shown(value: Any) -> str:
+  """`repr` of a value that others made, for a message: in a short line.
+
+  It may be large, contain itself, or be a number of too many digits to print.
+  """
+  if isinstance(value, Mapping | ml_collections.ConfigDict):
+    return "a group of keys"
+  try:
+    return _SHORT.repr(value)
+  except ValueError:
+    return "a number of thousands of digits"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxtuple = 8
 
 
 def _parse(text: str) -> Any:
@@ -495,8 +591,9 @@ def _parse(text: str) -> Any:
   if text.lower() in ("true", "false"):
     return text.lower() == "true"
   try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+    with warnings.catch_warnings(action="ignore"):  # Of '\\d', a pattern.
+      return ast.literal_eval(text)
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     if "," in text:
       return tuple(_parse(part.strip()) for part in text.split(",") if part)
     return text
@@ -516,7 +613,7 @@ def nearest(key: str, names: Iterable[str]) -> str:
   return "jaxplay/config.py lists every key"
 
 
-def describe(error: Exception, path: str) -> str:
+def describe(error: BaseException, path: str) -> str:
   """What a user's code in `path` did wrong, and on which line."""
   lines = [
     f"line {frame.lineno}: "
@@ -524,12 +621,16 @@ def describe(error: Exception, path: str) -> str:
     if frame.filename == path
   ]
   where = lines[-1] if lines else ""
-  text = str(error).strip()
+  # Of an error that cannot even be printed, `str` would raise.
+  name = type(error).__name__
+  text = str(traceback.TracebackException.from_exception(error)).strip()
   # A locked ConfigDict's own words hold the whole config.
   if unknown := re.search(r'Key "(.*?)" does not exist', text):
     hint = nearest(unknown[1], flatten(base()))
     return f"{where}there is no key {unknown[1]!r}; {hint}"
-  return f"{where}{type(error).__name__}: {text.partition(chr(10))[0]}"
+  if isinstance(error, SystemExit):
+    return f"{where}it ends the program ({name}: {text})"
+  return f"{where}{name}: {text.partition(chr(10))[0]}"
 
 
 def with_batch_size(
@@ -573,8 +674,8 @@ def from_json(nested: Mapping[str, Any]) -> ml_collections.ConfigDict:
     jaxplay.UserError: It has other keys or types than `base()`.
   """
   config = base()
-  default = flatten(config)
-  for key, value in flatten(nested).items():
+  default, groups = _default()
+  for key, value in _leaves(nested, groups):
     value = typed(key, _as_tuple(value), default)
     if value != default[key]:
       _set(config, key, value)
@@ -684,10 +785,7 @@ def validate(
     raise jaxplay.UserError(
       f"there is no config.{key}; {nearest(key, default)}"
     )
-  for key in sorted(default.keys() - flat.keys()):
-    raise jaxplay.UserError(
-      f"config.{key} is missing; start from config.base()"
-    )
+  _refuse_missing(flat, default)
   for key, value in flat.items():
     typed(key, value, default)
   for key, choices in _CHOICES.items():
@@ -695,20 +793,20 @@ def validate(
       close = difflib.get_close_matches(str(flat[key]), choices, 1, 0.5)
       hint = f"did you mean {close[0]!r}? " if close else ""
       raise jaxplay.UserError(
-        f"config.{key} is {flat[key]!r}; {hint}It can be"
+        f"config.{key} is {shown(flat[key])}; {hint}It can be"
         f" {', '.join(map(repr, choices))}"
       )
   for key, interval in _RANGES.items():
     value = flat[key]
     if not _within(value, interval):
       raise jaxplay.UserError(
-        f"config.{key} is {value!r}; it must lie in {interval}"
+        f"config.{key} is {shown(value)}; it must lie in {interval}"
       )
     if key.startswith("hparams.") and isinstance(value, float):
       rounded = _rounded(value)
       if not _within(rounded, interval):
         raise jaxplay.UserError(
-          f"config.{key} is {value!r}, which the step's 32 bits round to"
+          f"config.{key} is {shown(value)}, which the step's 32 bits round to"
           f" {rounded:g}; it must lie in {interval}"
         )
   _validate_pairs(config)
@@ -740,19 +838,19 @@ def _validate_pairs(config):
   for average in config.averages:
     if average not in AVERAGES:
       refuse(
-        f"config.averages names {average!r}; it can hold"
+        f"config.averages names {shown(average)}; it can hold"
         f" {', '.join(map(repr, AVERAGES))}"
       )
   if config.weights not in ("raw", *config.averages):
     refuse(
-      f"config.weights is {config.weights!r}, but config.averages="
+      f"config.weights is {shown(config.weights)}, but config.averages="
       f"{tuple(config.averages)!r} does not name it"
     )
   is_text = model.name in TEXT_MODELS
   objectives = evaluated(config)
   if config.objective not in objectives:
     refuse(
-      f"config.objective is {config.objective!r}; with"
+      f"config.objective is {shown(config.objective)}; with"
       f" config.averages={tuple(config.averages)!r} it can be"
       f" {', '.join(map(repr, objectives))}"
     )
@@ -765,7 +863,7 @@ def _validate_pairs(config):
   strides = model.strides
   if len(strides) != 3 or not all(type(s) is int and s > 0 for s in strides):
     refuse(
-      f"config.model.strides is {tuple(strides)!r}; it must be three whole"
+      f"config.model.strides is {shown(tuple(strides))}; it must be three whole"
       " numbers above 0, such as (1, 2, 2)"
     )
   if hparams.warmup_steps > steps:
@@ -842,8 +940,8 @@ def _validate_pairs(config):
     type(size) is int and size > 0 for size in config.dataset.shape
   ):
     refuse(
-      f"config.dataset.shape is {tuple(config.dataset.shape)!r}; it must be"
-      " (height, width, channels)"
+      f"config.dataset.shape is {shown(tuple(config.dataset.shape))}; it must"
+      " be (height, width, channels)"
     )
   for axis in MESH_AXES:
     size = config.mesh[axis]
@@ -882,7 +980,7 @@ def _validate_dataset(dataset, is_text):
     tfds = name.startswith("tfds:")
     if not tfds and is_text != bool(re.match("pythonlib$|text:.", name)):
       raise jaxplay.UserError(
-        f"config.dataset.{key} names {name!r}, and config.model.name takes"
+        f"config.dataset.{key} names {shown(name)}, and config.model.name takes"
         + (
           " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
           if is_text
@@ -914,7 +1012,7 @@ def _validate_dataset(dataset, is_text):
 
 def _mixed(mixtures):
   """(name, weight) of all phases of a mixture, checked."""
-  form = "config.dataset.mixtures is {!r}; it must be ((step, ((name, weight),"
+  form = "config.dataset.mixtures is {}; it must be ((step, ((name, weight),"
   form += " ...)), ...), such as ((0, (('pythonlib', 1.0),)),)"
   parts, last = [], -1
   for phase in mixtures:
@@ -922,13 +1020,13 @@ def _mixed(mixtures):
       case (int(step), [*of_phase]) if of_phase and step is not True:
         pass
       case _:
-        raise jaxplay.UserError(form.format(mixtures))
+        raise jaxplay.UserError(form.format(shown(mixtures)))
     for part in of_phase:
       match part:
         case (str(), int() | float() as weight):
           if weight is not True and 0 < weight < math.inf:
             continue
-      raise jaxplay.UserError(form.format(mixtures))
+      raise jaxplay.UserError(form.format(shown(mixtures)))
     names = [name for name, _ in of_phase]
     if len({*names}) < len(names):
       raise jaxplay.UserError(
@@ -951,8 +1049,8 @@ def _validate_keep_steps(steps):
   for step in steps:
     if step != "geometric" and (type(step) is not int or step < 1):
       raise jaxplay.UserError(
-        f"config.keep_steps holds {step!r}; it can hold steps, from 1 on, and"
-        " 'geometric'"
+        f"config.keep_steps holds {shown(step)}; it can hold steps, from 1 on,"
+        " and 'geometric'"
       )
 
 
@@ -1032,15 +1130,15 @@ def _validate_rules(rules):
       continue
     if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise jaxplay.UserError(
-        f"config.mesh.rules holds {rule!r}; each rule is a pair (path pattern,"
-        f" partition), or one of {', '.join(map(repr, MESH_PRESETS))}"
+        f"config.mesh.rules holds {shown(rule)}; each rule is a pair (path"
+        f" pattern, partition), or one of {', '.join(map(repr, MESH_PRESETS))}"
       )
     pattern, partition = rule
     try:
       re.compile(pattern)
     except (re.error, TypeError) as error:
       raise jaxplay.UserError(
-        f"config.mesh.rules: {pattern!r} is not a pattern ({error})"
+        f"config.mesh.rules: {shown(pattern)} is not a pattern ({error})"
       ) from None
     if partition == "fsdp":
       continue
@@ -1048,7 +1146,7 @@ def _validate_rules(rules):
     named = [axis for axis in named if axis is not None]
     if any(axis not in MESH_AXES or named.count(axis) > 1 for axis in named):
       raise jaxplay.UserError(
-        f"config.mesh.rules: {partition!r} is not a partition; it can be"
+        f"config.mesh.rules: {shown(partition)} is not a partition; it can be"
         " 'fsdp', or for each dimension None or one of"
         f" {', '.join(map(repr, MESH_AXES))}, each axis once"
       )

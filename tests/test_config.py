@@ -19,6 +19,8 @@ def get_config():
   return config
 """
 
+UNTYPED = "with config.ignore_type(): config.{}"
+
 
 @pytest.fixture
 def experiment(tmp_path):
@@ -26,7 +28,7 @@ def experiment(tmp_path):
 
   def write(text):
     path = tmp_path / "experiment.py"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(path)
 
   return write
@@ -111,6 +113,20 @@ def test_load_without_a_file(tmp_path):
     ("def get_config(): return {}", ["dict", "base()"]),
     ("def get_config(name): pass", ["TypeError", "name"]),
     ("def get_config():\n  raise ValueError", ["line 2", "ValueError"]),
+    ("def get_config(a, b): pass", ["argument: 'a'", "FILE:ARG"]),
+    ("get_config = dict", ["dict", "base()"]),
+    # What ends a program, or cannot even be printed.
+    ("import sys\nsys.exit(0)", ["line 2", "ends the program", "SystemExit"]),
+    ("def get_config():\n  raise SystemExit", ["line 2", "ends the program"]),
+    ("def get_config():\n  raise BaseException", ["line 2", "BaseException"]),
+    ("def get_config(): return get_config()", ["line 1", "RecursionError"]),
+    (f"x = {'-' * 100_000}1", ["does not run"]),
+    (
+      "class Silent(Exception):\n  def __str__(self): 1 / 0\nraise Silent",
+      ["line 3", "Silent"],
+    ),
+    (b"x = '\xff'", ["SyntaxError", "utf-8"]),
+    (b"\0", ["null bytes"]),
   ],
 )
 def test_load_a_file_that_does_not_work(experiment, text, words):
@@ -141,6 +157,82 @@ def test_a_typo_in_a_file_gets_the_nearest_key(experiment, line, nearest):
   message = _refusal(config_lib.load, path)
   assert f"did you mean config.{nearest}?" in message
   assert "line 6" in message and len(message) < 250
+
+
+@pytest.mark.parametrize(
+  "line, words",
+  [
+    ("config.seed = print", ["line 7", "builtin_function"]),
+    ("config = ml_collections.ConfigDict()", ["averages", "missing"]),
+    ("config = ml_collections.ConfigDict({3: 4})", ["no config.3"]),
+    ("config = ml_collections.ConfigDict({'model': 4})", ["model is a group"]),
+    ("config.unlock(); config.itself = config", ["no config.itself"]),
+    ("config.model.unlock(); config.model.up = config", ["config.model.up"]),
+    (UNTYPED.format("seed = config"), ["config.seed is a group"]),
+    (UNTYPED.format("seed = print"), ["config.seed", "builtin_function"]),
+    (UNTYPED.format("seed = None"), ["config.seed is None"]),
+    (
+      "config.seed = ml_collections.config_dict.required_placeholder(int)",
+      ["config.seed", "placeholder"],
+    ),
+    ("config.keep_steps = (x := [], x.append(x))", ["config.keep_steps"]),
+    ("config.batch_size = 16 ** 99_999", ["config.batch_size", "digits"]),
+  ],
+)
+def test_a_config_of_another_shape(experiment, line, words):
+  """Errors: other keys and kinds are named, also of what contains itself."""
+  path = experiment("import ml_collections\n" + BODY.format(line=line))
+
+  def load():
+    config_lib.validate(config_lib.load(path))
+
+  message = _refusal(load)
+  assert all(word in message for word in words), message
+  assert len(message) < 400
+
+
+def test_a_frozen_config_and_one_of_references(experiment):
+  """Config: what is computed of another key follows its override."""
+  line = "config.max_train_steps = config.get_ref('batch_size') * 2"
+  path = experiment(BODY.format(line=line))
+  assert config_lib.load(path, {"batch_size": "16"}).max_train_steps == 32
+  text = BODY.format(line="import ml_collections")
+  text = text.replace(
+    "return config", "return ml_collections.FrozenConfigDict(config)"
+  )
+  config = config_lib.load(experiment(text), {"batch_size": "16"})
+  assert config.batch_size == 16
+  assert not isinstance(config, ml_collections.FrozenConfigDict)
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("[]", ["[]", "object"]),
+    ("null", ["None", "object"]),
+    ("3", ["3", "object"]),
+    ('"text"', ["'text'", "object"]),
+    ("", ["is not JSON"]),
+    ("{", ["is not JSON"]),
+    ("[" * 100_000, ["is not JSON"]),
+    ('{"model": ' * 100_000, ["is not JSON"]),
+    ('{"x": ' * 900 + "1" + "}" * 900, ["no config.x"]),
+    ('{"seed": ' * 900 + "1" + "}" * 900, ["config.seed is a group"]),
+    ('{"seed": ' + "9" * 5000 + "}", ["is not JSON"]),
+    ('{"hparams": {"learning_rate": NaN}}', ["learning_rate is nan"]),
+    ('{"seed": null}', ["config.seed is None"]),
+    ('{"dataset": {"name": null}}', ["config.dataset.name is None"]),
+    ('{"model": []}', ["config.model is a group"]),
+    (b'{"seed": "\xff"}', ["is not JSON"]),
+  ],
+)
+def test_json_that_is_no_config(tmp_path, text, words):
+  """Errors: a JSON file that holds no config is refused in a sentence."""
+  path = tmp_path / "config.json"
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  message = _refusal(lambda: config_lib.validate(config_lib.load(str(path))))
+  assert all(word in message for word in words), message
+  assert len(message) < 400
 
 
 @pytest.mark.parametrize(

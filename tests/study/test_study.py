@@ -200,7 +200,9 @@ def test_batch_size_is_no_nuisance(tmp_path):
     ("x = (", "does not run: SyntaxError"),
     ("import nowhere", "line 1: ModuleNotFoundError: No module named"),
     ("def get_studi(): pass", "defines no get_study()"),
-    ("get_study = 3", "returns NoneType"),
+    ("get_study = 3", "defines no get_study()"),
+    ("def get_study(): pass", "returns NoneType"),
+    ("import sys\ndef get_study(): sys.exit(0)", "line 2: it ends the program"),
     ("def get_study(): return {}", "returns dict, not a study.Study"),
     ("def get_study(): return 1 / 0", "line 1: ZeroDivisionError"),
     (
