@@ -52,6 +52,7 @@ _FOLDERS = (
   *("checkpoints", "predictions", "export", "profile"),
   *("trials", "reruns", "populations", "sizes"),
 )
+_PARTS = ("checkpoints", "trials", "reruns", "populations", "sizes")
 _GROWING = (".lock", "metrics.jsonl", "log.txt")
 
 # What makes a directory a run, a study, a ladder or a plan.
@@ -122,10 +123,13 @@ class RunDir:
     Raises:
       jaxplay.UserError: A folder of it, or a file that grows, is a link.
     """
-    own = [self.path / name for name in (*_FOLDERS, *_GROWING)]
-    if is_local(self.path) and self.checkpoints.is_dir():
-      own += self.checkpoints.iterdir()
-    refuse_links(self._root, self.path, *own)
+    refuse_links(self._root, self.path)
+    refuse_links(
+      self.path,
+      *(self.path / name for name in (*_FOLDERS, *_GROWING)),
+      # Not what is in each trial: whoever trains there looks itself.
+      *(path for name in _PARTS for path in _listed(self.path / name)),
+    )
 
   @contextlib.contextmanager
   def lock(self, wait: bool = False) -> Iterator[None]:
@@ -491,6 +495,34 @@ def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
     raise
 
 
+# What is wrong with the place, and not with the disk.
+_MISPLACED = (
+  *(errno.EROFS, errno.EACCES, errno.EPERM),
+  *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path, way_out: str) -> Iterator[None]:
+  """Says what to do where files cannot be written.
+
+  Args:
+    path: What is written inside.
+    way_out: What to do, the end of a sentence.
+
+  Raises:
+    jaxplay.UserError: This is no place to write.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _MISPLACED:
+      raise
+    raise jaxplay.UserError(
+      f"cannot write {str(path)!r}: {error.strerror}; {way_out}"
+    ) from None
+
+
 def _partial_name():
   return f".{secrets.token_hex(8)}.partial"
 
@@ -562,6 +594,29 @@ def refuse_links(root: pathlib.Path, *paths: pathlib.Path) -> None:
       step = root.joinpath(*parts[:number])
       if step.is_symlink():
         raise _linked(step)
+
+
+def refuse_links_in(root: str | os.PathLike, path: str | os.PathLike) -> None:
+  """Refuses a path that leads into a directory and out of it by a link.
+
+  Args:
+    root: The directory, of a study for example.
+    path: Of the user's choice, within the directory or not.
+
+  Raises:
+    jaxplay.UserError: It does.
+  """
+  if not (is_local(at(root)) and is_local(at(path))):
+    return
+  path = pathlib.Path(os.path.abspath(path))
+  for folder in (path, *path.parents):
+    if folder.exists() and folder.samefile(root):
+      refuse_links(folder, path)
+
+
+def _listed(folder):
+  """What is in a folder of this machine, if it is there."""
+  return folder.iterdir() if is_local(folder) and folder.is_dir() else ()
 
 
 def _linked(path):

@@ -15,6 +15,9 @@ import jaxplay
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
+# The way out where the directory of a report cannot be written.
+OUT = "`jaxplay report` with --out=FILE.html writes the page elsewhere"
+
 # Started on one host of several, a job is to say so within a minute, Python's
 # own start included.
 WAIT_SECONDS = 45
@@ -64,13 +67,39 @@ def folder(text):
   return path
 
 
+def page(text):
+  """Type of arguments that name a page to be written."""
+  from jaxplay import rundir
+
+  path = rundir.at(text)
+  if path.suffix != ".html":
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be a file whose name ends in .html"
+    )
+  if rundir.is_local(path):
+    if path.exists() and not path.is_file():
+      raise argparse.ArgumentTypeError(f"{text!r} is there, and is no file")
+    if not path.parent.is_dir():
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}, and there is no folder {str(path.parent)!r}"
+      )
+  return path
+
+
+def log(text):
+  """Type of arguments that name a log; a link is the user's own."""
+  return os.path.realpath(text) if os.path.islink(text) else text
+
+
 def append(path, text):
-  """Appends to a text file of the user's, unless it is there already."""
+  """Appends to a text file, unless it is there already."""
+  from jaxplay import rundir
+
   try:
-    with open(path, "a+", encoding="utf-8") as file:
+    with rundir.open_to_append(path) as file:
       file.seek(0)
-      if text not in file.read():
-        file.write(text)
+      if text not in file.read().decode("utf-8", "replace"):
+        file.write(text.encode())
   except OSError as error:
     raise jaxplay.UserError(
       f"cannot write {str(path)!r}: {error.strerror}"

@@ -125,12 +125,14 @@ def write_page(directory, question, goal, answer):
 
 def _show(arguments, question, answer, goal, directory=None):
   """The answer on the terminal, its page and its pictures."""
-  from jaxplay import report
+  from jaxplay import report, rundir
   from jaxplay.planning import answer as answer_lib
 
   if directory is not None:
     write_page(directory, question, goal, answer)
   if arguments.figures:
+    if directory is not None:
+      rundir.refuse_links_in(directory.path, arguments.figures)
     report.answer_figures(answer, arguments.figures)
   if arguments.json:
     print(json.dumps(answer.as_json(), indent=1))

@@ -25,6 +25,12 @@ def add(verbs):
     "--json", action="store_true", help="answer and findings as JSON"
   )
   report.add_argument(
+    "--out",
+    type=common.page,
+    metavar="FILE.html",
+    help="write the page there, and nothing in the directory that it is about",
+  )
+  report.add_argument(
     "--figures",
     type=common.folder,
     metavar="DIR",
@@ -59,6 +65,7 @@ def add(verbs):
   )
   compare.add_argument(
     "--log",
+    type=common.log,
     metavar="FILE.md",
     help="append verdict and evidence to a log of launches",
   )
@@ -66,8 +73,13 @@ def add(verbs):
   compare.set_defaults(verb=_compare)
 
 
-def write_study(results, live=False):
+def write_study(results, live=False, out=None):
   """Checks a study and writes all that is derived from it.
+
+  Args:
+    results: The study.
+    live: Whether the page is to load itself again.
+    out: Where to write the page, and nothing else; None: all, in the study.
 
   Returns:
     (findings, path of the report)
@@ -80,12 +92,14 @@ def write_study(results, live=False):
   directory = study_lib.StudyDir(results.path)
   findings = checklist.check_study(results)
   next_study = refine.next_study(results, findings)
-  directory.own.write_findings([found.as_json() for found in findings])
-  rundir.write_text(directory.path / "next_study.py", next_study)
-  table = study_lib.as_csv(results_lib.trial_rows(results))
-  rundir.write_text(directory.path / "trials.csv", table)
-  path = directory.path / "report.html"
-  report.write(results, findings, path=path, next_study=next_study, live=live)
+  path = out or directory.path / "report.html"
+  with rundir.written(path, common.OUT):
+    if out is None:
+      directory.own.write_findings([found.as_json() for found in findings])
+      rundir.write_text(directory.path / "next_study.py", next_study)
+      table = study_lib.as_csv(results_lib.trial_rows(results))
+      rundir.write_text(directory.path / "trials.csv", table)
+    report.write(results, findings, path=path, next_study=next_study, live=live)
   return findings, path
 
 
@@ -124,7 +138,8 @@ def show_study(results, findings, path):
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
   print(f"report: {path}")
-  print(f"next study, to be edited: {path.parent / 'next_study.py'}")
+  if path.parent == results.path:
+    print(f"next study, to be edited: {path.parent / 'next_study.py'}")
 
 
 def _report(arguments, rest):
@@ -133,6 +148,9 @@ def _report(arguments, rest):
 
   common.no_more(rest, arguments)
   folder = rundir.at(arguments.path)
+  for path in (arguments.out, arguments.figures):
+    if path is not None and folder.is_dir():
+      rundir.refuse_links_in(folder, path)
   if (folder / "ladder.json").exists():
     return _report_ladder(arguments)
   if (folder / "plan.json").exists():
@@ -146,8 +164,9 @@ def _report(arguments, rest):
   while True:
     results = results_lib.read_study(arguments.path, arguments.objective)
     open_ = [t for t in results.trials if t.status not in results_lib.ENDED]
-    findings, path = write_study(results, live=arguments.live and bool(open_))
-    if not arguments.live or not open_:
+    live = arguments.live and bool(open_)
+    findings, path = write_study(results, live, arguments.out)
+    if not live:
       break
     print(
       f"{path}: {len(results.trials) - len(open_)} of"
@@ -169,7 +188,7 @@ def _report_ladder(arguments):
   from jaxplay.planning import ladder as ladder_lib
 
   results = ladder_lib.read(arguments.path)
-  law, *rest = scaling.write_report(results)
+  law, *rest = scaling.write_report(results, arguments.out)
   if arguments.figures:
     report.ladder_figures(results, law, arguments.figures, arguments.format)
   if arguments.json:
@@ -193,17 +212,19 @@ def _report_run(arguments):
     trial = results_lib.read_run(arguments.path)
     objective = arguments.objective or run.config()["objective"]
     findings = curves.check_trial(trial, objective)
-    if not arguments.objective:  # So that page and file say the same.
-      run.write_findings([found.as_json() for found in findings])
     live = arguments.live and trial.status == "running"
-    path = run.path / "report.html"
-    report.write_run(
-      trial,
-      findings,
-      path=path,
-      objective=arguments.objective or "",
-      live=live,
-    )
+    path = arguments.out or run.path / "report.html"
+    with rundir.written(path, common.OUT):
+      # So that page and file say the same.
+      if not arguments.objective and not arguments.out:
+        run.write_findings([found.as_json() for found in findings])
+      report.write_run(
+        trial,
+        findings,
+        path=path,
+        objective=arguments.objective or "",
+        live=live,
+      )
     if not live:
       break
     print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)

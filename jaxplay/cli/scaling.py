@@ -170,8 +170,12 @@ def _fit(arguments, rest):
   return 0
 
 
-def write_report(results):
+def write_report(results, out=None):
   """Fits the law as far as the points allow, and writes the page.
+
+  Args:
+    results: The ladder.
+    out: Where to write the page, and nothing else; None: all, in the ladder.
 
   Returns:
     (law or None, why there is none, findings, path of the report)
@@ -185,11 +189,13 @@ def write_report(results):
     findings = traps.checks(law, unique_tokens=results.unique_tokens)
   except jaxplay.UserError as error:
     why = str(error)
-  rundir.RunDir(results.path).write_findings(
-    [found.as_json() for found in findings]
-  )
-  path = results.path / "report.html"
-  report.write_ladder(results, law, findings, path=path, why=why)
+  path = out or results.path / "report.html"
+  with rundir.written(path, common.OUT):
+    if out is None:
+      rundir.RunDir(results.path).write_findings(
+        [found.as_json() for found in findings]
+      )
+    report.write_ladder(results, law, findings, path=path, why=why)
   return law, why, findings, path
 
 

@@ -105,6 +105,7 @@ def add(verbs):
   final.add_argument("--seeds", type=common.number, default=5, metavar="N")
   final.add_argument(
     "--log",
+    type=common.log,
     metavar="FILE.md",
     help="log of launches to append to (default experiments/LOG.md where that"
     " folder is, else STUDY/LOG.md)",
