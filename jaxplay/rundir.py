@@ -242,7 +242,7 @@ class RunDir:
     text = "".join(map(as_line, kept))
     write_text(self.path / "metrics.jsonl", text)
     for path in list((self.path / "predictions").glob("*.npz")):
-      if int(path.stem) > step:
+      if path.stem.isdecimal() and int(path.stem) > step:
         path.unlink()
 
   def write_findings(self, findings: list[Mapping[str, Any]]) -> None:

@@ -207,6 +207,7 @@ def run_populations(
   """
   _allow_many_files()
   known = {job.name: job for job in jobs}
+  first(lambda: _tell_of_unknown(study, tell))
   for _ in range(_ATTEMPTS):
     for name, members in first(lambda: _plan(known, study)):
       members = [_job(study, member, known) for member in members]
@@ -253,7 +254,9 @@ def _plan(known, study):
   folder = study / "populations"
   rundir.refuse_links(study, folder, *folder.glob("*"), *folder.glob("*/*"))
   for path in sorted(folder.glob("*/members.json")):
-    names = rundir.read_json(path) or []  # Gone: it came to its end.
+    names = _names(path)
+    if names is None:
+      continue
     members = [_job(study, name, known) for name in names]
     begun = [job for job in members if job is not None]
     left = [job for job in begun if not job.is_done()]
@@ -267,6 +270,32 @@ def _plan(known, study):
   for job in waiting.values():
     groups.setdefault(_static(job.config), []).append(job.name)
   return plan + [("", names) for names in groups.values()]
+
+
+def _names(path):
+  """The members of a population; []: it is gone, None: this is no list of ours.
+
+  Whose state a population holds that cannot be understood is not known, so it
+  is left alone.
+  """
+  try:
+    names = rundir.read_json(path)
+  except jaxplay.UserError:  # Damaged.
+    return None
+  if names is None and not path.exists():
+    return []
+  are_runs = isinstance(names, list) and all(map(study_lib.is_run, names))
+  return names if are_runs and 0 < len(names) == len(set(names)) else None
+
+
+def _tell_of_unknown(study, tell):
+  """Says which populations are left alone."""
+  for path in sorted((study / "populations").glob("*/members.json")):
+    if _names(path) is None:
+      tell(
+        f"{str(path)!r} is no list of runs of this study, so its population is"
+        " left alone; restore it from a copy, or remove its folder"
+      )
 
 
 def _dissolve(folder, members):
@@ -304,7 +333,7 @@ def _run_population(group, name, members, study, progress, first):
       return True
     if not name:
       members = [job for job in members if job.name in claimed]
-      name = members[0].name.replace("/", "-")
+      name = first(lambda: _free_name(study, members))
     folder = study / "populations" / name
     first(lambda: _begin(folder, members))
     try:
@@ -322,6 +351,15 @@ def _run_population(group, name, members, study, progress, first):
     if went_on:
       first(lambda: rundir.remove(folder))
     return went_on
+
+
+def _free_name(study, members):
+  """Of the folder of a new population."""
+  name, number = members[0].name.replace("/", "-"), 1
+  while _names(study / "populations" / name / "members.json") is None:
+    number += 1
+    name = f"{members[0].name.replace('/', '-')}-{number}"
+  return name
 
 
 def _claim(members, locks):
@@ -342,7 +380,7 @@ def _open_names(members):
 def _begin(folder, members):
   folder.mkdir(parents=True, exist_ok=True)
   names = [job.name for job in members]
-  if rundir.read_json(folder / "members.json") != names:
+  if _names(folder / "members.json") != names:
     # Of a population that could not go on, or not say who its members are.
     rundir.remove(folder / "checkpoints")
   rundir.write_json(folder / "members.json", names)

@@ -23,6 +23,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -367,9 +368,22 @@ class StudyDir:
     found = [
       (int(folder.parent.name), int(folder.name))
       for folder in (self.path / "reruns").glob("*/*")
-      if folder.name.isdecimal() and folder.parent.name.isdecimal()
+      if is_run(folder.relative_to(self.path).as_posix())
     ]
     return [(index, self.rerun(index, seed)) for index, seed in sorted(found)]
+
+
+_INDEX = "(?:0[0-9]{3}|[1-9][0-9]{3,})"
+_RUN = re.compile(f"trials/{_INDEX}|reruns/{_INDEX}/(?:0|[1-9][0-9]*)")
+
+
+def is_run(name: Any) -> bool:
+  """Whether a name is that of a run of a study, as seen from its directory.
+
+  Such as "trials/0007" and "reruns/0007/3", and as the program writes them: a
+  name from a file becomes part of a path, and any other could lead anywhere.
+  """
+  return isinstance(name, str) and _RUN.fullmatch(name) is not None
 
 
 def trial_config(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import pytest
@@ -372,6 +373,58 @@ def test_what_an_ended_population_left_is_cleared(tmp_path, monkeypatch):
   assert not folder.exists()
   after = _trials(study)
   assert {path: after[path] for path in before} == before
+
+
+def test_members_are_runs_of_the_study(finished_study, tmp_path, capsys):
+  """Names from files: whatever a population says, only its study is trained.
+
+  What another name leads to stays as it is, and so does the population: whose
+  state it holds is not known.
+  """
+  study = shutil.copytree(finished_study, tmp_path / "study")
+  other = shutil.copytree(finished_study / "trials" / "0001", tmp_path / "run")
+  rundir.RunDir(other).write_status("preempted", step=8)
+  contents = [
+    json.dumps([str(other)]),
+    json.dumps(["../run"]),
+    json.dumps(["trials/../../run"]),
+    json.dumps(["trials/0008", str(other)]),
+    json.dumps(["trials/8"]),
+    json.dumps(["trials/0008\n"]),
+    json.dumps(["trials/0008", "trials/0008"]),
+    json.dumps([["trials/0008"]]),
+    json.dumps({"trials/0008": 1}),
+    "[]",
+    "null",
+    '["trials/00',
+  ]
+  for number, content in enumerate(contents, 8):
+    # One has the name that the next population would have.
+    folder = study / "populations" / f"trials-{number:04d}"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "members.json").write_text(content)
+  before = studies.files(other) | studies.files(study / "populations")
+  assert studies.call("study", "extend", study, "--trials=9") == 0
+  said = capsys.readouterr().out
+  for number in range(8, 8 + len(contents)):
+    assert f"trials-{number:04d}/members.json" in said
+  assert studies.files(other) | studies.files(study / "populations") == before
+  assert studies.trial(study, 8).status()["status"] in rundir.DONE
+
+
+@pytest.mark.parametrize(
+  ("name", "is_run"),
+  [
+    *((name, True) for name in ("trials/0007", "reruns/0007/3")),
+    *((name, True) for name in ("trials/12345", "reruns/0000/0")),
+    *((name, False) for name in ("trials/7", "trials/00007", "trials/٠٠٠٧")),
+    *((name, False) for name in ("reruns/0007", "reruns/0007/03", "/trials/0")),
+    *((name, False) for name in ("trials/0007/", "trials//0007", "", None, 7)),
+  ],
+)
+def test_names_of_runs(name, is_run):
+  """Names from files: those that the program writes, and no others."""
+  assert study_lib.is_run(name) == is_run
 
 
 def test_progress_counts_what_is_there(tmp_path):
