@@ -143,8 +143,10 @@ function config(trial) {
 }
 
 function command(trial) {
-  return `jaxplay train \\\n  --config=${quoted(`${trial.path}/config.json`)}`
-    + ` \\\n  --workdir=${quoted(`${trial.path}-again`)}`;
+  const {program, devices, folder} = report.again;
+  const other = isStudy ? `${folder}-trial-${trial.index}` : `${folder}-again`;
+  return [`${program} train`, quoted(`--config=${trial.path}/config.json`),
+    quoted(`--workdir=${other}`), devices].filter(Boolean).join(" \\\n  ");
 }
 
 function overrides(trial) {
@@ -677,8 +679,9 @@ function update(what) {
     answerNode.replaceChildren(...answer().filter(Boolean));
     otherNote.textContent = isOwnObjective() ? ""
       : `The checks were made for ${report.metric} (${report.select}); to have`
-        + ` them for another objective: jaxplay report STUDY`
-        + ` --objective=${state.select}:${state.metric}`;
+        + ` them for another objective: ${report.again.program} report`
+        + ` ${quoted(report.again.folder)}`
+        + ` ${quoted(`--objective=${state.select}:${state.metric}`)}`;
   }
   for (const item of views) {
     const isCurves = item.figure.source.startsWith("curves:");

@@ -22,7 +22,7 @@ import numpy as np
 import vl_convert
 
 import jaxplay
-from jaxplay import finding, rundir
+from jaxplay import commands, finding, rundir
 from jaxplay.analysis import compare, plots, plots_answer, plots_ladder
 from jaxplay.analysis import results as results_lib
 from jaxplay.planning import answer as answer_lib
@@ -457,8 +457,9 @@ def _payload(results, findings):
         "step": [trial.step for trial in trials],
         "max_train_steps": [trial.max_train_steps for trial in trials],
         "seed": [trial.seed for trial in trials],
-        "path": [str(trial.path) for trial in trials],
+        "path": [str(rundir.absolute(trial.path)) for trial in trials],
       },
+      "again": _again(results),
       "parameters": [
         {
           "label": p.label,
@@ -494,6 +495,19 @@ def _payload(results, findings):
       "findings": [found.as_json() for found in findings],
     }
   )
+
+
+def _again(results):
+  """What commands on a study or run begin and end with, for a shell."""
+  words = results.study.get("command")
+  if not words:
+    words = (rundir.RunDir(results.path).provenance() or {}).get("command")
+  words = words or ()
+  return {
+    "program": commands.line(commands.program(words)),
+    "devices": commands.line(commands.kept(words, commands.DEVICES)),
+    "folder": str(rundir.absolute(results.path)),
+  }
 
 
 def _figures(drawn):
@@ -621,7 +635,7 @@ def _suggested(study):
 
 
 def _command(words):
-  return " ".join(words) if isinstance(words, list) else words
+  return commands.line(words) if isinstance(words, list) else words
 
 
 def _provenance(facts, provenance):

@@ -27,9 +27,6 @@ import pathlib
 import re
 import secrets
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -289,35 +286,6 @@ def best_line(
     return None
   value, step = min(scored)
   return {"step": step, "metric": objective, "value": value}
-
-
-def provenance(devices: str, versions: Mapping[str, str]) -> dict[str, Any]:
-  """What made a run, for `write_provenance`.
-
-  Args:
-    devices: Kind and count of the devices, in words.
-    versions: Versions of the libraries that computed it.
-  """
-
-  def git(*args):
-    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), *args]
-    try:
-      done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-      return None
-    return done.stdout if done.returncode == 0 else None
-
-  commit = git("rev-parse", "HEAD")
-  return {
-    "git_commit": commit and commit.strip(),
-    "git_diff": git("diff", "HEAD") if commit else None,
-    "versions": {"python": sys.version.split()[0], **versions},
-    "devices": devices,
-    "host": socket.gethostname(),
-    "command": sys.argv,
-    "folder": os.getcwd(),
-    "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-  }
 
 
 def plain(value: Any) -> Any:

@@ -191,10 +191,15 @@ def _pod(job):
     resources = {"nvidia.com/gpu": place.gpus}
   if place.spot:
     selector["cloud.google.com/gke-spot"] = "true"
+  launched = job_lib.launched(job.arguments, file=job.file)
   container = {
     "name": CONTAINER,
     "image": place.image,
     "command": _command(job),
+    # Kubernetes takes $(NAME) for a variable.
+    "env": [
+      {"name": job_lib.LAUNCH, "value": launched.replace("$(", "$$(")}
+    ],
     "resources": {"limits": resources, "requests": resources},
   }
   spec = {

@@ -7,6 +7,7 @@ installed, so they need the standard library only.
 import argparse
 import dataclasses
 import difflib
+import json
 import re
 import shutil
 import sys
@@ -15,6 +16,9 @@ import tomllib
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
 REQUIRED = object()
 
+# Where a process finds how it was launched, so that commands which it prints
+# can be typed: jaxplay/commands.py.
+LAUNCH = "JAXPLAY_LAUNCH"
 # What a launcher tells each process itself.
 _OURS = ("--coordinator", "--num_processes", "--process_id", "--distributed")
 _TABLES = ("local", "slurm", "tpu_vm", "gke")
@@ -43,6 +47,7 @@ class Key:
 class Job:
   """A launch file, checked: one attribute `place` holds its table."""
 
+  file: str
   name: str
   arguments: tuple[str, ...]
   place: argparse.Namespace
@@ -103,12 +108,22 @@ def read(path, table, keys, check=None):
       )
     _check_arguments(top["arguments"])
     place = argparse.Namespace(**_checked(content[table], keys, f"[{table}] "))
-    job = Job(top["name"], tuple(top["arguments"]), place)
+    job = Job(path, top["name"], tuple(top["arguments"]), place)
     if check:
       check(job)
   except Mistake as error:
     raise Mistake(f"{path}: {error}") from None
   return job
+
+
+def launched(arguments, **how):
+  """The value of `LAUNCH` for these arguments of jaxplay.
+
+  Args:
+    arguments: As the user gave them.
+    **how: `program`, the words before them, or `file`, where they stand.
+  """
+  return json.dumps(how | {"arguments": list(arguments)})
 
 
 def _checked(content, keys, where):

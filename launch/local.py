@@ -11,6 +11,7 @@ that of the first process that failed, else the job's own.
 """
 
 import argparse
+import os
 import shlex
 import signal
 import socket
@@ -91,9 +92,13 @@ def commands(arguments, num_processes, devices):
 
 def run(arguments, num_processes, devices):
   """Runs `jaxplay ARGUMENTS` as one job; returns its exit code."""
+  program = [sys.executable, sys.argv[0]]
+  program += [f"--processes={num_processes}", f"--devices={devices}", "--"]
+  launched = job_lib.launched(arguments, program=program)
   processes = [
     subprocess.Popen(
       command,
+      env=os.environ | {job_lib.LAUNCH: launched},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -149,6 +149,8 @@ def script(job):
   lines += ["#SBATCH --requeue"]
   lines += [f"#SBATCH {flag}" for flag in place.sbatch_flags]
   lines += ["", *place.setup.strip().splitlines()]
+  launched = shlex.quote(job_lib.launched(job.arguments, file=job.file))
+  lines += [f"export {job_lib.LAUNCH}={launched}"]
   lines += [f"command=({shlex.join(['jaxplay', *job.arguments])})"]
   if place.array:
     lines += ['command+=("--trials=$SLURM_ARRAY_TASK_ID")']

@@ -53,6 +53,7 @@ _START = """
 cd ~/{name}
 export PATH=$PWD/.venv/bin:$PATH
 {setup}
+export {variable}={launched}
 rm -f launch.pid launch.code
 (
   trap '' HUP
@@ -198,8 +199,15 @@ class Slice:
     command = shlex.join(
       ["jaxplay", *self.job.arguments, wait, "--distributed"]
     )
-    setup = self.place.setup.strip()
-    return self._ssh("all", _START, command=command, setup=setup)
+    launched = job_lib.launched(self.job.arguments, file=self.job.file)
+    return self._ssh(
+      "all",
+      _START,
+      command=command,
+      setup=self.place.setup.strip(),
+      variable=job_lib.LAUNCH,
+      launched=shlex.quote(launched),
+    )
 
   def follow(self, first):
     return self._ssh("0", _FOLLOW, first=first)

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from jaxplay import cli, rundir
+from jaxplay import cli, commands, rundir
+from jaxplay import config as config_lib
 from jaxplay.analysis import curves
 from tests.study import studies
 from tests.training import runs
@@ -101,6 +103,11 @@ def test_a_run_from_the_shell(tmp_path):
   assert process.returncode == 0, output
   for part in ("step 48/48", "best valid/error_rate", "test error", "next:"):
     assert part in output
+  # As it was started, it starts again (B12).
+  words = shlex.split(output.split("next: ")[1].split("\n")[1])
+  assert studies.pasted(output)[0] == "train"
+  program = commands.program(words)
+  subprocess.run([*program, "--version"], cwd=runs.ROOT, check=True)
   findings = rundir.RunDir(tmp_path / "run").findings()
   assert tuple(found["check"] for found in findings) == curves.CHECKS
   again, _ = runs.start(arguments).communicate(timeout=runs.HANG)
@@ -315,3 +322,77 @@ def test_extend_from_the_shell(constant, tmp_path, capsys):
   code = studies.call(*arguments[:-1], "--extend_steps=20")
   error = capsys.readouterr().err
   assert code == cli.common.EXIT_WRONG and "has made 24 of 24" in error
+
+
+# What to paste.
+
+
+def _differences(one, other):
+  """Keys in which the configs of two runs differ."""
+  one, other = (rundir.RunDir(path).config() for path in (one, other))
+  return config_lib.differences(one, other)
+
+
+_TINY = ("--config.max_train_steps=8", "--config.seed", "3")
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    ["--config.dataset.data_dir", "a b/größe", "--config.averages=ema,window"],
+    ["--fake_devices=8", "--config.mesh.fsdp=2", "--config.mesh.data", "4"],
+  ],
+)
+def test_the_next_seed_is_all_that_changes(tmp_path, capsys, given):
+  """B12: the line that is printed, pasted: config argument, overrides and
+  mesh as they were given; a workdir with a space is one word."""
+  studies.write(tmp_path)
+  config, run = f"--config={tmp_path / 'config.py'}:16", tmp_path / "a b" / "r"
+  command = ("train", config, "--workdir", run, *_TINY, *given)
+  assert studies.call(*command) == 0
+  words = studies.pasted(capsys.readouterr().out)
+  assert studies.call(*words) == 0
+  assert rundir.RunDir(run).config()["model"]["width"] == 16
+  assert _differences(run, f"{run}-seed-4") == {"seed": (3, 4)}
+  # And so on.
+  words = studies.pasted(capsys.readouterr().out)
+  assert f"--workdir={run}-seed-5" in words and set(given) <= set(words)
+
+
+def test_the_next_seed_of_a_run_that_was_extended(constant, tmp_path, capsys):
+  """B12: it begins with the length to which the other one came."""
+  shutil.copytree(constant, tmp_path / "run")
+  config = f"--config={tmp_path / 'run' / 'config.json'}"
+  where = f"--workdir={tmp_path / 'run'}"
+  assert studies.call("train", config, where, "--extend_steps=24") == 0
+  words = studies.pasted(capsys.readouterr().out)
+  assert words[1] == config and "--extend_steps=24" not in words
+  assert studies.call(*words) == 0
+  other = tmp_path / "run-seed-1"
+  assert _differences(tmp_path / "run", other) == {"seed": (0, 1)}
+
+
+def test_a_tenth_of_the_base_rate(tmp_path, capsys):
+  """B12: of the config's, and not of what the schedule made of it."""
+  studies.write(tmp_path)
+  keys = ("--config.hparams.warmup_steps=6", "--config.log_every=1")
+  rate, run = "--config.hparams.learning_rate=3e12", tmp_path / "run"
+  config = f"--config={tmp_path / 'config.py'}"
+  command = ("train", config, f"--workdir={run}", *_TINY, *keys, rate)
+  assert studies.call(*command) == 0
+  assert rundir.RunDir(run).status()["status"] == "infeasible"
+  words = studies.pasted(capsys.readouterr().out)
+  assert studies.call(*words) == 0
+  assert _differences(run, f"{run}-rate-3e+11") == {
+    "hparams.learning_rate": (3e12, 3e11)
+  }
+
+
+def test_after_a_branch_its_report(constant, tmp_path, capsys):
+  """B12: the path of the branch, which may have a space."""
+  workdir = tmp_path / "a b"
+  branch = ("branch", constant, "--step=8", f"--workdir={workdir}")
+  assert studies.call(*branch) == 0
+  words = studies.pasted(capsys.readouterr().out)
+  assert words == ["report", str(workdir)]
+  assert studies.call(*words) == 0

@@ -20,15 +20,17 @@ SOURCES = {
 
 # Each package, and those of ours that it may import beside itself. `jaxplay`
 # itself, which holds UserError, is open to all.
-GROUND = ("models", "data", "rundir", "finding", "config")
+GROUND = ("models", "data", "rundir", "finding", "config", "commands")
+BELOW = (*GROUND, "provenance")
 NEIGHBOURS = ("training", "study", "planning")
 FLOORS = {
   **{name: () for name in GROUND},
-  **{name: GROUND for name in NEIGHBOURS},
-  "analysis": (*GROUND, *NEIGHBOURS),
-  "report": (*GROUND, *NEIGHBOURS, "analysis"),
-  "procedures": (*GROUND, *NEIGHBOURS, "analysis"),
-  "cli": (*GROUND, *NEIGHBOURS, "analysis", "report", "procedures"),
+  "provenance": GROUND,
+  **{name: BELOW for name in NEIGHBOURS},
+  "analysis": (*BELOW, *NEIGHBOURS),
+  "report": (*BELOW, *NEIGHBOURS, "analysis"),
+  "procedures": (*BELOW, *NEIGHBOURS, "analysis"),
+  "cli": (*BELOW, *NEIGHBOURS, "analysis", "report", "procedures"),
 }
 # What is read from a run directory must not need the machine that made it.
 NEEDS_NO_JAX = ("training", "models")

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import pathlib
 import re
+import shlex
 import xml.etree.ElementTree
 
 import numpy as np
@@ -406,7 +408,12 @@ def test_answer_comes_first(page, study):
   )
   assert f"Trial {best.index};" in texts(page, "#best-trial")[0]
   command, flags, config = texts(page, "#answer pre")
-  assert f"--config={best.path}/config.json" in command
+  words = shlex.split(command.replace("\\\n", " "))  # B12.
+  folder = pathlib.Path(study.path).absolute()
+  assert words == [
+    *("jaxplay", "train", f"--config={best.path.absolute()}/config.json"),
+    f"--workdir={folder}-trial-{best.index}",
+  ]
   for parameter in study.space.active(best.point):
     assert f"--config.{parameter.key}=" in flags
   rate = next(v for k, v in best.point.items() if "learning_rate" in k)
@@ -537,7 +544,8 @@ def test_objective_can_be_changed(page, study):
   assert float(texts(page, "#best-value")[0]) == pytest.approx(
     other.value(best), rel=1e-3
   )
-  assert "--objective=final:train/loss" in texts(page, "#other-objective")[0]
+  told = texts(page, "#other-objective")[0].split("objective: ")[1]
+  assert shlex.split(told)[-1] == "--objective=final:train/loss"
   assert not texts(page, "#comparisons td")  # That is for the other one.
   expected = [t.index for t in other.ranked]
   rows = [int(t) for t in texts(page, "#trials tbody tr td:first-child")]

@@ -287,16 +287,6 @@ def test_provenance_lists_resumes(run):
   }
 
 
-def test_provenance_tells_what_made_the_run(run):
-  """G8: commit, uncommitted changes, versions, devices, host and command."""
-  entry = rundir.provenance("8 x cpu", {"jax": "1.2"})
-  assert entry["devices"] == "8 x cpu" and entry["versions"]["jax"] == "1.2"
-  assert entry["versions"]["python"] == sys.version.split()[0]
-  assert entry["command"] == sys.argv and entry["folder"] == os.getcwd()
-  run.write_provenance(entry)
-  assert run.provenance() == entry | {"resumes": []}
-
-
 def test_urls_that_cannot_be(monkeypatch):
   """Neither a bucket, nor what reads one: a sentence."""
   assert "neither a folder nor" in _refusal(rundir.at, "ftp://host/run")

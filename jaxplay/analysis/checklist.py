@@ -668,6 +668,11 @@ def optimization_instability(
   )
 
 
+def _rerun(results):
+  best = results.ranked[0].index if results.ranked else None
+  return results_lib.rerun_command(results, results.path, best)
+
+
 def retrain_variance(results: results_lib.Results) -> finding.Finding:
   """How much does the same trial vary between seeds, against the study?
 
@@ -688,8 +693,7 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
       "unknown",
       results.objective,
       dict(has=num, needs=3),
-      "Unknown without reruns: `jaxplay study rerun"
-      f" {results.path} --best --seeds=5`.",
+      f"Unknown without reruns: `{_rerun(results)} --seeds=5`.",
       _ADOPTION,
     )
   index = max(reruns, key=lambda i: len(reruns[i]))

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 import jaxplay
+from jaxplay import commands, rundir
 from jaxplay import config as config_lib
-from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -42,8 +42,8 @@ class Side:
     deviation_from: What that is taken from, in words.
     search_deviation: Standard deviation of the best over searches as long as
       this one, by bootstrap of its trials; 0 for a single run.
-    rerun: The command that adds reruns, less their number, or "" for a run of
-      no study.
+    rerun: The command that adds reruns, less their number; for a run of no
+      study one that trains it with another seed.
     commit: Of the code that made it, and whether that was all, in words.
     adaptive: Trials that were suggested by the results of others.
   """
@@ -324,11 +324,19 @@ def _side(results) -> Side:
 
 def _rerun(results, best):
   if best.index < 0:
-    return ""
-  if results.path == best.path:  # `read` took it alone.
+    run = rundir.RunDir(best.path)
+    folder, seed = commands.fresh_number(str(best.path), "seed", best.seed)
+    words = (run.provenance() or {}).get("command") or ()
+    train = [
+      *("train", f"--config={best.path / 'config.json'}"),
+      *(f"--workdir={folder}", f"--config.seed={seed}"),
+    ]
+    kept = commands.kept(words, commands.DEVICES)
+    return commands.line([*commands.program(words), *train, *kept])
+  study = results.path
+  if study == best.path:  # `read` took it alone.
     study = best.path.parent.parent
-    return f"jaxplay study rerun {study} --trial={best.index}"
-  return f"jaxplay study rerun {results.path} --best"
+  return results_lib.rerun_command(results, study, best.index)
 
 
 def _at_least(side, other):
@@ -470,12 +478,10 @@ def _advice(verdict, unlike, sides, changes, seeds):
       f"Not even {_MOST_SEEDS} seeds would tell so small a difference. Keep the"
       " simpler one."
     )
-  commands = "; ".join(
-    f"{side.rerun} --seeds={seeds or 5}"
-    if side.rerun
-    else f"train {side.name} again with --config.seed=1, 2, ..."
+  again = "; ".join(
+    side.rerun + (f" --seeds={seeds or 5}" if side.trial >= 0 else ", ...")
     for side in lacking or sides
   )
   if seeds is None or min(side.num_reruns for side in sides) < 2:
-    return f"Measure the variance between seeds: {commands}"
-  return f"About {seeds} seeds of each would tell: {commands}"
+    return f"Measure the variance between seeds: {again}"
+  return f"About {seeds} seeds of each would tell: {again}"

@@ -8,14 +8,13 @@ import dataclasses
 import functools
 import math
 import pathlib
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import jaxplay
-from jaxplay import rundir
+from jaxplay import commands, rundir
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
@@ -304,7 +303,7 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
     "objective": f"{results.select} {results.objective}",
     "best": None,
     "best_trial": None,
-    "command": shlex.join(study["command"]),
+    "command": commands.line(study["command"]),
     "commit": provenance.get("git_commit"),
     "uncommitted_changes": bool(provenance.get("git_diff")),
   }
@@ -312,6 +311,23 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
     best = results.ranked[0]
     row |= {"best": results.value(best), "best_trial": best.index}
   return row
+
+
+def rerun_command(
+  results: Results, path: pathlib.Path, trial: int | None
+) -> str:
+  """The command that runs a trial with other seeds, as its study was run.
+
+  Args:
+    results: The study.
+    path: Its directory.
+    trial: Index; None: whichever is best by then.
+  """
+  which = "--best" if trial is None else f"--trial={trial}"
+  words = results.study.get("command") or ()
+  rerun = ["study", "rerun", str(rundir.absolute(path)), which]
+  kept = commands.kept(words, commands.RUNNER)
+  return commands.line([*commands.program(words), *rerun, *kept])
 
 
 _NO_CURVE = (np.zeros(0, np.int64), np.zeros(0))

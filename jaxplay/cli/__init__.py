@@ -10,14 +10,21 @@ import sys
 import traceback
 
 import jaxplay
+from jaxplay import commands
 from jaxplay.cli import common, plan, playbook, report, scaling, study, train
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
+  words = sys.argv[1:] if argv is None else list(argv)
+  with commands.typed_as(words):
+    return _main(words)
+
+
+def _main(words):
   arguments = None
   try:
-    arguments, rest = _parser().parse_known_args(argv)
+    arguments, rest = _parser().parse_known_args(words)
     code = arguments.verb(arguments, rest)
     sys.stdout.flush()
   except BrokenPipeError:

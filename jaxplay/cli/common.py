@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import glob
+import json
 import math
 import os
 import pathlib
@@ -12,6 +13,7 @@ import threading
 import time
 
 import jaxplay
+from jaxplay import commands
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
@@ -433,6 +435,39 @@ class Console:
     self._show_line()
     if self._bar is not None:
       self._bar.close()
+
+
+def command(*verb, keep=(), of=None, options=None, overrides=None):
+  """A command to paste: the one that was typed, or another verb, changed.
+
+  Args:
+    *verb: Words of the other verb; none: the command that was typed.
+    keep: Options that the other verb has, too, of what was typed.
+    of: Or of this command, such as the one that made a study.
+    options: Option -> its new value, as `commands.changed` takes them.
+    overrides: Config key -> its new value.
+  """
+  words = commands.typed()
+  if verb:
+    kept = commands.kept(of or words, keep)
+    words = [*commands.program(words), *map(str, verb), *kept]
+  words = commands.changed(words, options or {}, overrides or {})
+  if "file" in (commands.launch() or {}):  # It starts no other command.
+    return f"arguments = {json.dumps(words[1:], ensure_ascii=False)}"
+  return commands.line(words)
+
+
+def show_next(what, command, arguments=None):
+  """The command that is likely to come next, and why."""
+  where = ""
+  launch = commands.launch()
+  if launch is not None:
+    where = f", in {launch['file']}:" if "file" in launch else ""
+  elif one_of_several(arguments):
+    where = ", on every host"
+    if arguments.process_id is not None:
+      where += " with its own --process_id"
+  print(f"next: {what}{where}\n  {command}")
 
 
 def as_table(heads, rows):

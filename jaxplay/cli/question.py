@@ -6,6 +6,7 @@ import json
 import sys
 
 import jaxplay
+from jaxplay import commands
 from jaxplay.cli import common
 from jaxplay.cli import study as study_verbs
 
@@ -116,10 +117,23 @@ def write_page(directory, question, goal, answer):
     goal=goal,
     facts={
       "plan": str(directory.path),
-      "command": " ".join(plan["command"]),
+      "command": commands.line(plan["command"]),
+      "to train the config": _to_train(directory, answer),
       "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
     },
     provenance=directory.own.provenance() or {},
+  )
+
+
+def _to_train(directory, answer):
+  """The command that trains the config that an answer has written, if any."""
+  path = answer.details.get("config")
+  if path is None:
+    return None
+  workdir = commands.fresh(str(directory.path), "run")
+  return common.command(
+    *("train", f"--config={path}", f"--workdir={workdir}"),
+    keep=commands.DEVICES,
   )
 
 
@@ -155,6 +169,8 @@ def _show(arguments, question, answer, goal, directory=None):
       print(f"  {line}")
   if directory is not None:
     print(f"report: {directory.path / 'report.html'}")
+    if command := _to_train(directory, answer):
+      common.show_next("to train the config", command, arguments)
   return 0
 
 

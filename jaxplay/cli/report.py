@@ -4,6 +4,7 @@ import json
 import time
 
 import jaxplay
+from jaxplay import commands
 from jaxplay.cli import common, scaling
 
 _LIVE_SECONDS = 10.0
@@ -138,8 +139,14 @@ def show_study(results, findings, path):
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
   print(f"report: {path}")
-  if path.parent == results.path:
-    print(f"next study, to be edited: {path.parent / 'next_study.py'}")
+  if path == results.path / "report.html":  # Else no next study is written.
+    workdir, _ = commands.fresh_number(str(results.path), "round", 1)
+    command = common.command(
+      *("study", "run", results.path / "next_study.py", f"--workdir={workdir}"),
+      keep=commands.RUNNER,
+      of=results.study.get("command"),
+    )
+    common.show_next("the study that the findings suggest; edit it", command)
 
 
 def _report(arguments, rest):

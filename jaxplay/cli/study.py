@@ -2,11 +2,10 @@
 
 import collections
 import os
-import shlex
-import sys
 import time
 
 import jaxplay
+from jaxplay import commands
 from jaxplay.cli import common
 from jaxplay.cli import report as report_verbs
 
@@ -250,10 +249,15 @@ def _next_batch(arguments, directory, most):
     trial.status in results_lib.ENDED for trial in results.space_filling.trials
   )
   if ended < suggest.FEWEST or not results.ranked:
+    explore = common.command(
+      *("study", "extend", arguments.study),
+      f"--trials={max(len(results.trials), suggest.FEWEST)}",
+      keep=commands.RUNNER,
+    )
     raise jaxplay.UserError(
       f"{arguments.study!r} has {ended} finished trials, {len(results.ranked)}"
       f" of them with a value, and a suggestion needs {suggest.FEWEST} and a"
-      " value; explore first, with `jaxplay study run` or `extend`"
+      f" value; explore first: {explore}"
     )
   findings = checklist.check_study(results)
   bad = [
@@ -266,7 +270,8 @@ def _next_batch(arguments, directory, most):
     raise jaxplay.UserError(
       f"the best trials of {arguments.study!r} cluster at a boundary of"
       f" {', '.join(bad)}, so better ones may lie outside; run its"
-      " next_study.py, which `jaxplay report` writes, or go on in this space"
+      " next_study.py, which this writes:"
+      f" {common.command('report', arguments.study)}, or go on in this space"
       " with --ignore_findings"
     )
   return refine.next_batch(
@@ -389,7 +394,7 @@ def _chosen(arguments, directory, results):
     results,
     trial=best,
     date=time.strftime("%Y-%m-%d"),
-    command=shlex.join(["jaxplay", *sys.argv[1:]]),
+    command=commands.line(commands.typed()),
   )
   return final, 0
 
@@ -542,7 +547,11 @@ def _close_study(arguments, directory, jobs):
     if status.get("status") == "failed":
       print(f"  {job.name} crashed: {status.get('reason')}")
   if counts["failed"]:
-    print("once that is mended, the same command with --retry_failed")
+    common.show_next(
+      "try them again, once that is fixed",
+      common.command(options={"--retry_failed": True}),
+      arguments,
+    )
   if set(counts) - {*rundir.DONE, "failed"}:
     print("what is not finished belongs to another runner")
   results = results_lib.read_study(directory.path)

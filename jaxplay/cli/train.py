@@ -1,10 +1,10 @@
 """The verbs that train single runs: `jaxplay train` and `jaxplay branch`."""
 
 import argparse
-import shutil
 import sys
 
 import jaxplay
+from jaxplay import commands
 from jaxplay.cli import common
 
 
@@ -164,7 +164,6 @@ def _train(arguments, rest):
     for part in dry_run.describe(config):
       console.tell(part)
     return 0
-  again = f"train --config={arguments.config} --workdir=ANOTHER"
   if arguments.profile and arguments.profile[1] > config.max_train_steps:
     raise jaxplay.UserError(
       f"--profile ends at step {arguments.profile[1]}, and the run at"
@@ -177,10 +176,11 @@ def _train(arguments, rest):
       f" {arguments.workdir!r} has made {made} already; use another workdir"
     )
   return _run(
+    arguments,
     config,
     arguments.workdir,
     console,
-    again,
+    lambda status: _next(arguments, config, status),
     extend=bool(arguments.extend_steps),
     profile=arguments.profile,
   )
@@ -234,7 +234,13 @@ def _branch(arguments, rest):
         lambda s=step, r=run, c=config: branch.begin(parent, s, r, c)
       )
       console.tell(f"cooling down from step {step} to {config.max_train_steps}")
-      code = _run(config, str(run.path), console, f"report {run.path}")
+      code = _run(
+        arguments,
+        config,
+        str(run.path),
+        console,
+        lambda status, r=run: _next_of_branch(r.path, status),
+      )
       if code:
         return code
       last = step == list(configs)[-1]
@@ -244,7 +250,7 @@ def _branch(arguments, rest):
   return 0
 
 
-def _run(config, workdir, console, again, **kwargs):
+def _run(arguments, config, workdir, console, what_next, **kwargs):
   """Trains a run, and says how it went; the exit code."""
   import jax
 
@@ -257,11 +263,12 @@ def _run(config, workdir, console, again, **kwargs):
     print(f"jaxplay: {common.runtime_error(error)}", file=sys.stderr)
     return common.EXIT_FAILED
   if jax.process_index() == 0:
-    _close(workdir, status, again)
+    _close(workdir, status)
+    common.show_next(*what_next(status), arguments)
   return common.EXIT_PREEMPTED if status["status"] == "preempted" else 0
 
 
-def _close(workdir, status, again):
+def _close(workdir, status):
   """Writes the run's findings, and the closing summary."""
   from jaxplay import rundir
   from jaxplay.analysis import curves
@@ -285,8 +292,6 @@ def _close(workdir, status, again):
   for found in findings:
     if found.verdict in ("warn", "fail"):
       print(f"  {found.verdict}: {found.check}: {found.advice}")
-  what, command = _next(again, status)
-  print(f"next: {what}\n  {command}")
 
 
 def _headline(status):
@@ -300,19 +305,32 @@ def _headline(status):
   return f"completed {status['step']} steps in {status['seconds']:.0f} s"
 
 
-def _next(again, status):
-  """What to type next, and why."""
-  program = "jaxplay" if shutil.which("jaxplay") else sys.argv[0]
+def _next(arguments, config, status):
+  """(why, the command to type next) of a run that `train` made."""
   if status["status"] == "preempted":
-    return "to resume", " ".join([program, *sys.argv[1:]])
-  command = f"{program} {again}"
-  if again.startswith("report"):
-    return "its curves", command
-  rate = (status.get("final") or {}).get("learning_rate")
-  if status["status"] == "infeasible" and rate:
-    lower = f"--config.hparams.learning_rate={rate / 10:.2g}"
-    return "a tenth of the learning rate", f"{command} {lower}"
-  return (
-    "another seed, to see how much it matters",
-    f"{command} --config.seed=1",
+    return "to resume", common.command()
+  changes, options = {}, {}
+  if arguments.extend_steps:  # A new run has nothing to extend.
+    options["--extend_steps"] = None
+    changes["max_train_steps"] = config.max_train_steps
+  if status["status"] == "infeasible":
+    what = "a tenth of the learning rate"
+    rate = float(f"{config.hparams.learning_rate / 10:.6g}")
+    changes["hparams.learning_rate"] = rate
+    folder = commands.fresh(arguments.workdir, "rate", f"{rate:g}")
+  else:
+    what = "another seed, to see how much it matters"
+    folder, seed = commands.fresh_number(
+      arguments.workdir, "seed", config.seed
+    )
+    changes["seed"] = seed
+  return what, common.command(
+    options=options | {"--workdir": folder}, overrides=changes
   )
+
+
+def _next_of_branch(folder, status):
+  """As `_next`, of a run that `branch` made."""
+  if status["status"] == "preempted":
+    return "to resume", common.command()
+  return "its curves", common.command("report", folder)

@@ -15,13 +15,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jaxplay
+from jaxplay import commands, finding, provenance, rundir
 from jaxplay import config as config_lib
-from jaxplay import finding, rundir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +158,9 @@ class PlanDir:
       self._check_same(here, asked)
       return
     self.own.create()
-    self.own.write_provenance(rundir.provenance("", {}))
-    rundir.write_json(self.path / "plan.json", asked | {"command": sys.argv})
+    self.own.write_provenance(provenance.record())
+    asked["command"] = commands.typed()
+    rundir.write_json(self.path / "plan.json", asked)
 
   def _check_same(self, here, asked):
     what = None

@@ -17,15 +17,14 @@ import json
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 import jaxplay
+from jaxplay import commands, provenance, rundir
 from jaxplay import config as config_lib
-from jaxplay import rundir
 from jaxplay.planning import scaling
 
 
@@ -226,8 +225,8 @@ class LadderDir:
         )
     self.own.create()
     if self.own.provenance() is None:
-      self.own.write_provenance(rundir.provenance("", {}))
-    command = (here or {}).get("command", sys.argv)
+      self.own.write_provenance(provenance.record())
+    command = (here or {}).get("command", commands.typed())
     rundir.write_json(
       self.path / "ladder.json", dict(definition, command=command)
     )

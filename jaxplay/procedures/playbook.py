@@ -621,7 +621,7 @@ def _answer(loop):
     said=[
       f"{told}: {loop.last.said[0]}.",
       f"{loop.spent():.3g} trials of {loop.budget} were spent.",
-      f"The config is written: jaxplay train --config={path} --workdir=RUN",
+      f"The config is written: {path}",
     ],
     settings=settings,
     findings=[

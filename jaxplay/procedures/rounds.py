@@ -78,7 +78,7 @@ def rounds(
     f"Train trial {best.index} of {results.path.name}"
     f" ({results.objective} {results.value(best):.4g}) for {steps:,} steps:"
     f" {why}.",
-    f"Its config is written: jaxplay train --config={path} --workdir=RUN",
+    f"Its config is written: {path}",
   ]
   tables.append(
     answer_lib.Table(

@@ -24,15 +24,14 @@ import io
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 import jaxplay
+from jaxplay import commands, provenance, rundir
 from jaxplay import config as config_lib
-from jaxplay import rundir
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 
@@ -269,7 +268,7 @@ class StudyDir:
     here = rundir.read_json(self.path / "study.json")
     if here is None:
       rundir.refuse_other(self.path, "a study")
-      return dict(definition, command=sys.argv)
+      return dict(definition, command=commands.typed())
     self._check_same(here, definition)
     num_trials = max(here["num_trials"], definition["num_trials"])
     taken = {key: definition[key] for key in ("goal", "notes")}
@@ -285,7 +284,7 @@ class StudyDir:
     self.own.create()
     with self.own.lock(wait=True):
       if self.own.provenance() is None:
-        self.own.write_provenance(rundir.provenance("", {}))
+        self.own.write_provenance(provenance.record())
       rundir.write_json(self.path / "study.json", self.merged(definition))
 
   def _check_same(self, here, definition):

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data, models, rundir
+from jaxplay import provenance as provenance_lib
 from jaxplay.data import order
 from jaxplay.training import (
   checkpoint,
@@ -780,11 +781,11 @@ class Preemption:
 
 
 def provenance(dataset: data.Dataset) -> dict[str, Any]:
-  """What makes the runs of this process; see `rundir.provenance`."""
+  """What makes the runs of this process; see `provenance.record`."""
   kinds = collections.Counter(d.device_kind for d in jax.devices())
   text = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
   names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-  return rundir.provenance(
+  return provenance_lib.record(
     f"{text} on {jax.process_count()} host(s)",
     {name: importlib.metadata.version(name) for name in names},
   ) | ({"dataset": dict(dataset.facts)} if dataset.facts else {})

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -368,7 +369,8 @@ def test_retrain_variance_without_reruns():
   """E1: unknown without reruns, and the command that makes them."""
   found = checklist.retrain_variance(by_hand.line(np.linspace(0.1, 0.5, 20)))
   assert found.verdict == "unknown"
-  assert "jaxplay study rerun by_hand --best --seeds=5" in found.advice
+  path = pathlib.Path("by_hand").absolute()
+  assert f"`jaxplay study rerun {path} --trial=0 --seeds=5`" in found.advice
 
 
 def test_best_steps_of_a_decay_are_late_by_nature():

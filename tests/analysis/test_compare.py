@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_missing_reruns_are_asked_for(reruns):
   """E1: with reruns of none, or of one only, it says what to run."""
   found = compare.compare(_flat(0.1, reruns), _flat(0.099))
   assert found.verdict == "cannot tell"
-  assert "jaxplay study rerun generated --best --seeds=" in found.advice
+  path = pathlib.Path("generated").absolute()
+  assert f"jaxplay study rerun {path} --trial=0 --seeds=" in found.advice
   assert "selected for being the best" in found.caveats[0]
 
 

@@ -24,6 +24,10 @@ def _rule_name(value):
   return re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", value)
 
 
+def _variable(value):
+  return re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", value)
+
+
 def _texts(value):
   return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
@@ -39,6 +43,7 @@ _CONTAINER = {
   "*name": _name,
   "*image": str,
   "command": _texts,
+  "env": [{"*name": _variable, "*value": str}],
   "resources": {"limits": dict, "requests": dict},
   "volumeMounts": [{"*name": _name, "*mountPath": str}],
 }

@@ -199,4 +199,10 @@ def test_local_passes_signals_and_codes_on(tmp_path, number):
   output = process.communicate(timeout=runs.HANG)[0]
   assert process.returncode == 75, output
   assert "preempted at step" in output
+  resume = output.split("next: to resume\n")[1].split("\n")[0]
+  launched = (sys.executable, "launch/local.py", "--processes=2", "--devices=1")
+  assert shlex.split(resume.removeprefix("[0]")) == [
+    *(*launched, "--"),
+    *runs.command(keys, tmp_path / "run"),
+  ]
   assert any((tmp_path / "run" / "checkpoints").iterdir())

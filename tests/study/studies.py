@@ -1,11 +1,12 @@
 """Tiny studies for tests: their files, and `jaxplay` here and in a process."""
 
 import pathlib
+import shlex
 import subprocess
 import sys
 from unittest import mock
 
-from jaxplay import cli
+from jaxplay import cli, commands
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 from tests.training import runs
@@ -43,7 +44,7 @@ def get_study():
 # `jaxplay`, but a signal comes when its progress says so.
 _SIGNALLED = """
 import os, signal, sys
-from jaxplay import cli
+from jaxplay import cli, commands
 
 number, moment, *arguments = sys.argv[1:]
 
@@ -81,6 +82,12 @@ def call(*arguments) -> int:
   """Runs `jaxplay` in this process, on its devices; returns the exit code."""
   with mock.patch.object(cli.common, "start_jax"):  # JAX has begun already.
     return cli.main([str(argument) for argument in arguments])
+
+
+def pasted(output):
+  """Arguments of the last command that was printed, as a shell has them."""
+  words = shlex.split(output.split("next: ")[-1].split("\n")[1])
+  return words[len(commands.program(words)) :]
 
 
 def start(*arguments, signal=None, moment=""):

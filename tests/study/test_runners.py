@@ -154,7 +154,9 @@ def test_a_crash_is_tried_twice_and_told(tmp_path, capsys):
   assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   assert _trials(study) == before
   (run.path / "predictions").unlink()
-  assert _run(path, study, "--no_report", "--retry_failed") == 0
+  words = studies.pasted(told)  # B12.
+  assert words[-2:] == ["--no_report", "--retry_failed"]
+  assert studies.call(*words) == 0
   assert studies.statuses(study) == ["completed"] * 4
   assert [line["step"] for line in run.metrics()] == _STEPS
 
