@@ -15,7 +15,6 @@ import math
 import os
 import re
 import reprlib
-import runpy
 import struct
 import sys
 import traceback
@@ -26,6 +25,7 @@ from typing import Any
 import ml_collections
 
 import jaxplay
+from jaxplay import userfiles
 
 
 def base() -> ml_collections.ConfigDict:
@@ -379,6 +379,7 @@ def _load_json(path):
   try:
     with open(path, encoding="utf-8") as file:
       nested = json.load(file)
+    userfiles.note(path)
   except (OSError, ValueError, RecursionError) as error:
     raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
   if not isinstance(nested, Mapping):
@@ -403,18 +404,19 @@ def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
   """
   what = name.removeprefix("get_")
   _refuse_no_file(path, what)
-  function = _run(
-    lambda: runpy.run_path(path).get(name),
-    path,
-    f"{what} file {path!r} does not run",
-  )
-  if not callable(function):
-    raise jaxplay.UserError(f"{what} file {path!r} defines no {name}()")
-  made = _run(
-    lambda: _call(function, f"{name}() in {path!r}", argument),
-    path,
-    f"{name}() in {path!r} fails",
-  )
+  with userfiles.importable(path):
+    function = _run(
+      lambda: userfiles.run(path).get(name),
+      path,
+      f"{what} file {path!r} does not run",
+    )
+    if not callable(function):
+      raise jaxplay.UserError(f"{what} file {path!r} defines no {name}()")
+    made = _run(
+      lambda: _call(function, f"{name}() in {path!r}", argument),
+      path,
+      f"{name}() in {path!r} fails",
+    )
   if not isinstance(made, kind):
     start = "; start from jaxplay.config.base() and return it"
     raise jaxplay.UserError(

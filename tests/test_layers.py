@@ -20,11 +20,13 @@ SOURCES = {
 
 # Each package, and those of ours that it may import beside itself. `jaxplay`
 # itself, which holds UserError, is open to all.
-GROUND = ("models", "data", "rundir", "finding", "config", "commands")
+GROUND = ("models", "data", "rundir", "finding", "config")
+GROUND += ("commands", "userfiles")
 BELOW = (*GROUND, "provenance")
 NEIGHBOURS = ("training", "study", "planning")
 FLOORS = {
   **{name: () for name in GROUND},
+  "config": ("userfiles",),
   "provenance": GROUND,
   **{name: BELOW for name in NEIGHBOURS},
   "analysis": (*BELOW, *NEIGHBOURS),

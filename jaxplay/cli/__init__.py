@@ -10,13 +10,14 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands
+from jaxplay import commands, userfiles
 from jaxplay.cli import common, plan, playbook, report, scaling, study, train
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
   words = sys.argv[1:] if argv is None else list(argv)
+  userfiles.forget()
   with commands.typed_as(words):
     return _main(words)
 
