@@ -335,7 +335,8 @@ def load(
 
   Args:
     spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
-      `get_config(STRING)`, or the config.json of a run, or what that holds.
+      `get_config(STRING)`, or the config.json of a run, or what that holds, or
+      the study.json of a study, for its base config.
     overrides: Dotted key to the text of a value.
 
   Raises:
@@ -387,6 +388,8 @@ def _load_json(path):
       f"{path!r} holds {shown(nested)}; the config.json of a run holds an"
       " object, {...}"
     )
+  if isinstance(nested.get("config"), Mapping):
+    nested = nested["config"]  # Of a study.json.
   return from_json(nested)
 
 
@@ -514,6 +517,14 @@ def beside(path: str, spec: str) -> str:
   if os.path.isfile(near):
     return os.path.relpath(near) + colon + argument
   return spec
+
+
+def absolute(spec: str) -> str:
+  """FILE[:ARG] as it is seen from any folder."""
+  file, colon, argument = spec.partition(":")
+  if os.path.isfile(spec):  # As `load` has it.
+    file, colon, argument = spec, "", ""
+  return os.path.abspath(file) + colon + argument
 
 
 def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:

@@ -80,6 +80,37 @@ def test_the_next_study_that_is_written_runs(study, capsys):
   assert study_lib.StudyDir(work).study()["seed"] == 1
 
 
+def test_the_next_study_runs_from_anywhere(tmp_path, monkeypatch, capsys):
+  """B14: after the study was moved, and its config edited, or deleted; the
+  config stays that of the study, with its overrides and its objective."""
+  (tmp_path / "a").mkdir()
+  monkeypatch.chdir(tmp_path / "a")
+  studies.write(
+    ".",
+    config="config.py:16",
+    num_trials=1,
+    overrides={"max_train_steps": 8, "averages": ("ema",)},
+    objective="valid_ema/loss",
+  )
+  assert studies.call("study", "run", "study.py", "--workdir=s") == 0
+  capsys.readouterr()
+  old = study_lib.StudyDir("s").study()
+  shutil.move("s", tmp_path / "moved")
+  shutil.rmtree(tmp_path / "a")
+  (tmp_path / "b").mkdir()
+  monkeypatch.chdir(tmp_path / "b")
+  command = ("study", "run", "../moved/next_study.py", "--workdir=new")
+  assert studies.call(*command) == 0
+  new = study_lib.StudyDir("new").study()
+  assert config_lib.differences(old["config"], new["config"]) == {}
+  assert new["config_file"] == str(tmp_path / "moved" / "study.json")
+  trials = [
+    rundir.RunDir(path / "trials" / "0000").config()
+    for path in (tmp_path / "moved", tmp_path / "b" / "new")
+  ]
+  assert config_lib.differences(*trials).keys() == {"hparams.learning_rate"}
+
+
 def test_extend_runs_the_new_trials_alone(study, capsys):
   """C5: more trials continue the sequence; the old ones stay as they are."""
   before = studies.files(study / "trials")
@@ -406,12 +437,13 @@ def test_final_ends_what_is_missing(explored, tmp_path, monkeypatch, lost):
   """C10: killed at any moment, the same command ends what is missing, for the
   trial that was chosen before the test set was looked at."""
   (tmp_path / "experiments").mkdir()
-  monkeypatch.chdir(tmp_path)
+  monkeypatch.chdir(tmp_path)  # Whose log is not of this study (B14).
   command = ("study", "final", explored, "--seeds=2")
   assert studies.call(*command) == 0
   directory = study_lib.StudyDir(explored)
   final, tested = directory.final(), _tested(explored)
-  log = tmp_path / "experiments" / "LOG.md"
+  log = explored / "LOG.md"
+  assert not any((tmp_path / "experiments").iterdir())
   entry = log.read_text()
   unfinished = {k: v for k, v in final.items() if k != "log"}
   if lost != "log":
@@ -488,10 +520,18 @@ def test_report_as_json(study, capsys):
 )
 def test_objective_chosen_afterwards(study, capsys, objective, select):
   """C7: best or final, validation or training, without rerunning."""
-  before = studies.files(study / "trials")
+  before = studies.files(study)
   argument = f"--objective={objective}"
   assert studies.call("report", study, argument, "--json") == 0
   told = json.loads(capsys.readouterr().out)
+  # A page of its own; what was found by the study's objective stays (B14).
+  words = objective.replace(":", "-").replace("/", "-")
+  page = study / f"report-{words}.html"
+  after = studies.files(study)
+  assert page.stat().st_size and after.pop(page) and after == before
+  assert studies.call("report", study, argument) == 0
+  shown = capsys.readouterr().out
+  assert f"report: {page}" in shown and "next_study.py" not in shown
   metric = objective.rpartition(":")[2]
   assert (told["objective"], told["select"]) == (metric, select)
   results = results_lib.read_study(study)
@@ -501,7 +541,6 @@ def test_objective_chosen_afterwards(study, capsys, objective, select):
     if trial.status == "completed"
   ]
   assert told["best"]["value"] == min(values)
-  assert studies.files(study / "trials") == before
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import finding
+from jaxplay import finding, rundir
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import suggest
@@ -50,7 +50,15 @@ def next_study(
   told = _by_check(findings)
   domains = [_next_domain(results, p, told) for p in results.space.parameters]
   steps, steps_reason = next_steps(study, findings)
-  overrides = dict(study["overrides"])
+  config, overrides = study["config_file"], dict(study["overrides"])
+  config_reason = "kept"
+  if rundir.is_local(results.path):
+    # It is there wherever the study goes, and stays what was trained.
+    config, overrides = "study.json", {}
+    config_reason = (
+      f"the base config of the last study ({study['config_file']} and its"
+      " overrides), as the study.json beside this file holds it"
+    )
   if steps != study["config"]["max_train_steps"]:
     overrides["max_train_steps"] = steps
   refusal = _refusal(study, overrides, results.space.parameters, domains)
@@ -67,14 +75,14 @@ def next_study(
     algorithm_reason = "was a list of points; now sampled from what they span"
   fields = [
     ("goal", _literal(study["goal"]), "kept; is it still the question?"),
-    ("config", _literal(study["config_file"]), "kept"),
+    ("config", _literal(config), config_reason),
     ("overrides", _literal(overrides), steps_reason),
     ("space", _space(results.space.parameters, domains), ""),
     ("num_trials", repr(num), num_reason),
     ("algorithm", _literal(algorithm), algorithm_reason),
     ("seed", repr(seed), f"new: was {study['seed']}; other points"),
     ("objective", _literal(study["objective"]), "kept"),
-    ("notes", _literal(f"refined from {results.path}"), ""),
+    ("notes", _literal(f"refined from {rundir.absolute(results.path)}"), ""),
   ]
   body = "".join(
     f"{_comment(reason, 4)}    {name}={text},\n"

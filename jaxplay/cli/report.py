@@ -1,6 +1,7 @@
 """The verbs that look back: `jaxplay report` and `jaxplay compare`."""
 
 import json
+import re
 import time
 
 import jaxplay
@@ -20,7 +21,8 @@ def add(verbs):
   report.add_argument(
     "--objective",
     metavar="METRIC",
-    help="judge by another logged metric; final:METRIC for its last value",
+    help="judge by another logged metric, on a page of its own; final:METRIC"
+    " for its last value",
   )
   report.add_argument(
     "--json", action="store_true", help="answer and findings as JSON"
@@ -77,6 +79,9 @@ def add(verbs):
 def write_study(results, live=False, out=None):
   """Checks a study and writes all that is derived from it.
 
+  Under another objective than the study's own that is a page of another name,
+  and nothing else: what the study itself found stays.
+
   Args:
     results: The study.
     live: Whether the page is to load itself again.
@@ -93,15 +98,24 @@ def write_study(results, live=False, out=None):
   directory = study_lib.StudyDir(results.path)
   findings = checklist.check_study(results)
   next_study = refine.next_study(results, findings)
-  path = out or directory.path / "report.html"
+  objective = (results.select, results.objective)
+  is_own = objective == study_lib.parse_objective(results.study["objective"])
+  page = "report.html" if is_own else _page_name(*objective)
+  path = out or directory.path / page
   with rundir.written(path, common.OUT):
-    if out is None:
+    if out is None and is_own:
       directory.own.write_findings([found.as_json() for found in findings])
       rundir.write_text(directory.path / "next_study.py", next_study)
       table = study_lib.as_csv(results_lib.trial_rows(results))
       rundir.write_text(directory.path / "trials.csv", table)
     report.write(results, findings, path=path, next_study=next_study, live=live)
   return findings, path
+
+
+def _page_name(select, objective):
+  """Of the page under another objective: report-valid-loss.html."""
+  words = ["final"] * (select == "final") + [objective]
+  return f"report-{re.sub(r'[^a-zA-Z0-9_.]+', '-', '-'.join(words))}.html"
 
 
 def show_study(results, findings, path):
@@ -194,6 +208,11 @@ def _report_ladder(arguments):
   from jaxplay import report
   from jaxplay.planning import ladder as ladder_lib
 
+  if arguments.objective:
+    raise jaxplay.UserError(
+      f"--objective cannot be given for {arguments.path!r}: it holds a ladder,"
+      " whose law is of its own loss"
+    )
   results = ladder_lib.read(arguments.path)
   law, *rest = scaling.write_report(results, arguments.out)
   if arguments.figures:
@@ -220,10 +239,12 @@ def _report_run(arguments):
     objective = arguments.objective or run.config()["objective"]
     findings = curves.check_trial(trial, objective)
     live = arguments.live and trial.status == "running"
-    path = arguments.out or run.path / "report.html"
+    is_own = objective == run.config()["objective"]
+    page = "report.html" if is_own else _page_name("best", objective)
+    path = arguments.out or run.path / page
     with rundir.written(path, common.OUT):
       # So that page and file say the same.
-      if not arguments.objective and not arguments.out:
+      if is_own and not arguments.out:
         run.write_findings([found.as_json() for found in findings])
       report.write_run(
         trial,

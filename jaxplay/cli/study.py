@@ -1,7 +1,6 @@
 """The verbs of studies: `jaxplay study run`, `extend`, `suggest`, ..."""
 
 import collections
-import os
 import time
 
 import jaxplay
@@ -106,8 +105,7 @@ def add(verbs):
     "--log",
     type=common.log,
     metavar="FILE.md",
-    help="log of launches to append to (default experiments/LOG.md where that"
-    " folder is, else STUDY/LOG.md)",
+    help="log of launches to append to (default STUDY/LOG.md)",
   )
   final.add_argument(
     "--again",
@@ -352,7 +350,7 @@ def _study_final(arguments, rest):
   if not common.is_first(arguments):
     return 0
   if not final.get("log"):
-    log = arguments.log or _log_of(directory)
+    log = arguments.log or directory.path / "LOG.md"
     common.append(log, final_lib.log_entry(arguments.study, final))
     final["log"] = str(log)
     directory.write_final(final)
@@ -429,12 +427,6 @@ def _look_at_test_set(arguments, runs):
         config.mesh.data = 1  # Cores that are devices need not divide a batch.
       train.train(config, str(run.path), console)
   return all("test" in run.status() for run in runs)
-
-
-def _log_of(directory):
-  if os.path.isdir("experiments"):
-    return os.path.join("experiments", "LOG.md")
-  return directory.path / "LOG.md"
 
 
 def _slice(text, num):

@@ -124,7 +124,7 @@ def load(path: str) -> dict[str, Any]:
       {
         "goal": ladder.goal,
         "notes": ladder.notes,
-        "config_file": config_file,
+        "config_file": config_lib.absolute(config_file),
         "config": config_lib.as_json(config),
         "sizes": {k: config_lib.as_json(v) for k, v in ladder.sizes.items()},
         "steps": {name: sorted(set(steps[name])) for name in ladder.sizes},

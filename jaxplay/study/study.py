@@ -95,7 +95,7 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
     )
   config_file = config_lib.beside(path, study.config)
   config = config_lib.load(config_file)
-  study = dataclasses.replace(study, config=config_file)
+  study = dataclasses.replace(study, config=config_lib.absolute(config_file))
   return define(study, config, path)
 
 

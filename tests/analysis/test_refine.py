@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from jaxplay import rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -15,14 +16,9 @@ from tests.analysis import generated
 @pytest.fixture
 def next_study(tmp_path):
   """Writes the next study file and reads it as `jaxplay study run` does."""
-  (tmp_path / "config.py").write_text(
-    "from jaxplay import config\n\n\ndef get_config():\n"
-    "  return config.base()\n"
-  )
 
   def write(results):
-    study = {**results.study, "config_file": str(tmp_path / "config.py")}
-    results = dataclasses.replace(results, study=study)
+    rundir.write_json(tmp_path / "study.json", results.study)
     text = refine.next_study(results, checklist.check_study(results))
     path = tmp_path / "next_study.py"
     path.write_text(text, encoding="utf-8")
@@ -144,11 +140,11 @@ def test_names_are_data():
   """D11: quotes, newlines and unicode in a study stay in their strings."""
   goal = "who's \"best\"?\n'''\nimport os # \u2028 \\ ü"
   results = generated.study(0, 20)
-  study = {**results.study, "goal": goal, "config_file": 'a"b.py'}
+  study = {**results.study, "goal": goal, "config_file": 'a"b\nimport c'}
   results = dataclasses.replace(results, study=study)
   tree = ast.parse(refine.next_study(results, []))
   texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-  assert goal in texts and 'a"b.py' in texts
+  assert goal in texts and "study.json" in texts
   (imported,) = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
   assert imported.module == "jaxplay.study"
 

@@ -58,12 +58,26 @@ def test_files_are_found_beside_the_study_and_here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   definition, _ = study_lib.load("a/study.py")
   assert definition["config"]["model"]["width"] == 24
-  assert definition["config_file"] == "a/config.py:24"
+  # Which does not depend on where one stood (B14).
+  assert definition["config_file"] == f"{tmp_path / 'a' / 'config.py'}:24"
   (tmp_path / "a" / "config.py").rename(tmp_path / "other.py")
   studies.write(tmp_path / "c", config="other.py")
   definition, _ = study_lib.load("c/study.py")
-  assert definition["config_file"] == "other.py"
+  assert definition["config_file"] == str(tmp_path / "other.py")
   assert "there is no config file 'config.py'" in _refused(path)
+
+
+def test_a_study_holds_its_base_config(tmp_path):
+  """B14: study.json can be given as a config, whose values it keeps."""
+  definition = studies.load(tmp_path, overrides={"model.depth": 3})
+  path = tmp_path / "study.json"
+  path.write_text(json.dumps(definition))
+  config = study_lib.config_lib.load(str(path), {"seed": "5"})
+  assert config.model.depth == 3 and config.seed == 5
+  config.seed = 0
+  assert json.loads(json.dumps(study_lib.config_lib.as_json(config))) == (
+    definition["config"]
+  )
 
 
 def test_a_folder_may_have_a_colon(tmp_path):
