@@ -24,10 +24,12 @@ def record(
   def git(*args):
     command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), *args]
     try:
-      done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+      done = subprocess.run(command, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
       return None
-    return done.stdout if done.returncode == 0 else None
+    if done.returncode != 0:
+      return None
+    return done.stdout.decode(errors="replace")  # Of files in any encoding.
 
   commit = git("rev-parse", "HEAD")
   return {

@@ -27,6 +27,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -107,12 +108,25 @@ class RunDir:
         elsewhere.
     """
     self.refuse_links()
+    self._refuse_name()
     probe = self.path / _partial_name()
     with _told(f"cannot write in workdir {str(self.path)!r}", probe):
       self.path.mkdir(parents=True, exist_ok=True)
       with probe.open("xb" if is_local(probe) else "wb"):
         pass
       probe.unlink(missing_ok=True)
+
+  def _refuse_name(self):
+    """Refuses a name that orbax cannot take."""
+    name = str(absolute(self.path))
+    try:
+      name.encode()
+    except UnicodeEncodeError:
+      raise jaxplay.UserError(
+        f"the name of workdir {name!r} is no text in"
+        f" {sys.getfilesystemencoding()}, which checkpoints need; rename the"
+        " folder, or use another workdir"
+      ) from None
 
   def refuse_links(self) -> None:
     """Refuses to write in a directory from which links lead elsewhere.
@@ -145,6 +159,7 @@ class RunDir:
       yield
       return
     self.refuse_links()
+    self._refuse_name()
     with open_to_append(self.path / ".lock") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -429,8 +444,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Replaces a file atomically by one of this text, in UTF-8."""
-  write_bytes(path, text.encode())
+  """Replaces a file atomically by one of this text, in UTF-8.
+
+  What that cannot hold, of names of files that are no text, is written as
+  Python writes it.
+  """
+  write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:

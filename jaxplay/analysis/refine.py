@@ -429,7 +429,9 @@ def _source(domain: space_lib.Domain) -> str:
 def _literal(value: Any) -> str:
   """Python source of a value, strings in the quotes of the house."""
   if isinstance(value, str):
-    return json.dumps(value, ensure_ascii=False)
+    # JSON shows as they are some characters that would hide what is written.
+    is_plain = value.isprintable()
+    return json.dumps(value, ensure_ascii=False) if is_plain else repr(value)
   if isinstance(value, Mapping):
     items = (f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
     return f"{{{', '.join(items)}}}"

@@ -11,9 +11,19 @@ import traceback
 
 import jaxplay
 from jaxplay import commands, userfiles
-from jaxplay.cli import common, plan, playbook, report, scaling, study, train
+from jaxplay.cli import (
+  common,
+  plan,
+  playbook,
+  report,
+  scaling,
+  study,
+  terminal,
+  train,
+)
 
 
+@terminal.shown_as_text()
 def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
   words = sys.argv[1:] if argv is None else list(argv)

@@ -14,6 +14,7 @@ import time
 
 import jaxplay
 from jaxplay import commands
+from jaxplay.cli import terminal
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
 
@@ -101,7 +102,7 @@ def append(path, text):
     with rundir.open_to_append(path) as file:
       file.seek(0)
       if text not in file.read().decode("utf-8", "replace"):
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
   except OSError as error:
     raise jaxplay.UserError(
       f"cannot write {str(path)!r}: {error.strerror}"
@@ -413,9 +414,13 @@ class Console:
 
       self._shown = {}
       self._bar = tqdm.tqdm(
-        total=total, initial=done, unit="step", dynamic_ncols=True
+        total=total,
+        initial=done,
+        unit="step",
+        dynamic_ncols=True,
+        file=terminal.stderr(),
       )
-    self._shown |= shown
+    self._shown |= {k: terminal.as_text(v) for k, v in shown.items()}
     self._bar.set_postfix(self._shown, refresh=False)
     self._bar.update(done - self._bar.n)
 

@@ -436,7 +436,7 @@ def from_algoperf(
       counterpart here.
   """
   try:
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
       content = json.load(file)
   except (OSError, ValueError) as error:
     raise jaxplay.UserError(

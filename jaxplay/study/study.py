@@ -425,10 +425,29 @@ def find(root: str | os.PathLike) -> list[StudyDir]:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Rows as CSV; every key that some row has is a column, in order."""
+  """Rows as CSV; every key that some row has is a column, in order.
+
+  A text that a spreadsheet would take for a formula gets an apostrophe in front
+  of it (OWASP, CSV Injection).
+  """
   columns = list(dict.fromkeys(key for row in rows for key in row))
+  lines = [columns, *([row.get(c, "") for c in columns] for row in rows)]
+  return "".join(map(_csv_line, lines))
+
+
+def _csv_line(cells):
   file = io.StringIO()
-  writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-  writer.writeheader()
-  writer.writerows(rows)
-  return file.getvalue()
+  # It quotes line ends only if they are those that it writes itself.
+  csv.writer(file, lineterminator="\r\n").writerow(map(_cell, cells))
+  return file.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _cell(value):
+  is_formula = str(value).startswith(("=", "+", "-", "@", "\t", "\r"))
+  if isinstance(value, int | float) or not is_formula:
+    return value
+  try:
+    float(value)  # Text, such as a choice of "-1", may be a number.
+  except (TypeError, ValueError):
+    return f"'{value}"
+  return value

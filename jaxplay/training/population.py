@@ -700,6 +700,6 @@ def _memory():
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
     return stats["bytes_limit"]
-  with open("/proc/meminfo") as file:
+  with open("/proc/meminfo", encoding="ascii") as file:
     kib = next(int(line.split()[1]) for line in file if "MemAvail" in line)
   return kib * 1024 / jax.local_device_count()

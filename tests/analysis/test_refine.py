@@ -138,11 +138,13 @@ def test_a_space_that_would_be_refused_is_kept(next_study):
 
 def test_names_are_data():
   """D11: quotes, newlines and unicode in a study stay in their strings."""
-  goal = "who's \"best\"?\n'''\nimport os # \u2028 \\ ü"
+  goal = "who's \"best\"?\n'''\nimport os # \u2028 \x7f \x9b1A \u202e \\ ü 😀"
   results = generated.study(0, 20)
   study = {**results.study, "goal": goal, "config_file": 'a"b\nimport c'}
   results = dataclasses.replace(results, study=study)
-  tree = ast.parse(refine.next_study(results, []))
+  text = refine.next_study(results, [])
+  assert text.replace("\n", "").isprintable()
+  tree = ast.parse(text)
   texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
   assert goal in texts and "study.json" in texts
   (imported,) = [n for n in tree.body if isinstance(n, ast.ImportFrom)]

@@ -457,6 +457,22 @@ def test_tables_survive_csv():
   assert list(csv.reader(io.StringIO(study_lib.as_csv([])))) in ([], [[]])
 
 
+@pytest.mark.parametrize(
+  ("value", "cell"),
+  [
+    *((text, f"'{text}") for text in ("=cmd|' /C calc'!A0", "=1+1", "@SUM(1)")),
+    *((text, f"'{text}") for text in ("+cmd", "-cmd", "-", "\t=1", "\r=1")),
+    *((text, text) for text in ("fine", "'=1", "a=1", "", "-1e-3", "+4")),
+    *((number, str(number)) for number in (-1, -0.5, -1e-30, True)),
+  ],
+)
+def test_no_cell_is_a_formula(value, cell):
+  """Tables: a spreadsheet shows what a study says; numbers stay numbers."""
+  text = study_lib.as_csv([{"a": value, f"={value}": 1}])
+  head, row = csv.reader(io.StringIO(text, newline=""))
+  assert head == ["a", f"'={value}"] and row == [cell, "1"]
+
+
 def test_study_needs_no_jax(tmp_path):
   """Idea 2: a study is defined, made and extended without JAX."""
   path = studies.write(tmp_path)
