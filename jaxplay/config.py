@@ -45,7 +45,8 @@ def base() -> ml_collections.ConfigDict:
   config.keep_best = 1  # best checkpoints to keep, beside the latest two
   config.keep_steps = ("geometric",)  # and those after these steps, to branch
   # from; "geometric": of a constant rate, after 100, 200, 400, 800, ...
-  config.objective = "valid/error_rate"  # metric to minimize
+  config.objective = ""  # metric to minimize; empty: valid/loss of text, else
+  # valid/error_rate
   config.report_test = False  # look at the test set, once, at the end
   config.num_predictions = (
     64  # fixed examples whose predictions are saved; 0: none
@@ -777,16 +778,27 @@ def evaluated(config: ml_collections.ConfigDict) -> list[str]:
   ]
 
 
+def resolve(config: ml_collections.ConfigDict) -> None:
+  """Puts a metric by the task in the place of an empty `objective`.
+
+  Of text the error rate, of next tokens, says little: it is the loss that a
+  language model is judged by.
+  """
+  if not config.objective:
+    is_text = config.model.name in TEXT_MODELS
+    _set(config, "objective", "valid/loss" if is_text else "valid/error_rate")
+
+
 def validate(
   config: ml_collections.ConfigDict,
   num_devices: int | None = None,
   *,
   trials: bool = False,
 ) -> None:
-  """Checks values, ranges and pairs that must agree.
+  """Checks values, ranges and pairs that must agree; resolves the objective.
 
   Args:
-    config: A config with exactly the keys of `base()`.
+    config: A config with exactly the keys of `base()`; see also `resolve`.
     num_devices: Devices over all hosts; None: do not check the mesh.
     trials: Whether they are groups that train trials of their own.
 
@@ -822,6 +834,7 @@ def validate(
           f"config.{key} is {shown(value)}, which the step's 32 bits round to"
           f" {rounded:g}; it must lie in {interval}"
         )
+  resolve(config)
   _validate_pairs(config)
   if num_devices is not None:
     _validate_mesh(config, num_devices, trials)

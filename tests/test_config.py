@@ -71,6 +71,34 @@ def test_base_is_fresh():
   assert config_lib.base().hparams.learning_rate != 7.0
 
 
+@pytest.mark.parametrize("model", config_lib.MODELS)
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_the_objective_follows_the_task(model, weights):
+  """Config: text by its loss, images by their errors, unless it is said.
+
+  Config files set a model and leave the rest: of a language model the share of
+  wrong tokens is still, and the worse checkpoint was exported.
+  """
+  config = config_lib.base()
+  changes = {"model.name": model, "model.norm": "rms", "model.depth": 10}
+  if weights == "ema":
+    changes |= {"weights": "ema", "averages": ("ema",)}
+  if model == "lm":
+    changes["dataset.name"] = "pythonlib"
+  for key, value in changes.items():
+    config_lib.override(config, key, value)
+  said = config.copy_and_resolve_references()
+  config_lib.validate(config)
+  metric = "loss" if model == "lm" else "error_rate"
+  assert config.objective == f"valid/{metric}"
+  # It is in what is written, so that whoever reads that needs no rule.
+  assert config_lib.as_json(config)["objective"] == f"valid/{metric}"
+  for other in ("valid/loss", "valid/error_rate"):
+    config_lib.override(said, "objective", other)
+    config_lib.validate(said)
+    assert said.objective == other
+
+
 # Loading.
 
 

@@ -51,9 +51,7 @@ def check_run(run: rundir.RunDir) -> list[finding.Finding]:
   return check_trial(trial, run.config()["objective"])
 
 
-def check_trial(
-  trial: results.Trial, objective: str = "valid/error_rate"
-) -> list[finding.Finding]:
+def check_trial(trial: results.Trial, objective: str) -> list[finding.Finding]:
   """All checks of one run, in the order of `CHECKS`."""
 
   def curve(name):

@@ -170,6 +170,11 @@ def overrides(rest, flags):
   return overrides
 
 
+# After a SIGTERM to one of its hosts a job saves and ends, at a step that they
+# agree on; if it has not after so long, it is stuck, and ends without.
+STOP_SECONDS = 300
+
+
 # Where there is no TPU, the library libtpu would look for one in the network,
 # and tell of all that it misses. What the user has set comes first.
 _WITHOUT_TPU = {
@@ -273,6 +278,38 @@ def _join(arguments):
     raise jaxplay.UserError(f"these processes make no job: {error}") from None
   finally:
     late.cancel()
+  threading.Thread(target=_end_if_stuck, daemon=True).start()
+
+
+def _end_if_stuck():
+  """Ends a process of a job that was asked to stop, and does not.
+
+  From a thread: what waits for another host sees no signal. JAX's own handler
+  tells all hosts of it, under this key.
+  """
+  import jax
+  from jax._src import distributed
+
+  while True:
+    time.sleep(min(5.0, STOP_SECONDS))
+    try:
+      distributed.global_state.client.key_value_try_get(
+        "RECEIVED_PREEMPTION_NOTICE"
+      )
+    except jax.errors.JaxRuntimeError:
+      continue  # Nobody was, so far.
+    except AttributeError:
+      return  # The job has ended.
+    break
+  time.sleep(STOP_SECONDS)
+  print(
+    f"jaxplay: asked to stop by a signal {STOP_SECONDS} s ago, this process"
+    " still waits for another; it ends without saving, and the same command"
+    " resumes from the newest checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(EXIT_PREEMPTED)
 
 
 def _nobody_came(seconds):
@@ -370,9 +407,7 @@ def runtime_error(error):
 class Console:
   """A progress bar on a terminal, plain lines in a log."""
 
-  def __init__(
-    self, quiet, names=("train/loss", "valid/error_rate"), log_seconds=0.0
-  ):
+  def __init__(self, quiet, names=("train/loss",), log_seconds=0.0):
     """Shows nothing yet.
 
     Args:

@@ -7,6 +7,7 @@ index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}, or
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.resources
 import io
 import itertools
@@ -16,7 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 import jaxplay
-from jaxplay.data import images, order, text
+from jaxplay.data import images, order, ranges, text
+
+# Of a split of records so many, spread evenly, stand for all: for what tells
+# two sets apart, and for the labels that are looked at before a run begins.
+_SAMPLE = 256
 
 
 class Source(Protocol):
@@ -43,9 +48,27 @@ class Dataset:
   facts: Mapping[str, Any] | None = None  # for the provenance
 
 
-def _images(splits, num_classes, shape, pixel_max):
+def _images(splits, num_classes, shape, pixel_max, name="", version=""):
   example = {"image": (tuple(shape), "uint8"), "label": ((), "int32")}
-  return Dataset(splits, num_classes, example, pixel_max)
+  facts = {
+    split: {"examples": source.num_examples, "sha256": source.digest()}
+    for split, source in splits.items()
+  }
+  hashes = "".join(of_split["sha256"] for of_split in facts.values())
+  return Dataset(
+    splits,
+    num_classes,
+    example,
+    pixel_max,
+    facts=name
+    and {
+      "name": name,
+      "version": version,
+      "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+      "num_classes": num_classes,
+      "splits": facts,
+    },
+  )
 
 
 def load(
@@ -56,6 +79,7 @@ def load(
   image_size: int,
   center_share: float = 1.0,
   synthetic: dict,
+  with_test: bool = True,
 ) -> Dataset:
   """The set of images of that name.
 
@@ -67,9 +91,11 @@ def load(
     center_share: Of the shorter side, that is seen of a resized image where it
       is not cropped at random.
     synthetic: Keyword arguments of the synthetic set.
+    with_test: Whether the test split is used; else its labels may be unknown.
 
   Raises:
-    jaxplay.UserError: There is no such data set, or it is not prepared.
+    jaxplay.UserError: There is no such data set, or it is not prepared, or has
+      labels that are no class.
   """
   if name == "digits":
     return _digits()
@@ -77,7 +103,10 @@ def load(
     return _synthetic(**synthetic)
   if name.startswith("tfds:"):
     name = name.removeprefix("tfds:")
-    return _tfds(name, data_dir, splits, image_size, center_share)
+    dataset = _tfds(name, data_dir, splits, image_size, center_share)
+    for split in ("train", "valid", *["test"] * with_test):
+      dataset.splits[split].check_labels()
+    return dataset
   raise jaxplay.UserError(
     f"there is no dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
   )
@@ -115,6 +144,18 @@ class _Arrays:
   def fetch(self, indices):
     return {name: array[indices] for name, array in self.arrays.items()}
 
+  def digest(self):
+    return _digest(self.arrays.values())
+
+
+def _digest(parts):
+  """The hash of arrays or bytes, each with its length."""
+  digest = hashlib.sha256()
+  for part in parts:
+    content = part.tobytes() if isinstance(part, np.ndarray) else part
+    digest.update(len(content).to_bytes(8, "little") + content)
+  return digest.hexdigest()
+
 
 def _digits():
   """1,797 handwritten digits of 8x8 pixels, values 0 to 16 (UCI, 1998).
@@ -133,7 +174,7 @@ def _digits():
       )
       for split in ("train", "valid", "test")
     }
-  return _images(splits, 10, (8, 8, 1), pixel_max=16)
+  return _images(splits, 10, (8, 8, 1), pixel_max=16, name="digits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +212,10 @@ class _Synthetic:
       pictures = np.stack(list(cropped))
     return {"image": pictures, "label": labels}
 
+  def digest(self):
+    few = self.fetch(np.unique([0, self.num_examples // 2]))
+    return _digest(few.values())
+
 
 def _noise(kind, index, size):
   """`size` random bytes: raw bits, whose stream numpy promises to keep."""
@@ -189,7 +234,7 @@ def _synthetic(
       first, number, num_classes, tuple(shape), difficulty
     )
     first += number
-  return _images(splits, num_classes, shape, pixel_max=255)
+  return _images(splits, num_classes, shape, pixel_max=255, name="synthetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,10 +251,38 @@ class _Records:
   shape: tuple[int, int, int]
   resize: bool
   share: float  # of the shorter side, that is seen where nothing is cropped
+  labels: object  # how to decode the label alone
+  num_classes: int
+  split: str
+  name: str  # of the data set
 
   @property
   def num_examples(self):
     return len(self.source)
+
+  def digest(self):
+    return _digest(self._sample())
+
+  def check_labels(self):
+    """Refuses labels that are no class, among those of a sample of records."""
+    read = [self.labels.deserialize_example_np(r) for r in self._sample()]
+    self._check([record[self.label_key] for record in read])
+
+  def _sample(self):
+    number = min(_SAMPLE, self.num_examples)
+    index = np.arange(number) * self.num_examples // number
+    return self.source.__getitems__(index.tolist())
+
+  def _check(self, labels):
+    ranges.check(
+      np.array(labels, np.int64),
+      self.num_classes,
+      what="labels",
+      split=self.split,
+      name=f"tfds:{self.name}",
+      fix="TFDS writes -1 for a label that is not known; use a split whose"
+      f" labels are, as config.dataset.{self.split}_split",
+    )
 
   @property
   def nbytes(self):
@@ -231,6 +304,7 @@ class _Records:
         )
       ]
     labels = [record[self.label_key] for record in records]
+    self._check(labels)
     return {"image": np.stack(pictures), "label": np.array(labels, np.int32)}
 
 
@@ -307,6 +381,12 @@ def _tfds(name, data_dir, splits, image_size, center_share):
       label_key: features[label_key],
     }
   )
+  classes = features[label_key].num_classes
+  if not classes:
+    raise jaxplay.UserError(
+      f"dataset {name!r} does not say how many classes its {label_key!r} has;"
+      " only image classification sets can be used"
+    )
   sources = {
     split: _Records(
       records,
@@ -316,11 +396,21 @@ def _tfds(name, data_dir, splits, image_size, center_share):
       tuple(shape),
       bool(image_size),
       center_share,
+      tfds.features.FeaturesDict({label_key: features[label_key]}),
+      classes,
+      split,
+      name,
     )
     for split, records in _tfds_records(builder, name, splits).items()
   }
-  classes = features[label_key].num_classes
-  return _images(sources, classes, shape, pixel_max=255)
+  return _images(
+    sources,
+    classes,
+    shape,
+    pixel_max=255,
+    name=f"tfds:{name}",
+    version=builder.info.full_name,
+  )
 
 
 def _tfds_records(builder, name, splits):

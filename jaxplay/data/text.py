@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 import jaxplay
+from jaxplay.data import ranges
 
 SPLITS = ("train", "valid", "test")
 # Byte 0 ends a document: text does not hold it.
@@ -61,6 +62,9 @@ class Rows:
   dtype: str
   num_tokens: int
   length: int
+  vocab_size: int
+  split: str
+  name: str  # of the data set
 
   @property
   def num_examples(self):
@@ -74,7 +78,21 @@ class Rows:
   def fetch(self, indices):
     tokens = _mapped(self.path, self.dtype)
     rows = np.lib.stride_tricks.sliding_window_view(tokens, self.length + 1)
-    return {"tokens": rows[:: self.length][np.asarray(indices)]}
+    fetched = rows[:: self.length][np.asarray(indices)]
+    ranges.check(
+      fetched,
+      self.vocab_size,
+      what="tokens",
+      split=self.split,
+      name=self.name,
+      fix=_damaged(self.path),
+    )
+    return {"tokens": fetched}
+
+
+def _damaged(path):
+  folder = os.path.dirname(path)
+  return f"{path!r} is damaged; delete the folder {folder!r}, to make it anew"
 
 
 # Not in `Rows`: that is sent to reader processes, and would take the tokens.
@@ -170,8 +188,14 @@ def _default_cache():
 
 def _read(folder, name, length, splits):
   meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+  itemsize = np.dtype(meta["dtype"]).itemsize
   for split in splits:
-    sizes = meta["splits"][split]
+    sizes, path = meta["splits"][split], str(folder / f"{split}.tokens")
+    if (found := os.path.getsize(path)) != sizes["tokens"] * itemsize:
+      raise jaxplay.UserError(
+        f"the {split} split of dataset {name!r} has {found:,} bytes of tokens,"
+        f" and had {sizes['tokens'] * itemsize:,}: {_damaged(path)}"
+      )
     if sizes["tokens"] <= length:
       named = name.startswith("text:") and split != "train"
       raise jaxplay.UserError(
@@ -188,6 +212,9 @@ def _read(folder, name, length, splits):
         meta["dtype"],
         meta["splits"][split]["tokens"],
         length,
+        meta["vocab_size"],
+        split,
+        name,
       )
       for split in splits
     },

@@ -96,6 +96,7 @@ def load(path: str) -> dict[str, Any]:
   for key, value in ladder.overrides.items():
     _check_key(path, key, _DECIDED)
     config_lib.override(config, key, value)
+  config_lib.resolve(config)
   if not config.objective.endswith("/loss"):
     raise jaxplay.UserError(
       f"ladder file {path!r}: config.objective is {config.objective!r}; a"

@@ -62,6 +62,7 @@ class Group:
     Raises:
       jaxplay.UserError: The training split does not fit on a device.
     """
+    train.check_same_hosts(configs)
     config = self.config = configs[0]
     config_lib.validate(config, jax.device_count(), trials=True)
     self.workload = train.make_workload(config, trials=True)

@@ -10,10 +10,12 @@ parameter's path, so they follow it.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -319,12 +321,91 @@ def to_host(tree: Any) -> Any:
 
 
 def from_first_host(make: Callable[[], Any]) -> Any:
-  """What `make()` returns on the first host (a JSON value), on every host."""
+  """What `make()` returns on the first host (a JSON value), on every host.
+
+  Raises:
+    jaxplay.UserError: It raised that; on every host, or they would wait.
+  """
   if jax.process_count() == 1:
     return make()
-  text = json.dumps(make()) if jax.process_index() == 0 else ""
-  encoded = np.frombuffer(text.encode(), np.uint8)
+  made = {}
+  if jax.process_index() == 0:
+    try:
+      made = {"value": make()}
+    except jaxplay.UserError as error:
+      made = {"error": str(error)}
+  encoded = np.frombuffer(json.dumps(made).encode(), np.uint8)
   length = multihost_utils.broadcast_one_to_all(np.int32(encoded.size))
   padded = np.zeros(int(length), np.uint8)
   padded[: encoded.size] = encoded[: int(length)]
-  return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+  made = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+  if "error" in made:
+    raise jaxplay.UserError(made["error"])
+  return made["value"]
+
+
+def same_on_every_host(facts: Mapping[str, Any], error: str = "") -> None:
+  """Refuses to go on where hosts have begun with different things.
+
+  They would compute on with each its own, or wait for each other for ever. To
+  be called by every host, in the same place; a few bytes are exchanged.
+
+  Args:
+    facts: JSON values; may be nested.
+    error: Why this host cannot go on, if it cannot.
+
+  Raises:
+    jaxplay.UserError: On every host, with the first that differs, and in what.
+  """
+  if jax.process_count() == 1:
+    return
+  text = json.dumps({"facts": facts, "error": error}, sort_keys=True)
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  digests = multihost_utils.process_allgather(digest)
+  different = (digests != digests[0]).any(axis=1)
+  if not different.any():
+    return
+  found = [json.loads(text) for text in _from_each_host(text)]
+  names = _from_each_host(socket.gethostname())
+  for host, one in enumerate(found):
+    if one["error"]:
+      raise jaxplay.UserError(f"host {host} ({names[host]}): {one['error']}")
+  host = int(np.argmax(different))
+  raise jaxplay.UserError(
+    f"host {host} ({names[host]}) differs from host 0 ({names[0]}):"
+    f" {_difference(found[host]['facts'], found[0]['facts'])}; every host needs"
+    " the same data, and the same command"
+  )
+
+
+def _from_each_host(text):
+  """The text of every host, in their order."""
+  encoded = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(encoded.size))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: encoded.size] = encoded
+  rows = multihost_utils.process_allgather(padded)
+  return [
+    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
+def _difference(one, other):
+  """Where two nested values differ first: counts, numbers, then hashes."""
+  one, other = _flat(one), _flat(other)
+  keys = [k for k in one.keys() | other.keys() if one.get(k) != other.get(k)]
+  counts = ("documents", "examples")
+  key = min(keys, key=lambda k: ("sha256" in k, not k.endswith(counts), k))
+  more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+  return f"{key} is {one.get(key)!r}, and not {other.get(key)!r}{more}"
+
+
+def _flat(value, path=""):
+  """Path -> leaf of nested dicts and lists."""
+  if not isinstance(value, dict | list):
+    return {path: value}
+  items = value.items() if isinstance(value, dict) else enumerate(value)
+  flat = {}
+  for key, below in items:
+    flat |= _flat(below, f"{path}.{key}" if path else str(key))
+  return flat

@@ -96,7 +96,7 @@ def make_workload(
     devices = devices[: math.prod(asked)]
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
-  dataset = _planned_dataset(config) if planned else load_dataset(config)
+  dataset = _planned_dataset(config) if planned else _same_dataset(config)
   sizes = config.model.to_dict()
   model = models.build(
     sizes.pop("name"),
@@ -208,8 +208,39 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       shape=dataset.shape,
       difficulty=dataset.difficulty,
     ),
+    with_test=config.report_test,
     **common,
   )
+
+
+def _same_dataset(config):
+  """The data set, once all hosts have the same."""
+  dataset, error = None, None
+  try:
+    dataset = load_dataset(config)
+  except jaxplay.UserError as refused:
+    error = refused  # Of all hosts, which wait for this one.
+  sharding.same_on_every_host(
+    {"config": _shared(config), "dataset": dataset and dataset.facts},
+    error=str(error or ""),
+  )
+  if error:
+    raise error
+  return dataset
+
+
+def _shared(config):
+  """What all hosts must have alike of a config, nested."""
+  nested = config_lib.as_json(config)
+  for key in ("data_dir", "workers"):  # Each host may keep its data elsewhere.
+    nested["dataset"].pop(key)
+  return nested
+
+
+def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
+  """Refuses to begin where the hosts were given different configs."""
+  shared = [_shared(config) for config in configs]
+  sharding.same_on_every_host({"config": shared if shared[1:] else shared[0]})
 
 
 def _planned_dataset(config):
@@ -307,6 +338,7 @@ def train(
     jaxplay.UserError: The request is wrong: another config in this workdir, a
       data set that is not there.
   """
+  check_same_hosts([config])
   run = rundir.RunDir(workdir)
   rundir.refuse_other(workdir, "a run")
   if extend:
@@ -383,17 +415,20 @@ def check_extends(
 
 
 def check_same_data(run: rundir.RunDir, dataset: data.Dataset) -> None:
-  """Refuses to go on with a run whose text or vocabulary has changed."""
+  """Refuses to go on with a run whose examples or vocabulary have changed."""
   earlier = _by_name((run.provenance() or {}).get("dataset"))
   now = _by_name(dataset.facts)
   for name in earlier.keys() & now.keys():
     for key, what in (
       ("vocab_size", "a vocabulary of {} tokens"),
       ("tokenizer", "tokenizer {:.12}"),
-      ("sha256", "text of hash {:.12}"),
+      ("num_classes", "{} classes"),
+      ("sha256", "content of hash {:.12}"),
+      ("tokens_sha256", "tokens of hash {:.12}"),
     ):
-      old, new = earlier[name][key], now[name][key]
-      if old != new:
+      old, new = earlier[name].get(key), now[name].get(key)
+      # What an older version did not write is not compared.
+      if old is not None and old != new:
         raise jaxplay.UserError(
           f"dataset {name!r} has {what.format(new)}, and {str(run.path)!r}"
           f" began with {what.format(old)}; restore what it was, or use another"

@@ -324,7 +324,9 @@ def test_runs_are_compared(tmp_path):
   for name, error in (("one", 0.1), ("other", 0.099)):
     run = rundir.RunDir(tmp_path / name)
     run.create()
-    run.write_config(config_lib.as_json(config_lib.base()))
+    config = config_lib.base()
+    config_lib.validate(config)
+    run.write_config(config_lib.as_json(config))
     run.append_metrics([{"step": 100, "valid/error_rate": error}])
     chance = {"majority_error_rate": 0.9, "num_valid": 300}
     run.write_status("completed", step=100, chance=chance)

@@ -12,6 +12,7 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import curves, results
 
+_ERROR = "valid/error_rate"
 STEPS = np.arange(1, 101) * 100
 TIME = STEPS / STEPS[-1]
 FALLING = 0.05 * (1 + 4 * np.exp(-8 * TIME))
@@ -292,7 +293,7 @@ def _trial(num=100, status="completed", **more):
 
 def test_check_trial_has_every_check():
   """D5: all checks, each once, in order, and none faults a smooth curve."""
-  found = curves.check_trial(_trial())
+  found = curves.check_trial(_trial(), _ERROR)
   assert tuple(f.check for f in found) == curves.CHECKS
   assert [f.verdict for f in found] == ["ok"] * len(found)
 
@@ -301,7 +302,7 @@ def test_check_trial_has_every_check():
 @pytest.mark.parametrize("status", ["running", "infeasible"])
 def test_short_curves(num, status):
   """D5: a short curve is judged, or it is said how long it has to be."""
-  found = {f.check: f for f in curves.check_trial(_trial(num, status))}
+  found = {f.check: f for f in curves.check_trial(_trial(num, status), _ERROR)}
   for one in found.values():
     json.dumps(one.as_json(), allow_nan=False)
     assert one.verdict in ("ok", "unknown")
@@ -327,7 +328,7 @@ def test_odd_curves(what):
   else:
     logged = {name: (STEPS, values[what]) for name in trial.curves}
   trial = dataclasses.replace(trial, curves=logged)
-  for found in curves.check_trial(trial):
+  for found in curves.check_trial(trial, _ERROR):
     json.dumps(found.as_json(), allow_nan=False)
     if what == "empty":
       assert found.verdict == "unknown"
@@ -335,7 +336,7 @@ def test_odd_curves(what):
 
 def test_an_unfinished_run_is_not_called_saturated():
   """D8: a run that has not ended says nothing about its end."""
-  for found in curves.check_trial(_trial(60, "running")):
+  for found in curves.check_trial(_trial(60, "running"), _ERROR):
     if found.check in ("still_improving", "saturated_early"):
       assert found.verdict == "unknown"
 
@@ -345,7 +346,9 @@ def test_check_run(tmp_path):
   run = rundir.RunDir(tmp_path)
   with pytest.raises(jaxplay.UserError, match="no run"):
     curves.check_run(run)
-  run.write_config(config_lib.as_json(config_lib.base()))
+  config = config_lib.base()
+  config_lib.validate(config)
+  run.write_config(config_lib.as_json(config))
   assert {f.verdict for f in curves.check_run(run)} == {"unknown"}
   run.append_metrics(
     {"step": int(step), "train/loss": 1.0, "valid/error_rate": error}

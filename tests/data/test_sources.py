@@ -9,6 +9,7 @@ import pytest
 
 import jaxplay
 from jaxplay import data
+from jaxplay.data import ranges
 from tests.data import tiny_tfds
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -22,12 +23,21 @@ SYNTHETIC = dict(
 )
 
 
-def _load(name, *, data_dir="", image_size=0, splits=SPLITS, **synthetic):
+def _load(
+  name,
+  *,
+  data_dir="",
+  image_size=0,
+  splits=SPLITS,
+  with_test=True,
+  **synthetic,
+):
   return data.load(
     name,
     data_dir=data_dir,
     splits=splits,
     image_size=image_size,
+    with_test=with_test,
     synthetic=SYNTHETIC | synthetic,
   )
 
@@ -296,6 +306,83 @@ def test_tfds_unusable_sets(tiny_tfds_dir):
   assert "ClassLabel" in message and "image" in message
   message = _refusal(f"{name}/deep", data_dir=tiny_tfds_dir)
   assert "uint16" in message and "uint8" in message
+
+
+def test_hidden_labels_are_refused_where_they_are_used(tiny_tfds_dir):
+  """Bad input: -1 is no class: not the last one, and no error rate of 1.
+
+  Before a run begins; and a test split that is not evaluated may be hidden.
+  """
+  name = "tfds:tiny_tfds/hidden"
+  message = _refusal(name, data_dir=tiny_tfds_dir)
+  assert f"the test split of dataset {name!r}" in message
+  assert "6 labels" in message and "the 6 that" in message
+  assert "[0, 5)" in message and "[-1, -1]" in message
+  assert "config.dataset.test_split" in message
+  dataset = _load(name, data_dir=tiny_tfds_dir, with_test=False)
+  with pytest.raises(jaxplay.UserError) as caught:
+    _everything(dataset.splits["test"])
+  assert str(caught.value) == message
+  # As a validation split it is evaluated in any case.
+  for split in ("train", "valid"):
+    message = _refusal(
+      name,
+      data_dir=tiny_tfds_dir,
+      splits=SPLITS | {split: "test"},
+      with_test=False,
+    )
+    assert f"the {split} split" in message
+
+
+def test_unknown_labels_are_refused_whenever_they_are_read(
+  tiny_tfds_dir, monkeypatch
+):
+  """Bad input: in a set too large to be looked through, by whoever reads them.
+
+  On the device, or from threads and processes that read ahead.
+  """
+  name = "tfds:tiny_tfds/partial"
+  assert "6 labels" in _refusal(name, data_dir=tiny_tfds_dir, with_test=False)
+  monkeypatch.setattr(ranges, "check", lambda *args, **kwargs: None)
+  source = _load(name, data_dir=tiny_tfds_dir).splits["train"]
+  monkeypatch.undo()
+  labels = source.labels.deserialize_example_np
+  bad = [labels(record)["label"] < 0 for record in source.source]
+  with pytest.raises(jaxplay.UserError, match="has 6 labels .* the 23 that"):
+    _everything(source)
+  first_bad = bad.index(True)
+  for workers in (0, 1):
+    batches = data.eval_batches(
+      source, batch_size=1, rows=np.arange(1), workers=workers
+    )
+    for _ in range(first_bad):
+      next(batches)
+    with pytest.raises(Exception, match="train split .* 1 labels") as caught:
+      next(batches)
+    assert isinstance(caught.value, jaxplay.UserError), workers
+
+
+def test_two_sets_are_told_apart(tiny_tfds_dir):
+  """Data: the facts are of what is in the splits, and of nothing else."""
+  facts = [
+    _load(name, data_dir=tiny_tfds_dir).facts
+    for name in ("tfds:tiny_tfds/fixed", "tfds:tiny_tfds/gray", "digits")
+  ]
+  assert len({one["sha256"] for one in facts}) == len(facts)
+  again = _load("tfds:tiny_tfds/fixed", data_dir=tiny_tfds_dir).facts
+  assert again == facts[0]
+  sizes = {split: of["examples"] for split, of in again["splits"].items()}
+  assert sizes == {"train": 23, "valid": 9, "test": 6}
+  other = _load(
+    "tfds:tiny_tfds/fixed",
+    data_dir=tiny_tfds_dir,
+    splits=SPLITS | {"train": "train[:22]"},
+  ).facts
+  assert other["sha256"] != again["sha256"]
+  assert other["splits"]["valid"] == again["splits"]["valid"]
+  for key, value in (("difficulty", 2.0), ("num_valid", 21)):
+    changed = _load("synthetic", **{key: value}).facts
+    assert changed != _load("synthetic").facts
 
 
 def test_tfds_of_another_format(tiny_tfds_dir, tmp_path):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -163,7 +164,7 @@ def test_rows_of_a_file_larger_than_memory(tmp_path):
   with open(path, "wb") as file:
     file.seek(size - 3)
     file.write(b"end")  # All before is a hole, and takes no room.
-  rows = text.Rows(str(path), "uint8", size, 1023)
+  rows = text.Rows(str(path), "uint8", size, 1023, 256, "train", "x")
   tracemalloc.start()
   fetched = rows.fetch(np.array([rows.num_examples - 1, 5]))["tokens"]
   _, peak = tracemalloc.get_traced_memory()
@@ -509,6 +510,43 @@ def test_second_load_reads_the_files(tmp_path, monkeypatch):
   assert longer.folder == first.folder
   with pytest.raises(AssertionError, match="again"):
     _load(tmp_path / "t", tmp_path / "elsewhere")
+
+
+def test_damaged_tokens(tmp_path):
+  """Bad input: tokens beyond the vocabulary, or fewer of them, are refused.
+
+  As an index they would be the last token, or zero.
+  """
+  tokenizer = _word_level({f"w{i}": i for i in range(300)})
+  loaded = _with(tokenizer, tmp_path, ["w0 w299 w7 w8 w9\n"])
+
+  def load():
+    return _load(
+      tmp_path / "t",
+      tmp_path / "c",
+      tokenizer=str(tmp_path / "tokenizer.json"),
+      valid_files=str(tmp_path / "held_out"),
+      test_files=str(tmp_path / "held_out"),
+    )
+
+  rows = loaded.splits["train"]
+  path, folder = pathlib.Path(rows.path), loaded.folder
+  good = path.read_bytes()
+  tokens = np.frombuffer(good, rows.dtype).copy()
+  tokens[3] = 60_000
+  path.write_bytes(tokens.tobytes())
+  bad = load().splits["train"]
+  message = _refusal(bad.fetch, np.arange(bad.num_examples))
+  assert "train split" in message and "2 tokens outside" in message
+  assert "[0, 300)" in message and "60000]" in message
+  assert repr(str(folder)) in message
+  assert bad.fetch(np.array([0]))["tokens"].tolist() == [[0, 299]]
+  path.write_bytes(good[:-2])
+  message = _refusal(load)
+  assert "train split" in message and f"had {len(good)}" in message
+  assert repr(str(folder)) in message
+  shutil.rmtree(folder)
+  assert pathlib.Path(load().splits["train"].path).read_bytes() == good
 
 
 def test_a_changed_file_is_another_set(tmp_path):

@@ -14,6 +14,8 @@ SHAPES = {
   "varying": (None, None, 3),
   "deep": (6, 6, 1),  # of 16 bits
   "unlabelled": (6, 8, 3),
+  "hidden": (6, 8, 3),  # test labels are not published: -1
+  "partial": (6, 8, 3),  # every fourth training label is not known
 }
 
 
@@ -69,6 +71,10 @@ def pictures(kind, split):
     largest = np.iinfo(_dtype(kind)).max
     images.append(rng.integers(0, largest, shape).astype(_dtype(kind)))
     labels.append(int(rng.integers(NUM_CLASSES)))
+  if kind == "hidden" and split == "test":
+    labels = [-1] * len(labels)
+  if kind == "partial" and split == "train":
+    labels[::4] = [-1] * len(labels[::4])
   return images, labels
 
 

@@ -183,6 +183,7 @@ def test_a_crashed_trial_is_told(tmp_path):
   """I5, reliability: what cannot be told is `unknown`, with what is missing."""
   lab = lab_lib.Lab(tmp_path, train=_train, tell=lambda _: None)
   config = config_lib.base()
+  config_lib.validate(config)
   answer = procedure.stability(
     lab, config, learning_rates=(0.01, 10.0), seeds=2
   )

@@ -52,6 +52,20 @@ def test_a_training_objective_leaves_the_checkpoints(tmp_path):
   assert definition["config"]["objective"] == "valid/error_rate"
 
 
+def test_a_study_of_text_is_judged_by_its_loss(tmp_path):
+  """C7: study.json names the metric that the task has, where none is given."""
+  definition = studies.load(
+    tmp_path,
+    overrides={
+      "model.name": "lm",
+      "model.norm": "rms",
+      "dataset.name": "pythonlib",
+    },
+  )
+  assert definition["objective"] == "valid/loss"
+  assert definition["config"]["objective"] == "valid/loss"
+
+
 def test_files_are_found_beside_the_study_and_here(tmp_path, monkeypatch):
   """A study file names its config as seen from itself, else from here."""
   path = studies.write(tmp_path / "a", config="config.py:24")

@@ -46,7 +46,6 @@ LM = _TRANSFORMER | {
   "dataset.name": "pythonlib",
   "dataset.sequence_length": 16,
   "dataset.vocab_size": 320,
-  "objective": "valid/loss",
 }
 # Seconds after which a process of a test, on a slow machine with others at work
 # beside it, is taken to hang.

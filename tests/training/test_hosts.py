@@ -6,6 +6,8 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -134,11 +136,15 @@ def _long_job(workdir):
   raise AssertionError("the job ended early")
 
 
-def _job(keys, workdir, *more):
-  """Two processes of one job."""
+def _free_port():
   with socket.socket() as listener:
     listener.bind(("localhost", 0))
-    port = listener.getsockname()[1]
+    return listener.getsockname()[1]
+
+
+def _job(keys, workdir, *more, envs=(None, None)):
+  """Two processes of one job."""
+  port = _free_port()
   return [
     runs.start(
       runs.command(
@@ -148,7 +154,8 @@ def _job(keys, workdir, *more):
         f"--coordinator=localhost:{port}",
         "--num_processes=2",
         f"--process_id={i}",
-      )
+      ),
+      env=envs[i],
     )
     for i in range(2)
   ]
@@ -164,6 +171,138 @@ def test_a_dead_host_does_not_leave_the_other_hanging(tmp_path, victim):
   assert survivor.returncode not in (0, 75)
   assert output.strip()
   processes[victim].communicate()
+
+
+def _both(processes):
+  """(exit code, output) of each process of a job that ends by itself."""
+  outputs = [process.communicate(timeout=runs.HANG)[0] for process in processes]
+  return [
+    (process.returncode, output)
+    for process, output in zip(processes, outputs, strict=True)
+  ]
+
+
+def _said(output):
+  """The sentence that a verb was refused with."""
+  [sentence] = re.findall("^jaxplay: (.*)$", output, re.M)
+  return sentence
+
+
+@pytest.mark.parametrize(
+  "which", ["train", pytest.param("valid", marks=pytest.mark.pods)]
+)
+def test_hosts_with_different_data_do_not_begin(tmp_path, which):
+  """M: a file that one host lacks ends both, with the host and what differs.
+
+  Two of four such jobs trained on without a word, each host its own set; with
+  other validation files they waited for each other for ever.
+  """
+  homes = [tmp_path / "0", tmp_path / "1"]
+  for host, home in enumerate(homes):
+    for split, number in (("train", 40), ("valid", 9)):
+      (home / split).mkdir(parents=True)
+      for i in range(number - (host == 1 and split == which)):
+        (home / split / f"{i}").write_text(f"text {i} of {split}, and more\n")
+  keys = runs.overrides(**_SHORT) | runs.LM
+  keys |= {"dataset.name": "text:~/train", "dataset.data_dir": "~/cache"}
+  keys |= {"dataset.valid_files": "~/valid"}
+  processes = _job(
+    keys,
+    tmp_path / "run",
+    envs=[os.environ | {"HOME": str(home)} for home in homes],
+  )
+  both = _both(processes)
+  assert [code for code, _ in both] == [2, 2], both
+  [sentence] = {_said(output) for _, output in both}
+  assert sentence.startswith("host 1 (") and "host 0 (" in sentence
+  number = {"train": 40, "valid": 9}[which]
+  found = re.search(r"(\w+)\.documents is (\d+), and not (\d+)", sentence)
+  # Some of the training files are the test set, whichever those are.
+  assert found[1] in (which, "test") and int(found[2]) < int(found[3]) <= number
+  assert not (tmp_path / "run").exists()
+
+
+_HOSTS = """
+import argparse, sys, time
+import numpy as np
+import jaxplay
+from jaxplay.cli import common
+
+common.STOP_SECONDS = 2
+host, address = int(sys.argv[1]), sys.argv[2]
+common.start_jax(
+  argparse.Namespace(
+    fake_devices=1,
+    distributed=False,
+    coordinator=address,
+    num_processes=2,
+    process_id=host,
+    wait_seconds=600,
+  )
+)
+from jax.experimental import multihost_utils
+from jaxplay.training import sharding
+
+def refuse():
+  raise jaxplay.UserError("not here")
+
+for name, call in {
+  "same": lambda: sharding.same_on_every_host({"a": [1, {"b": "x"}]}),
+  "other": lambda: sharding.same_on_every_host({"a": [1, {"b": host}], "c": 2}),
+  "lacks": lambda: sharding.same_on_every_host({"c": 2} if host else {}),
+  "error": lambda: sharding.same_on_every_host({}, "no set" if host else ""),
+  "alike": lambda: sharding.same_on_every_host({}, "none"),
+  "first": lambda: print("made", sharding.from_first_host(lambda: [host])),
+  "refused": lambda: sharding.from_first_host(refuse),
+}.items():
+  try:
+    call()
+    print(name, "passed")
+  except jaxplay.UserError as error:
+    print(name, error)
+print("stuck", flush=True)
+if host:
+  multihost_utils.process_allgather(np.zeros(1))  # Which the other never joins.
+time.sleep(3600)
+"""
+
+
+def test_hosts_agree_or_all_end(tmp_path):
+  """M: every host says the same of a difference; none waits for ever.
+
+  Nor once it is stuck: a signal ends it, and the others with it.
+  """
+  address = f"localhost:{_free_port()}"
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _HOSTS, str(host), address],
+      cwd=runs.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for host in range(2)
+  ]
+  said = []
+  for process in processes:
+    said.append({})
+    for line in process.stdout:
+      if line == "stuck\n":
+        break
+      if not line.startswith("[Gloo]"):
+        name, _, sentence = line.strip().partition(" ")
+        said[-1][name] = re.sub(r"\(.*?\)", "", sentence)
+  assert said[0] == said[1]
+  assert said[0]["same"] == said[0]["alike"] == said[0]["first"] == "passed"
+  assert said[0]["made"] == "[0]" and said[0]["refused"] == "not here"
+  differs = "host 1  differs from host 0 : "
+  assert said[0]["other"].startswith(f"{differs}a.1.b is 1, and not 0;")
+  assert "c is 2, and not None" in said[0]["lacks"]
+  assert said[0]["error"] == "host 1 : no set"
+  processes[1].send_signal(signal.SIGTERM)
+  for process in processes:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and "same command resumes" in errors
 
 
 def test_preemption_reaches_every_host(tmp_path):

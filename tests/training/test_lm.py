@@ -40,7 +40,6 @@ def _keys(folder, **extra):
     **{
       "batch_size": 16,
       "eval_batch_size": 16,
-      "objective": "valid/loss",
       "optimizer": "adamw",
       "averages": ("ema", "window"),
       "hparams__learning_rate": 3e-3,
@@ -70,6 +69,8 @@ def whole(folder, tmp_path_factory):
   keys = _keys(folder, keep_steps=(20,), export=True)
   status, _ = runs.train_here(keys, workdir)
   assert status["status"] == "completed"
+  assert status["best"]["metric"] == "valid/loss"  # of text, unless it is said
+  assert rundir.RunDir(workdir).config()["objective"] == "valid/loss"
   return keys, workdir
 
 
@@ -315,7 +316,7 @@ def test_text_that_changed_is_not_resumed(folder, tmp_path):
   keys = _keys(folder, dataset__name=f"text:{text}")
   runs.train_here(keys, tmp_path / "run", 16, runs.preempt)
   (text / "0.txt").write_text("something else\n" * 9)
-  with pytest.raises(jaxplay.UserError, match="has text of hash .* began with"):
+  with pytest.raises(jaxplay.UserError, match="content of hash .* began with"):
     runs.train_here(keys, tmp_path / "run")
   provenance = rundir.RunDir(tmp_path / "run").provenance()
   provenance["dataset"]["vocab_size"] = 300

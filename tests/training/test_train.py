@@ -1,5 +1,6 @@
 """Properties of whole runs: resume, kill, preempt, damage, feeds."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import rundir
-from jaxplay.training import checkpoint
+from jaxplay.training import checkpoint, train
 from tests.data import tiny_tfds
 from tests.training import runs
 
@@ -291,3 +292,39 @@ def test_trains_on_tfds_records(tmp_path):
   runs.assert_close(
     runs.lines(tmp_path / "device"), runs.lines(tmp_path / "run"), 1e-3, 1e-5
   )
+
+
+def test_hidden_test_labels(tmp_path, tiny_tfds_dir):
+  """Bad input: a test set without labels is refused where it is asked for.
+
+  Before a step is made; and a run that does not ask trains, and is kept.
+  """
+  keys = runs.overrides(max_train_steps=4, batch_size=8, eval_batch_size=8)
+  keys |= {
+    "dataset.name": "tfds:tiny_tfds/hidden",
+    "dataset.data_dir": tiny_tfds_dir,
+    "model.width": 8,
+  }
+  run = rundir.RunDir(tmp_path / "run")
+  asked = keys | {"report_test": True}
+  with pytest.raises(jaxplay.UserError, match="test split .* 6 labels"):
+    runs.train_here(asked, run.path)
+  assert not run.path.exists()
+  status, _ = runs.train_here(keys, run.path)
+  assert status["status"] == "completed" and "test" not in status
+  with pytest.raises(jaxplay.UserError, match="test split .* 6 labels"):
+    runs.train_here(asked, run.path)
+  assert run.status()["status"] == "completed" and "test" not in run.status()
+
+
+def test_images_that_changed_are_not_resumed(tmp_path):
+  """Bad input: other images under the same name, as text that has changed."""
+  run = rundir.RunDir(tmp_path / "run")
+  dataset = train.load_dataset(runs.make_config({}))
+  run.create()
+  run.write_provenance({"dataset": dict(dataset.facts)})
+  train.check_same_data(run, dataset)
+  for key, value in (("sha256", "0" * 64), ("num_classes", 11)):
+    other = dataclasses.replace(dataset, facts=dataset.facts | {key: value})
+    with pytest.raises(jaxplay.UserError, match="'digits' has .* began"):
+      train.check_same_data(run, other)

@@ -1,0 +1,39 @@
+"""Labels and tokens that are none are refused, wherever they are read.
+
+TFDS writes -1 for a label that is not known, as in hidden test sets. As an
+index that is the last class, or the last token: every number made from it would
+be wrong, and none would look so.
+"""
+
+import numpy as np
+
+import jaxplay
+
+
+def check(
+  values: np.ndarray, limit: int, *, what: str, split: str, name: str, fix: str
+) -> None:
+  """Refuses values outside of [0, limit).
+
+  Args:
+    values: Integers of any shape, as they are stored.
+    limit: How many different ones there are.
+    what: Plural of what they are, such as "labels".
+    split: Where they are from.
+    name: Name of the data set.
+    fix: What the user can do.
+
+  Raises:
+    jaxplay.UserError: Some are outside.
+  """
+  if not values.size:
+    return
+  lowest, highest = int(values.min()), int(values.max())
+  if 0 <= lowest and highest < limit:
+    return
+  number = int(np.count_nonzero((values < 0) | (values >= limit)))
+  raise jaxplay.UserError(
+    f"the {split} split of dataset {name!r} has {number:,} {what} outside of"
+    f" [0, {limit:,}) among the {values.size:,} that were read, which lie in"
+    f" [{lowest}, {highest}]; {fix}"
+  )
