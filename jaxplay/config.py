@@ -296,6 +296,20 @@ _USED_BY = {
   "dataset.augment_pixels": ("dataset.augment", MOVES),
 }
 
+# Features, and the keys that turn each off. What then has no effect, such as a
+# rate of dropout, falls back to its default: see `without`.
+_OFF = {
+  "augmentation": {"dataset.augment": "none"},
+  "averages": {"averages": (), "weights": "raw"},
+  "clipping": {"clipping": False},
+  "decay": {"schedule": "constant"},
+  "dropout": {"model.dropout": False},
+  "label_smoothing": {"hparams.label_smoothing": 0.0},
+  "warmup": {"hparams.warmup_steps": 0},
+  "weight_decay": {"hparams.weight_decay": 0.0},
+  "z_loss": {"hparams.z_loss": 0.0},
+}
+
 # Keys of which a branch of a run may have another value: the others say what is
 # trained, and on what.
 BRANCH_KEYS = (
@@ -341,11 +355,13 @@ def load(
     overrides: Dotted key to the text of a value.
 
   Raises:
-    jaxplay.UserError: No such file, key or type.
+    jaxplay.UserError: No such file, key or type, or an override that has no
+      effect.
   """
   config = from_json(spec) if isinstance(spec, Mapping) else _load(spec)
   for key, value in parsed(overrides, config).items():
     override(config, key, value)
+  check_effect(config, overrides)
   return config
 
 
@@ -566,7 +582,7 @@ def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
   if isinstance(old, tuple) and isinstance(value, (str, int, float)):
     value = (value,)
   if isinstance(old, tuple) and isinstance(value, list):
-    value = tuple(value)
+    value = _as_tuple(value)
   if type(value) is not type(old):
     raise jaxplay.UserError(
       f"config.{key} is {shown(value)}, of type {type(value).__name__}; it must"
@@ -657,6 +673,61 @@ def with_batch_size(
   return config
 
 
+def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """The changes that give a config another length.
+
+  A warmup keeps its steps where they fit, before the cooldown of wsd if there
+  is one, and else its share. The phases of a mixture keep their shares.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: The new `max_train_steps`.
+  """
+  share = steps / flat["max_train_steps"]
+  changes: dict[str, Any] = {"max_train_steps": steps}
+  room, warmup = longest_warmup(flat, steps), flat["hparams.warmup_steps"]
+  if warmup > room:
+    changes["hparams.warmup_steps"] = min(int(warmup * share), room)
+  if flat["dataset.mixtures"]:
+    # Of phases that begin at one step the last counts.
+    phases = {round(step * share): of for step, of in flat["dataset.mixtures"]}
+    changes["dataset.mixtures"] = tuple(sorted(phases.items()))
+  return {key: value for key, value in changes.items() if value != flat[key]}
+
+
+def with_warmup(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """The changes that give a config another warmup, and the same length.
+
+  The cooldown of wsd gives way, as every other decay does.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: The new `hparams.warmup_steps`, at most as many as the run has.
+  """
+  total = flat["max_train_steps"]
+  changes: dict[str, Any] = {"hparams.warmup_steps": steps}
+  if steps > longest_warmup(flat, total):
+    changes["hparams.cooldown_fraction"] = (total - steps) / total
+  return {key: value for key, value in changes.items() if value != flat[key]}
+
+
+def longest_warmup(flat: Mapping[str, Any], steps: int) -> int:
+  """The most steps of warmup that fit into so many, before a cooldown.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: Of the whole run.
+  """
+  if flat["schedule"] != "wsd":
+    return steps
+  return steps - cooldown_steps(steps, flat["hparams.cooldown_fraction"])
+
+
+def other_seeds(seed: int, number: int) -> list[int]:
+  """So many seeds besides `seed`: the next ones, and 0 after the last."""
+  return [(seed + i) % 2**32 for i in range(1, number + 1)]
+
+
 def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
   """Dotted keys and leaf values, sorted. Takes nested dicts too."""
   flat = {}
@@ -727,13 +798,31 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
 
 def without_effect(config: ml_collections.ConfigDict) -> list[str]:
   """Sentences on keys set away from their default that nothing reads."""
-  flat, default = flatten(config), flatten(base())
+  flat = flatten(config)
+  return [without_effect_told(key, flat) for key in idle(flat)]
+
+
+def idle(flat: Mapping[str, Any]) -> list[str]:
+  """Keys set away from their default that nothing reads.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+  """
+  default = flatten(base())
   return [
+    key
+    for key in _USED_BY
+    if flat[key] != default[key] and not has_effect(key, flat)
+  ]
+
+
+def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
+  """A sentence on a key that nothing reads."""
+  switch, _ = _USED_BY[key]
+  return (
     f"config.{key}={flat[key]!r} has no effect with"
     f" config.{switch}={flat[switch]!r}"
-    for key, (switch, values) in _USED_BY.items()
-    if flat[key] != default[key] and not is_on(flat[switch], values)
-  ]
+  )
 
 
 def used_by(key: str) -> tuple[str, tuple] | None:
@@ -745,6 +834,72 @@ def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
   """Whether `key` does anything in a config, flat as from `flatten`."""
   switch, values = used_by(key) or (None, ())
   return switch is None or is_on(flat.get(switch), values)
+
+
+def check_effect(
+  config: ml_collections.ConfigDict, keys: Iterable[str]
+) -> None:
+  """Refuses keys that somebody set on purpose, and that nothing reads.
+
+  What a config file or a default leaves set is no mistake: another key may
+  switch it on later. `notes` tells of it.
+
+  Args:
+    config: The config with them.
+    keys: Dotted keys.
+
+  Raises:
+    jaxplay.UserError: The first one that has no effect.
+  """
+  flat = flatten(config)
+  for key in keys:
+    if not has_effect(key, flat):
+      switch, values = _USED_BY[key]
+      raise jaxplay.UserError(
+        f"{without_effect_told(key, flat)}; leave it out, or set"
+        f" config.{switch} to {' or '.join(map(repr, values))}"
+      )
+
+
+def without(
+  config: ml_collections.ConfigDict, *features: str
+) -> dict[str, Any]:
+  """The changes that turn features of a config off; {} where they are.
+
+  Args:
+    config: The config; not changed.
+    *features: "augmentation", "averages", "clipping", "decay" (of the learning
+      rate), "dropout", "label_smoothing", "warmup", "weight_decay", "z_loss".
+  """
+  off = {}
+  for feature in features:
+    off |= _OFF[feature]
+  return settled(flatten(config), off)
+
+
+def settled(
+  flat: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Changes of a config, with all that has to follow, and only what differs.
+
+  A key that they leave without effect gets its default. An objective that they
+  leave without evaluations, because of other averages, becomes the same metric
+  of the evaluated weights.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    changes: Dotted key -> new value.
+  """
+  new, default = {**flat, **changes}, flatten(base())
+  for key in _USED_BY:
+    if not has_effect(key, new):
+      new[key] = (default if has_effect(key, flat) else flat)[key]
+  of, slash, metric = new["objective"].partition("/")
+  averaged = re.fullmatch(r"valid_(\w+)", of)
+  evaluated = {"raw", *new["averages"]} - {new["weights"]}
+  if averaged and averaged[1] not in evaluated:
+    new["objective"] = f"valid{slash}{metric}"
+  return {key: value for key, value in new.items() if value != flat[key]}
 
 
 def is_on(switch: Any, values: tuple) -> bool:
@@ -909,11 +1064,6 @@ def _validate_pairs(config):
     refuse(
       "config.hparams.beta1 is 0, and config.optimizer='schedule_free_adamw'"
       " divides by it; use a value such as 0.9"
-    )
-  if hparams.dropout_rate and not model.dropout:
-    refuse(
-      f"config.hparams.dropout_rate is {hparams.dropout_rate} but the model has"
-      " no dropout layers; set config.model.dropout=True"
     )
   if batch % config.microbatches:
     refuse(

@@ -286,7 +286,7 @@ def test_a_wrong_type_in_a_file(experiment, line):
     ("clipping", "True", True),
     ("clipping", "false", False),
     ("optimizer", "adam", "adam"),
-    ("cooldown_shape", "1-sqrt", "1-sqrt"),
+    ("dataset.train_split", "1-sqrt", "1-sqrt"),
     ("dataset.train_split", "train[:80%]", "train[:80%]"),
     # Texts stay as they are written, whatever they look like.
     ("dataset.data_dir", "007", "007"),
@@ -502,7 +502,6 @@ GHOST = dict(model__norm="ghost", batch_size=96)
       ),
       ["warmup of 900", "cooldown of 200", "max_train_steps=1000"],
     ),
-    (dict(hparams__dropout_rate=0.1), ["config.model.dropout=True"]),
     (dict(microbatches=3), ["128", "microbatches 3", "126 or 129"]),
     (BATCH_NORM | dict(microbatches=2), ["'batch'", "'ghost'", "64"]),
     (GHOST | dict(model__virtual_batch_size=97), ["97", "batch_size 96"]),
@@ -548,6 +547,8 @@ def test_pairs_that_disagree(changes, words):
       schedule="wsd", hparams__warmup_steps=800, hparams__cooldown_fraction=0.2
     ),
     dict(hparams__dropout_rate=0.1, model__dropout=True),
+    # It has no effect, which is no error: a space may turn layers on and off.
+    dict(hparams__dropout_rate=0.1),
     GHOST | dict(model__virtual_batch_size=96),
     GHOST | dict(model__virtual_batch_size=48, microbatches=2),
     dict(model__name="resnet", model__depth=18, model__norm="group"),
@@ -630,6 +631,138 @@ def test_without_effect():
   assert config_lib.without_effect(config) == [
     "config.hparams.momentum=0.8 has no effect with config.optimizer='adam'"
   ]
+
+
+@pytest.mark.parametrize(
+  "typed, words",
+  [
+    (("hparams.dropout_rate", "0.1"), ["config.model.dropout", "True"]),
+    # Also the default, which somebody who types it takes to be in force.
+    (("hparams.clip_norm", "1.0"), ["config.clipping", "True"]),
+    (("hparams.beta1", "0.8"), ["config.optimizer", "'adam'"]),
+    (("dataset.augment_pixels", "1"), ["config.dataset.augment", "'shift'"]),
+  ],
+)
+def test_an_override_without_effect(experiment, typed, words):
+  """Errors: what was typed is refused with the switch that it needs."""
+  path = experiment(BODY.format(line="config.hparams.ema_decay = 0.5"))
+  message = _refusal(config_lib.load, path, dict([typed]))
+  assert all(w in message for w in (typed[0], typed[1], *words)), message
+  switch = words[0].removeprefix("config.")
+  both = dict([typed]) | {switch: words[1].strip("'")}
+  config_lib.validate(config_lib.load(path, both))
+
+
+FEATURES = dict(
+  averages=("ema", "window"),
+  weights="window",
+  objective="valid_ema/error_rate",
+  clipping=True,
+  hparams__clip_norm=0.3,
+  schedule="wsd",
+  cooldown_shape="square",
+  hparams__cooldown_fraction=0.3,
+  hparams__final_factor=0.1,
+  hparams__warmup_steps=50,
+  hparams__ema_decay=0.9,
+  hparams__window_steps=7,
+  hparams__window_stride=2,
+  hparams__weight_decay=0.01,
+  hparams__label_smoothing=0.1,
+  hparams__dropout_rate=0.2,
+  model__dropout=True,
+  dataset__augment="shift",
+  dataset__augment_pixels=2,
+)
+
+
+@pytest.mark.parametrize("feature", sorted(config_lib._OFF))
+def test_a_feature_off_leaves_a_valid_config(feature):
+  """Playbook's procedures: nothing that only the feature used stays set."""
+  on = _changed(**FEATURES)
+  if feature == "z_loss":
+    on = _changed(
+      model__name="lm",
+      model__norm="rms",
+      dataset__name="pythonlib",
+      hparams__z_loss=0.1,
+    )
+  config_lib.validate(on)
+  assert not config_lib.without_effect(on)
+  off = config_lib.without(on, feature)
+  assert off and all(config_lib.flatten(on)[k] != v for k, v in off.items())
+  config = on.copy_and_resolve_references()
+  for key, value in off.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  assert not config_lib.without_effect(config)
+  assert not config_lib.without(config, feature)
+
+
+@pytest.mark.parametrize(
+  "averages, weights, objective, expected",
+  [
+    ((), "raw", "valid_ema/loss", "valid/loss"),
+    ((), "raw", "valid_raw/loss", "valid/loss"),
+    (("window",), "raw", "valid_ema/loss", "valid/loss"),
+    (("window",), "window", "valid_raw/loss", "valid_raw/loss"),
+    (("ema", "window"), "raw", "valid_ema/loss", "valid_ema/loss"),
+  ],
+)
+def test_an_objective_follows_the_averages(
+  averages, weights, objective, expected
+):
+  """M4: without its averages an objective is that of the weights themselves."""
+  flat = config_lib.flatten(_changed(objective=objective))
+  changes = config_lib.settled(flat, {"averages": averages, "weights": weights})
+  assert (flat | changes)["objective"] == expected
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 24, 33, 100, 1000, 3000])
+@pytest.mark.parametrize("warmup, fraction", [(0, 1.0), (200, 0.8), (600, 0.4)])
+@pytest.mark.parametrize("schedule", ["wsd", "linear", "constant"])
+def test_another_length_is_valid(steps, warmup, fraction, schedule):
+  """F4: of any length; a warmup that fits stays, another keeps its share."""
+  config = _changed(
+    schedule=schedule,
+    hparams__warmup_steps=warmup,
+    hparams__cooldown_fraction=fraction,
+  )
+  config_lib.validate(config)
+  changes = config_lib.with_steps(config_lib.flatten(config), steps)
+  for key, value in changes.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  assert config.max_train_steps == steps
+  new = config.hparams.warmup_steps
+  assert new == warmup or warmup * steps / 1000 - 2 <= new < warmup
+  assert steps < 1000 or new == warmup
+  # And of any warmup.
+  longer = config_lib.with_warmup(config_lib.flatten(config), steps)
+  for key, value in longer.items():
+    config_lib.override(config, key, value)
+  config_lib.validate(config)
+  assert (config.max_train_steps, config.hparams.warmup_steps) == (steps, steps)
+
+
+def test_phases_of_a_mixture_keep_their_shares():
+  """F4: also where so few steps are left that two begin at one."""
+  mixtures = tuple((step, (("pythonlib", 1.0 + step),)) for step in (0, 8, 900))
+  flat = config_lib.flatten(_changed(dataset__mixtures=mixtures))
+  shares = {}
+  for steps in (500, 10):
+    changes = config_lib.with_steps(flat, steps)
+    shares[steps] = [(a, of[0][1]) for a, of in changes["dataset.mixtures"]]
+  assert shares == {500: [(0, 1), (4, 9), (450, 901)], 10: [(0, 9), (9, 901)]}
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 2, 2**32 - 1])
+def test_other_seeds(seed):
+  """G3: of any seed there are others, all of them valid."""
+  seeds = config_lib.other_seeds(seed, 5)
+  assert len({seed, *seeds}) == 6
+  for other in seeds:
+    config_lib.validate(_changed(seed=other))
 
 
 def test_every_number_of_the_optimizer_has_an_effect():

@@ -59,14 +59,16 @@ def next_study(
       f"the base config of the last study ({study['config_file']} and its"
       " overrides), as the study.json beside this file holds it"
     )
-  if steps != study["config"]["max_train_steps"]:
-    overrides["max_train_steps"] = steps
-  refusal = _refusal(study, overrides, results.space.parameters, domains)
-  if refusal:
-    domains = [
-      (p.domain, f"kept: the refined space would be refused. {refusal}")
-      for p in results.space.parameters
-    ]
+  parameters, old = results.space.parameters, overrides
+  flat = config_lib.flatten(config_lib.from_json(study["config"]))
+  overrides = old | config_lib.with_steps(flat, steps)
+  if refusal := _refusal(study, overrides, parameters, domains):
+    why = f"kept: the refined space would be refused. {refusal}"
+    domains = [(p.domain, why) for p in parameters]
+    # The space itself may be one of another length, such as of long warmups.
+    if refusal := _refusal(study, overrides, parameters, domains):
+      overrides = old
+      steps_reason = f"kept: another length would be refused. {refusal}"
   num, num_reason = _next_number(results, told)
   seed = study["seed"] + 1
   algorithm, algorithm_reason = study["algorithm"], "kept"
@@ -77,7 +79,7 @@ def next_study(
     ("goal", _literal(study["goal"]), "kept; is it still the question?"),
     ("config", _literal(config), config_reason),
     ("overrides", _literal(overrides), steps_reason),
-    ("space", _space(results.space.parameters, domains), ""),
+    ("space", _space(parameters, domains), ""),
     ("num_trials", repr(num), num_reason),
     ("algorithm", _literal(algorithm), algorithm_reason),
     ("seed", repr(seed), f"new: was {study['seed']}; other points"),
@@ -363,7 +365,7 @@ def _refusal(study, overrides, parameters, domains):
     config = config_lib.from_json(study["config"])
     for key, value in overrides.items():
       config_lib.override(config, key, value)
-    _as_space(parameters, domains).check(config)
+    _as_space(parameters, domains).check(config, None, overrides)
   except jaxplay.UserError as error:
     return str(error)
   return None

@@ -84,6 +84,8 @@ def run(arguments, question, options, config, goal, procedure):
   if arguments.json:  # Then the answer alone is for standard output.
     aside = contextlib.redirect_stdout(sys.stderr)
   with directory.own.lock(), aside:
+    for sentence in config_lib.notes(config) if config else ():
+      print(f"note: {sentence}")
     try:
       answer = procedure(_lab(arguments))
     except lab_lib.Stopped:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jaxplay
+from jaxplay import config as config_lib
 
 # With fewer, nothing is repaired.
 _SMALL = 48
@@ -28,10 +29,14 @@ BATCH = 8
 _UNITS = {"h": 3600.0, "m": 60.0}
 # A batch size that is so many times as fast is worth tuning everything for.
 WORTH = 2.0
-# Keys that count steps, which get fewer as batches get larger.
+_WARMUP = "hparams.warmup_steps"
+# A run that is shorter than this is no run of a loop.
+FEWEST_STEPS = 8
+# Keys that count steps, beside the length: fewer as batches get larger.
 _IN_STEPS = (
-  *("max_train_steps", "log_every", "eval_every", "checkpoint_every"),
-  *("hparams.warmup_steps", "hparams.decay_timescale"),
+  *("log_every", "eval_every", "checkpoint_every"),
+  *(_WARMUP, "hparams.decay_timescale"),
+  *("hparams.window_steps", "hparams.window_stride"),
 )
 
 
@@ -240,15 +245,27 @@ def gain(speeds: Sequence[Mapping[str, Any]], old: int, new: int) -> float:
 def with_batch_size(flat: Mapping[str, Any], size: int) -> dict[str, Any]:
   """Changes that make a config see the same examples in batches of a size.
 
+  All that counts steps counts so many fewer, and averages of weights reach back
+  as many examples.
+
   Args:
     flat: Dotted config key -> value.
     size: Examples.
   """
   factor = flat["batch_size"] / size
-  return {
+  scaled = lambda steps: max(1, round(steps * factor))  # noqa: E731
+  steps = scaled(flat["max_train_steps"])
+  changes = config_lib.with_steps(flat, steps) | {
     "batch_size": size,
     "eval_batch_size": max(size, flat["eval_batch_size"]),
-    **{
-      key: max(1, round(flat[key] * factor)) for key in _IN_STEPS if flat[key]
-    },
+    "keep_steps": tuple(
+      step if isinstance(step, str) else scaled(step)
+      for step in flat["keep_steps"]
+    ),
+    "hparams.ema_decay": flat["hparams.ema_decay"] ** (1 / factor),
+    **{key: scaled(flat[key]) for key in _IN_STEPS if flat[key]},
   }
+  if _WARMUP in changes:
+    most = config_lib.longest_warmup(flat, steps)
+    changes[_WARMUP] = min(changes[_WARMUP], most)
+  return config_lib.settled(flat, changes)

@@ -46,7 +46,8 @@ def longer(
 
   Warmup, base rate and all else are kept. A linear decay keeps its length, and
   becomes the end of a constant rate (schedule wsd); so does the cooldown of
-  wsd; a cosine is stretched; a constant rate goes on, as rsqrt does.
+  wsd; a cosine is stretched; a constant rate goes on, as rsqrt does. The phases
+  of a mixture keep their shares of the steps.
 
   Args:
     flat: Dotted config key -> value, of the shorter round.
@@ -61,7 +62,7 @@ def longer(
       f"--steps={max_train_steps} is no longer round: the last one has"
       f" {old} steps"
     )
-  changes: dict[str, Any] = {"max_train_steps": max_train_steps}
+  changes = config_lib.with_steps(flat, max_train_steps)
   schedule = flat["schedule"]
   if schedule == "linear":
     length = old - flat["hparams.warmup_steps"]

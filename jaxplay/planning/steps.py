@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import finding
 from jaxplay.planning import answer as answer_lib
 
@@ -189,6 +190,7 @@ def sweep_answer(
   target: Target,
   max_train_steps: int,
   off: Mapping[str, Any],
+  flat: Mapping[str, Any],
 ) -> answer_lib.Answer:
   """The whole answer of the sweep; `initial` decides.
 
@@ -198,6 +200,7 @@ def sweep_answer(
     target: What counts as fitted.
     max_train_steps: Of each trial.
     off: Config keys that the sweep had switched off, with their values in it.
+    flat: The base config's dotted keys and values.
   """
   steps, findings = initial(fits, target, max_train_steps)
   fits = sorted(fits, key=lambda fit: fit.rate)
@@ -215,7 +218,11 @@ def sweep_answer(
       f" {steps:,} steps to begin with."
     ]
   if off:
-    told = ", ".join(f"{key}={value}" for key, value in off.items())
+    told = ", ".join(
+      f"{key}={value}"
+      for key, value in off.items()
+      if config_lib.has_effect(key, {**flat, **off})
+    )
     said.append(f"Only in the sweep, so that it can fit: {told}.")
   picture = answer_lib.Picture(
     "training metric of each rate",
@@ -258,7 +265,7 @@ def sweep_answer(
   rows = [[fit.rate, fit.steps or "-", fit.least, fit.status] for fit in fits]
   return answer_lib.Answer(
     said=said,
-    settings={} if steps is None else {"max_train_steps": steps},
+    settings={} if steps is None else config_lib.with_steps(flat, steps),
     findings=findings,
     tables=[
       answer_lib.Table(

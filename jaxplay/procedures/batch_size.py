@@ -54,7 +54,7 @@ def check(target: steps_lib.Target, config) -> None:
     jaxplay.UserError: No such metric of the validation set is logged.
   """
   config = config.copy_and_resolve_references()
-  for key, value in lab_lib.NO_AVERAGES.items():
+  for key, value in config_lib.without(config, "averages").items():
     config_lib.override(config, key, value)
   known = config_lib.evaluated(config)
   if target.metric.startswith("valid") and target.metric not in known:
@@ -250,13 +250,13 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
   """Of one size."""
   size = config.batch_size
   every = max(1, budget // _EVALUATIONS)
-  overrides = lab_lib.constant(config) | {
+  overrides = {
+    **config_lib.without(config, "decay", "warmup", "averages"),
     "max_train_steps": budget,
     "log_every": every,
     "eval_every": every,
     "checkpoint_every": budget,
     **lab_lib.CURVES_ONLY,
-    **lab_lib.NO_AVERAGES,
   }
 
   def sweep(name, rates):

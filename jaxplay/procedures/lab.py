@@ -5,6 +5,7 @@ own: killed and started again, it takes the same decisions from the same
 results, and trains what is missing.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,8 +23,7 @@ from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
 RATE = "hparams.learning_rate"
-# Overrides of runs that are judged by the parameters themselves.
-NO_AVERAGES = {"averages": (), "weights": "raw"}
+_BASE = "base_config.json"  # in the folder of a study that has no other
 # Overrides of runs of which only the curves are looked at.
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 
@@ -81,10 +81,18 @@ class Lab:
       Stopped: Asked to stop.
       jaxplay.UserError: The study is refused, or all of its trials crashed.
     """
-    config = config.copy_and_resolve_references()
-    definition, _ = study_lib.define(study, config)
     directory = study_lib.StudyDir(self._folder(name))
+    config = config.copy_and_resolve_references()
+    is_own = not study.config
+    if is_own:  # Then it is kept, for the study that follows this one.
+      for key, value in study.overrides.items():
+        config_lib.override(config, key, value)
+      study = dataclasses.replace(study, config=_BASE, overrides={})
+    base = config_lib.as_json(config)
+    definition, _ = study_lib.define(study, config)
     directory.create(definition)
+    if is_own:
+      rundir.write_json(directory.path / _BASE, base)
     jobs = runners.trial_jobs(directory, range(definition["num_trials"]))
     steps = jobs[0].config.max_train_steps
     return self._run(
@@ -209,10 +217,3 @@ def rates(low: float, high: float, per_decade: int = 4) -> list[float]:
   number = max(2, math.ceil(per_decade * math.log10(high / low)) + 1)
   found = [float(f"{rate:.2g}") for rate in np.geomspace(low, high, number)]
   return sorted(set(found))
-
-
-def constant(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Overrides that make a rate constant from the first step on."""
-  changes = {"schedule": "constant", "hparams.warmup_steps": 0}
-  flat = config_lib.flatten(config)
-  return {key: value for key, value in changes.items() if flat[key] != value}

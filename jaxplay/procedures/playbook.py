@@ -132,10 +132,11 @@ def check(
   Raises:
     jaxplay.UserError: The budget or the config is too small for it.
   """
-  if config.max_train_steps < 8:
+  if config.max_train_steps < planning.FEWEST_STEPS:
     raise jaxplay.UserError(
       f"config.max_train_steps is {config.max_train_steps}; the loop begins"
-      " with trials of a quarter of the steps, and needs 8"
+      f" with trials of a quarter of the steps, and needs"
+      f" {planning.FEWEST_STEPS}"
     )
   rates = lab_lib.rates(*learning_rates, planning.per_decade(0))
   least = planning.least(seeds, len(rates))
@@ -218,12 +219,13 @@ class _Loop:
     every = min(
       length * config.eval_every // total, length // _FEWEST_EVALUATIONS
     )
-    changes = {
-      "max_train_steps": length,
+    changes = config_lib.with_steps(config_lib.flatten(config), length)
+    warmup = changes.get(_WARMUP, config.hparams.warmup_steps)
+    changes |= {
       "log_every": max(1, length * config.log_every // total),
       "eval_every": max(1, every),
       "checkpoint_every": length,
-      _WARMUP: min(config.hparams.warmup_steps, length // 4),
+      _WARMUP: min(warmup, length // 4),
       **lab_lib.CURVES_ONLY,
     }
     for key, value in changes.items():
@@ -258,8 +260,12 @@ def _batch_size(loop, ask):
     if new == old:
       told = "throughput grows up to them, and no further"
     said = f"batches of {old} are kept: {told}"
-    if gain >= planning.WORTH:
-      settings = planning.with_batch_size(config_lib.flatten(loop.given), new)
+    changes = planning.with_batch_size(config_lib.flatten(loop.given), new)
+    steps = changes.get("max_train_steps", loop.given.max_train_steps)
+    if gain >= planning.WORTH and steps < planning.FEWEST_STEPS:
+      said += f", but then as many examples take {steps} steps"
+    elif gain >= planning.WORTH:
+      settings = changes
       said = f"batches of {new}, and as many examples in all: {told}"
   return Phase(
     "batch_size",
@@ -313,10 +319,15 @@ def _stability(loop, learning_rates, seeds):
     repair=repair,
   )
   loop.keep(loop.lab.path / "stability", "stability", answer)
-  # What the fix adds to a short run is no length of the whole one.
-  settings = {
-    k: v for k, v in answer.settings.items() if k != "max_train_steps"
-  }
+  settings = dict(answer.settings)
+  if answer.details["fix"] == "warmup":
+    # What the fix adds to a short run is no length of the whole one.
+    for key in ("max_train_steps", "hparams.cooldown_fraction", _WARMUP):
+      settings.pop(key, None)
+    warmup = answer.details["warmup_steps"]
+    settings |= config_lib.with_warmup(
+      config_lib.flatten(loop.config()), warmup
+    )
   best = answer.details["rate"]
   low = best / _AROUND if best else learning_rates[0] / _AROUND**3
   high = best * _AROUND if best else learning_rates[0]
@@ -506,12 +517,7 @@ def _longer(loop):
     point | {lab_lib.RATE: float(f"{_LOWER * point[lab_lib.RATE]:.4g}")}
     for _, point in kept[: num - len(kept)]
   ]
-  short = config_lib.flatten(loop.short(length))
-  changes, why = rounds_lib.longer(short, total)
-  if short["schedule"] == "wsd":
-    # Its share is the config's, and no decay of a first round.
-    del changes["hparams.cooldown_fraction"]
-    why = "the cooldown keeps its share"
+  changes, why = _lengthened(loop, length)
   study = study_lib.Study(
     goal="Which of the best short trials is the best one at full length?",
     config="",
@@ -542,6 +548,25 @@ def _longer(loop):
     },
     page="longer/report.html",
   )
+
+
+def _lengthened(loop, length):
+  """(changes that make the config's run of a short one's decay, why)."""
+  flat, short = map(config_lib.flatten, (loop.config(), loop.short(length)))
+  if flat["schedule"] == "wsd":
+    # Its share is the config's, and no decay of a first round.
+    return {}, "the cooldown keeps its share"
+  longer, why = rounds_lib.longer(short, flat["max_train_steps"])
+  # Of the short trials only the decay; the rest is as the config has it.
+  changes = {
+    key: longer[key]
+    for key in ("schedule", "cooldown_shape", "hparams.cooldown_fraction")
+    if key in longer
+  }
+  # A warmup that was cut for the short trials is long again.
+  return changes | config_lib.with_warmup(
+    {**flat, **changes}, flat[_WARMUP]
+  ), why
 
 
 def _best_of_first_round(loop, length):
@@ -653,7 +678,7 @@ def _handed_over(loop, chosen):
   run = config_lib.from_json(rundir.RunDir(trial).config())
   # How trials are looked at is no part of what was found.
   best = config_lib.flatten(run) | {key: decided[key] for key in _LOOKS}
-  settings = {k: v for k, v in best.items() if given[k] != v}
+  settings = config_lib.settled(given, best)
   for key, value in settings.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)

@@ -42,7 +42,10 @@ def rounds(
     )
   keys = [p.key for p in first.space.parameters]
   flat = config_lib.flatten(config_lib.from_json(first.study["config"]))
-  varied = [k for k in ("schedule", "hparams.cooldown_fraction") if k in keys]
+  decay = ["schedule", "hparams.cooldown_fraction"]
+  if flat["schedule"] == "linear":
+    decay.append("hparams.warmup_steps")  # The decay is what it leaves.
+  varied = [key for key in decay if key in keys]
   if varied and number:
     raise jaxplay.UserError(
       f"the study varies config.{varied[0]}, so each trial would become longer"
@@ -67,7 +70,7 @@ def rounds(
     changes, why = planning.longer(flat, steps)
   else:
     changes, why = planning.longer(flat | point, steps)
-  settings = {k: v for k, v in (point | changes).items() if flat[k] != v}
+  settings = config_lib.settled(flat, point | changes)
   config = config_lib.from_json(first.study["config"])
   for key, value in settings.items():
     config_lib.override(config, key, value)
@@ -148,7 +151,7 @@ def _round(lab, number, first, last, changes, space):
   )
   study = study_lib.Study(
     goal=first.study["goal"],
-    config=first.study["config_file"],
+    config="",  # That of round 1, whatever became of its file.
     space=space_lib.Space.from_json(first.study["space"]),
     algorithm="explicit",
     points=[*kept, *new],

@@ -95,7 +95,7 @@ def stability(
   fixes = [_with_seeds(lab, swept, none, seeds)]
   if opened is not None:
     base, length = opened
-    warm = {_WARMUP_KEY: length, "max_train_steps": total + length}
+    warm = _prepended(config, length)
     # Rates beyond the sweep, too, if the ladder opened them.
     warm_rates = sorted({*(r for r in above if r < base), base})
     found = lab.sweep(
@@ -130,6 +130,17 @@ def stability(
     ),
   ]
   return _answer(config, sweep, findings, pictures, runs, fixes, chosen)
+
+
+def _prepended(config, length):
+  """A warmup before all that the config does; its cooldown stays as long."""
+  total = config.max_train_steps
+  changes = {_WARMUP_KEY: length, "max_train_steps": total + length}
+  if config.schedule == "wsd":
+    fraction = config.hparams.cooldown_fraction
+    cooldown = config_lib.cooldown_steps(total, fraction)
+    changes["hparams.cooldown_fraction"] = cooldown / (total + length)
+  return changes
 
 
 def _run(trial, rate, value):
@@ -170,7 +181,7 @@ def _every_step(lab, config, best):
     goal="Is there early instability that is over before anybody looks?",
     overrides={
       # As the run would begin; only its first steps are made.
-      "schedule": "constant",
+      **config_lib.without(config, "decay"),
       "max_train_steps": steps,
       "log_every": 1,
       "eval_every": 1,
@@ -221,9 +232,9 @@ def _warmup(lab, config, sweep, logged):
     },
     algorithm="explicit",
     points=points,
-    overrides=logged
-    | {
-      "schedule": "constant",
+    overrides={
+      **logged,
+      **config_lib.without(config, "decay", "warmup"),
       "max_train_steps": longest,
       "log_every": 1,
       "eval_every": longest,
@@ -420,6 +431,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       unstable_rate=sweep.unstable_rate,
       worth_fixing=sweep.worth_fixing,
       fix=chosen and chosen.name,
+      warmup_steps=chosen and chosen.settings.get(_WARMUP_KEY),
     ),
   )
 

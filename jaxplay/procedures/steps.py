@@ -14,21 +14,10 @@ from jaxplay.procedures import lab as lab_lib
 GOAL = "How many steps are enough to fit the training set?"
 
 # What keeps a model from fitting its training set, or makes gradients noisier.
-_OFF = {
-  "dataset.augment": "none",
-  "model.dropout": False,
-  "hparams.weight_decay": 0.0,
-  "hparams.label_smoothing": 0.0,
-  "hparams.z_loss": 0.0,
-}
+_REGULARIZATION = (
+  *("augmentation", "dropout", "weight_decay", "label_smoothing", "z_loss"),
+)
 _LINES = 200  # of each trial
-
-
-def switched_off(config) -> dict:
-  """What the sweep changes in a config, apart from its rates and length."""
-  flat = config_lib.flatten(config)
-  off = {key: value for key, value in _OFF.items() if flat[key] != value}
-  return lab_lib.constant(config) | off
 
 
 def sweep(
@@ -55,15 +44,16 @@ def sweep(
   Raises:
     jaxplay.UserError: No trial logs that metric.
   """
-  off = switched_off(config)
+  off = config_lib.without(config, "decay", "warmup", *_REGULARIZATION)
   epoch = num_train / config.batch_size
-  overrides = off | {
+  overrides = {
+    **off,
+    **config_lib.without(config, "averages"),
     "max_train_steps": max_train_steps,
     "log_every": max(1, min(round(epoch), max_train_steps // _LINES)),
     "eval_every": max_train_steps,
     "checkpoint_every": max(max_train_steps // 4, 1),
     **lab_lib.CURVES_ONLY,
-    **lab_lib.NO_AVERAGES,
   }
   results = lab.sweep(
     "sweep",
@@ -95,7 +85,10 @@ def sweep(
     for trial in ended
     if target.metric in trial.curves
   }
-  return planning.sweep_answer(fits, curves, target, max_train_steps, off)
+  flat = config_lib.flatten(config)
+  return planning.sweep_answer(
+    fits, curves, target, max_train_steps, off, flat
+  )
 
 
 def from_study(results: results_lib.Results) -> answer_lib.Answer:
@@ -115,7 +108,8 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
     told["compute_bound", results.objective],
     told["saturated_early", "all trials"],
   ]
-  old = results.study["config"]["max_train_steps"]
+  flat = config_lib.flatten(config_lib.from_json(results.study["config"]))
+  old = flat["max_train_steps"]
   steps, reason = refine.next_steps(results.study, findings)
   unknown = [f for f in findings if f.verdict == "unknown"]
   if steps != old:
@@ -138,7 +132,7 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
   late = np.mean(shares > 0.75)
   return answer_lib.Answer(
     said=said,
-    settings={"max_train_steps": steps} if steps != old else {},
+    settings=config_lib.with_steps(flat, steps),
     findings=findings,
     pictures=[
       answer_lib.Picture(

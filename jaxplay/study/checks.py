@@ -8,7 +8,7 @@ import difflib
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -95,6 +95,7 @@ def check(
   space,
   config: ml_collections.ConfigDict,
   points: Sequence[Mapping[str, Any]] | None = None,
+  overrides: Iterable[str] = (),
 ) -> None:
   """Refuses a space that no good study has.
 
@@ -106,6 +107,8 @@ def check(
     space: A `space.Space`.
     config: The base config, of which the trials differ in the space.
     points: All the trials, where they are a given list: tried instead.
+    overrides: Keys that were set for this study, each to have an effect in some
+      trial.
 
   Raises:
     jaxplay.UserError: The first thing that is wrong.
@@ -125,6 +128,9 @@ def check(
         f" can exist together; give each its own when= ({_SECTION})"
       )
   _check_trials(space, config, points)
+  config_lib.check_effect(
+    config, [key for key in overrides if not _has_effect(space, key, flat)]
+  )
 
 
 def _check_key(p, flat):
@@ -381,7 +387,11 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   flat = config_lib.flatten(config)
   varied = {p.key for p in space.parameters}
   tuned = {p.key for p in space.parameters if p.role == "nuisance"}
-  found = []
+  found = [
+    config_lib.without_effect_told(key, flat)
+    for key in config_lib.idle(flat)
+    if not _has_effect(space, key, flat)
+  ]
   if "batch_size" in varied:
     untuned = [
       key

@@ -118,7 +118,6 @@ def rerun_jobs(
 ) -> list[Job]:
   """Trials again, each with so many other seeds than the study's."""
   study, points = directory.study(), directory.points()
-  first = study["config"]["seed"] + 1
   return [
     Job(
       f"reruns/{index:04d}/{seed}",
@@ -126,7 +125,7 @@ def rerun_jobs(
       study_lib.trial_config(study["config"], points[index], seed=seed),
     )
     for index in indices
-    for seed in range(first, first + number)
+    for seed in config_lib.other_seeds(study["config"]["seed"], number)
   ]
 
 

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import ml_collections
@@ -313,13 +313,14 @@ class Space:
     self,
     config: ml_collections.ConfigDict,
     points: Sequence[Mapping[str, Any]] | None = None,
+    overrides: Iterable[str] = (),
   ) -> None:
     """Refuses a space that no good study has: see `checks.check`.
 
     Raises:
       jaxplay.UserError: The first thing that is wrong.
     """
-    checks.check(self, config, points)
+    checks.check(self, config, points, overrides)
 
   def notes(self, config: ml_collections.ConfigDict) -> list[str]:
     """Sentences worth a line on the terminal before a study begins."""

@@ -118,7 +118,8 @@ def define(
     raise jaxplay.UserError(
       f"study file {path!r}: num_trials is {num_trials}; it must be at least 1"
     )
-  space.check(config, points)
+  # What is made by a program, and no file, may override what is switched off.
+  space.check(config, points, study.overrides if path else ())
   objective = study.objective or config.objective
   _, metric = parse_objective(objective)
   if metric not in (config.objective, *_TRAIN_OBJECTIVES):

@@ -40,15 +40,21 @@ def planned(
     overrides: Other keys -> values, of `config.BRANCH_KEYS`.
 
   Raises:
-    jaxplay.UserError: The result is no valid config, or the parent's rate is
-      not constant until `step`.
+    jaxplay.UserError: The result is no valid config, an override has no effect,
+      or the parent's rate is not constant at `step`.
   """
   if not 0 < cooldown_fraction < 1:
     raise jaxplay.UserError(
       f"the cooldown is to take a fraction {cooldown_fraction} of all steps; it"
       " must lie in (0, 1)"
     )
-  start = _constant_until(parent)
+  start, warmup = _constant_until(parent), parent.hparams.warmup_steps
+  if step < warmup:
+    raise jaxplay.UserError(
+      f"the run's learning rate still rises at step {step}"
+      f" (config.hparams.warmup_steps={warmup}); branch from step {warmup} or"
+      " later"
+    )
   if step > start:
     raise jaxplay.UserError(
       f"the run's learning rate is not constant until step {step} (schedule"
@@ -56,6 +62,7 @@ def planned(
       " earlier step, or from a run of schedule 'constant'"
     )
   config = parent.copy_and_resolve_references()
+  overrides = overrides or {}
   settings = {
     "schedule": "wsd",
     "cooldown_shape": cooldown_shape,
@@ -66,8 +73,9 @@ def planned(
     phases = parent.dataset.mixtures or ((0, ((parent.dataset.name, 1.0),)),)
     before = tuple(phase for phase in phases if phase[0] < step)
     settings["dataset.mixtures"] = (*before, (step, tuple(mixture)))
-  for key, value in (settings | dict(overrides or {})).items():
+  for key, value in (settings | dict(overrides)).items():
     config_lib.override(config, key, value)
+  config_lib.check_effect(config, overrides)
   different = config_lib.differences(
     config_lib.as_json(parent), config_lib.as_json(config)
   )

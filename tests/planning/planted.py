@@ -58,6 +58,7 @@ def _run(job, best_rate, scale, noise):
   key = json.dumps(config_lib.as_json(config), sort_keys=True)
   rng = np.random.default_rng(zlib.crc32(key.encode()))
   diverged = math.isinf(end)
+  evaluated = config_lib.evaluated(config)
   end = 0.85 if diverged else end * math.exp(noise * rng.normal())
   lines = []
   for step in range(1, total + 1):
@@ -74,7 +75,10 @@ def _run(job, best_rate, scale, noise):
         "learning_rate": config.hparams.learning_rate,
       }
     if step % config.eval_every == 0 or step == total:
-      line |= {"valid/error_rate": now, "valid/loss": 2 * now}
+      line |= {
+        metric: now if metric.endswith("error_rate") else 2 * now
+        for metric in evaluated
+      }
     lines.append(line)
     if diverged and share > 0.5:
       lines[-1] |= {"train/loss": math.nan}
