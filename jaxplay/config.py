@@ -329,6 +329,8 @@ BRANCH_KEYS = (
 # What a step takes as arguments: another value compiles nothing anew.
 TRACED_KEYS = ("hparams", "seed", "schedule", "cooldown_shape")
 
+_LARGEST = 2**31 - 1  # whole number of the step's 32 bits
+
 # Keys that may differ when a run resumes: where and how it is computed, and
 # what is looked at afterwards, but not what is computed.
 RESUMABLE_KEYS = (
@@ -382,6 +384,10 @@ def _load(spec):
   if os.path.isfile(spec):  # Its folder may be called 12:30.
     path, argument = spec, ""
   if path.endswith(".json"):
+    if argument:
+      raise jaxplay.UserError(
+        f"{path!r} takes no argument, but {argument!r} was given"
+      )
     return _load_json(path)
   config = from_user_file(
     path, "get_config", ml_collections.ConfigDict, argument
@@ -1042,7 +1048,9 @@ def _validate_pairs(config):
       f" to at least {batch} (Playbook, setting up periodic evaluations)"
     )
   strides = model.strides
-  if len(strides) != 3 or not all(type(s) is int and s > 0 for s in strides):
+  if len(strides) != 3 or not all(
+    type(s) is int and 1 <= s <= _LARGEST for s in strides
+  ):
     refuse(
       f"config.model.strides is {shown(tuple(strides))}; it must be three whole"
       " numbers above 0, such as (1, 2, 2)"
@@ -1113,7 +1121,7 @@ def _validate_pairs(config):
   _validate_dataset(config.dataset, is_text)
   _validate_keep_steps(config.keep_steps)
   if len(config.dataset.shape) != 3 or not all(
-    type(size) is int and size > 0 for size in config.dataset.shape
+    type(size) is int and 1 <= size <= _LARGEST for size in config.dataset.shape
   ):
     refuse(
       f"config.dataset.shape is {shown(tuple(config.dataset.shape))}; it must"
@@ -1121,10 +1129,10 @@ def _validate_pairs(config):
     )
   for axis in MESH_AXES:
     size = config.mesh[axis]
-    if size != -1 and size < 1:
+    if size != -1 and not 1 <= size <= _LARGEST:
       refuse(
-        f"config.mesh.{axis} is {size}; it must be -1 (all that are left) or a"
-        " number of devices"
+        f"config.mesh.{axis} is {shown(size)}; it must be -1 (all that are"
+        " left) or a number of devices"
       )
   _validate_rules(config.mesh.rules)
 
@@ -1223,10 +1231,11 @@ def _mixed(mixtures):
 
 def _validate_keep_steps(steps):
   for step in steps:
-    if step != "geometric" and (type(step) is not int or step < 1):
+    is_step = type(step) is int and 1 <= step <= _LARGEST
+    if step != "geometric" and not is_step:
       raise jaxplay.UserError(
-        f"config.keep_steps holds {shown(step)}; it can hold steps, from 1 on,"
-        " and 'geometric'"
+        f"config.keep_steps holds {shown(step)}; it can hold steps, from 1 to"
+        f" {_LARGEST}, and 'geometric'"
       )
 
 
@@ -1336,7 +1345,8 @@ def _multiples(number: int, unit: int) -> str:
 
 def _divisors(number: int, near: int) -> str:
   """The divisors of number on both sides of near."""
-  divisors = [d for d in range(1, number + 1) if number % d == 0]
+  small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+  divisors = sorted({*small, *(number // d for d in small)})
   below = [str(d) for d in divisors if d < near][-1:]
   above = [str(d) for d in divisors if d > near][:1]
   return " or ".join(below + above)

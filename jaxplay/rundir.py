@@ -80,6 +80,28 @@ def refuse_other(path: str | os.PathLike, kind: str) -> None:
       )
 
 
+def absent(path: str | os.PathLike, kind: str) -> jaxplay.UserError:
+  """The error of a directory that was to hold a `kind`: what is there instead.
+
+  Args:
+    path: Of the directory, there or not.
+    kind: "a run", "a study", "a ladder" or "a plan".
+  """
+  folder, name = at(path), _KINDS[kind]
+  if is_local(folder) and not folder.is_dir():
+    return jaxplay.UserError(
+      f"{str(path)!r} is a file, not a folder"
+      if folder.exists()
+      else f"there is no folder {str(path)!r}"
+    )
+  for other, file in _KINDS.items():
+    if (folder / file).exists():
+      return jaxplay.UserError(f"{str(path)!r} holds {other}, not {kind}")
+  return jaxplay.UserError(
+    f"{str(path)!r} holds no {kind.partition(' ')[2]} (no {name})"
+  )
+
+
 class RunDir:
   """Reads and writes one run directory; every read copes with its absence."""
 
@@ -110,7 +132,7 @@ class RunDir:
     self.refuse_links()
     self._refuse_name()
     probe = self.path / _partial_name()
-    with _told(f"cannot write in workdir {str(self.path)!r}", probe):
+    with _told(f"cannot write in folder {str(self.path)!r}", probe):
       self.path.mkdir(parents=True, exist_ok=True)
       with probe.open("xb" if is_local(probe) else "wb"):
         pass

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 import shutil
 import sys
@@ -34,13 +35,21 @@ class Mistake(Exception):
   """A request that cannot be carried out: one sentence, exit code 2."""
 
 
+class Parser(argparse.ArgumentParser):
+  """Tells a mistake in the command line as any other."""
+
+  def error(self, message):
+    raise Mistake(f"{message}; see {self.prog} --help")
+
+
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """A key of a table: its type, its default, its least value."""
+  """A key of a table: its type, its default, its least and largest value."""
 
   kind: type
   default: object = REQUIRED
   least: int = 0
+  most: int = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +73,7 @@ def main(description, table, keys, launch, add=None, check=None):
     add: Adds options to a parser.
     check: Called with the job, to raise what one key alone does not show.
   """
-  parser = argparse.ArgumentParser(description=description.split("\n")[0])
+  parser = Parser(description=description.split("\n")[0])
   parser.add_argument("file", metavar="FILE", help="launch file (TOML)")
   parser.add_argument(
     "--dry_run", action="store_true", help="print what would be done, and stop"
@@ -72,8 +81,12 @@ def main(description, table, keys, launch, add=None, check=None):
   parser.add_argument("--yes", action="store_true", help="do not ask")
   if add:
     add(parser)
-  options = parser.parse_args()
-  return told(lambda: launch(read(options.file, table, keys, check), options))
+
+  def act():
+    options = parser.parse_args()
+    return launch(read(options.file, table, keys, check), options)
+
+  return told(act)
 
 
 def told(act):
@@ -87,13 +100,15 @@ def told(act):
 
 def read(path, table, keys, check=None):
   """The job that a file describes, as far as it concerns one table."""
+  if os.path.exists(path) and not os.path.isfile(path):
+    raise Mistake(f"{path!r} is no file")  # A pipe would be waited for.
   try:
     with open(path, "rb") as file:
       content = tomllib.load(file)
   except OSError as error:
     raise Mistake(f"cannot read {path!r}: {error.strerror}") from None
-  except tomllib.TOMLDecodeError as error:
-    raise Mistake(f"{path} is not TOML: {error}") from None
+  except (ValueError, RecursionError) as error:  # No UTF-8, or no TOML.
+    raise Mistake(f"{path!r} is not TOML: {error}") from None
   try:
     tables = {name: Key(dict, {}) for name in _TABLES}
     top = _checked(
@@ -151,11 +166,22 @@ def _checked(content, keys, where):
       raise Mistake(f"{where}{name} is {value!r}; it must be {_KINDS[kind]}")
     if not right:
       raise Mistake(f"{name} is {value!r}; it must be a table, [{name}]")
-    if kind is int and value < keys[name].least:
-      raise Mistake(
-        f"{where}{name} is {value}; it must be at least {keys[name].least}"
-      )
+    if kind is int:
+      check_number(f"{where}{name}", value, keys[name])
   return {name: content.get(name, key.default) for name, key in keys.items()}
+
+
+def check_number(name, value, key):
+  """Refuses a number out of the range of its key."""
+  if value < key.least:
+    raise Mistake(f"{name} is {_short(value)}; it must be at least {key.least}")
+  if value > key.most:
+    raise Mistake(f"{name} is {_short(value)}; it must be at most {key.most}")
+
+
+def _short(number):
+  """A whole number as text; Python prints only so many digits."""
+  return number if abs(number) < 2**63 else "a number of more than 64 bits"
 
 
 def _check_arguments(arguments):

@@ -10,7 +10,6 @@ fails, the others are ended: a job is whole or it is nothing. The exit code is
 that of the first process that failed, else the job's own.
 """
 
-import argparse
 import os
 import shlex
 import signal
@@ -22,8 +21,8 @@ import threading
 import job as job_lib
 
 KEYS = {
-  "processes": job_lib.Key(int, 2, least=1),
-  "devices": job_lib.Key(int, 1, least=1),  # of each process
+  "processes": job_lib.Key(int, 2, least=1, most=256),
+  "devices": job_lib.Key(int, 1, least=1, most=4096),  # of each process
 }
 
 # What a process that lost a peer gets to say so and leave by itself.
@@ -31,7 +30,7 @@ GRACE_SECONDS = 40
 
 
 def main():
-  parser = argparse.ArgumentParser(
+  parser = job_lib.Parser(
     description=__doc__.split("\n")[0],
     usage="%(prog)s [--dry_run] FILE.toml |"
     " [--processes P] [--devices D] -- VERB [ARGUMENT ...]",
@@ -64,8 +63,7 @@ def launch(options):
     number = vars(options)[name]
     if number is None:
       number = given.get(name, key.default)
-    if number < key.least:
-      raise job_lib.Mistake(f"--{name} is {number}; it must be at least 1")
+    job_lib.check_number(f"--{name}", number, key)
     numbers.append(number)
   if options.dry_run:
     for command in commands(arguments, *numbers):

@@ -12,6 +12,8 @@ Ctrl-C has the job save and then deletes the slice, as does its end; --keep
 leaves it. If this program dies, the job goes on, and the same command finds it.
 """
 
+import argparse
+import math
 import pathlib
 import shlex
 import signal
@@ -106,11 +108,24 @@ def _add(parser):
   )
   parser.add_argument(
     "--poll_seconds",
-    type=float,
+    type=_seconds,
     default=30.0,
     metavar="S",
     help="how often to look at the slice (default 30)",
   )
+
+
+def _seconds(text):
+  """Type of a time to wait."""
+  try:
+    seconds = float(text)
+  except ValueError:
+    seconds = math.nan
+  if not 0 <= seconds <= 86_400:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be from 0 to 86400"
+    )
+  return seconds
 
 
 def launch(job, options):

@@ -137,7 +137,7 @@ def constant(tmp_path_factory):
 
 
 BRANCHES = {
-  "no run": (["nowhere", "--step=8"], "'nowhere' holds no run to branch from"),
+  "no run": (["nowhere", "--step=8"], "there is no folder 'nowhere'"),
   "no step": (["RUN"], "one of the arguments --step --steps is required"),
   "missing": (["RUN", "--step=9"], "no checkpoint of step 9; it has 8, 12, 16"),
   "one of two": (["RUN", "--steps=8,9"], "no checkpoint of step 9"),
@@ -145,7 +145,7 @@ BRANCHES = {
   "fraction": (["RUN", "--step=8", "--cooldown_fraction=1"], "lie in (0, 1)"),
   "shape": (["RUN", "--step=8", "--shape=sqr"], "did you mean 'square'?"),
   "mixture": (["RUN", "--step=8", "--mixture=a"], "it must be NAME=WEIGHT"),
-  "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "names 'pythonlib'"),
+  "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "is of text"),
   "model": (
     ["RUN", "--step=8", "--config.model.width=9"],
     "config.model.width was 8 and is now 9",

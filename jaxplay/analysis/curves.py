@@ -68,24 +68,33 @@ def check_trial(trial: results.Trial, objective: str) -> list[finding.Finding]:
   smooth = curve(loss_of_split if loss_of_split in trial.curves else objective)
   error_rate, _ = trial.best("valid/error_rate")
   ended = trial.status == "completed"
+  # By the loss, or by a gradient that no loss shows.
+  diverged_at = trial.step if trial.status == "infeasible" else None
+  losses = (loss_steps, loss, norms, trial.max_train_steps, diverged_at)
   return [
     better_than_chance(
       error_rate if math.isfinite(error_rate) else None,
       trial.chance,
       trial.num_valid,
     ),
-    overfitting(steps, values, num_examples),
-    late_variance(steps, values, num_examples, rates),
+    overfitting(steps, values, num_examples)
+    if diverged_at is None
+    else _after_divergence("overfitting"),
+    late_variance(steps, values, num_examples, rates)
+    if diverged_at is None
+    else _after_divergence("late_variance"),
     still_improving(steps, values, num_examples, rates)
     if ended
     else _unfinished("still_improving"),
     saturated_early(steps, values, loss)
     if ended
     else _unfinished("saturated_early"),
-    training_loss_rises(loss_steps, loss),
+    training_loss_rises(loss_steps, loss)
+    if diverged_at is None
+    else _after_divergence("training_loss_rises", "train/loss"),
     periodic_validation(*smooth),
-    early_instability(loss_steps, loss, norms, trial.max_train_steps),
-    mid_training_instability(loss_steps, loss, norms, trial.max_train_steps),
+    early_instability(*losses),
+    mid_training_instability(*losses),
     aggressive_clipping(clipped_steps, clipped, curve("train/grad_norm")[1]),
     input_bound(curve("data_wait")[1], curve("examples_per_second")[1]),
   ]
@@ -368,13 +377,7 @@ def training_loss_rises(steps: np.ndarray, loss: np.ndarray) -> finding.Finding:
     loss: [lines], mean training loss since the line before.
   """
   if len(loss) and not np.isfinite(loss[-1]):
-    return _finding(
-      "training_loss_rises",
-      "unknown",
-      {},
-      "The run diverged; see early_instability and mid_training_instability.",
-      _TRAINING_CURVES,
-    )
+    return _after_divergence("training_loss_rises", "train/loss")
   steps, loss = _finite(steps, loss)
   if len(loss) < 10:
     return _too_short("training_loss_rises", len(loss), 10)
@@ -471,6 +474,7 @@ def early_instability(
   loss: np.ndarray,
   norms: np.ndarray,
   max_train_steps: int,
+  diverged_at: int | None = None,
 ) -> finding.Finding:
   """Was training unstable in its first fifth, even if it recovered?
 
@@ -484,11 +488,13 @@ def early_instability(
     loss: [lines], mean training loss since the line before.
     norms: [lines], largest unclipped gradient norm (L2) since the line before.
     max_train_steps: Updates asked for.
+    diverged_at: Updates until the run ended as infeasible; None: the loss says
+      whether it diverged.
   """
-  early = steps <= max_train_steps / 5
-  diverged = _first(early & ~np.isfinite(loss))
-  if diverged is not None:
-    return _diverged("early_instability", int(steps[diverged]), "early")
+  diverged_at = _divergence(steps, loss, diverged_at)
+  if diverged_at is not None and diverged_at <= max_train_steps / 5:
+    return _diverged("early_instability", diverged_at, "early")
+  whole, early = loss, steps <= max_train_steps / 5
   loss = loss[early]
   norms = norms[: len(loss)]
   norms = norms[np.isfinite(norms)]
@@ -500,6 +506,11 @@ def early_instability(
   median = float(np.median(norms)) if len(norms) else 0.0
   ratio = float(norms.max()) / median if median else 0.0
   verdict = "warn" if unstable is not None or ratio > 10 else "ok"
+  then = ""
+  if diverged_at is not None:
+    then = f", and it diverges at step {diverged_at:,}"
+  elif unstable is None or (whole[unstable + 2 :] <= before[unstable]).any():
+    then = " and then recovers"
   return _finding(
     "early_instability",
     verdict,
@@ -507,9 +518,9 @@ def early_instability(
       loss_rises_at_step=None if unstable is None else int(steps[unstable + 1]),
       largest_gradient_norm_to_median=ratio,
     ),
-    "Training is unstable early and then recovers. Try a learning rate warmup,"
-    " or gradient clipping just above the typical norm; check with about 500"
-    " steps at twice the rate, evaluated at every step.",
+    f"Training is unstable early{then}. Try a learning rate warmup, or gradient"
+    " clipping just above the typical norm; check with about 500 steps at twice"
+    " the rate, evaluated at every step.",
     _UNSTABLE,
     subject="train/loss",
   )
@@ -520,6 +531,7 @@ def mid_training_instability(
   loss: np.ndarray,
   norms: np.ndarray,
   max_train_steps: int,
+  diverged_at: int | None = None,
 ) -> finding.Finding:
   """Did training suddenly become unstable after its first fifth?
 
@@ -533,12 +545,15 @@ def mid_training_instability(
     loss: [lines], mean training loss since the line before.
     norms: [lines], largest unclipped gradient norm (L2) since the line before.
     max_train_steps: Updates asked for.
+    diverged_at: As for `early_instability`.
   """
   early = steps <= max_train_steps / 5
-  diverged = _first(~early & ~np.isfinite(loss))
-  if diverged is not None:
-    return _diverged("mid_training_instability", int(steps[diverged]), "mid")
-  if len(loss) < 10 or not np.isfinite(loss).all():
+  diverged_at = _divergence(steps, loss, diverged_at)
+  if diverged_at is not None and diverged_at <= max_train_steps / 5:
+    return _after_divergence("mid_training_instability", "train/loss")
+  if diverged_at is not None:
+    return _diverged("mid_training_instability", diverged_at, "mid")
+  if len(loss) < 10:
     return _too_short("mid_training_instability", len(loss), 10)
   usual = _medians_before(loss, 5)
   rise = loss[5:] - usual
@@ -694,6 +709,25 @@ def _unfinished(check):
     "The run did not reach its last step.",
     _TRAINING_CURVES,
   )
+
+
+def _after_divergence(check, subject="objective"):
+  return _finding(
+    check,
+    "unknown",
+    {},
+    "The run diverged; see early_instability and mid_training_instability.",
+    _TRAINING_CURVES,
+    subject,
+  )
+
+
+def _divergence(steps, loss, diverged_at):
+  """The step at which a run diverged; None: it did not."""
+  first = _first(~np.isfinite(loss))
+  if diverged_at is None and first is not None:
+    return int(steps[first])
+  return diverged_at
 
 
 def _diverged(check, step, when):

@@ -217,7 +217,7 @@ def read_run(path) -> Trial:
   """
   run = rundir.RunDir(path)
   if run.config() is None:
-    raise jaxplay.UserError(f"{str(path)!r} holds no run (no config.json)")
+    raise rundir.absent(path, "a run")
   return _read_trial(run, -1, {})
 
 

@@ -36,25 +36,28 @@ def _main(words):
   arguments = None
   try:
     arguments, rest = _parser().parse_known_args(words)
+    common.check_processes(arguments)
     code = arguments.verb(arguments, rest)
     sys.stdout.flush()
   except BrokenPipeError:
     code = _broken_pipe()
   except jaxplay.UserError as error:
-    print(f"jaxplay: {error}", file=sys.stderr)
+    print(f"jaxplay: {common.sentence(error)}", file=sys.stderr)
     code = common.EXIT_WRONG
   except PermissionError as error:
     print(f"jaxplay: no permission: {error.filename!r}", file=sys.stderr)
     code = common.EXIT_WRONG
+  except MemoryError as error:
+    what = f": {common.sentence(error)}" if str(error) else ""
+    print(f"jaxplay: out of memory{what}", file=sys.stderr)
+    code = common.EXIT_FAILED
   except KeyboardInterrupt:
     print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
     code = common.EXIT_INTERRUPTED
   except Exception:
     traceback.print_exc()
     code = common.EXIT_FAILED
-  if code not in (0, common.EXIT_PREEMPTED) and common.one_of_several(
-    arguments
-  ):
+  if code not in (0, common.EXIT_PREEMPTED) and common.has_joined(arguments):
     # Without the farewell of Python and JAX: they would wait for the others.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -25,6 +25,11 @@ OUT = "`jaxplay report` with --out=FILE.html writes the page elsewhere"
 # own start included.
 WAIT_SECONDS = 45
 
+MOST = 2**31 - 1  # of what is counted, in the 32 bits of the step
+
+# Characters of a message: whoever gives a value of 100,000 knows it.
+_LONGEST = 1_000
+
 
 class Parser(argparse.ArgumentParser):
   """Tells a mistake as any other: in a sentence, without the usage."""
@@ -33,13 +38,31 @@ class Parser(argparse.ArgumentParser):
     raise jaxplay.UserError(f"{message}; see {self.prog} --help")
 
 
-def number(text):
-  """Type of arguments that count something."""
-  if not text.isdecimal() or not int(text):
-    raise argparse.ArgumentTypeError(
-      f"it is {text!r}; it must be at least 1, and whole"
-    )
-  return int(text)
+def whole(least, most=MOST):
+  """Type of arguments that are whole numbers from `least` to `most`."""
+
+  def number(text):
+    # Python would also take 1_000, +3, blanks and the digits of all scripts.
+    is_plain = text.isascii() and text.isdecimal()
+    digits = text.lstrip("0") or "0"
+    if not is_plain or (len(digits) == 1 and int(digits) < least):
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}; it must be at least {least}, and whole"
+      )
+    # By their number first: Python converts only so many.
+    if len(digits) > len(str(most)) or int(digits) > most:
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}; it must be at most {most}"
+      )
+    return int(digits)
+
+  return number
+
+
+devices = whole(1, 4096)  # emulated, each with threads of its own
+seeds = whole(1, 1_000)
+number = whole(1)  # of what is counted
+index = whole(0)  # of what is numbered, and a seed
 
 
 def numbers(text):
@@ -50,7 +73,7 @@ def numbers(text):
 def size(text):
   """Type of arguments that measure something."""
   try:
-    number = float(text)
+    number = float(text) if text.isascii() else math.nan
   except ValueError:
     number = math.nan
   if not 0 <= number < math.inf:
@@ -60,25 +83,62 @@ def size(text):
   return number
 
 
+def _path(text):
+  """The path that an argument names, here or in a bucket."""
+  from jaxplay import rundir
+
+  if not text:
+    raise argparse.ArgumentTypeError("it is empty; the current folder is '.'")
+  path = rundir.at(text)
+  if not rundir.is_local(path):
+    return path
+  try:
+    os.stat(path)
+  except FileNotFoundError:
+    if text.startswith("~"):
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}, and the shell replaces ~ at the beginning of a word"
+        " only; write $HOME"
+      ) from None
+  except (OSError, ValueError) as error:  # Too long, below a file, a null byte.
+    reason = getattr(error, "strerror", None) or error
+    raise argparse.ArgumentTypeError(f"it is {text!r}: {reason}") from None
+  return path
+
+
+def word(text):
+  """Type of arguments that are a name, and not empty."""
+  if not text.strip():
+    raise argparse.ArgumentTypeError(f"it is {text!r}, and has to be a name")
+  return text
+
+
+def place(text):
+  """Type of arguments that name what is to be read."""
+  _path(text)
+  return text
+
+
 def folder(text):
   """Type of arguments that name a folder, to be made if need be."""
   from jaxplay import rundir
 
-  path = rundir.at(text)
-  if rundir.is_local(path) and path.exists() and not path.is_dir():
-    raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
-  return path
+  path = _path(text)
+  if rundir.is_local(path):
+    if path.exists() and not path.is_dir():
+      raise argparse.ArgumentTypeError(f"{text!r} is a file, not a folder")
+    if path.absolute() == path.absolute().parent:
+      raise argparse.ArgumentTypeError(
+        f"{text!r} is the root of all folders; use one below it"
+      )
+  return text
 
 
-def page(text):
-  """Type of arguments that name a page to be written."""
+def _file(text):
+  """The path of a file to be written, in a folder that is there."""
   from jaxplay import rundir
 
-  path = rundir.at(text)
-  if path.suffix != ".html":
-    raise argparse.ArgumentTypeError(
-      f"it is {text!r}; it must be a file whose name ends in .html"
-    )
+  path = _path(text)
   if rundir.is_local(path):
     if path.exists() and not path.is_file():
       raise argparse.ArgumentTypeError(f"{text!r} is there, and is no file")
@@ -89,9 +149,39 @@ def page(text):
   return path
 
 
+def page(text):
+  """Type of arguments that name a page to be written."""
+  if not text.endswith(".html"):
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be a file whose name ends in .html"
+    )
+  return _file(text)
+
+
 def log(text):
   """Type of arguments that name a log; a link is the user's own."""
+  _file(text)
   return os.path.realpath(text) if os.path.islink(text) else text
+
+
+def _address(text):
+  """Type of the address of process 0."""
+  host, _, port = text.rpartition(":")
+  try:
+    whole(1, 65535)(port if host else "")
+  except argparse.ArgumentTypeError:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; it must be HOST:PORT, with a port of 1 to 65535"
+    ) from None
+  return text
+
+
+def make_folder(path):
+  """Makes a folder that is asked for, before the work that fills it."""
+  from jaxplay import rundir
+
+  if path is not None:
+    rundir.RunDir(path).create()
 
 
 def append(path, text):
@@ -113,7 +203,7 @@ def add_devices(verb):
   """Arguments of what computes."""
   verb.add_argument(
     "--fake_devices",
-    type=number,
+    type=devices,
     metavar="N",
     help="emulate N devices on the CPU",
   )
@@ -124,19 +214,39 @@ def add_devices(verb):
   )
   verb.add_argument(
     "--coordinator",
+    type=_address,
     metavar="HOST:PORT",
     help="with several processes: process 0",
   )
-  verb.add_argument("--num_processes", type=int, metavar="N")
-  verb.add_argument("--process_id", type=int, metavar="I")
+  verb.add_argument("--num_processes", type=number, metavar="N")
+  verb.add_argument("--process_id", type=index, metavar="I")
   verb.add_argument(
     "--wait_seconds",
-    type=number,
+    type=whole(1, 1_000_000),
     default=WAIT_SECONDS,
     metavar="S",
     help="with several processes: how long to wait until all have come"
     f" (default {WAIT_SECONDS})",
   )
+
+
+def check_processes(arguments):
+  """Refuses to run alone, or with a wrong number, what is to be one of many."""
+  given = vars(arguments)
+  names = ("coordinator", "num_processes", "process_id")
+  missing = [f"--{name}" for name in names if given.get(name) is None]
+  if len(missing) == len(names):
+    return
+  if missing:
+    first = next(name for name in names if given.get(name) is not None)
+    raise jaxplay.UserError(
+      f"--{first}={given[first]} needs {' and '.join(missing)} as well"
+    )
+  if arguments.process_id >= arguments.num_processes:
+    raise jaxplay.UserError(
+      f"--process_id is {arguments.process_id}; with --num_processes="
+      f"{arguments.num_processes} it must be less"
+    )
 
 
 def no_more(rest, arguments):
@@ -242,15 +352,6 @@ def _join(arguments):
 
   address = arguments.coordinator
   process = (arguments.num_processes, arguments.process_id)
-  if address is not None:
-    if None in process:
-      raise jaxplay.UserError(
-        "--coordinator needs --num_processes and --process_id as well"
-      )
-    if not address.rpartition(":")[2].isdecimal():
-      raise jaxplay.UserError(
-        f"--coordinator is {address!r}; it must be HOST:PORT"
-      )
   # Process 0 first, while the others can still be counted.
   seconds = arguments.wait_seconds + (3 if arguments.process_id else 0)
   late = threading.Timer(seconds, _nobody_came, [seconds])
@@ -373,6 +474,11 @@ def one_of_several(arguments):
   """Whether this process is one of a job's."""
   given = vars(arguments) if arguments else {}  # Not all verbs compute.
   return given.get("distributed") or given.get("coordinator") is not None
+
+
+def has_joined(arguments):
+  """Whether JAX has begun here as one of several processes."""
+  return one_of_several(arguments) and hasattr(arguments, "jax_has_begun")
 
 
 def is_first(arguments):
@@ -508,6 +614,15 @@ def show_next(what, command, arguments=None):
     if arguments.process_id is not None:
       where += " with its own --process_id"
   print(f"next: {what}{where}\n  {command}")
+
+
+def sentence(error):
+  """What an error says, in one line that can be read."""
+  text = " ".join(str(error).splitlines())
+  if len(text) <= _LONGEST:
+    return text
+  # What is allowed, and what to do, comes last.
+  return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def as_table(heads, rows):

@@ -38,7 +38,7 @@ def add(plan):
     help="uncertainty of the growth of hardware, relative (default 0.3)",
   )
   verb.add_argument(
-    "--seed", type=_seed, default=0, help="of the draws (default 0)"
+    "--seed", type=common.index, default=0, help="of the draws (default 0)"
   )
   verb.add_argument(
     "--deadline",
@@ -65,12 +65,6 @@ def _date(text):
     raise argparse.ArgumentTypeError(
       f"it is {text!r}; write a day as YEAR-MONTH-DAY"
     ) from None
-
-
-def _seed(text):
-  if not text.isdecimal():
-    raise argparse.ArgumentTypeError(f"it is {text!r}; it must be 0, 1, 2, ...")
-  return int(text)
 
 
 def _longest_run(arguments, rest):

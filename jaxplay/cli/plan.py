@@ -1,5 +1,6 @@
 """`jaxplay plan QUESTION`: the playbook's procedures as commands."""
 
+import jaxplay
 from jaxplay.cli import batch_size, common, longest_run, question, topology
 
 
@@ -23,6 +24,8 @@ def add(verbs):
 
 # plan steps
 
+_FITTED = "train/error_rate<=0"
+
 
 def _add_steps(plan):
   steps = question.add(
@@ -31,6 +34,7 @@ def _add_steps(plan):
   steps.add_argument(
     "--from",
     dest="study",
+    type=common.place,
     metavar="STUDY",
     help="judge by where the trials of a study were best, and train nothing",
   )
@@ -43,10 +47,9 @@ def _add_steps(plan):
   )
   steps.add_argument(
     "--fit",
-    default="train/error_rate<=0",
     metavar="'METRIC<=X'",
     help="what counts as a fitted training set, over an epoch; default:"
-    " train/error_rate<=0",
+    f" {_FITTED}",
   )
   steps.set_defaults(verb=_steps)
 
@@ -58,6 +61,12 @@ def _steps(arguments, rest):
 
   if arguments.study is not None:
     common.no_more(rest, arguments)
+    for name in ("config", "learning_rates", "steps", "fit"):
+      if getattr(arguments, name) is not None:
+        raise jaxplay.UserError(
+          f"--{name} is of a sweep, and --from={arguments.study} judges a study"
+          " instead; leave one of them out"
+        )
     results = results_lib.read_study(arguments.study)
     return question.run(
       arguments,
@@ -68,7 +77,7 @@ def _steps(arguments, rest):
       lambda lab: steps.from_study(results),
     )
   config = question.load_config(arguments, rest)
-  target = planning.Target.parse(arguments.fit)
+  target = planning.Target.parse(arguments.fit or _FITTED)
   low, high = question.rates(arguments, config)
   length = arguments.steps or config.max_train_steps
   options = {
@@ -130,7 +139,7 @@ def _add_clip(plan):
     config=False,
     trains=False,
   )
-  clip.add_argument("run", metavar="RUN")
+  clip.add_argument("run", type=common.place, metavar="RUN")
   clip.set_defaults(verb=_clip)
 
 
@@ -159,7 +168,7 @@ def _add_rounds(plan):
     "from the best of a short study to longer training",
     config=False,
   )
-  rounds.add_argument("study", metavar="STUDY")
+  rounds.add_argument("study", type=common.place, metavar="STUDY")
   rounds.add_argument(
     "--steps",
     type=common.number,

@@ -1,7 +1,6 @@
 """`jaxplay playbook`: the playbook's whole loop on a config, unattended."""
 
-import jaxplay
-from jaxplay.cli import batch_size, question
+from jaxplay.cli import batch_size, common, question
 from jaxplay.cli import report as report_verbs
 
 
@@ -24,7 +23,7 @@ def add(verbs):
   )
   question.add_rates(verb)
   question.add_seeds(verb, "the candidates and the config are run")
-  verb.add_argument("--seed", type=int, default=0, metavar="S")
+  verb.add_argument("--seed", type=common.index, default=0, metavar="S")
   verb.add_argument(
     "--keep_batch_size",
     action="store_true",
@@ -41,8 +40,6 @@ def _playbook(arguments, rest):
   budget = planning.Budget.parse(arguments.budget)
   config = question.load_config(arguments, rest)
   rates = question.rates(arguments, config)
-  if arguments.seed < 0:
-    raise jaxplay.UserError(f"--seed is {arguments.seed}; it begins at 0")
   playbook.check(config, budget, rates, arguments.seeds)
   options = {
     "budget": str(budget),

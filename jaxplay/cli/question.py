@@ -79,7 +79,9 @@ def run(arguments, question, options, config, goal, procedure):
   from jaxplay.procedures import lab as lab_lib
 
   directory = answer_lib.PlanDir(arguments.workdir)
-  directory.create(question, options, config and config_lib.as_json(config))
+  common.make_folder(arguments.figures)
+  nested = config and config_lib.as_json(config)
+  is_new = directory.create(question, options, nested)
   aside = contextlib.nullcontext()
   if arguments.json:  # Then the answer alone is for standard output.
     aside = contextlib.redirect_stdout(sys.stderr)
@@ -91,6 +93,10 @@ def run(arguments, question, options, config, goal, procedure):
     except lab_lib.Stopped:
       print("stopped; the same command goes on where it was")
       return common.EXIT_PREEMPTED
+    except jaxplay.UserError:
+      if is_new:  # What cannot begin leaves nothing behind.
+        directory.discard()
+      raise
   directory.write(answer)
   return _show(arguments, question, answer, goal, directory)
 
@@ -100,6 +106,7 @@ def tell(arguments, question, options, goal, answer):
   from jaxplay.planning import answer as answer_lib
 
   directory = None
+  common.make_folder(arguments.figures)
   if arguments.workdir is not None:
     directory = answer_lib.PlanDir(arguments.workdir)
     directory.create(question, options)
@@ -208,7 +215,7 @@ def add_rates(verb):
 def add_seeds(verb, what):
   verb.add_argument(
     "--seeds",
-    type=common.number,
+    type=common.seeds,
     default=3,
     metavar="N",
     help=f"with which {what} (default 3)",

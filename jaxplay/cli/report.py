@@ -17,9 +17,10 @@ def add(verbs):
     help="report.html of a study, a run or a ladder, finished or not",
     allow_abbrev=False,
   )
-  report.add_argument("path", metavar="STUDY|RUN|LADDER")
+  report.add_argument("path", type=common.place, metavar="STUDY|RUN|LADDER")
   report.add_argument(
     "--objective",
+    type=common.word,
     metavar="METRIC",
     help="judge by another logged metric, on a page of its own; final:METRIC"
     " for its last value",
@@ -40,7 +41,7 @@ def add(verbs):
     help="write each figure as a file, too",
   )
   report.add_argument(
-    "--format", default="svg", choices=("svg", "png"), help="of the figures"
+    "--format", choices=("svg", "png"), help="of the figures (default svg)"
   )
   report.add_argument(
     "--live",
@@ -54,10 +55,13 @@ def add(verbs):
     help="whether a candidate study is to replace a baseline",
     allow_abbrev=False,
   )
-  compare.add_argument("baseline", metavar="BASELINE")
-  compare.add_argument("candidate", metavar="CANDIDATE")
+  compare.add_argument("baseline", type=common.place, metavar="BASELINE")
+  compare.add_argument("candidate", type=common.place, metavar="CANDIDATE")
   compare.add_argument(
-    "--objective", metavar="METRIC", help="judge by another logged metric"
+    "--objective",
+    type=common.word,
+    metavar="METRIC",
+    help="judge by another logged metric",
   )
   compare.add_argument(
     "--smallest",
@@ -168,6 +172,10 @@ def _report(arguments, rest):
   from jaxplay.analysis import results as results_lib
 
   common.no_more(rest, arguments)
+  if arguments.format and not arguments.figures:
+    raise jaxplay.UserError(
+      f"--format={arguments.format} is of the figures; add --figures=DIR"
+    )
   folder = rundir.at(arguments.path)
   for path in (arguments.out, arguments.figures):
     if path is not None and folder.is_dir():
@@ -182,6 +190,8 @@ def _report(arguments, rest):
     )
   if not (folder / "study.json").exists():
     return _report_run(arguments)
+  results_lib.read_study(arguments.path, arguments.objective)
+  common.make_folder(arguments.figures)
   while True:
     results = results_lib.read_study(arguments.path, arguments.objective)
     open_ = [t for t in results.trials if t.status not in results_lib.ENDED]
@@ -196,12 +206,16 @@ def _report(arguments, rest):
     )
     time.sleep(_LIVE_SECONDS)
   if arguments.figures:
-    report.figures(results, arguments.figures, arguments.format)
+    report.figures(results, arguments.figures, _format(arguments))
   if arguments.json:
     print(json.dumps(report.as_json(results, findings), indent=1))
   else:
     show_study(results, findings, path)
   return 0
+
+
+def _format(arguments):
+  return arguments.format or "svg"
 
 
 def _report_ladder(arguments):
@@ -213,10 +227,16 @@ def _report_ladder(arguments):
       f"--objective cannot be given for {arguments.path!r}: it holds a ladder,"
       " whose law is of its own loss"
     )
+  if arguments.live:
+    raise jaxplay.UserError(
+      f"--live cannot be given for {arguments.path!r}: it holds a ladder, which"
+      " is reported once; give it for a study or a run"
+    )
   results = ladder_lib.read(arguments.path)
+  common.make_folder(arguments.figures)
   law, *rest = scaling.write_report(results, arguments.out)
   if arguments.figures:
-    report.ladder_figures(results, law, arguments.figures, arguments.format)
+    report.ladder_figures(results, law, arguments.figures, _format(arguments))
   if arguments.json:
     found = [finding.as_json() for finding in rest[1]]
     as_json = law and law.as_json()
@@ -234,6 +254,7 @@ def _report_run(arguments):
   run = rundir.RunDir(arguments.path)
   if arguments.objective or arguments.figures:
     results = compare.read(arguments.path, arguments.objective)
+    common.make_folder(arguments.figures)
   while True:
     trial = results_lib.read_run(arguments.path)
     objective = arguments.objective or run.config()["objective"]
@@ -258,7 +279,7 @@ def _report_run(arguments):
     print(f"{path}: step {trial.step} of {trial.max_train_steps}", flush=True)
     time.sleep(_LIVE_SECONDS)
   if arguments.figures:
-    report.figures(results, arguments.figures, arguments.format)
+    report.figures(results, arguments.figures, _format(arguments))
   if arguments.json:
     print(json.dumps([found.as_json() for found in findings], indent=1))
   else:

@@ -29,7 +29,11 @@ def add(verbs):
     "file", metavar="FILE", help="ladder file, with get_ladder()"
   )
   run.add_argument(
-    "--workdir", required=True, metavar="LADDER", help="ladder directory"
+    "--workdir",
+    type=common.folder,
+    required=True,
+    metavar="LADDER",
+    help="ladder directory",
   )
   run.add_argument(
     "--no_report", action="store_true", help="write no report at the end"
@@ -42,7 +46,7 @@ def add(verbs):
     help="the law of a ladder, and the best model for a budget",
     allow_abbrev=False,
   )
-  fit.add_argument("ladder", metavar="LADDER")
+  fit.add_argument("ladder", type=common.place, metavar="LADDER")
   fit.add_argument(
     "--flops",
     type=common.size,

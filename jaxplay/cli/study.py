@@ -1,5 +1,6 @@
 """The verbs of studies: `jaxplay study run`, `extend`, `suggest`, ..."""
 
+import argparse
 import collections
 import time
 
@@ -25,7 +26,11 @@ def add(verbs):
   )
   run.add_argument("file", metavar="FILE", help="study file, with get_study()")
   run.add_argument(
-    "--workdir", required=True, metavar="STUDY", help="study directory"
+    "--workdir",
+    type=common.folder,
+    required=True,
+    metavar="STUDY",
+    help="study directory",
   )
   run.add_argument(
     "--trials",
@@ -38,7 +43,7 @@ def add(verbs):
   extend = study.add_parser(
     "extend", help="lengthen a study and run the new trials", allow_abbrev=False
   )
-  extend.add_argument("study", metavar="STUDY")
+  extend.add_argument("study", type=common.place, metavar="STUDY")
   extend.add_argument(
     "--trials", required=True, type=common.number, metavar="N", help="new total"
   )
@@ -50,7 +55,7 @@ def add(verbs):
     help="run a trial again with other seeds: its retrain variance",
     allow_abbrev=False,
   )
-  rerun.add_argument("study", metavar="STUDY")
+  rerun.add_argument("study", type=common.place, metavar="STUDY")
   which = rerun.add_mutually_exclusive_group(required=True)
   which.add_argument("--best", action="store_true", help="the best trial")
   which.add_argument(
@@ -58,8 +63,8 @@ def add(verbs):
     action="store_true",
     help="the best trial of each scientific value",
   )
-  which.add_argument("--trial", type=int, metavar="I", help="trial I")
-  rerun.add_argument("--seeds", type=common.number, default=5, metavar="N")
+  which.add_argument("--trial", type=common.index, metavar="I", help="trial I")
+  rerun.add_argument("--seeds", type=common.seeds, default=5, metavar="N")
   _add_runner(rerun)
   rerun.set_defaults(verb=_study_rerun)
 
@@ -68,7 +73,7 @@ def add(verbs):
     help="go on by Bayesian optimization, once exploration is concluded",
     allow_abbrev=False,
   )
-  suggest.add_argument("study", metavar="STUDY")
+  suggest.add_argument("study", type=common.place, metavar="STUDY")
   suggest.add_argument(
     "--trials",
     required=True,
@@ -85,7 +90,7 @@ def add(verbs):
     metavar="B",
     help="trials at the same time (default 4)",
   )
-  suggest.add_argument("--seed", type=int, default=0, metavar="S")
+  suggest.add_argument("--seed", type=common.index, default=0, metavar="S")
   suggest.add_argument(
     "--ignore_findings",
     action="store_true",
@@ -99,8 +104,8 @@ def add(verbs):
     help="the best trial over seeds and, once, on the test set",
     allow_abbrev=False,
   )
-  final.add_argument("study", metavar="STUDY")
-  final.add_argument("--seeds", type=common.number, default=5, metavar="N")
+  final.add_argument("study", type=common.place, metavar="STUDY")
+  final.add_argument("--seeds", type=common.seeds, default=5, metavar="N")
   final.add_argument(
     "--log",
     type=common.log,
@@ -116,16 +121,16 @@ def add(verbs):
   final.set_defaults(verb=_study_final)
 
   status = study.add_parser("status", help="how far a study is")
-  status.add_argument("study", metavar="STUDY")
+  status.add_argument("study", type=common.place, metavar="STUDY")
   status.set_defaults(verb=_study_status)
 
   table = study.add_parser("list", help="a table of all studies in a folder")
-  table.add_argument("root", metavar="ROOT")
+  table.add_argument("root", type=common.place, metavar="ROOT")
   table.add_argument("--csv", action="store_true", help="as CSV")
   table.set_defaults(verb=_study_list)
 
   export = study.add_parser("export", help="the trials, for other programs")
-  export.add_argument("study", metavar="STUDY")
+  export.add_argument("study", type=common.place, metavar="STUDY")
   to = export.add_mutually_exclusive_group(required=True)
   to.add_argument("--csv", action="store_true", help="CSV on the terminal")
   to.add_argument(
@@ -197,8 +202,6 @@ def _study_suggest(arguments, rest):
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  if arguments.seed < 0:
-    raise jaxplay.UserError(f"--seed is {arguments.seed}; it begins at 0")
   directory = study_lib.StudyDir(arguments.study)
   there = len(study_lib.adaptive(directory.study()))
   if arguments.trials < there:
@@ -211,6 +214,8 @@ def _study_suggest(arguments, rest):
       directory, study_lib.adaptive(directory.study())
     ):
       job.forgive()
+  explored = directory.study()["num_trials"] - there
+  study_lib.check_length(explored + arguments.trials)
   while True:
     which = study_lib.adaptive(directory.study())
     jobs = runners.trial_jobs(directory, which)
@@ -435,9 +440,9 @@ def _slice(text, num):
     return range(num)
   first, colon, last = text.partition(":")
   try:
-    first = int(first) if first or not colon else 0
-    last = (int(last) if last else num) if colon else first + 1
-  except ValueError:
+    first = common.index(first) if first or not colon else 0
+    last = (common.index(last) if last else num) if colon else first + 1
+  except argparse.ArgumentTypeError:
     raise jaxplay.UserError(
       f"--trials is {text!r}; it is a number, such as 7, or a range, 0:20"
     ) from None

@@ -47,7 +47,7 @@ def add(plan):
   topology.add_argument("--json", action="store_true", help="as JSON")
   topology.add_argument(
     "--fake_devices",
-    type=common.number,
+    type=common.devices,
     metavar="N",
     help="'here': emulate N devices on the CPU",
   )

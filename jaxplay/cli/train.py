@@ -1,6 +1,7 @@
 """The verbs that train single runs: `jaxplay train` and `jaxplay branch`."""
 
 import argparse
+import math
 import sys
 
 import jaxplay
@@ -21,7 +22,10 @@ def add(verbs):
     "--config", required=True, metavar="FILE[:ARG]", help="experiment file"
   )
   train.add_argument(
-    "--workdir", metavar="RUN", help="run directory, made if need be"
+    "--workdir",
+    type=common.folder,
+    metavar="RUN",
+    help="run directory, made if need be",
   )
   train.add_argument(
     "--dry_run",
@@ -55,7 +59,9 @@ def _add_branch(verbs):
     " same command resumes. --config.KEY=VALUE changes numbers of the branch.",
     allow_abbrev=False,
   )
-  branch.add_argument("run", metavar="RUN", help="run of constant rate")
+  branch.add_argument(
+    "run", type=common.place, metavar="RUN", help="run of constant rate"
+  )
   steps = branch.add_mutually_exclusive_group(required=True)
   steps.add_argument(
     "--step", type=common.number, metavar="N", help="cool down after N steps"
@@ -87,7 +93,11 @@ def _add_branch(verbs):
     help="text to cool down on; default: what RUN trains on",
   )
   branch.add_argument(
-    "--workdir", required=True, metavar="DIR", help="run directory to be made"
+    "--workdir",
+    type=common.folder,
+    required=True,
+    metavar="DIR",
+    help="run directory to be made",
   )
   common.add_devices(branch)
   branch.set_defaults(verb=_branch)
@@ -96,11 +106,15 @@ def _add_branch(verbs):
 def _stretch(text):
   """Type of a stretch of steps: "100:105"."""
   first, _, last = text.partition(":")
-  if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+  try:
+    first, last = common.index(first), common.index(last)
+  except argparse.ArgumentTypeError:
+    first = last = 0
+  if first >= last:
     raise argparse.ArgumentTypeError(
       f"it is {text!r}; it must be A:B, steps of which B is the later"
     )
-  return int(first), int(last)
+  return first, last
 
 
 def _mixture(text):
@@ -112,11 +126,11 @@ def _mixture(text):
       parts.append((name, float(weight)))
     except ValueError:
       equals = ""
-    if parts and not parts[-1][1] > 0:
+    if parts and not 0 < parts[-1][1] < math.inf:
       raise argparse.ArgumentTypeError(
         f"it is {text!r}, and a weight must be above 0"
       )
-    if not equals:
+    if not equals or not name:
       raise argparse.ArgumentTypeError(
         f"it is {text!r}; it must be NAME=WEIGHT, or several with commas"
         " between"
@@ -193,7 +207,7 @@ def _branch(arguments, rest):
   parent = rundir.RunDir(arguments.run)
   nested = parent.config()
   if nested is None:
-    raise jaxplay.UserError(f"{arguments.run!r} holds no run to branch from")
+    raise rundir.absent(arguments.run, "a run")
   base = config_lib.from_json(nested)
   overrides = config_lib.parsed(common.overrides(rest, vars(arguments)), base)
   common.start_jax(arguments)

@@ -131,7 +131,7 @@ class PlanDir:
     """
     plan = rundir.read_json(self.path / "plan.json")
     if plan is None:
-      raise jaxplay.UserError(f"{str(self.path)!r} holds no plan")
+      raise rundir.absent(self.path, "a plan")
     return plan
 
   def create(
@@ -139,13 +139,16 @@ class PlanDir:
     question: str,
     options: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
-  ) -> None:
+  ) -> bool:
     """Makes the plan, or goes on with the one that is here.
 
     Args:
       question: Such as "steps".
       options: What decides the outcome, JSON values.
       config: The base config, nested as from `config.as_json`.
+
+    Returns:
+      Whether there was none.
 
     Raises:
       jaxplay.UserError: Another plan is here, or something else.
@@ -156,11 +159,22 @@ class PlanDir:
     here = rundir.read_json(self.path / "plan.json")
     if here is not None:
       self._check_same(here, asked)
-      return
+      return False
     self.own.create()
     self.own.write_provenance(provenance.record())
     asked["command"] = commands.typed()
     rundir.write_json(self.path / "plan.json", asked)
+    return True
+
+  def discard(self) -> None:
+    """Takes back what `create` made, unless more came to it."""
+    own = {"plan.json", "provenance.json", ".lock"}
+    found = {path.name: path for path in self.path.iterdir()}
+    if found.keys() <= own:
+      for path in found.values():
+        path.unlink()
+      if rundir.is_local(self.path):
+        self.path.rmdir()
 
   def _check_same(self, here, asked):
     what = None

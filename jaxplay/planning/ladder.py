@@ -197,9 +197,7 @@ class LadderDir:
     """
     ladder = rundir.read_json(self.path / "ladder.json")
     if ladder is None:
-      raise jaxplay.UserError(
-        f"{str(self.path)!r} holds no ladder (no ladder.json)"
-      )
+      raise rundir.absent(self.path, "a ladder")
     return ladder
 
   def create(self, definition: Mapping[str, Any]) -> None:

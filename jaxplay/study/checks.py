@@ -292,12 +292,16 @@ def _check_trials(space, config, points):
           _refuse_idle(space, p, switch, flat[switch], values)
     if error := _error(trial):
       # What is at fault: it is named, or the base config's value would do.
-      values = ", ".join(
-        f"{key}={value!r}"
-        for key, value in point.items()
+      named = [
+        key
+        for key in point
         if f"config.{key}" in error
         or not _error(_trial(config, {**point, key: None}))
-      )
+      ]
+      if not named and _error(config) == error:
+        _refuse(f"the study's base config cannot be trained: {error}")
+      # Of several faults it may be that no single other value would do.
+      values = ", ".join(f"{key}={point[key]!r}" for key in named or point)
       _refuse(f"the space allows {values}, which cannot be trained: {error}")
 
 

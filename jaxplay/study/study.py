@@ -35,6 +35,8 @@ from jaxplay import config as config_lib
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 
+MOST_TRIALS = 10_000  # trials/0000 to trials/9999
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
@@ -177,8 +179,22 @@ def parse_objective(text: str) -> tuple[str, str]:
   return select or "best", metric
 
 
+def check_length(num_trials: int) -> None:
+  """Refuses a study of more trials than their folders have names.
+
+  Raises:
+    jaxplay.UserError: It has.
+  """
+  if num_trials > MOST_TRIALS:
+    raise jaxplay.UserError(
+      f"the study would have {config_lib.shown(num_trials)} trials; it can"
+      f" have at most {MOST_TRIALS}"
+    )
+
+
 def _sample(study):
   """The points of what study.json holds."""
+  check_length(study["num_trials"])
   points = sampling.points(
     space_lib.Space.from_json(study["space"]),
     algorithm=study["algorithm"],
@@ -252,9 +268,7 @@ class StudyDir:
     """
     study = rundir.read_json(self.path / "study.json")
     if study is None:
-      raise jaxplay.UserError(
-        f"{str(self.path)!r} holds no study (no study.json)"
-      )
+      raise rundir.absent(self.path, "a study")
     return study
 
   def merged(self, definition: Mapping[str, Any]) -> dict[str, Any]:

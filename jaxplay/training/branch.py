@@ -61,6 +61,11 @@ def planned(
       f" {parent.schedule!r}, constant until step {start}); branch from an"
       " earlier step, or from a run of schedule 'constant'"
     )
+  if mixture and parent.model.name not in config_lib.TEXT_MODELS:
+    raise jaxplay.UserError(
+      f"a mixture ({', '.join(name for name, _ in mixture)}) is of text, and"
+      f" the run's config.model.name is {parent.model.name!r}; leave it out"
+    )
   config = parent.copy_and_resolve_references()
   overrides = overrides or {}
   settings = {

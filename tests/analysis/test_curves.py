@@ -305,13 +305,16 @@ def test_short_curves(num, status):
   found = {f.check: f for f in curves.check_trial(_trial(num, status), _ERROR)}
   for one in found.values():
     json.dumps(one.as_json(), allow_nan=False)
-    assert one.verdict in ("ok", "unknown")
+    diverged = one.verdict == "fail" and "diverged" in one.advice
+    assert one.verdict in ("ok", "unknown") or diverged
+    assert diverged <= (status == "infeasible")
     assert bool(one.advice) == (one.verdict != "ok")
-  needs = [
-    found[check].evidence.get("needs")
-    for check in ("overfitting", "late_variance", "periodic_validation")
-  ]
-  assert needs == [n if num < n else None for n in (10, 15, 30)]
+  needs = {"overfitting": 10, "late_variance": 15, "periodic_validation": 30}
+  if status == "infeasible":  # Of its objective nothing is said.
+    needs = {"periodic_validation": 30}
+  for check, least in needs.items():
+    expected = least if num < least else None
+    assert found[check].evidence.get("needs") == expected
 
 
 @pytest.mark.parametrize("what", ["empty", "nan", "inf", "constant"])
@@ -339,6 +342,55 @@ def test_an_unfinished_run_is_not_called_saturated():
   for found in curves.check_trial(_trial(60, "running"), _ERROR):
     if found.check in ("still_improving", "saturated_early"):
       assert found.verdict == "unknown"
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_is_said_of_a_diverged_run(seed):
+  """I2: a run that ended infeasible diverged, and is said to have done nothing
+  else: neither to recover, nor to overfit, nor to be too short to tell.
+
+  Whether the loss or the gradient was the number that was not finite, and
+  whatever the curve did before.
+  """
+  random = np.random.default_rng(seed)
+  at = int(random.integers(1, 100))
+  loss = 2 * np.exp(-random.uniform(0, 9) * TIME) + 0.1
+  loss *= np.exp(random.choice([0.01, 0.3]) * random.standard_normal(100))
+  for spike in random.integers(0, 100, 2):
+    loss[spike:] *= random.choice([1, 3, 30])
+  norms = np.exp(random.standard_normal(100))
+  bad = (norms, loss)[seed % 2]
+  bad[at] = math.nan
+  trial = dataclasses.replace(_trial(at + 1, "infeasible"), step=int(STEPS[at]))
+  logged = {"train/loss": loss, "train/grad_norm_max": norms}
+  logged |= {"valid/error_rate": np.clip(loss, 0, 1)}
+  trial = dataclasses.replace(
+    trial,
+    curves=trial.curves
+    | {name: (STEPS[: at + 1], v[: at + 1]) for name, v in logged.items()},
+  )
+  found = {f.check: f for f in curves.check_trial(trial)}
+  early, mid = found["early_instability"], found["mid_training_instability"]
+  diverged = early if at < 20 else mid
+  assert diverged.verdict == "fail"
+  assert diverged.evidence == {"diverged_at_step": STEPS[at]}
+  assert mid.verdict == ("unknown" if at < 20 else "fail")
+  for check in ("overfitting", "late_variance", "training_loss_rises"):
+    assert found[check].verdict == "unknown"
+  for one in found.values():
+    assert "recovers" not in one.advice
+    if "Too short" in one.advice:
+      assert one.evidence["has"] < one.evidence["needs"]
+
+
+@pytest.mark.parametrize("falls_again", [True, False])
+def test_what_recovers(falls_again):
+  """I2: a loss that stays up is not said to have recovered."""
+  loss = 2 * np.exp(-5 * TIME) + 0.1
+  loss[10 : 14 if falls_again else None] = 5.0
+  found = curves.early_instability(STEPS, loss, np.ones(100), 10_000)
+  assert found.verdict == "warn"
+  assert ("recovers" in found.advice) == falls_again
 
 
 def test_check_run(tmp_path):

@@ -66,7 +66,7 @@ def test_the_default_leaves_a_minute():
     ),
     (
       ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
-      "make no job",
+      "with --num_processes=2 it must be less",
     ),
   ],
 )

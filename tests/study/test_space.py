@@ -615,6 +615,25 @@ def test_what_trains_can_be_varied():
   assert {f"model.{key}" for key in config_lib.base().model} <= set(free)
 
 
+@pytest.mark.parametrize(
+  "changes, key",
+  [
+    ({"hparams__momentum": 1.5}, "hparams.momentum"),
+    ({"batch_size": 100, "microbatches": 3}, "batch_size"),
+    ({"eval_batch_size": 1}, "eval_batch_size"),
+    ({"hparams__dropout_rate": 0.5}, "hparams.dropout_rate"),
+    ({"objective": "valid/accuracy"}, "objective"),
+    ({"model__norm": "gost"}, "model.norm"),
+  ],
+)
+def test_an_invalid_base_config_is_named_itself(changes, key):
+  """Errors: what no value of the space is to blame for is not laid on it."""
+  space = Space({LEARNING_RATE: RATE, WARMUP: Int(0, 10)})
+  message = _refusal(space.check, _config(**changes))
+  assert "base config" in message and f"config.{key}" in message
+  assert "the space allows" not in message
+
+
 # What is accepted.
 
 

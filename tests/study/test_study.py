@@ -326,7 +326,7 @@ def test_suggestions_leave_the_sequence_as_it_is(tmp_path, algorithm):
 
 def test_extending_what_is_no_study_writes_nothing(tmp_path):
   """A mistyped folder is told, and not made."""
-  with pytest.raises(jaxplay.UserError, match="holds no study"):
+  with pytest.raises(jaxplay.UserError, match="there is no folder"):
     study_lib.StudyDir(tmp_path / "nowhere").extend(5)
   with pytest.raises(jaxplay.UserError, match="holds no study"):
     study_lib.StudyDir(tmp_path).extend(5)
@@ -382,7 +382,7 @@ def test_a_run_is_no_place_for_a_study(tmp_path):
   with pytest.raises(jaxplay.UserError, match="holds a run; use another"):
     study_lib.StudyDir(run.path).create(studies.load(tmp_path))
   (tmp_path / "file").touch()
-  with pytest.raises(jaxplay.UserError, match="cannot write in workdir"):
+  with pytest.raises(jaxplay.UserError, match="cannot write in"):
     study_lib.StudyDir(tmp_path / "file").create(studies.load(tmp_path))
   assert studies.files(run.path) == content
 
