@@ -413,7 +413,10 @@ def _load_json(path):
     )
   if isinstance(nested.get("config"), Mapping):
     nested = nested["config"]  # Of a study.json.
-  return from_json(nested)
+  try:
+    return from_json(nested)
+  except jaxplay.UserError as error:
+    raise jaxplay.UserError(f"{path!r}: {error}") from None
 
 
 def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
@@ -802,6 +805,19 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   }
 
 
+def resumed(old: Mapping, new: Mapping) -> dict[str, Any]:
+  """A nested config with the `RESUMABLE_KEYS` of another one."""
+  kept = json.loads(json.dumps(old))
+  for key, value in flatten(new).items():
+    if key.startswith(RESUMABLE_KEYS):
+      *groups, leaf = key.split(".")
+      inner = kept
+      for group in groups:
+        inner = inner.setdefault(group, {})
+      inner[leaf] = value
+  return kept
+
+
 def without_effect(config: ml_collections.ConfigDict) -> list[str]:
   """Sentences on keys set away from their default that nothing reads."""
   flat = flatten(config)
@@ -974,6 +990,10 @@ def validate(
   _refuse_missing(flat, default)
   for key, value in flat.items():
     typed(key, value, default)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+      raise jaxplay.UserError(
+        f"config.{key} is {shown(value)}, beyond a whole number of 64 bits"
+      )
   for key, choices in _CHOICES.items():
     if flat[key] not in choices:
       close = difflib.get_close_matches(str(flat[key]), choices, 1, 0.5)
@@ -989,11 +1009,10 @@ def validate(
         f"config.{key} is {shown(value)}; it must lie in {interval}"
       )
     if key.startswith("hparams.") and isinstance(value, float):
-      rounded = _rounded(value)
-      if not _within(rounded, interval):
+      if not _within(rounded(value), interval):
         raise jaxplay.UserError(
           f"config.{key} is {shown(value)}, which the step's 32 bits round to"
-          f" {rounded:g}; it must lie in {interval}"
+          f" {rounded(value):g}; it must lie in {interval}"
         )
   resolve(config)
   _validate_pairs(config)
@@ -1008,7 +1027,7 @@ def _within(value, interval: str) -> bool:
   return above and below
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
   """To the nearest number of 32 bits."""
   try:
     return struct.unpack("f", struct.pack("f", value))[0]
@@ -1241,7 +1260,7 @@ def _validate_keep_steps(steps):
 
 def cooldown_steps(max_train_steps: int, fraction: float) -> int:
   """Length of a cooldown, rounded in 32 bits as the train step does."""
-  return round(_rounded(_rounded(fraction) * _rounded(max_train_steps)))
+  return round(rounded(rounded(fraction) * rounded(max_train_steps)))
 
 
 def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:

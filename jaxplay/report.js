@@ -13,6 +13,7 @@ const VERDICTS = {
 const STATUSES = {
   completed: "✓ completed", infeasible: "✕ infeasible", failed: "▼ failed",
   running: "… running", preempted: "‖ preempted", pending: "· pending",
+  excluded: "– excluded",
 };
 // The figures in which a check's evidence is to be seen.
 const SEEN_IN = {

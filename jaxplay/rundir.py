@@ -10,10 +10,13 @@
 
 A directory may be from somebody else, so what is in it is data. Files are
 replaced by new ones or appended to, and never written through a link: not one
-of their own name, nor one of a folder on the way from the run directory.
+of their own name, nor one of a folder on the way from the run directory. The
+shape of each file is written down once as a type, beside the code that owns it,
+and `read_json` refuses what has another, such as the rest of a copy that broke
+off: in a sentence with the file, the place in it and a way out.
 
-Needs only the standard library and numpy, so a laptop reads a pod's run; in a
-bucket (gs://) also etils and gcsfs.
+Needs only the standard library, numpy and msgspec, so a laptop reads a pod's
+run; in a bucket (gs://) also etils and gcsfs.
 """
 
 import contextlib
@@ -27,16 +30,29 @@ import pathlib
 import re
 import secrets
 import shutil
+import stat
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import (
+  IO,
+  Annotated,
+  Any,
+  Literal,
+  NotRequired,
+  TypedDict,
+  get_args,
+)
 
+import msgspec
 import numpy as np
 
 import jaxplay
 
-STATUSES = ("running", "completed", "infeasible", "preempted", "failed")
+Status = Literal["running", "completed", "infeasible", "preempted", "failed"]
+STATUSES = get_args(Status)
 DONE = ("completed", "infeasible")  # There is nothing left to run.
 
 # What reads and writes each kind of bucket.
@@ -60,6 +76,121 @@ _KINDS = {
   "a ladder": "ladder.json",
   "a plan": "plan.json",
 }
+
+# Types of numbers in files: those that numpy and JAX can hold.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Above0 = Annotated[float, msgspec.Meta(gt=0)]
+# Of a folder, never a path that leads elsewhere.
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.+-]*$")]
+Numbers = dict[str, int | float | None]  # null: it was not finite
+_DEEPEST = 64  # levels of nesting, which no file of ours comes near
+
+
+class Config(TypedDict, total=False):
+  """Of config.json what is read without `config.from_json`, which checks all.
+
+  A run of an earlier version lacks the keys that came later.
+  """
+
+  seed: Count
+  max_train_steps: Positive
+  objective: str
+  averages: list[str]
+  hparams: dict[str, float]
+  dataset: dict[str, Any]
+  model: dict[str, Any]
+  mesh: dict[str, Any]
+
+
+class Best(TypedDict):
+  """The line of metrics with the least objective; see `best_line`."""
+
+  step: Count
+  metric: str
+  value: float
+
+
+class _Chance(TypedDict):
+  majority_error_rate: Share
+  num_valid: Count
+
+
+class RunStatus(TypedDict):
+  """status.json."""
+
+  status: Status
+  step: NotRequired[Count]
+  max_train_steps: NotRequired[Positive]
+  reason: NotRequired[str | None]
+  best: NotRequired[Best | None]
+  final: NotRequired[Numbers | None]
+  test: NotRequired[Numbers]
+  seconds: NotRequired[Seconds]
+  failures: NotRequired[Count]
+  chance: NotRequired[_Chance | None]
+
+
+class _Text(TypedDict, total=False):
+  name: str
+  vocab_size: Count
+  tokenizer: str
+  sha256: str
+  splits: dict[str, dict[str, Any]]
+
+
+class _Dataset(_Text, total=False):
+  mixture: list[_Text]
+
+
+class _Branch(TypedDict):
+  run: str
+  step: Count
+
+
+class Provenance(TypedDict, total=False):
+  """provenance.json, of runs, studies, ladders and plans."""
+
+  git_commit: str | None
+  git_diff: str | None
+  versions: dict[str, str]
+  devices: str
+  host: str
+  command: list[str]
+  folder: str
+  time: str
+  dataset: _Dataset | None
+  branch: _Branch
+  resumes: list[dict[str, Any]]
+
+
+class FindingRow(TypedDict):
+  """A row of findings.json, as `finding.Finding.as_json` makes it."""
+
+  check: str
+  verdict: Literal["ok", "warn", "fail", "unknown"]
+  subject: str
+  evidence: dict[str, Any]
+  advice: str
+  source: str
+
+
+class Damaged(jaxplay.UserError):
+  """A file holds what this program does not write into it."""
+
+  def __init__(self, path: str | os.PathLike, what: str):
+    """A sentence on it.
+
+    Args:
+      path: Of the file.
+      what: Place and fault, such as "$.step: expected int, got str".
+    """
+    super().__init__(
+      f"{str(path)!r} is damaged: {what}; restore it from a copy, or start in"
+      " another workdir"
+    )
 
 
 def refuse_other(path: str | os.PathLike, kind: str) -> None:
@@ -201,14 +332,14 @@ class RunDir:
 
   def config(self) -> dict[str, Any] | None:
     """The resolved config, or None before the run began."""
-    return read_json(self.path / "config.json")
+    return read_json(self.path / "config.json", Config)
 
   def write_config(self, config: Mapping[str, Any]) -> None:
     write_json(self.path / "config.json", config)
 
   def provenance(self) -> dict[str, Any] | None:
     """What made the run; "resumes" lists the later starts."""
-    return read_json(self.path / "provenance.json")
+    return read_json(self.path / "provenance.json", Provenance)
 
   def write_provenance(self, entry: Mapping[str, Any]) -> None:
     """Keeps the first entry and lists each later one under "resumes"."""
@@ -221,7 +352,7 @@ class RunDir:
 
   def status(self) -> dict[str, Any]:
     """How the run stands; {} before it began."""
-    return read_json(self.path / "status.json") or {}
+    return read_json(self.path / "status.json", RunStatus) or {}
 
   def write_status(self, status: str, **fields: Any) -> None:
     """Replaces status.json.
@@ -237,14 +368,26 @@ class RunDir:
     write_json(self.path / "status.json", dict(fields, status=status))
 
   def metrics(self) -> list[dict[str, Any]]:
-    """All complete lines of metrics.jsonl; a torn last line is left out."""
+    """All complete lines of metrics.jsonl; a torn last line is left out.
+
+    Raises:
+      Damaged: A line holds something else than numbers, or does not come after
+        the one before.
+    """
     self._write_lines()
     path = self.path / "metrics.jsonl"
-    text = _read_text(path) or ""
-    complete = text[: text.rfind("\n") + 1].splitlines()
-    return [
-      _parse_json(path, line, number) for number, line in enumerate(complete, 1)
-    ]
+    data = _read(path) or b""
+    lines, last = [], -1
+    for number, text in enumerate(data.split(b"\n")[:-1], 1):
+      line = _metrics_line(path, text, number)
+      step = line["step"]
+      if step <= last:
+        raise Damaged(
+          path, f"line {number} is of step {step}, and comes after step {last}"
+        )
+      last = step
+      lines.append(line)
+    return lines
 
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
@@ -267,7 +410,7 @@ class RunDir:
   def _write_lines(self):
     if self._unwritten:
       path = self.path / "metrics.jsonl"
-      write_text(path, (_read_text(path) or "") + self._unwritten)
+      write_text(path, (_read(path) or b"").decode() + self._unwritten)
       self._unwritten, self._written = "", time.monotonic()
 
   def rewind_metrics(self, step: int) -> None:
@@ -284,7 +427,7 @@ class RunDir:
 
   def findings(self) -> list[dict[str, Any]]:
     """The rows of findings.json; [] where there are none."""
-    return read_json(self.path / "findings.json") or []
+    return read_json(self.path / "findings.json", list[FindingRow]) or []
 
   def write_predictions(self, step: int, **arrays: np.ndarray) -> None:
     """Saves arrays about the evaluation after `step` updates."""
@@ -295,10 +438,25 @@ class RunDir:
     write_bytes(folder / f"{step:08d}.npz", file.getvalue())
 
   def predictions(self, step: int) -> dict[str, np.ndarray]:
-    """What `write_predictions` saved for `step`."""
+    """What `write_predictions` saved for `step`.
+
+    Raises:
+      Damaged: It is no archive of arrays.
+    """
     path = self.path / "predictions" / f"{step:08d}.npz"
-    with path.open("rb") as file, np.load(file) as arrays:
-      return dict(arrays)
+    data = _read(path)
+    if data is None:
+      raise Damaged(path, "there is no such file")
+    try:
+      with np.load(io.BytesIO(data)) as arrays:
+        return dict(arrays)
+    # ValueError: also where it would be a pickle, which could run anything.
+    except (
+      *(ValueError, KeyError, AttributeError, EOFError, OSError, MemoryError),
+      *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+      reason = str(error).split("\n")[0]
+      raise Damaged(path, f"it is no archive of arrays ({reason})") from None
 
 
 def as_line(line: Mapping[str, Any]) -> str:
@@ -338,13 +496,23 @@ def plain(value: Any) -> Any:
   return value
 
 
-def _read_text(path):
-  """What is in a file, or None where there is no such file."""
-  with _told(f"cannot read {str(path)!r}", path):
-    try:
-      return path.read_bytes().decode("utf-8", "replace")
-    except (FileNotFoundError, NotADirectoryError):
-      return None
+def _read(path):
+  """The bytes of a file, or None where there is no such file."""
+  if not is_local(path):
+    with _told(f"cannot read {str(path)!r}", path):
+      try:
+        return path.read_bytes()
+      except FileNotFoundError:
+        return None
+  try:
+    # Of a pipe there would be no end to wait for.
+    if not stat.S_ISREG(path.stat().st_mode):
+      raise Damaged(path, "it is a folder or device, and has to be a file")
+    return path.read_bytes()
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except OSError as error:
+    raise Damaged(path, f"it cannot be read ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -439,24 +607,131 @@ def remove(folder: pathlib.Path) -> None:
     folder.rmtree(missing_ok=True)
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path, shape: Any) -> Any:
   """What a file of JSON holds, or None where there is no such file.
 
+  Args:
+    path: Of the file.
+    shape: The type that it has to have, a TypedDict or another one of those
+      that `msgspec.convert` takes. Further keys, such as those of a later
+      version, are kept.
+
   Raises:
-    jaxplay.UserError: It is damaged, or cannot be read.
+    Damaged: It is no JSON, has another shape, or cannot be read.
   """
-  text = _read_text(path)
-  return None if text is None else _parse_json(path, text)
+  data = _read(path)
+  if data is None:
+    return None
+  value = _parse(path, data)
+  check_shape(path, value, shape)
+  return value
 
 
-def _parse_json(path, text, line=None):
+def check_shape(
+  path: pathlib.Path, value: Any, shape: Any, root: str = "$"
+) -> None:
+  """Refuses a value of a file that has another type than `shape`.
+
+  Args:
+    path: Of the file.
+    value: What it holds, or a part of that.
+    shape: As for `read_json`.
+    root: Place of `value` in the file.
+
+  Raises:
+    Damaged: It has.
+  """
   try:
-    return json.loads(text)
+    msgspec.convert(value, shape, strict=True)
+  except msgspec.ValidationError as error:
+    # "Expected `int`, got `str` - at `$.space[0].low`"
+    fault, _, place = str(error).replace("`", "").partition(" - at ")
+    fault = fault[:1].lower() + fault[1:]
+    place = root + place.removeprefix("$")
+    raise Damaged(path, f"{place}: {fault}") from None
+  except UnicodeEncodeError:
+    raise Damaged(path, "it has half of a character") from None
+
+
+def _parse(path, data, line=None):
+  """A value of JSON, from a file of it or from a line of one."""
+  where = "" if line is None else f"line {line}: "
+
+  def refuse(what):
+    raise Damaged(path, where + what)
+
+  def constant(name):
+    refuse(f"{name} is no number of JSON")
+
+  def unique(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+      names = [name for name, _ in pairs]
+      twice = next(name for name in names if names.count(name) > 1)
+      refuse(f"it has {twice!r} more than once")
+    return found
+
+  if not data.strip():
+    refuse("it is empty")
+  try:
+    value = json.loads(
+      data.decode(), object_pairs_hook=unique, parse_constant=constant
+    )
+    return _checked(value, refuse)
+  except UnicodeDecodeError as error:
+    refuse(f"byte {error.start} is no UTF-8")
   except json.JSONDecodeError as error:
-    raise jaxplay.UserError(
-      f"{str(path)!r} is damaged (line {line or error.lineno}); restore it from"
-      " a copy, or start in another workdir"
-    ) from None
+    place = f"line {error.lineno}, " if line is None else ""
+    refuse(f"{place}column {error.colno} is no JSON ({error.msg})")
+  except RecursionError:
+    refuse("it is nested too deeply")
+  except ValueError:  # of thousands of digits
+    refuse("it has a number out of range")
+
+
+def _checked(value, refuse):
+  """`value`, unless something else will not take its depth or numbers."""
+  level = [value]
+  for _ in range(_DEEPEST):
+    for item in level:
+      if isinstance(item, float) and not math.isfinite(item):
+        refuse("it has a number out of range")
+    level = [
+      inner
+      for item in level
+      if isinstance(item, dict | list)
+      for inner in (item.values() if isinstance(item, dict) else item)
+    ]
+    if not level:
+      return value
+  refuse("it is nested too deeply")
+
+
+_LINE = msgspec.json.Decoder(Numbers)
+
+
+def _metrics_line(path, data, number):
+  """A line of metrics.jsonl, which there may be millions of."""
+  try:
+    line = _LINE.decode(data)
+    # Of a key that comes twice only one value is left.
+    if data.count(b'":') == len(line) and _is_count(line.get("step")):
+      return line
+  except (msgspec.MsgspecError, RecursionError, UnicodeError):
+    pass  # Once more, for a sentence on it.
+  line = _parse(path, data, number)
+  if not isinstance(line, dict) or not _is_count(line.get("step")):
+    raise Damaged(path, f"line {number} has no step, a whole number")
+  for name, value in line.items():
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+      raise Damaged(path, f"line {number}: {name} is no number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+      raise Damaged(path, f"line {number}: {name} is out of range")
+  return line
+
+
+def _is_count(value):
+  return type(value) is int and 0 <= value < 2**63
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

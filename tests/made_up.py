@@ -155,8 +155,10 @@ def write(results, folder) -> results_lib.Results:
     if made.status == "pending":
       continue
     path.mkdir(parents=True)
-    config = results.study["config"] | {"seed": made.seed}
-    (path / "config.json").write_text(json.dumps(config))
+    config = config_lib.from_json(results.study["config"])
+    for key, value in (results.by_key(made) | {"seed": made.seed}).items():
+      config_lib.override(config, key, value)
+    (path / "config.json").write_text(json.dumps(config_lib.as_json(config)))
     status = {
       "status": made.status,
       "reason": made.reason,

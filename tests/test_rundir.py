@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxplay
-from jaxplay import rundir
+from jaxplay import finding, rundir
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_names_on_disk(run):
   run.write_config({"b": {"z": 1, "a": (2, 3)}, "a": None})
   run.write_status("running", step=3)
   run.append_metrics([{"step": 1}])
-  run.write_findings([{"check": "x"}])
+  found = finding.Finding("check", "ok", "subject", {"n": 1}, "", "source")
+  run.write_findings([found.as_json()])
   run.write_provenance({"host": "me"})
   run.write_predictions(12, logits=np.ones(3))
   names = sorted(
@@ -66,7 +67,7 @@ def test_names_on_disk(run):
     text.index(f'"{key}"') for key in "ab"
   )
   assert run.status() == {"status": "running", "step": 3}
-  assert run.findings() == [{"check": "x"}]
+  assert run.findings() == [found.as_json()]
   np.testing.assert_array_equal(run.predictions(12)["logits"], np.ones(3))
 
 
@@ -152,8 +153,8 @@ def test_what_is_not_finite_becomes_null(run):
     "f": 0.5,
     "g": True,
   }
-  run.write_status("infeasible", best={"value": float("nan")})
-  assert run.status()["best"] == {"value": None}
+  run.write_status("infeasible", final={"train/loss": float("nan")})
+  assert run.status()["final"] == {"train/loss": None}
 
 
 # best_line

@@ -73,6 +73,7 @@ def check_study(results: results_lib.Results) -> list[finding.Finding]:
       for found in of_space
     ]
   return [
+    trials_match_study(results),
     *of_space,
     retrain_variance(results),
     max_train_steps(results),
@@ -82,6 +83,33 @@ def check_study(results: results_lib.Results) -> list[finding.Finding]:
     *_of_best_trials(results, runs),
     *_of_all_trials(runs),
   ]
+
+
+def trials_match_study(results: results_lib.Results) -> finding.Finding:
+  """Are all the results those of the trials that study.json describes?
+
+  The rule: `fail` where a trial's own config.json differs from its point and
+  the base config, where a run is left out because its files are damaged, or
+  where there are runs of trials that study.json does not have; else `ok`. Keys
+  that say how a run is computed, or what is kept of it, do not count.
+  """
+  evidence = results_lib.doubts(results)
+  advice = ""
+  if evidence:
+    advice = " ".join(
+      [
+        *results_lib.in_words(evidence),
+        "Restore study.json, or the run directories, from a copy.",
+      ]
+    )
+  return finding.Finding(
+    "trials_match_study",
+    "fail" if evidence else "ok",
+    "all trials",
+    evidence,
+    advice,
+    "config.json of each run",
+  )
 
 
 def check_runs(results: results_lib.Results) -> Runs:

@@ -111,11 +111,11 @@ def read(
     jaxplay.UserError: There is none of these, or it did not log the objective.
   """
   path = rundir.at(path)
-  if (path / "study.json").is_file():
+  if (path / "study.json").exists():
     return results_lib.read_study(path, objective)
   above, study = path.parent.name, path.parent.parent
   is_trial = above in ("trials", "reruns") and path.name.isdecimal()
-  if is_trial and (study / "study.json").is_file():
+  if is_trial and (study / "study.json").exists():
     results = results_lib.read_study(study, objective)
     trials = [t for t in results.trials if t.index == int(path.name)]
     if not trials:
@@ -208,7 +208,11 @@ def compare(
     interval=(low, high),
     more_seeds=seeds,
     changes=changes,
-    caveats=[*unlike, *_caveats(sides, improvement, from_reruns)],
+    caveats=[
+      *unlike,
+      *_doubts(baseline, candidate),
+      *_caveats(sides, improvement, from_reruns),
+    ],
     advice=_advice(verdict, unlike, sides, changes, seeds),
   )
 
@@ -295,9 +299,10 @@ def commit(path: str | os.PathLike) -> str:
 
 def _side(results) -> Side:
   if not results.ranked:
+    why = " ".join(_doubts(results)).rstrip(".")
     raise jaxplay.UserError(
       f"no trial of {str(results.path)!r} has a value of"
-      f" {results.objective!r}; wait for one to complete"
+      f" {results.objective!r}; {why or 'wait for one to complete'}"
     )
   best = results.ranked[0]
   reruns = results.reruns.get(best.index, ())
@@ -425,8 +430,19 @@ def _changes(baseline, candidate):
 
 def _flat_config(results):
   """Of the best trial: dotted key -> value."""
+  best = results.ranked[0]
   flat = config_lib.flatten(results.study["config"])
-  return flat | results.by_key(results.ranked[0])
+  trained = {key: value for key, (_, value) in best.different.items()}
+  return flat | results.by_key(best) | trained
+
+
+def _doubts(*studies):
+  """What is wrong with the files of a study, or of a trial of it."""
+  return [
+    f"In {results.path}: {sentence}"
+    for results in studies
+    for sentence in results_lib.in_words(results_lib.doubts(results))
+  ]
 
 
 def _caveats(sides, improvement, from_reruns):

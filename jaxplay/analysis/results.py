@@ -1,5 +1,9 @@
 """What a study, or a single run, left on disk, read into arrays.
 
+What a trial trained is in its own config.json: study.json may have been edited
+since, folders swapped, or the points drawn by another version of a library.
+Trials with damaged files are excluded, and the others read.
+
 Nothing here judges: `curves` and `trials` do, `plots` draws. The objective is
 chosen when reading, so any logged metric can be it, long after the trials ran.
 """
@@ -15,11 +19,15 @@ import numpy as np
 
 import jaxplay
 from jaxplay import commands, rundir
+from jaxplay import config as config_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
+# Of a trial whose files are damaged, or that is none of the study's.
+EXCLUDED = "excluded"
 # Nothing more will come of these without a person.
-ENDED = (*rundir.DONE, "failed")
+ENDED = (*rundir.DONE, "failed", EXCLUDED)
+_MOST_TOLD = 20  # trials in the evidence of a finding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,9 +37,11 @@ class Trial:
   Attributes:
     index: Place in the sequence of trials; -1 for a run of no study.
     path: The run directory.
-    status: One of `rundir.STATUSES`, or "pending" before the run began.
-    reason: Why it is infeasible or failed, else "".
-    point: Label of each hyperparameter that exists in this trial -> its value.
+    status: One of `rundir.STATUSES`, "pending" before the run began, or
+      `EXCLUDED`.
+    reason: Why it is infeasible, failed or excluded, else "".
+    point: Label of each hyperparameter that exists in this trial -> the value
+      that it trained.
     seed: The run's seed.
     step: Updates made.
     max_train_steps: Updates asked for.
@@ -41,6 +51,8 @@ class Trial:
     num_valid: Validation examples; 0: not known.
     adaptive: Whether its point was suggested by the results of others, so that
       it is no sample of the space.
+    different: Config key -> (value of study.json, value that it trained), where
+      they are not the same.
   """
 
   index: int
@@ -55,6 +67,9 @@ class Trial:
   chance: float | None = None
   num_valid: int = 0
   adaptive: bool = False
+  different: Mapping[str, tuple[Any, Any]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def best(self, metric: str) -> tuple[float, int]:
     """(least finite value, the earliest step with it); (NaN, -1): none."""
@@ -85,6 +100,7 @@ class Results:
     select: "best" (at the best checkpoint) or "final" (at the last step).
     trials: By index, pending ones included.
     reruns: Index of a trial -> its reruns with other seeds.
+    strays: Run directories of trials that study.json does not have.
   """
 
   path: pathlib.Path
@@ -96,6 +112,7 @@ class Results:
   reruns: Mapping[int, Sequence[Trial]] = dataclasses.field(
     default_factory=dict
   )
+  strays: Sequence[str] = ()
 
   def value(self, trial: Trial) -> float:
     """The objective of a trial; NaN unless it was completed.
@@ -181,17 +198,23 @@ def read_study(path, objective: str | None = None) -> Results:
   space = space_lib.Space.from_json(study["space"])
   select, metric = study_lib.parse_objective(objective or study["objective"])
   points, adaptive = directory.points(), set(study_lib.adaptive(study))
-  trials = [
-    dataclasses.replace(
-      _read_trial(directory.trial(index), index, space.labelled(point)),
-      adaptive=index in adaptive,
-    )
-    for index, point in enumerate(points)
-  ]
-  reruns = {}
+  base = _flat(study["config"])
+  planned = [base | _as_trained(point, base) for point in points]
+  trials, reruns, strays = [], {}, []
+  for index, flat in enumerate(planned):
+    trial = _read_trial(directory.trial(index), index, space, flat)
+    trials.append(dataclasses.replace(trial, adaptive=index in adaptive))
   for index, run in directory.reruns():
-    point = space.labelled(points[index])
-    reruns.setdefault(index, []).append(_read_trial(run, index, point))
+    if index >= len(points):
+      strays.append(f"reruns/{index:04d}/{run.path.name}")
+      continue
+    rerun = _read_rerun(run, trials[index], space, planned[index])
+    reruns.setdefault(index, []).append(rerun)
+  strays += [
+    f"trials/{index:04d}"
+    for index in directory.begun()
+    if index >= len(points)
+  ]
   results = Results(
     path=directory.path,
     study=study,
@@ -200,6 +223,7 @@ def read_study(path, objective: str | None = None) -> Results:
     select=select,
     trials=trials,
     reruns=reruns,
+    strays=strays,
   )
   # The study's own may come later, or never where all trials diverge at once.
   if objective and results.metrics and metric not in results.metrics:
@@ -218,11 +242,217 @@ def read_run(path) -> Trial:
   run = rundir.RunDir(path)
   if run.config() is None:
     raise rundir.absent(path, "a run")
-  return _read_trial(run, -1, {})
+  config, status, lines = run.config(), run.status(), run.metrics()
+  if lost := _lost(status, lines):
+    raise rundir.Damaged(run.path / "metrics.jsonl", lost)
+  return _trial(run, -1, {}, config, status, lines)
 
 
-def _read_trial(run, index, point) -> Trial:
-  config, status = run.config() or {}, run.status()
+def _flat(config):
+  """All keys of a nested config; one that is older has the defaults."""
+  return _defaults() | config_lib.flatten(config)
+
+
+@functools.cache
+def _defaults():
+  return config_lib.flatten(config_lib.as_json(config_lib.base()))
+
+
+def _as_trained(point, base):
+  """The values of a point as config.json holds them, of their key's type."""
+  trained = {}
+  for key, value in point.items():
+    if key in base:
+      kept = tuple(base[key]) if isinstance(base[key], list) else base[key]
+      value = config_lib.typed(key, value, {key: kept})
+    trained[key] = value
+  return config_lib.as_json(trained)
+
+
+def _read_trial(run, index, space, planned) -> Trial:
+  """A run of a study.
+
+  Args:
+    run: Its directory.
+    index: Of the trial.
+    space: Of the study.
+    planned: Flat config that study.json gives it.
+  """
+  keys = {p.key for p in space.parameters}
+
+  def excluded(reason):
+    point = space.labelled({key: planned[key] for key in keys})
+    steps = planned["max_train_steps"]
+    return Trial(index, run.path, EXCLUDED, reason, point, 0, 0, steps, {})
+
+  try:
+    config, status = run.config(), run.status()
+    if config is None:
+      if status.get("status", "failed") != "failed" or run.metrics():
+        return excluded("its config.json is gone, so what it trained")
+      point = space.labelled({key: planned[key] for key in keys})
+      return _trial(run, index, point, {}, status, ())
+    flat = _flat(config)
+    point = space.labelled({key: flat[key] for key in keys})
+    if wrong := _outside(space, point):
+      return excluded(f"it trained {wrong}, which is not of the study's space")
+    different = {}
+    if flat != planned:
+      different = {
+        key: (planned.get(key), flat.get(key))
+        for key in sorted(planned.keys() | flat.keys())
+        if planned.get(key) != flat.get(key)
+        and not key.startswith(config_lib.RESUMABLE_KEYS)
+      }
+    lines = run.metrics()
+    if lost := _lost(status, lines):
+      return excluded(lost)
+    trial = _trial(run, index, point, config, status, lines)
+    return dataclasses.replace(trial, different=different)
+  except rundir.Damaged as error:
+    return excluded(str(error))
+
+
+def _read_rerun(run, trial, space, planned) -> Trial:
+  """A rerun, which has to have trained what its trial did but for the seed."""
+  trained = {key: value for key, (_, value) in trial.different.items()}
+  seed = {"seed": int(run.path.name)}
+  rerun = _read_trial(run, trial.index, space, planned | trained | seed)
+  if not rerun.different:
+    return rerun
+  told = _values(rerun.different, f"trial {trial.index}")
+  return dataclasses.replace(
+    rerun,
+    status=EXCLUDED,
+    reason=f"it is no rerun of that trial: {told}",
+    curves={},
+    different={},
+  )
+
+
+def _outside(space, point):
+  """The first value of a trial that its space cannot place; "": none."""
+  for p in space.parameters:
+    if p.label not in point:
+      continue
+    value = point[p.label]
+    if p.kind == "choice":
+      fits = value in p.values
+    else:  # A number beyond its range still has a place.
+      fits = type(value) in (int, float)
+    if not fits:
+      return f"{p.label}={value!r}"
+  return ""
+
+
+def doubts(results: Results) -> dict[str, Any]:
+  """What keeps the results of a study from being those of its study.json.
+
+  Returns:
+    Evidence, JSON values, of at most 20 trials each; {}: there is none.
+      different: Index -> config key -> [study.json's value, the trained one].
+      excluded: Name of a run directory -> why.
+      strays: Names of run directories of trials that study.json does not have.
+  """
+  reruns = [rerun for runs in results.reruns.values() for rerun in runs]
+  found = {
+    "different": {
+      str(trial.index): {k: list(pair) for k, pair in trial.different.items()}
+      for trial in results.trials
+      if trial.different
+    },
+    "excluded": {
+      _name(trial): trial.reason
+      for trial in (*results.trials, *reruns)
+      if trial.status == EXCLUDED
+    },
+    "strays": {name: None for name in results.strays},
+  }
+  counts = {f"num_{key}": len(rows) for key, rows in found.items() if rows}
+  for key, rows in found.items():
+    found[key] = dict(list(rows.items())[:_MOST_TOLD])
+  found["strays"] = list(found["strays"])
+  return counts | {key: rows for key, rows in found.items() if rows}
+
+
+def in_words(evidence: Mapping[str, Any]) -> list[str]:
+  """What `doubts` returned, in sentences."""
+  sentences = []
+  if rows := evidence.get("different"):
+    first, changed = next(iter(rows.items()))
+    names = _listed(list(rows), evidence["num_different"])
+    values = _values(changed, "study.json")
+    sentences.append(
+      f"Trial {names} trained other values than study.json has (trial {first}:"
+      f" {values}): the study or the folders were changed since. The values"
+      " that were trained are used."
+    )
+  if rows := evidence.get("excluded"):
+    first, reason = next(iter(rows.items()))
+    names = _listed(list(rows), evidence["num_excluded"])
+    sentences.append(f"{names} is left out ({first}: {reason}).")
+  if rows := evidence.get("strays"):
+    names = _listed(rows, evidence["num_strays"])
+    sentences.append(
+      f"{names} is there, and study.json has no such trial; it is left out."
+    )
+  return sentences
+
+
+def refuse_doubts(results: Results) -> None:
+  """Refuses to decide on a study by results that may not be its own.
+
+  Raises:
+    jaxplay.UserError: There are `doubts`.
+  """
+  if sentences := in_words(doubts(results)):
+    raise jaxplay.UserError(
+      f"the results of {str(results.path)!r} are not those of its study.json:"
+      f" {' '.join(sentences).rstrip('.')}; restore the study from a copy, or"
+      " start in another workdir"
+    )
+
+
+def _listed(names, number):
+  shown = ", ".join(names[:5])
+  return shown + (f" and {number - 5} more" if number > 5 else "")
+
+
+def _values(changed, other):
+  """The first differences of a trial in words."""
+  told = ", ".join(
+    f"{key} is {old!r} in {other}, and {new!r} in its config.json"
+    for key, (old, new) in list(changed.items())[:3]
+  )
+  return told + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _name(trial):
+  """The run directory as seen from the study's."""
+  parts = trial.path.parts
+  return "/".join(parts[-3:] if "reruns" in parts[-3:] else parts[-2:])
+
+
+def _lost(status, lines):
+  """What metrics.jsonl lacks of a run that has ended; "": nothing is known."""
+  if status.get("status") not in rundir.DONE:
+    return ""  # The lines come before the status.
+  final, best = status.get("final") or {}, status.get("best") or {}
+  by_step = {line["step"]: line for line in lines}
+  last = lines[-1]["step"] if lines else 0
+  if final.get("step", last) != last:
+    return f"metrics.jsonl ends at step {last}, and the run at {final['step']}"
+  if best:
+    step, metric = best["step"], best["metric"]
+    if by_step.get(step, {}).get(metric) != best["value"]:
+      return (
+        f"metrics.jsonl does not hold the best {metric} of status.json, that of"
+        f" step {step}"
+      )
+  return ""
+
+
+def _trial(run, index, point, config, status, lines) -> Trial:
   chance = status.get("chance") or {}
   return Trial(
     index=index,
@@ -235,7 +465,7 @@ def _read_trial(run, index, point) -> Trial:
     max_train_steps=status.get(
       "max_train_steps", config.get("max_train_steps", 0)
     ),
-    curves=curves(run.metrics()),
+    curves=curves(lines),
     chance=chance.get("majority_error_rate"),
     num_valid=chance.get("num_valid", 0),
   )
@@ -310,6 +540,8 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
   if results.ranked:
     best = results.ranked[0]
     row |= {"best": results.value(best), "best_trial": best.index}
+  if sentences := in_words(doubts(results)):
+    row["damaged"] = " ".join(sentences)
   return row
 
 

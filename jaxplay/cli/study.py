@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import sys
 import time
 
 import jaxplay
@@ -248,6 +249,7 @@ def _next_batch(arguments, directory, most):
   from jaxplay.study import suggest
 
   results = results_lib.read_study(directory.path)
+  results_lib.refuse_doubts(results)
   ended = sum(
     trial.status in results_lib.ENDED for trial in results.space_filling.trials
   )
@@ -295,6 +297,8 @@ def _study_rerun(arguments, rest):
   directory = study_lib.StudyDir(arguments.study)
   points = directory.points()
   results = results_lib.read_study(arguments.study)
+  if arguments.trial is None:  # Which one is the best depends on all of them.
+    results_lib.refuse_doubts(results)
   if arguments.trial is not None:
     indices = [arguments.trial]
   elif arguments.best:
@@ -377,6 +381,7 @@ def _chosen(arguments, directory, results):
   from jaxplay.study import runners
   from jaxplay.training import train
 
+  results_lib.refuse_doubts(results)
   if not results.ranked:
     raise jaxplay.UserError(
       f"{arguments.study!r} has no completed trial, so there is no best one to"
@@ -580,16 +585,31 @@ def _study_status(arguments, rest):
       f"best {results.objective} {results.value(best):.4g} by trial"
       f" {best.index}, of {len(results.ranked)}"
     )
+  _tell_doubts(results)
   return 0
 
 
+def _tell_doubts(results):
+  """Beside the output of a program, which may be read by another one."""
+  from jaxplay.analysis import results as results_lib
+
+  for sentence in results_lib.in_words(results_lib.doubts(results)):
+    print(f"note: {sentence}", file=sys.stderr)
+
+
 def _study_list(arguments, rest):
+  from jaxplay import rundir
   from jaxplay.analysis import results as results_lib
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  directories = study_lib.find(arguments.root)
-  rows = [results_lib.tracking_row(directory) for directory in directories]
+  rows, code = [], 0
+  for directory in study_lib.find(arguments.root):
+    try:
+      rows.append(results_lib.tracking_row(directory))
+    except rundir.Damaged as error:  # The others can be listed.
+      rows.append({"study": str(directory.path), "damaged": str(error)})
+      code = common.EXIT_FAILED
   if arguments.csv:
     print(study_lib.as_csv(rows), end="")
   elif rows:
@@ -600,7 +620,7 @@ def _study_list(arguments, rest):
           print(f"  {name:<20}{common.short(value)}")
   else:
     print(f"no studies in {arguments.root}")
-  return 0
+  return code
 
 
 def _study_export(arguments, rest):
@@ -611,7 +631,9 @@ def _study_export(arguments, rest):
   results = results_lib.read_study(arguments.study)
   if arguments.csv:
     print(study_lib.as_csv(results_lib.trial_rows(results)), end="")
+    _tell_doubts(results)
     return 0
+  results_lib.refuse_doubts(results)
   from jaxplay.analysis import optuna_export
 
   name, added = optuna_export.export(results, arguments.optuna)

@@ -145,7 +145,7 @@ def _spec(text):
   path = rundir.at(text)
   if rundir.is_local(path):
     return text
-  nested = rundir.read_json(path)
+  nested = rundir.read_json(path, rundir.Config)
   if nested is None:
     raise jaxplay.UserError(f"there is no config file {text!r}")
   return nested

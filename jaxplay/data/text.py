@@ -26,8 +26,9 @@ import shutil
 import sysconfig
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+import msgspec
 import numpy as np
 
 import jaxplay
@@ -186,16 +187,46 @@ def _default_cache():
   return pathlib.Path(home) / "jaxplay" / "text"
 
 
+class _Split(TypedDict):
+  documents: int
+  tokens: int
+  bytes: int
+  sha256: str
+
+
+class _Facts(TypedDict):
+  """meta.json of a folder of the cache."""
+
+  name: str
+  python: str | None
+  sha256: str
+  tokenizer: str
+  vocab_size: int
+  dtype: Literal["uint8", "uint16", "uint32"]
+  splits: dict[str, _Split]
+
+
+def _facts(folder):
+  """meta.json, whose sizes are those of the token files."""
+  path = folder / "meta.json"
+  try:
+    facts = json.loads(path.read_bytes().decode())
+    msgspec.convert(facts, _Facts, strict=True)
+    size = np.dtype(facts["dtype"]).itemsize
+    for split in SPLITS:
+      path = folder / f"{split}.tokens"
+      if path.stat().st_size != facts["splits"][split]["tokens"] * size:
+        raise ValueError("it is of another size than meta.json says")
+  # ValueError: no UTF-8, no JSON, or another shape.
+  except (OSError, ValueError, KeyError, RecursionError) as error:
+    raise jaxplay.UserError(f"{_damaged(str(path))} ({error})") from None
+  return facts
+
+
 def _read(folder, name, length, splits):
-  meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-  itemsize = np.dtype(meta["dtype"]).itemsize
+  meta = _facts(folder)
   for split in splits:
-    sizes, path = meta["splits"][split], str(folder / f"{split}.tokens")
-    if (found := os.path.getsize(path)) != sizes["tokens"] * itemsize:
-      raise jaxplay.UserError(
-        f"the {split} split of dataset {name!r} has {found:,} bytes of tokens,"
-        f" and had {sizes['tokens'] * itemsize:,}: {_damaged(path)}"
-      )
+    sizes = meta["splits"][split]
     if sizes["tokens"] <= length:
       named = name.startswith("text:") and split != "train"
       raise jaxplay.UserError(

@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jaxplay
 from jaxplay import commands, finding, provenance, rundir
@@ -115,6 +115,25 @@ def as_config_lines(settings: Mapping[str, Any]) -> str:
   )
 
 
+class _AnswerRows(TypedDict):
+  """As `Answer.as_json` makes them."""
+
+  said: list[str]
+  settings: dict[str, Any]
+  details: dict[str, Any]
+  findings: list[rundir.FindingRow]
+
+
+class PlanFile(TypedDict):
+  """plan.json."""
+
+  question: str
+  options: dict[str, Any]
+  config: rundir.Config | None
+  command: list[str]
+  answer: NotRequired[_AnswerRows]
+
+
 class PlanDir:
   """Reads and writes one plan directory."""
 
@@ -129,10 +148,13 @@ class PlanDir:
     Raises:
       jaxplay.UserError: There is no plan here.
     """
-    plan = rundir.read_json(self.path / "plan.json")
+    plan = self._read()
     if plan is None:
       raise rundir.absent(self.path, "a plan")
     return plan
+
+  def _read(self):
+    return rundir.read_json(self.path / "plan.json", PlanFile)
 
   def create(
     self,
@@ -156,7 +178,7 @@ class PlanDir:
     rundir.refuse_other(self.path, "a plan")
     asked = {"question": question, "options": options, "config": config}
     asked = json.loads(json.dumps(rundir.plain(asked)))
-    here = rundir.read_json(self.path / "plan.json")
+    here = self._read()
     if here is not None:
       self._check_same(here, asked)
       return False

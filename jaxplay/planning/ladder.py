@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import ml_collections
 
@@ -181,6 +181,37 @@ def _check_key(path, key, refused):
     )
 
 
+class _Config(rundir.Config):
+  objective: Required[str]
+
+
+class LadderFile(TypedDict):
+  """ladder.json."""
+
+  goal: str
+  notes: str
+  config_file: str
+  config: _Config
+  sizes: dict[rundir.Name, dict[str, Any]]
+  steps: dict[rundir.Name, list[rundir.Positive]]
+  cooldown_fraction: rundir.Share
+  cooldown_shape: str
+  command: list[str]
+
+
+class _Flops(TypedDict):
+  formula: float
+  compiled: float | None
+
+
+class Counts(TypedDict):
+  """counts.json of a size; see `run`."""
+
+  parameters: dict[str, rundir.Count]
+  flops_per_step: _Flops
+  tokens_per_step: rundir.Positive
+
+
 class LadderDir:
   """Reads and writes one ladder directory."""
 
@@ -195,33 +226,32 @@ class LadderDir:
     Raises:
       jaxplay.UserError: There is no ladder here.
     """
-    ladder = rundir.read_json(self.path / "ladder.json")
+    ladder = self._read()
     if ladder is None:
       raise rundir.absent(self.path, "a ladder")
+    return ladder
+
+  def _read(self):
+    """What ladder.json holds, or None where there is none."""
+    path = self.path / "ladder.json"
+    ladder = rundir.read_json(path, LadderFile)
+    if ladder is not None and ladder["sizes"].keys() != ladder["steps"].keys():
+      raise rundir.Damaged(path, "$.steps: it has other sizes than $.sizes")
     return ladder
 
   def create(self, definition: Mapping[str, Any]) -> None:
     """Makes the ladder, or goes on with the one that is here.
 
-    Sizes and lengths may be added; goal and notes are taken over.
+    Sizes and lengths may be added, but none taken away; goal and notes are
+    taken over.
 
     Raises:
       jaxplay.UserError: Another ladder is here, or something else.
     """
-    here = rundir.read_json(self.path / "ladder.json")
+    here = self._read()
     rundir.refuse_other(self.path, "a ladder")
-    for key in ("config", "cooldown_fraction", "cooldown_shape"):
-      if here is not None and here[key] != definition[key]:
-        raise jaxplay.UserError(
-          f"{str(self.path)!r} holds another ladder: its {key} was another; use"
-          " another workdir"
-        )
-    for name, size in (here or {}).get("sizes", {}).items():
-      if definition["sizes"].get(name) != size:
-        raise jaxplay.UserError(
-          f"{str(self.path)!r} holds another ladder: size {name!r} was"
-          f" {size!r}; use another name for another size"
-        )
+    if here is not None:
+      self._check_same(here, definition)
     self.own.create()
     if self.own.provenance() is None:
       self.own.write_provenance(provenance.record())
@@ -229,6 +259,28 @@ class LadderDir:
     rundir.write_json(
       self.path / "ladder.json", dict(definition, command=command)
     )
+
+  def _check_same(self, here, definition):
+    """Refuses what would make the points of a ladder incomparable."""
+    changed = config_lib.differences(here["config"], definition["config"])
+    told = [config_lib.changes(changed)] if changed else []
+    for key in ("cooldown_fraction", "cooldown_shape"):
+      if here[key] != definition[key]:
+        told.append(f"{key} was {here[key]!r} and is now {definition[key]!r}")
+    for name, size in here["sizes"].items():
+      if definition["sizes"].get(name) != size:
+        told.append(
+          f"size {name!r} was {size!r} (use another name for another size)"
+        )
+        continue
+      gone = sorted({*here["steps"][name]} - {*definition["steps"][name]})
+      if gone:
+        told.append(f"size {name!r} had the lengths {gone}, which are gone")
+    if told:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds another ladder: {told[0]}; restore that in"
+        " the ladder file, or use another workdir"
+      )
 
   def trunk(self, size: str) -> rundir.RunDir:
     """The constant run of a size, there or not."""
@@ -241,7 +293,7 @@ class LadderDir:
 
   def counts(self, size: str) -> dict[str, Any] | None:
     """counts.json of a size; see `run`."""
-    return rundir.read_json(self._counts(size))
+    return rundir.read_json(self._counts(size), Counts)
 
   def write_counts(self, size: str, counts: Mapping[str, Any]) -> None:
     """Writes counts.json of a size."""
@@ -402,7 +454,11 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       if status.get("status") != "completed" or loss is None:
         continue
       branches[name][steps] = run
-      ends[name].append((run.provenance()["branch"]["step"], steps))
+      if "branch" not in (facts := run.provenance() or {}):
+        raise rundir.Damaged(
+          run.path / "provenance.json", "it does not say where it branched off"
+        )
+      ends[name].append((facts["branch"]["step"], steps))
       embedding = counts["parameters"].get("embedding", 0)
       points.append(
         scaling.Point(

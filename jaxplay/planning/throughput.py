@@ -14,11 +14,11 @@ figure is still no better than 10 %: what else could be the answer is told.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from jaxplay import finding
+from jaxplay import finding, rundir
 
 # Throughput grows past a size if a larger one gives so much more; a doubling
 # that gives less than this is not nearly twice of it.
@@ -35,6 +35,17 @@ _SOURCE = (
   " throughput"
 )
 _TIMES = ("loop_seconds", "step_seconds", "exchange_seconds")
+
+
+class Pass(TypedDict, total=False):
+  """What one pass over a size has found: fields of `Speed`; null: not known."""
+
+  loop_seconds: rundir.Above0 | None
+  step_seconds: rundir.Above0 | None
+  exchange_seconds: rundir.Seconds | None
+  bytes: rundir.Seconds | None
+  too_large: str | None
+  bound: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +87,10 @@ def best_of(batch_size: int, passes: Sequence[Mapping[str, Any]]) -> Speed:
     batch_size: The size.
     passes: Fields of `Speed` as each pass has found them; None is not known.
   """
-  known = [{k: v for k, v in p.items() if v is not None} for p in passes]
+  names = Pass.__annotations__
+  known = [
+    {k: p[k] for k in names if p.get(k) is not None} for p in passes
+  ]
   fields = dict(next((p for p in known if p.get("too_large")), known[0]))
   for name in _TIMES:
     times = sorted(p[name] for p in known if name in p)

@@ -157,7 +157,7 @@ def _speeds(lab, config, measure, *, passes, **limits):
     config_lib.validate(changed)
     name = f"speed/{size:07d}"
     while True:
-      kept = lab.measured(name)
+      kept = lab.measured(name, throughput.Pass)
       # What does not fit does not fit; it is compiled once.
       if len(kept) >= number or (kept and kept[-1].get("too_large")):
         return throughput.best_of(size, kept)
@@ -171,7 +171,8 @@ def _speeds(lab, config, measure, *, passes, **limits):
   for _ in range(_MORE):
     for one in speeds:
       if one.differ > throughput.AGREE:
-        taken = len(lab.measured(f"speed/{one.batch_size:07d}"))
+        name = f"speed/{one.batch_size:07d}"
+        taken = len(lab.measured(name, throughput.Pass))
         speed(one.batch_size, taken + 1)
     speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
   return speeds, ended

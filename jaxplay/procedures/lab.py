@@ -162,7 +162,9 @@ class Lab:
         f"every trial of {str(directory.path)!r} crashed:"
         f" {crashed[0].get('reason')}"
       )
-    return results_lib.read_study(directory.path)
+    results = results_lib.read_study(directory.path)
+    results_lib.refuse_doubts(results)
+    return results
 
   def sweep(
     self,
@@ -189,16 +191,23 @@ class Lab:
     )
     return self.study(name, study, config)
 
-  def measured(self, name: str) -> list[Any]:
-    """What `measure` has kept by this name, in order."""
+  def measured(self, name: str, shape: Any) -> list[Any]:
+    """What `measure` has kept by this name, in order.
+
+    Args:
+      name: Of its folder.
+      shape: Of each; see `rundir.read_json`.
+    """
     kept = []
-    while (found := rundir.read_json(self._kept(name, len(kept)))) is not None:
+    while True:
+      found = rundir.read_json(self._kept(name, len(kept)), shape)
+      if found is None:
+        return kept
       kept.append(found)
-    return kept
 
   def measure(self, name: str, measure: Callable[[], Any]) -> None:
     """Keeps what `measure()` returns, JSON values, beside what there is."""
-    path = self._kept(name, len(self.measured(name)))
+    path = self._kept(name, len(self.measured(name, Any)))
     path.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_json(path, measure())
 

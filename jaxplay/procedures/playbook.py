@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import ml_collections
 
@@ -68,6 +68,93 @@ class Phase:
   spent: float = 0.0
   seconds: float = 0.0
   page: str = ""
+
+
+class _Steps(TypedDict):
+  length: rundir.Positive
+
+
+class _Stability(TypedDict):
+  rates: tuple[rundir.Above0, rundir.Above0]
+
+
+class _OfEnd(TypedDict):
+  longer: rundir.Positive
+  candidates: rundir.Positive
+  seeds: rundir.Positive
+
+
+class _Shares(TypedDict):
+  shares: _OfEnd
+
+
+class _Next(TypedDict):
+  trials: rundir.Positive
+  length: NotRequired[rundir.Positive]
+  space: NotRequired[list[space_lib.Row]]
+
+
+class _Explore(TypedDict):
+  study: rundir.Name
+  num_trials: rundir.Positive
+  length: rundir.Positive
+  next: _Next | None
+  values: list[float | None]
+
+
+class _Exploit(TypedDict):
+  num_trials: rundir.Positive
+  values: list[float | None]
+
+
+class _Longer(TypedDict):
+  candidates: list[rundir.Count]
+  values: list[float | None]
+
+
+class _Side(TypedDict):
+  mean: float
+  deviation: float
+
+
+class _Comparison(TypedDict):
+  verdict: str
+  improvement: float
+  interval: tuple[float | None, float | None]
+  baseline: _Side
+  candidate: _Side
+
+
+class _Final(TypedDict):
+  chosen: rundir.Count | None
+  means: dict[str, float]
+  comparison: _Comparison | None
+
+
+# What is kept of each phase, by its name without a number.
+_DATA = {
+  "batch_size": dict[str, Any],
+  "steps": _Steps,
+  "stability": _Stability,
+  "shares": _Shares,
+  "explore": _Explore,
+  "exploit": _Exploit,
+  "longer": _Longer,
+  "final": _Final,
+}
+
+
+class PhaseFile(TypedDict):
+  """NN_PHASE.json, a `Phase`; its data is one of `_DATA`."""
+
+  name: str
+  said: list[str]
+  settings: dict[str, Any]
+  findings: list[rundir.FindingRow]
+  data: dict[str, Any]
+  spent: rundir.Seconds
+  seconds: rundir.Seconds
+  page: str
 
 
 def playbook(
@@ -148,6 +235,9 @@ def check(
   suggest.check_installed()
 
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
+
+
 class _Loop:
   """The phases so far, and what follows from them."""
 
@@ -166,7 +256,10 @@ class _Loop:
       found.spent = new / self._examples()
       found.seconds = time.monotonic() - since
       rundir.write_json(path, rundir.plain(dataclasses.asdict(found)))
-    self.phases.append(Phase(**rundir.read_json(path)))
+    kept = rundir.read_json(path, PhaseFile)
+    shape = _DATA[name.rstrip("_0123456789")]
+    rundir.check_shape(path, kept["data"], shape, "$.data")
+    self.phases.append(Phase(**{key: kept[key] for key in _FIELDS}))
     for sentence in self.last.said:
       self.lab.tell(f"  {sentence}")
 

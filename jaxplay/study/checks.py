@@ -8,7 +8,7 @@ import difflib
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -88,6 +88,10 @@ REGULARIZATION = tuple(
 _SECTION = (
   "Playbook, identifying scientific, nuisance, and fixed hyperparameters"
 )
+# The least normal number of 32 bits: smaller ones are flushed to zero.
+_SMALLEST = 2.0**-126
+_LARGEST = 2**53  # up to which a float of 64 bits has all whole numbers
+_NARROWEST = 1e-6  # width of a range against its ends; 32 bits have 6e-8
 _MOST_COMBINATIONS = 100  # of choices, tried before a study at 2 ms each
 
 
@@ -95,7 +99,7 @@ def check(
   space,
   config: ml_collections.ConfigDict,
   points: Sequence[Mapping[str, Any]] | None = None,
-  overrides: Iterable[str] = (),
+  overrides: Collection[str] = (),
 ) -> None:
   """Refuses a space that no good study has.
 
@@ -108,7 +112,7 @@ def check(
     config: The base config, of which the trials differ in the space.
     points: All the trials, where they are a given list: tried instead.
     overrides: Keys that were set for this study, each to have an effect in some
-      trial.
+      trial, and not varied by the space.
 
   Raises:
     jaxplay.UserError: The first thing that is wrong.
@@ -119,6 +123,11 @@ def check(
   for p in space.parameters:
     _check_key(p, flat)
     _check_domain(p, flat)
+    if p.key in overrides and not p.when:
+      _refuse(
+        f"{p.key} is in the overrides, which fix it, and in the space, which"
+        " varies it; take it out of one of them"
+      )
   for p in space.parameters:
     _check_condition(space, p)
   for p, q in itertools.combinations(space.parameters, 2):
@@ -140,7 +149,7 @@ def _check_key(p, flat):
   for keys, reason in _FIXED:
     if p.key.startswith(keys):
       _refuse(f"{p.key} cannot be in a search space: {reason}")
-  _check_name(p, "role", ROLES)
+  _check_name(p, "role", ROLES)  # Before what depends on it.
   if p.key == "batch_size" and p.role == "nuisance":
     _refuse(
       "batch_size cannot be a nuisance parameter: it should not be tuned for"
@@ -160,16 +169,81 @@ def _check_domain(p, flat):
       f" {flat[p.key]!r}, of type {type(flat[p.key]).__name__}; use"
       f" {kind.title()}"
     )
+  check_form(p)
   if p.kind == "choice":
-    values = [_typed(p, value, flat) for value in p.values]
-    if not values:
+    _check_values(p, flat)
+  elif p.kind == "float":
+    _check_width(p)
+
+
+def _check_values(p, flat):
+  """Refuses values of a choice that a run cannot have, or has twice."""
+  kind = type(flat[p.key])
+  seen = set()
+  for value in p.values:
+    # 5 for (5,) or "5", as on a command line, would be another value than the
+    # one in the run's config.json.
+    is_other = kind in (str, tuple) and type(value) is not kind
+    if is_other or not _is_json(value):
+      _refuse(
+        f"{p.label} has the value {value!r}, of type {type(value).__name__}; it"
+        f" must be {kind.__name__}, like {flat[p.key]!r}"
+      )
+    value = _typed(p, value, flat)
+    if kind is float:
+      value = _in_32_bits(p, value)
+    if value in seen:
+      _refuse(
+        f"{p.label} has {value!r} more than once, which would be tried more"
+        " often; give each value once"
+      )
+    seen.add(value)
+
+
+def _is_json(value):
+  """Whether a value comes back from config.json as it was."""
+  if isinstance(value, tuple):
+    return all(map(_is_json, value))
+  if isinstance(value, float):
+    return math.isfinite(value)
+  return isinstance(value, bool | int | str)
+
+
+def _check_width(p):
+  """Refuses a range in which a training step sees one number only."""
+  low, high = (_in_32_bits(p, end) for end in (p.low, p.high))
+  if high - low < _NARROWEST * max(abs(low), abs(high)):
+    _refuse(
+      f"{p.label} goes from {p.low!r} to {p.high!r}, nearly one number in the"
+      " 32 bits of a training step; widen it, or set it in the base config"
+    )
+
+
+def _in_32_bits(p, value):
+  """As a training step has it."""
+  rounded = config_lib.rounded(value)
+  if not math.isfinite(rounded) or (value and abs(rounded) < _SMALLEST):
+    _refuse(
+      f"{p.label} has the value {value!r}, which a training step cannot tell"
+      f" from {'0' if math.isfinite(rounded) else 'infinity'}; use 0, or"
+      f" {_SMALLEST:.2g} to 3.4e+38"
+    )
+  return rounded
+
+
+def check_form(p) -> None:
+  """Refuses what is no parameter, whatever the config.
+
+  Args:
+    p: A `space.Parameter`.
+
+  Raises:
+    jaxplay.UserError: A role or scale is unknown, or a range empty.
+  """
+  _check_name(p, "role", ROLES)
+  if p.kind == "choice":
+    if not p.values:
       _refuse(f"{p.label} is a Choice of nothing; give it values")
-    for value in values:
-      if values.count(value) > 1:
-        _refuse(
-          f"{p.label} has {value!r} more than once, which would be tried more"
-          " often; give each value once"
-        )
     return
   _check_name(p, "scale", SCALES[p.kind])
   for end in ("low", "high"):
@@ -179,6 +253,11 @@ def _check_domain(p, flat):
       _refuse(
         f"{p.label} has {end}={number!r}; it must be a"
         f" {'whole' if p.kind == 'int' else 'finite'} number"
+      )
+    if p.kind == "int" and abs(number) > _LARGEST:
+      _refuse(
+        f"{p.label} has {end}={number!r}, and whole numbers beyond"
+        f" {_LARGEST:,} cannot be drawn exactly"
       )
   if p.low >= p.high:
     _refuse(

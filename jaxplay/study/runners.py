@@ -56,6 +56,22 @@ class Job:
       return status.get("failures", 0) < _ATTEMPTS
     return status.get("status") not in rundir.DONE
 
+  def check(self) -> None:
+    """Refuses to go on with a run that has trained something else.
+
+    Raises:
+      jaxplay.UserError: Its config.json is of another point, or base config.
+    """
+    if not self.is_open() or (here := self.run.config()) is None:
+      return
+    changed = config_lib.differences(here, config_lib.as_json(self.config))
+    if changed:
+      raise jaxplay.UserError(
+        f"{self.name} has begun with another config:"
+        f" {config_lib.changes(changed)}; restore study.json, or the run"
+        " directory, from a copy, or use another workdir"
+      )
+
   def forgive(self) -> None:
     """Forgets crashes, so that the job is open again."""
     status = self.run.status()
@@ -203,7 +219,12 @@ def run_populations(
 
   Returns:
     Whether the end was reached; False: a signal asked to stop.
+
+  Raises:
+    jaxplay.UserError: A run has begun with another config; nothing was run.
   """
+  for job in jobs:
+    job.check()
   _allow_many_files()
   known = {job.name: job for job in jobs}
   first(lambda: _tell_of_unknown(study, tell))
@@ -278,7 +299,7 @@ def _names(path):
   is left alone.
   """
   try:
-    names = rundir.read_json(path)
+    names = rundir.read_json(path, list[str])
   except jaxplay.UserError:  # Damaged.
     return None
   if names is None and not path.exists():
@@ -404,7 +425,12 @@ def run_processes(
 
   Returns:
     Whether the end was reached; False: a signal asked to stop.
+
+  Raises:
+    jaxplay.UserError: A run has begun with another config; nothing was run.
   """
+  for job in jobs:
+    job.check()
   waiting, running = list(reversed(jobs)), {}
   with _Stop() as stop:
     try:

@@ -21,8 +21,8 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 import ml_collections
 import numpy as np
@@ -143,7 +143,7 @@ class Parameter:
     """
     if self.kind == "choice":
       last = len(self.values) - 1
-      return self.values.index(_plain(value)) / last if last else 0.0
+      return self.values.index(plain(value)) / last if last else 0.0
     scaled = {
       "linear": float,
       "log": math.log,
@@ -191,11 +191,25 @@ class Parameter:
 
   def holds(self, value: Any) -> bool:
     """Whether `value` belongs to the domain."""
-    value = _plain(value)
+    value = plain(value)
     if self.kind == "choice":
       return value in self.values
     numbers = (int,) if self.kind == "int" else (int, float)
     return type(value) in numbers and self.low <= value <= self.high
+
+
+class Row(TypedDict):
+  """A parameter in study.json, as `Space.as_json` writes it."""
+
+  key: str
+  label: NotRequired[str]
+  kind: Literal["float", "int", "choice"]
+  values: NotRequired[list[Any]]
+  low: NotRequired[float]
+  high: NotRequired[float]
+  scale: NotRequired[str]
+  role: NotRequired[str]
+  when: NotRequired[dict[str, list[Any]]]
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -225,6 +239,11 @@ class Space:
       )
     domains = []
     for key, given in mapping.items():
+      if not isinstance(key, str):
+        raise jaxplay.UserError(
+          f"the space has the key {key!r}; it must be a config key, such as"
+          " 'hparams.learning_rate'"
+        )
       several = given if isinstance(given, list | tuple) and given else [given]
       for domain in several:
         if not isinstance(domain, Domain):
@@ -236,6 +255,11 @@ class Space:
           raise jaxplay.UserError(
             f"the space has {key} with when={domain.when!r}; it must map a key"
             " to a value, such as {'optimizer': 'adam'}"
+          )
+        if not all(isinstance(other, str) for other in domain.when or ()):
+          raise jaxplay.UserError(
+            f"the space has {key} with when={domain.when!r}; its keys must be"
+            " config keys, such as 'optimizer'"
           )
         domains.append((key, domain))
     switches = collections.defaultdict(list)
@@ -277,13 +301,13 @@ class Space:
     found = {}
     for p in self.ordered:
       # A switch that does not exist itself switches nothing on.
-      if p.exists({key: _plain(point.get(key)) for key in found}):
+      if p.exists({key: plain(point.get(key)) for key in found}):
         found[p.key] = p.label
     return [p for p in self.parameters if p.label == found.get(p.key)]
 
   def labelled(self, point: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value, of the parameters that exist in `point`."""
-    return {p.label: _plain(point[p.key]) for p in self.active(point)}
+    return {p.label: plain(point[p.key]) for p in self.active(point)}
 
   def as_json(self) -> list[dict[str, Any]]:
     """A row of JSON values for each parameter, in order."""
@@ -300,20 +324,31 @@ class Space:
 
   @classmethod
   def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> "Space":
-    """The space of which `as_json` made `rows`."""
+    """The space of which `as_json` made `rows`.
+
+    Raises:
+      jaxplay.UserError: They are `Row`s that it did not make.
+    """
     kinds = {kind.kind: kind for kind in (Float, Int, Choice)}
     mapping = collections.defaultdict(list)
     for row in rows:
-      fields = dict(row)
-      fields.pop("label", None)  # made of the rest
-      mapping[fields.pop("key")].append(kinds[fields.pop("kind")](**fields))
-    return cls(mapping)
+      kind = kinds[row["kind"]]
+      # The label is made of the rest.
+      names = [field.name for field in dataclasses.fields(kind)]
+      given = {name: row[name] for name in names if name in row}
+      if missing := [n for n in names if n not in {*given, *_DEFAULTS}]:
+        raise jaxplay.UserError(f"{row['key']} has no {missing[0]}")
+      mapping[row["key"]].append(kind(**given))
+    space = cls(mapping)
+    for p in space.parameters:
+      checks.check_form(p)
+    return space
 
   def check(
     self,
     config: ml_collections.ConfigDict,
     points: Sequence[Mapping[str, Any]] | None = None,
-    overrides: Iterable[str] = (),
+    overrides: Collection[str] = (),
   ) -> None:
     """Refuses a space that no good study has: see `checks.check`.
 
@@ -510,6 +545,7 @@ def _from_algoperf(specs, max_train_steps):
   return domains
 
 
+_DEFAULTS = ("scale", "role", "when")
 _POWERS_OF_TEN = np.array([float(f"1e{k}") for k in range(-300, 301)])
 
 
@@ -527,16 +563,16 @@ def _rounded(numbers):
 
 def _make_plain(domain):
   for field in dataclasses.fields(domain):
-    value = _plain(getattr(domain, field.name))
+    value = plain(getattr(domain, field.name))
     object.__setattr__(domain, field.name, value)
 
 
-def _plain(value):
+def plain(value: Any) -> Any:
   """Python's own numbers, and tuples for lists, as JSON has them."""
   if isinstance(value, np.ndarray | np.generic):
-    return _plain(value.tolist())
+    return plain(value.tolist())
   if isinstance(value, list | tuple):
-    return tuple(_plain(item) for item in value)
+    return tuple(plain(item) for item in value)
   if isinstance(value, Mapping):
-    return {key: _plain(item) for key, item in value.items()}
+    return {key: plain(item) for key, item in value.items()}
   return value

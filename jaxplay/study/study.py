@@ -25,7 +25,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 import ml_collections
 
@@ -73,6 +73,77 @@ class Study:
   notes: str = ""
 
 
+class _Config(rundir.Config):
+  """The base config, of which these keys are read."""
+
+  seed: Required[rundir.Count]
+  max_train_steps: Required[rundir.Positive]
+  objective: Required[str]
+
+
+class _Batch(TypedDict):
+  """Adaptive trials: the points that follow `after` trials."""
+
+  after: rundir.Count
+  points: list[dict[str, Any]]
+
+
+class StudyFile(TypedDict):
+  """study.json.
+
+  Attributes:
+    file_trials: Of its trials those that the study file asked for; a study
+      that was begun before this was kept lacks it.
+    suggested: The adaptive trials; see the top of this file.
+  """
+
+  goal: str
+  notes: str
+  config_file: str
+  overrides: dict[str, Any]
+  config: _Config
+  space: list[space_lib.Row]
+  algorithm: Literal[
+    "halton", "sobol", "grid", "random", "explicit", "algoperf"
+  ]
+  points: list[dict[str, Any]] | None
+  seed: rundir.Count
+  num_trials: rundir.Positive
+  objective: str
+  command: list[str]
+  file_trials: NotRequired[rundir.Positive]
+  suggested: NotRequired[list[_Batch]]
+
+
+class _Spread(TypedDict):
+  mean: float
+  std: float | None
+  values: list[float]
+  trial: float
+
+
+class _Chosen(TypedDict):
+  date: str
+  trial: rundir.Count
+  num_trials: rundir.Count
+
+
+class FinalFile(_Chosen):
+  """final.json; what is in it is said in `analysis.final`."""
+
+  adaptive: bool
+  point: dict[str, Any]
+  objective: str
+  seeds: list[rundir.Count]
+  diverged: rundir.Count
+  valid: _Spread
+  commit: str
+  command: str
+  test: NotRequired[dict[str, _Spread]]
+  earlier: NotRequired[list[_Chosen]]
+  log: NotRequired[str]
+
+
 def load(path: str) -> tuple[dict[str, Any], list[str]]:
   """Reads and checks a study file.
 
@@ -111,6 +182,7 @@ def define(
     config: The base config.
     path: Of the study file, if there is one.
   """
+  _check_keys(f"study file {path!r}: overrides", study.overrides)
   for key, value in study.overrides.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
@@ -145,6 +217,15 @@ def define(
   definition = json.loads(json.dumps(definition))
   _sample(definition)  # Whether there are so many.
   return definition, space.notes(config)
+
+
+def _check_keys(what, mapping):
+  for key in mapping:
+    if not isinstance(key, str):
+      raise jaxplay.UserError(
+        f"{what} have the key {key!r}; it must be a config key, such as"
+        " 'hparams.learning_rate'"
+      )
 
 
 _KINDS = {
@@ -236,6 +317,13 @@ def _space(path, study, config):
         f"study file {path!r}: algorithm 'explicit' needs points, a list of"
         " {config key: value}"
       )
+    for point in points:
+      _check_keys(f"study file {path!r}: points", point)
+    # As JSON will have them.
+    points = [
+      {key: space_lib.plain(value) for key, value in point.items()}
+      for point in points
+    ]
     space = space or _varied(points)
   if not isinstance(space, space_lib.Space):
     space = space_lib.Space(space or {})
@@ -264,30 +352,43 @@ class StudyDir:
     """What study.json holds.
 
     Raises:
-      jaxplay.UserError: There is no study here.
+      jaxplay.UserError: There is no study here, or it is damaged.
     """
-    study = rundir.read_json(self.path / "study.json")
+    study = self._read()
     if study is None:
       raise rundir.absent(self.path, "a study")
+    return study
+
+  def _read(self):
+    """What study.json holds, or None where there is none."""
+    path = self.path / "study.json"
+    study = rundir.read_json(path, StudyFile)
+    if study is not None:
+      try:
+        _check(study)
+      except jaxplay.UserError as error:
+        raise rundir.Damaged(path, str(error)) from None
     return study
 
   def merged(self, definition: Mapping[str, Any]) -> dict[str, Any]:
     """What study.json is to hold once the study was made here, or gone on with.
 
-    The goal, the notes and a larger number of trials are taken over; anything
-    else would make the trials of one study incomparable.
+    The goal, the notes and a larger number of trials are taken over, and what
+    the base config says of where and how trials are computed; anything else
+    would make the trials of one study incomparable.
 
     Raises:
       jaxplay.UserError: Another study is here, or something else.
     """
-    here = rundir.read_json(self.path / "study.json")
+    here, asked = self._read(), definition["num_trials"]
     if here is None:
       rundir.refuse_other(self.path, "a study")
-      return dict(definition, command=commands.typed())
+      return dict(definition, command=commands.typed(), file_trials=asked)
     self._check_same(here, definition)
-    num_trials = max(here["num_trials"], definition["num_trials"])
     taken = {key: definition[key] for key in ("goal", "notes")}
-    return here | taken | {"num_trials": num_trials}
+    taken["config"] = config_lib.resumed(here["config"], definition["config"])
+    num_trials = max(here["num_trials"], asked)
+    return here | taken | {"num_trials": num_trials, "file_trials": asked}
 
   def create(self, definition: Mapping[str, Any]) -> None:
     """Makes the study, or goes on with the one that is here; see `merged`.
@@ -303,21 +404,17 @@ class StudyDir:
       rundir.write_json(self.path / "study.json", self.merged(definition))
 
   def _check_same(self, here, definition):
-    may_differ = ("goal", "notes", "num_trials", "config_file", "overrides")
-    for key, value in definition.items():
-      if here.get(key) == value or key in may_differ:
-        continue
-      what = f"{key} was {here.get(key)!r} and is now {value!r}"
-      if key == "config":
-        changed = config_lib.differences(here[key], value)
-        if not changed:
-          continue
-        name, (old, new) = next(iter(changed.items()))
-        what = f"config.{name} was {old!r} and is now {new!r}"
-      elif key in ("space", "points"):
-        what = f"its {key} were others"
+    changed = _differences(here, definition)
+    if changed:
+      told = "; ".join(
+        f"{key} was {_told(old)} and is now {_told(new)}"
+        for key, (old, new) in list(changed.items())[:4]
+      )
+      more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
       raise jaxplay.UserError(
-        f"{str(self.path)!r} holds another study: {what}; use another workdir"
+        f"{str(self.path)!r} holds another study: {told}{more}; restore that in"
+        " the study file, or use another workdir (`jaxplay study extend` adds"
+        " trials to the one that is here)"
       )
 
   def extend(self, num_trials: int) -> None:
@@ -359,11 +456,15 @@ class StudyDir:
 
   def points(self) -> list[dict[str, Any]]:
     """Each trial as {config key: value}."""
-    return _sample(self.study())
+    study = self.study()
+    try:
+      return _sample(study)
+    except jaxplay.UserError as error:  # It was not when it was written.
+      raise rundir.Damaged(self.path / "study.json", str(error)) from None
 
   def final(self) -> dict[str, Any] | None:
     """What final.json holds, or None before anybody asked for it."""
-    return rundir.read_json(self.path / "final.json")
+    return rundir.read_json(self.path / "final.json", FinalFile)
 
   def write_final(self, final: Mapping[str, Any]) -> None:
     rundir.write_json(self.path / "final.json", rundir.plain(final))
@@ -371,6 +472,12 @@ class StudyDir:
   def trial(self, index: int) -> rundir.RunDir:
     """The run directory of a trial, there or not."""
     return rundir.RunDir(self.path / "trials" / f"{index:04d}", self.path)
+
+  def begun(self) -> list[int]:
+    """Indices of trials that have a folder, also of those beyond the end."""
+    folder = self.path / "trials"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
 
   def rerun(self, index: int, seed: int) -> rundir.RunDir:
     """The run directory of a trial that is run again with another seed."""
@@ -398,6 +505,94 @@ def is_run(name: Any) -> bool:
   name from a file becomes part of a path, and any other could lead anywhere.
   """
   return isinstance(name, str) and _RUN.fullmatch(name) is not None
+
+
+def _check(study):
+  """Refuses what the types of study.json cannot say.
+
+  Raises:
+    jaxplay.UserError: With the place in the file.
+  """
+  try:
+    space = space_lib.Space.from_json(study["space"])
+  except jaxplay.UserError as error:
+    raise jaxplay.UserError(f"$.space: {error}") from None
+  try:
+    parse_objective(study["objective"])
+  except jaxplay.UserError as error:
+    raise jaxplay.UserError(f"$.objective: {error}") from None
+  if study["num_trials"] > sampling.MOST_TRIALS:
+    raise jaxplay.UserError(
+      f"$.num_trials is {study['num_trials']}, more than"
+      f" {sampling.MOST_TRIALS:,}"
+    )
+  if (study["algorithm"] == "explicit") != (study["points"] is not None):
+    raise jaxplay.UserError(
+      f"$.points: algorithm {study['algorithm']!r} has"
+      f" {'none' if study['points'] is None else 'some'}"
+    )
+  keys, end = {p.key for p in space.parameters}, 0
+  for number, batch in enumerate(study.get("suggested", ())):
+    place, after = f"$.suggested[{number}]", batch["after"]
+    if after < end:
+      raise jaxplay.UserError(
+        f"{place}.after is {after}, and the batch before it ends at {end}"
+      )
+    end = after + len(batch["points"])
+    for i, point in enumerate(batch["points"]):
+      if not point.keys() <= keys:
+        raise jaxplay.UserError(
+          f"{place}.points[{i}] has {', '.join(point.keys() - keys)}, which the"
+          " space has not"
+        )
+  if end > study["num_trials"]:
+    raise jaxplay.UserError(
+      f"$.num_trials is {study['num_trials']}, and the suggested trials end at"
+      f" {end}"
+    )
+
+
+def _differences(here, definition):
+  """Place in study.json -> (old, new) of what makes it another study.
+
+  The goal and the notes are words, and the config file may be moved: what is in
+  it is compared.
+  """
+  old, new = _places(here), _places(definition)
+  changed = {
+    key: (old.get(key, _NOTHING), new.get(key, _NOTHING))
+    for key in dict.fromkeys([*old, *new])
+    if old.get(key, _NOTHING) != new.get(key, _NOTHING)
+  }
+  of_config = config_lib.differences(here["config"], definition["config"])
+  for key, pair in of_config.items():  # The values in force, said once.
+    changed.pop(f"overrides.{key}", None)
+    changed[f"config.{key}"] = pair
+  # Beyond what the file asked for there may be more: extended, or suggested.
+  asked = here.get("file_trials", 1), definition["num_trials"]
+  if asked[1] < asked[0]:
+    changed["num_trials"] = asked
+  return changed
+
+
+_NOTHING = object()
+
+
+def _told(value):
+  return "not there" if value is _NOTHING else repr(value)
+
+
+def _places(study):
+  """What must not change of study.json but the config: place -> value."""
+  parts = {
+    key: study[key] for key in ("algorithm", "seed", "objective")
+  } | {f"overrides.{key}": value for key, value in study["overrides"].items()}
+  for row in study["space"]:
+    for name, value in row.items():
+      parts[f"space.{row.get('label', row['key'])}.{name}"] = value
+  for index, point in enumerate(study["points"] or ()):
+    parts[f"points[{index}]"] = point
+  return parts
 
 
 def trial_config(
@@ -433,7 +628,7 @@ def find(root: str | os.PathLike) -> list[StudyDir]:
   found = []
   for folder, below, files in os.walk(root):
     below.sort()
-    if "study.json" in files:
+    if "study.json" in (*files, *below):  # A folder is damaged.
       below.clear()  # Its trials hold no studies.
       found.append(StudyDir(folder))
   return found

@@ -15,6 +15,7 @@ from jaxplay.study import space as space_lib
 from tests.analysis import by_hand, generated
 
 STUDY_CHECKS = (
+  "trials_match_study",
   "search_space_boundary",
   "enough_trials",
   "infeasible_share",

@@ -543,7 +543,7 @@ def test_damaged_tokens(tmp_path):
   assert bad.fetch(np.array([0]))["tokens"].tolist() == [[0, 299]]
   path.write_bytes(good[:-2])
   message = _refusal(load)
-  assert "train split" in message and f"had {len(good)}" in message
+  assert repr(rows.path) in message and "size" in message
   assert repr(str(folder)) in message
   shutil.rmtree(folder)
   assert pathlib.Path(load().splits["train"].path).read_bytes() == good

@@ -275,10 +275,14 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
   grown = ladders.definition(widths=(32, 64, 96), steps=(500, 1000))
   directory.create(grown)
   assert set(directory.ladder()["sizes"]) == {"w32", "w64", "w96"}
-  with pytest.raises(jaxplay.UserError, match="cooldown_fraction was another"):
+  fraction = "cooldown_fraction was 0.2 and is now 0.3"
+  with pytest.raises(jaxplay.UserError, match=fraction):
     directory.create(grown | {"cooldown_fraction": 0.3})
   with pytest.raises(jaxplay.UserError, match="size 'w32' was"):
     directory.create(grown | {"sizes": {"w32": {"model.width": 9}}})
+  shorter = ladders.definition(widths=(32, 64, 96), steps=(1000,))
+  with pytest.raises(jaxplay.UserError, match=r"had the lengths \[500\]"):
+    directory.create(shorter)
   run = rundir.RunDir(tmp_path / "run")
   run.create()
   run.write_config({})

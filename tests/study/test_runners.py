@@ -439,12 +439,13 @@ def test_progress_counts_what_is_there(tmp_path):
     def progress(self, done, total, values):
       shown.append((done, total, values))
 
+  best = {"step": 2, "metric": "valid/error_rate"}
   for job, status in zip(
     jobs,
     [
-      {"status": "completed", "step": 24, "best": {"value": 0.5}},
+      {"status": "completed", "step": 24, "best": best | {"value": 0.5}},
       # However good it was before it diverged.
-      {"status": "infeasible", "step": 2, "best": {"value": 0.1}},
+      {"status": "infeasible", "step": 2, "best": best | {"value": 0.1}},
       {"status": "failed", "step": 6, "best": None},
     ],
     strict=False,
@@ -454,8 +455,8 @@ def test_progress_counts_what_is_there(tmp_path):
   progress = runners.Progress(jobs, Console())
   progress.update({jobs[3].name: {"status": "running", "step": 8}})
   progress.update({"trials/0099": {"status": "completed", "step": 24}})
-  best = {"value": 0.4}
-  progress.update({jobs[3].name: {"status": "completed", "best": best}})
+  last = {"status": "completed", "best": best | {"value": 0.4}}
+  progress.update({jobs[3].name: last})
   assert shown[0] == shown[1]
   assert shown[0][:2] == (24 + 24 + 6 + 8, 4 * 24)
   assert shown[0][2] == {"trials": "2/4", "best": 0.5, "infeasible": "1"}

@@ -621,7 +621,6 @@ def test_what_trains_can_be_varied():
     ({"hparams__momentum": 1.5}, "hparams.momentum"),
     ({"batch_size": 100, "microbatches": 3}, "batch_size"),
     ({"eval_batch_size": 1}, "eval_batch_size"),
-    ({"hparams__dropout_rate": 0.5}, "hparams.dropout_rate"),
     ({"objective": "valid/accuracy"}, "objective"),
     ({"model__norm": "gost"}, "model.norm"),
   ],

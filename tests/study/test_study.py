@@ -314,7 +314,7 @@ def test_suggestions_leave_the_sequence_as_it_is(tmp_path, algorithm):
   study.create(definition | {"num_trials": 14})
   content = study.study()
   assert content["num_trials"] == 14
-  study.create(definition)  # The file as it was.
+  study.create(definition | {"num_trials": 14})  # By the same file again.
   assert study.study() == content
   points = study.points()
   adaptive = study_lib.adaptive(content)
@@ -343,10 +343,13 @@ def test_the_same_file_goes_on_with_the_study(tmp_path):
   now = study.study()
   assert (now["goal"], now["notes"], now["num_trials"]) == ("Why?", "x", 9)
   study.create(studies.load(tmp_path, num_trials=12))
-  assert study.study() == first | {"num_trials": 12}
+  assert study.study() == first | {"num_trials": 12, "file_trials": 12}
   assert study.own.provenance() == made
   # Where it is computed is not what is computed.
-  study.create(studies.load(tmp_path, overrides={"steps_per_call": 2}))
+  definition = studies.load(tmp_path, num_trials=12)
+  definition["config"]["mesh"]["data"] = 4
+  study.create(definition)
+  assert study.study()["config"] == definition["config"]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +359,12 @@ def test_the_same_file_goes_on_with_the_study(tmp_path):
     (dict(algorithm="sobol"), "algorithm was 'halton' and is now 'sobol'"),
     (dict(overrides={"model.width": 9}), "config.model.width was 8 and is no"),
     (dict(overrides={"max_train_steps": 32}), "config.max_train_steps was 24"),
-    (dict(space={_RATE: space_lib.Float(0.1, 1)}), "its space were others"),
+    (dict(overrides={"export": True}), "overrides.export was not there and"),
+    (
+      dict(space={_RATE: space_lib.Float(0.1, 1, "log")}),
+      f"space.{_RATE}.low was 0.001 and is now 0.1",
+    ),
+    (dict(num_trials=3), "num_trials was 4 and is now 3"),
     (dict(objective="train/loss"), "objective was 'valid/error_rate' and is"),
   ],
 )
@@ -367,9 +375,8 @@ def test_another_study_in_the_folder_is_refused(tmp_path, fields, sentence):
   content = studies.files(study.path)
   with pytest.raises(jaxplay.UserError) as caught:
     study.create(studies.load(tmp_path, **fields))
-  assert sentence in str(caught.value) and "another workdir" in str(
-    caught.value
-  )
+  for part in (sentence, "another workdir", "study extend"):
+    assert part in str(caught.value)
   assert studies.files(study.path) == content
 
 
