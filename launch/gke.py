@@ -90,7 +90,7 @@ def launch(job, options):
     options.yes,
   )
   if subprocess.run(
-    ["kubectl", "apply", "-f", "-"], input=text, text=True
+    ["kubectl", "apply", "-f", "-"], input=text, encoding="utf-8"
   ).returncode:
     return job_lib.EXIT_FAILED  # kubectl has said why.
   space = f"--namespace={place.namespace}"

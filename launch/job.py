@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tomllib
+import unicodedata
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
 REQUIRED = object()
@@ -50,6 +51,7 @@ class Key:
   default: object = REQUIRED
   least: int = 0
   most: int = 2**31 - 1
+  is_script: bool = False  # lines of shell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +170,8 @@ def _checked(content, keys, where):
       raise Mistake(f"{name} is {value!r}; it must be a table, [{name}]")
     if kind is int:
       check_number(f"{where}{name}", value, keys[name])
+    for text in value if kind is list else [value] if kind is str else ():
+      _check_text(f"{where}{name}", text, keys[name].is_script)
   return {name: content.get(name, key.default) for name, key in keys.items()}
 
 
@@ -182,6 +186,16 @@ def check_number(name, value, key):
 def _short(number):
   """A whole number as text; Python prints only so many digits."""
   return number if abs(number) < 2**63 else "a number of more than 64 bits"
+
+
+def _check_text(name, text, is_script):
+  """Refuses what would end a line of a script, and begin another."""
+  allowed = "\n\t" if is_script else ""
+  control = [c for c in text if unicodedata.category(c) == "Cc"]
+  if bad := [c for c in control if c not in allowed]:
+    raise Mistake(
+      f"{name} is {text!r}, with the control character {bad[0]!r}; remove it"
+    )
 
 
 def _check_arguments(arguments):

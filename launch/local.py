@@ -93,10 +93,14 @@ def run(arguments, num_processes, devices):
   program = [sys.executable, sys.argv[0]]
   program += [f"--processes={num_processes}", f"--devices={devices}", "--"]
   launched = job_lib.launched(arguments, program=program)
+  # Closed however this process ends, even if killed: then they save, and end.
+  lifeline, _held = os.pipe()
   processes = [
     subprocess.Popen(
       command,
-      env=os.environ | {job_lib.LAUNCH: launched},
+      env=os.environ
+      | {job_lib.LAUNCH: launched, "JAXPLAY_LIFELINE": str(lifeline)},
+      pass_fds=[lifeline],
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -31,7 +31,8 @@ KEYS = {
     int, 120, least=1
   ),  # from the signal to the limit
   "max_restarts": job_lib.Key(int, 3),  # of a job that was killed
-  "setup": job_lib.Key(str, ""),  # shell lines before jaxplay starts
+  # Shell lines before jaxplay starts.
+  "setup": job_lib.Key(str, "", is_script=True),
   "sbatch_flags": job_lib.Key(list, ()),  # whatever else a cluster wants
 }
 
@@ -112,7 +113,10 @@ def launch(job, options):
     options.yes,
   )
   done = subprocess.run(
-    ["sbatch", "--parsable"], input=text, text=True, stdout=subprocess.PIPE
+    ["sbatch", "--parsable"],
+    input=text,
+    encoding="utf-8",
+    stdout=subprocess.PIPE,
   )
   if done.returncode:
     return job_lib.EXIT_FAILED  # sbatch has said why.
@@ -144,7 +148,10 @@ def script(job):
   }
   lines = ["#!/bin/bash"]
   lines += [
-    f"#SBATCH --{name}={value}" for name, value in header.items() if value
+    # sbatch takes such a line apart as a shell does.
+    f"#SBATCH --{name}={shlex.quote(str(value))}"
+    for name, value in header.items()
+    if value
   ]
   lines += ["#SBATCH --requeue"]
   lines += [f"#SBATCH {flag}" for flag in place.sbatch_flags]

@@ -41,8 +41,9 @@ KEYS = {
     str
   ),  # the image, such as "v2-alpha-tpuv5-lite"
   "spot": job_lib.Key(bool, False),  # cheap, and may be taken away
-  "install": job_lib.Key(str, _INSTALL),  # on each worker, in the source tree
-  "setup": job_lib.Key(str, ""),  # shell lines before jaxplay starts
+  # Shell lines on each worker: in the source tree, and before jaxplay starts.
+  "install": job_lib.Key(str, _INSTALL, is_script=True),
+  "setup": job_lib.Key(str, "", is_script=True),
   "wait_seconds": job_lib.Key(int, 300, least=1),  # until all have begun
   "max_restarts": job_lib.Key(int, 3),  # of a job that failed on a live slice
   "create_flags": job_lib.Key(list, ()),  # whatever else gcloud is to be told

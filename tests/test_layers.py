@@ -21,7 +21,7 @@ SOURCES = {
 # Each package, and those of ours that it may import beside itself. `jaxplay`
 # itself, which holds UserError, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "config")
-GROUND += ("commands", "userfiles")
+GROUND += ("commands", "userfiles", "lifeline")
 BELOW = (*GROUND, "provenance")
 NEIGHBOURS = ("training", "study", "planning")
 FLOORS = {

@@ -10,7 +10,7 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands, userfiles
+from jaxplay import commands, lifeline, userfiles
 from jaxplay.cli import (
   common,
   plan,
@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
   words = sys.argv[1:] if argv is None else list(argv)
   userfiles.forget()
+  lifeline.watch()
   with commands.typed_as(words):
     return _main(words)
 

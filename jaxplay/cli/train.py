@@ -54,7 +54,8 @@ def _add_branch(verbs):
   branch = verbs.add_parser(
     "branch",
     help="cool down from checkpoints of a run of constant rate",
-    description="New runs that begin with a checkpoint of RUN and cool down."
+    description="New runs that begin with a checkpoint of RUN after its warmup"
+    " and cool down."
     " Each equals, bit for bit, the run that was planned so from the start. The"
     " same command resumes. --config.KEY=VALUE changes numbers of the branch.",
     allow_abbrev=False,

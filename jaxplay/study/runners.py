@@ -22,7 +22,7 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import lifeline, rundir
 from jaxplay.study import study as study_lib
 
 # A trial that crashed is run once more, then it waits for a person.
@@ -432,12 +432,12 @@ def run_processes(
   for job in jobs:
     job.check()
   waiting, running = list(reversed(jobs)), {}
-  with _Stop() as stop:
+  with _Stop() as stop, lifeline.hold() as tied:
     try:
       while (waiting or running) and not stop.is_set():
         while waiting and len(running) < parallel:
           job = waiting.pop()
-          failures, started = job.failures(), _start(job, options)
+          failures, started = job.failures(), _start(job, options, tied)
           if started is not None:
             running[job.name] = job, failures, *started
         for name, (job, failures, process, log) in list(running.items()):
@@ -478,7 +478,7 @@ def _is_to_run_again(job, failures, code, said, tell):
   return True
 
 
-def _start(job, options):
+def _start(job, options, tied):
   """(process, its log); None: it is done, or another runner has it."""
   held = job.claim()
   if held is None:
@@ -500,6 +500,7 @@ def _start(job, options):
     stdout=log,
     stderr=subprocess.STDOUT,
     start_new_session=True,  # Ctrl-C comes to us alone.
+    **tied,
   )
   return process, log
 

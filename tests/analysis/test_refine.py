@@ -1,6 +1,7 @@
 """The next study file: it loads, and changes what the findings ask for."""
 
 import ast
+import copy
 import dataclasses
 import math
 
@@ -101,6 +102,34 @@ def test_the_length_changes_where_asked(next_study, fault, strength, steps):
   _, definition, _ = next_study(results)
   overrides = {"max_train_steps": steps} if steps else {}
   assert definition["overrides"] == overrides
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_a_shorter_study_has_room_for_its_warmup(next_study, varied):
+  """F1: a warmup keeps its share; a range of them that would not fit, stays."""
+  results = generated.faulty(0, "too_long", 2.0, 32)
+  total = results.study["config"]["max_train_steps"]
+  study, space = copy.deepcopy(results.study), results.space
+  if varied:
+    warmup = {
+      "key": "hparams.warmup_steps",
+      **dict(kind="int", low=0, high=total // 2, scale="linear"),
+      **dict(role="nuisance", when={}),
+    }
+    study["space"] = [*study["space"], warmup]
+    space = space_lib.Space.from_json(study["space"])
+    study["overrides"] = {"max_train_steps": total}
+  else:
+    study["config"]["hparams"]["warmup_steps"] = total // 2
+  results = dataclasses.replace(results, study=study, space=space)
+  _, definition, space = next_study(results)
+  overrides = definition["overrides"]
+  if varied:
+    assert overrides == {"max_train_steps": total}
+    assert space["hparams.warmup_steps"].high == total // 2
+  else:
+    assert overrides["max_train_steps"] == total // 5
+    assert overrides["hparams.warmup_steps"] == total // 10
 
 
 def test_too_few_trials_are_doubled(next_study):

@@ -70,6 +70,13 @@ def test_launchers_hold_no_hyperparameters():
       _GOOD.replace('"train"', '"study", "run"') + 'array = "0:2"',
       "array is '0:2'; it must be trials, such as '0-63'",
     ),
+    *(
+      (_GOOD.replace('"10"', f'"10{bad}--wrap=x"'), "control character")
+      for bad in (r"\n#SBATCH ", r"\r", r"\u001b", r"\u0085")
+    ),
+    (_GOOD.replace('["train"]', r'["train", "a\nb"]'), "control character"),
+    (_GOOD + r'sbatch_flags = ["-x\n"]', "control character"),
+    (_GOOD + r'setup = "a\u001bb"', "control character"),
     ("name =", "is not TOML"),
     (None, "No such file"),
   ],
@@ -121,6 +128,7 @@ def test_a_batch_script_asks_for_what_the_table_says(tmp_path):
       "nodes": 2,
       "gpus_per_node": 8,
       "partition": "p",
+      "account": "a --wrap=x",
       "memory": "9G",
       "array": "0-63%8",
       "sbatch_flags": ["--constraint=x"],
@@ -134,6 +142,7 @@ def test_a_batch_script_asks_for_what_the_table_says(tmp_path):
     *("array=0-63%8", "constraint=x", "signal=TERM@120", "open-mode=append"),
   ):
     assert f"#SBATCH --{flag}\n" in script
+  assert "#SBATCH --account='a --wrap=x'\n" in script
   assert "--cpus-per-task" not in script  # Not asked for.
   assert "\nmodule load y\n" in script and "--coordinator=" in script
   assert shlex.quote("--workdir=it's") in script

@@ -544,6 +544,33 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
     assert [line["step"] for line in lines] == list(range(8, steps + 1, 8))
 
 
+@pytest.mark.slow
+@pytest.mark.pods
+def test_children_of_a_killed_runner_save(tmp_path):
+  """SIGKILL of the runner: its children save, as on SIGTERM; all goes on."""
+  steps = 4_000
+  overrides = {"max_train_steps": steps, "steps_per_call": 1}
+  overrides |= {"log_every": 8, "eval_every": 800, "checkpoint_every": 4_000}
+  path = studies.write(tmp_path, num_trials=1, overrides=overrides)
+  study, more = tmp_path / "study", ("--runner=processes", "--no_report")
+  run = studies.trial(study, 0)
+  lines = str(run.path / "metrics.jsonl")
+  process = studies.start(
+    *("study", "run", path, f"--workdir={study}", *more),
+    signal=signal.SIGKILL,
+    moment=f"os.path.exists({lines!r}) and os.path.getsize({lines!r})",
+  )
+  studies.finish(process, -signal.SIGKILL)
+  with run.lock(wait=True):  # The child has it until its end.
+    status = run.status()
+  assert status["status"] == "preempted" and 0 < status["step"] < steps
+  assert _run(path, study, *more) == 0
+  assert studies.statuses(study) == ["completed"]
+  steps_logged = [line["step"] for line in run.metrics()]
+  assert steps_logged == list(range(8, steps + 1, 8))
+  assert len(run.provenance()["resumes"]) == 1
+
+
 def _children():
   """Processes that this one started and that train, by their number."""
   found = []

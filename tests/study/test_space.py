@@ -708,6 +708,21 @@ def test_proposed_conditions_work():
   Space(space).check(_config())
 
 
+def test_a_space_may_switch_off_what_the_config_has():
+  """Playbook's roles: with and without dropout, at the config's own rate."""
+  config = _config(model__dropout=True, hparams__dropout_rate=0.1)
+  space = Space({"model.dropout": Choice((True, False)), LEARNING_RATE: RATE})
+  space.check(config, overrides=["hparams.dropout_rate"])
+  assert space.notes(config) == []
+  # Of what no trial reads, a file is told and an override refused.
+  idle = _config(hparams__dropout_rate=0.1)
+  space = Space({LEARNING_RATE: RATE})
+  (note,) = space.notes(idle)
+  assert "dropout_rate=0.1 has no effect" in note
+  with pytest.raises(jaxplay.UserError, match="no effect.*model.dropout"):
+    space.check(idle, overrides=["hparams.dropout_rate"])
+
+
 def test_many_combinations_take_no_time():
   """Errors: of very many combinations some are tried, not all."""
   space = Space(

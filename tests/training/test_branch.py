@@ -1,5 +1,6 @@
 """Branches: a cooldown from a checkpoint is the run that was planned so."""
 
+import functools
 import json
 import shutil
 
@@ -107,6 +108,20 @@ def test_provenance_says_of_what_it_is_a_branch(constant, tmp_path):
   provenance = rundir.RunDir(tmp_path / "run").provenance()
   assert provenance["branch"] == {"run": str(parent), "step": 20}
   assert provenance["versions"]["jax"] and provenance["resumes"] == []
+
+
+def test_no_branch_from_within_a_warmup():
+  """Errors: where the rate still rises, it is not constant."""
+  parent = config_lib.base()
+  parent.hparams.warmup_steps = 200
+  make = functools.partial(
+    branch.planned, parent, cooldown_fraction=0.2, cooldown_shape="linear"
+  )
+  with pytest.raises(jaxplay.UserError, match="step 199.*warmup_steps=200"):
+    make(step=199)
+  assert make(step=200).hparams.warmup_steps == 200
+  with pytest.raises(jaxplay.UserError, match="z_loss.*no effect.*model.name"):
+    make(step=200, overrides={"hparams.z_loss": 0.1})
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 1 / 3, 0.5, 0.77])
