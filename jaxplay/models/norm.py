@@ -10,6 +10,11 @@ Batch norm is where training codebases quietly differ. Here:
   because the groups are a function of the position in the global batch alone.
 * Moments are first taken within each example, so that only small [batch,
   features] arrays are regrouped; activations stay where they are.
+* They are taken about one value of the group, its first (the shifted data of
+  Chan, Golub and LeVeque 1983, The American Statistician 37(3)). How sums are
+  rounded depends on the layout, and rounding errors are in proportion to what
+  is summed: so they are of the size of the deviations and not of the mean, and
+  a constant channel gives exact zeros on every layout.
 * In training mode the `batch_stats` collection receives *this batch's*
   statistics; the train step averages them (over microbatches, then over
   steps). So the evaluation averages are one replicated array, the same on
@@ -18,6 +23,7 @@ Batch norm is where training codebases quietly differ. Here:
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -75,7 +81,8 @@ def _center(x, group_size, weights):
   """Returns x minus its group's mean, and mean and variance [groups, features].
 
   The variance is taken after centering: E[x^2] - E[x]^2 in one pass loses its
-  digits where the mean is large against the deviation.
+  digits where the mean is large against the deviation. Neither depends on the
+  value that is subtracted first, so no gradient flows to it.
   """
   batch, features = x.shape[0], x.shape[-1]
   group_size = group_size or batch
@@ -98,9 +105,24 @@ def _center(x, group_size, weights):
     per_example = values.mean(inner).reshape(-1, group_size, features)
     return jnp.sum(per_example * shares[:, :, None], axis=1)
 
+  first = jax.lax.stop_gradient(_first(x, weights))
+  x = x - _per_example(first, x)
   mean = group_mean(x)
   x = x - _per_example(mean, x)
-  return x, mean, group_mean(jnp.square(x))
+  return x, first + mean, group_mean(jnp.square(x))
+
+
+def _first(x, weights):
+  """One value of the first real example of each group: [groups, features].
+
+  Args:
+    x: Activations [batch, ..., features].
+    weights: [groups, examples].
+  """
+  corner = x[(slice(None),) + (0,) * (x.ndim - 2)]
+  corner = corner.reshape(*weights.shape, x.shape[-1])
+  place = jnp.argmax(weights > 0, axis=1)[:, None, None]
+  return jnp.take_along_axis(corner, place, axis=1)[:, 0]
 
 
 def _per_example(values, x):
