@@ -469,4 +469,4 @@ def test_a_metric_that_no_trial_logs(tmp_path, capsys):
     "--target=train/eror<=0.6",
   )
   told = capsys.readouterr().err
-  assert code == 2 and "no trial logged 'train/eror'" in told
+  assert code == 2 and "no trial logs 'train/eror'" in told
