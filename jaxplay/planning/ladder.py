@@ -223,8 +223,7 @@ class LadderDir:
           f" {size!r}; use another name for another size"
         )
     self.own.create()
-    if self.own.provenance() is None:
-      self.own.write_provenance(provenance.record())
+    self.own.note_start(provenance.record())
     command = (here or {}).get("command", commands.typed())
     rundir.write_json(
       self.path / "ladder.json", dict(definition, command=command)
