@@ -22,6 +22,7 @@ run; in a bucket (gs://) also etils and gcsfs.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -35,7 +36,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import (
   IO,
   Annotated,
@@ -50,6 +51,7 @@ import msgspec
 import numpy as np
 
 import jaxplay
+from jaxplay import storage
 
 Status = Literal["running", "completed", "infeasible", "preempted", "failed"]
 STATUSES = get_args(Status)
@@ -118,6 +120,13 @@ class _Chance(TypedDict):
   num_valid: Count
 
 
+class _Lines(TypedDict):
+  """Of metrics.jsonl; see `Digest`."""
+
+  count: Count
+  sha256: str
+
+
 class RunStatus(TypedDict):
   """status.json."""
 
@@ -131,6 +140,7 @@ class RunStatus(TypedDict):
   seconds: NotRequired[Seconds]
   failures: NotRequired[Count]
   chance: NotRequired[_Chance | None]
+  lines: NotRequired[_Lines]
 
 
 class _Text(TypedDict, total=False):
@@ -295,6 +305,20 @@ class RunDir:
       *(path for name in _PARTS for path in _listed(self.path / name)),
     )
 
+  def refuse_remains(self) -> None:
+    """Refuses a directory without config in which a run has begun already.
+
+    Raises:
+      jaxplay.UserError: Whose run it was cannot be known.
+    """
+    names = ("status.json", "metrics.jsonl", "checkpoints")
+    there = [name for name in names if (self.path / name).exists()]
+    if there and self.config() is None:  # It is written before all of them.
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds {there[0]} of a run, but no config.json;"
+        " restore it from a copy, or use another workdir"
+      )
+
   @contextlib.contextmanager
   def lock(self, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from training here; ends with this process.
@@ -391,11 +415,8 @@ class RunDir:
       Damaged: A line holds something else than numbers, or does not come after
         the one before.
     """
-    self._write_lines()
-    path = self.path / "metrics.jsonl"
-    data = _read(path) or b""
-    lines, last = [], -1
-    for number, text in enumerate(data.split(b"\n")[:-1], 1):
+    path, lines, last = self.path / "metrics.jsonl", [], -1
+    for number, text in enumerate(self._complete_lines(), 1):
       line = _metrics_line(path, text, number)
       step = line["step"]
       if step <= last:
@@ -406,12 +427,59 @@ class RunDir:
       lines.append(line)
     return lines
 
+  def _complete_lines(self):
+    self._write_lines()
+    return (_read(self.path / "metrics.jsonl") or b"").split(b"\n")[:-1]
+
+  def metrics_until(
+    self, step: int, digest: Mapping[str, Any] | None, *, due: int = 0
+  ) -> list[dict[str, Any]] | None:
+    """The lines up to `step`, if they are those that were written.
+
+    Args:
+      step: Updates made.
+      digest: Of the lines, from `Digest`. None, of runs of older versions:
+        then they must be in order, and not end too early.
+      due: For these, the step that the last line has at least.
+
+    Returns:
+      Lines; None: some are missing, changed, twice or in another order.
+    """
+    path, lines = self.path / "metrics.jsonl", []
+    with contextlib.suppress(jaxplay.UserError):  # Up to a damaged one.
+      for number, text in enumerate(self._complete_lines(), 1):
+        line = _metrics_line(path, text, number)
+        if digest is None and not _follows(line, lines, step):
+          break
+        lines.append(line)
+    if digest is not None:
+      lines = lines[: digest["count"]]
+      return lines if Digest(lines).as_json() == digest else None
+    return lines if not due or lines and lines[-1]["step"] >= due else None
+
+  def check_metrics(self) -> None:
+    """Refuses a finished run that lost lines of its metrics.
+
+    Raises:
+      jaxplay.UserError: They are not those that it ended with.
+    """
+    status = self.status()
+    digest, last = status.get("lines"), status.get("step", 0)
+    lines = self.metrics_until(last, digest, due=last)
+    if lines is None or len(lines) != len(self._complete_lines()):
+      raise jaxplay.UserError(
+        f"{str(self.path / 'metrics.jsonl')!r} is not what it was when the run"
+        f" ended ({status.get('status')} at step {last}): lines are missing,"
+        " changed or there twice; restore it from a copy, or train in another"
+        " workdir"
+      )
+
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
     text = "".join(map(as_line, lines))
     if is_local(self.path):
       with open_to_append(self.path / "metrics.jsonl") as file:
-        file.write(text.encode())
+        _append(file.fileno(), text.encode())
       return
     self._unwritten += text
     if time.monotonic() - self._written > _BUCKET_SECONDS:
@@ -430,10 +498,18 @@ class RunDir:
       write_text(path, (_read(path) or b"").decode() + self._unwritten)
       self._unwritten, self._written = "", time.monotonic()
 
-  def rewind_metrics(self, step: int) -> None:
-    """Forgets lines after `step`: the resumed run will write them again."""
-    kept = [line for line in self.metrics() if line["step"] <= step]
-    text = "".join(map(as_line, kept))
+  def rewind_metrics(
+    self, step: int, lines: Sequence[Mapping[str, Any]] | None = None
+  ) -> None:
+    """Forgets what comes after `step`: the resumed run will write it again.
+
+    Args:
+      step: Updates made.
+      lines: Those to keep; None: all up to `step`.
+    """
+    if lines is None:
+      lines = [line for line in self.metrics() if line["step"] <= step]
+    text = "".join(map(as_line, lines))
     write_text(self.path / "metrics.jsonl", text)
     for path in list((self.path / "predictions").glob("*.npz")):
       if path.stem.isdecimal() and int(path.stem) > step:
@@ -501,6 +577,40 @@ def as_line(line: Mapping[str, Any]) -> str:
   return json.dumps(plain(line)) + "\n"
 
 
+class Digest:
+  """The number and the hash of lines of metrics, as they are appended."""
+
+  def __init__(self, lines: Iterable[Mapping[str, Any]] = ()):
+    self._count, self._hash = 0, hashlib.sha256()
+    for line in lines:
+      self.append(line)
+
+  def append(self, line: Mapping[str, Any]) -> None:
+    self._count += 1
+    self._hash.update(as_line(line).encode())
+
+  def as_json(self) -> dict[str, Any]:
+    return {"count": self._count, "sha256": self._hash.hexdigest()}
+
+
+def _follows(line, lines, step):
+  """Whether a line may come after these, in a run that made `step` steps."""
+  at = line.get("step") if isinstance(line, dict) else None
+  before = lines[-1]["step"] if lines else 0
+  return type(at) is int and before < at <= step
+
+
+def _append(handle, data):
+  """Appends to an open file all of the data, or nothing."""
+  size = os.fstat(handle).st_size
+  try:
+    while data:
+      data = data[os.write(handle, data) :]
+  except OSError:  # The disk is full, most likely: half a line helps nobody.
+    os.ftruncate(handle, size)
+    raise
+
+
 def best_line(
   lines: list[Mapping[str, Any]], objective: str
 ) -> dict[str, Any] | None:
@@ -560,6 +670,9 @@ def _told(what, path):
   try:
     yield
   except errors as error:
+    found = storage.problem(error)
+    if found and not isinstance(error, PermissionError):
+      raise found from None
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
     if isinstance(error, FileNotFoundError) and not is_local(path):
       reason = "there is no such bucket"

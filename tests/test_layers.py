@@ -21,12 +21,13 @@ SOURCES = {
 # Each package, and those of ours that it may import beside itself. `jaxplay`
 # itself, which holds UserError, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "config")
-GROUND += ("commands", "userfiles", "lifeline")
+GROUND += ("commands", "lifeline", "storage", "userfiles")
 BELOW = (*GROUND, "provenance")
 NEIGHBOURS = ("training", "study", "planning")
 FLOORS = {
   **{name: () for name in GROUND},
   "config": ("userfiles",),
+  "rundir": ("storage",),
   "provenance": GROUND,
   **{name: BELOW for name in NEIGHBOURS},
   "analysis": (*BELOW, *NEIGHBOURS),
@@ -40,7 +41,7 @@ NEEDS_NO_JAX = ("training", "models")
 # Within training only downwards, from the last to the first.
 TRAINING = (
   ("schedules", "sharding", "tasks", "metrics"),
-  ("optimizers", "record"),
+  ("optimizers", "record", "checksum"),
   ("step",),
   ("evaluate", "checkpoint"),
   ("feed",),

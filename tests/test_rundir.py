@@ -1,7 +1,11 @@
 """A run on disk: what was written is read, whatever broke in between."""
 
+import errno
 import json
+import math
 import os
+import re
+import resource
 import subprocess
 import sys
 import threading
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxplay
-from jaxplay import finding, rundir
+from jaxplay import finding, rundir, storage
 
 
 @pytest.fixture
@@ -437,3 +441,107 @@ def test_an_interrupted_copy_of_a_folder_is_removed(run, monkeypatch):
   assert len(list(run.checkpoints.iterdir())) == 1
   with run.lock():
     assert not list(run.checkpoints.iterdir())
+
+
+_EDITS = {
+  "none": lambda lines: lines,
+  "later": lambda lines: [*lines, '{"step": 50}'],
+  "cut": lambda lines: lines[:3],
+  "emptied": lambda lines: [],
+  "first lost": lambda lines: lines[1:],
+  "one lost": lambda lines: lines[:2] + lines[3:],
+  "one twice": lambda lines: lines[:2] + lines[1:],
+  "exchanged": lambda lines: [lines[1], lines[0], *lines[2:]],
+  "edited": lambda lines: [lines[0].replace("0.5", "0.4"), *lines[1:]],
+  "damaged": lambda lines: [lines[0], lines[1][:-1], *lines[2:]],
+  "all twice": lambda lines: lines * 2,
+}
+
+
+@pytest.mark.parametrize("edit", _EDITS)
+def test_lines_that_a_checkpoint_promises(tmp_path, edit):
+  """G7: lines lost, changed, doubled or exchanged under a checkpoint are seen.
+
+  What comes after them does not matter: it is made again.
+  """
+  run = rundir.RunDir(tmp_path)
+  lines = [{"step": step, "x": 0.5, "y": math.nan} for step in (10, 20, 30, 40)]
+  run.append_metrics(lines)
+  digest = rundir.Digest(lines).as_json()
+  path = tmp_path / "metrics.jsonl"
+  edited = _EDITS[edit](path.read_text().splitlines())
+  path.write_text("".join(f"{line}\n" for line in edited))
+  whole = edit in ("none", "later", "all twice")
+  found = run.metrics_until(45, digest)
+  assert found == (rundir.plain(lines) if whole else None)
+  # Of older versions only the order, and the last line, are known.
+  seen = {"cut", "emptied", "exchanged", "one twice", "damaged"}
+  if edit in seen:
+    assert run.metrics_until(45, None, due=40) is None
+  # Of a finished run, nothing comes after them either.
+  run.write_status("completed", step=40, lines=digest)
+  if edit == "none":
+    run.check_metrics()
+  else:
+    with pytest.raises(jaxplay.UserError, match="metrics.jsonl.*restore it"):
+      run.check_metrics()
+
+
+def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path):
+  """G7: a disk that is full in the middle of a line leaves no half of it."""
+  run = rundir.RunDir(tmp_path)
+  run.append_metrics([{"step": 1}])
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))
+  try:
+    with pytest.raises(OSError) as error:
+      run.append_metrics([{"step": 2}])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert "ulimit -f" in str(storage.problem(error.value, run.path))
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  run.append_metrics([{"step": 2}])
+  assert [line["step"] for line in run.metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+  "error, expected",
+  [
+    (OSError(errno.ENOSPC, "x", "/f"), "'/f'.*room there for.*free some"),
+    (OSError(errno.EDQUOT, "x"), "free some"),
+    (OSError(errno.ESTALE, "x"), "see to the disk"),
+    (OSError(errno.EROFS, "x"), "mount it"),
+    (OSError(errno.EMFILE, "x"), "ulimit -n"),
+    (ValueError("RESOURCE_EXHAUSTED: [os_error_code='28']"), "free some"),
+    (FileNotFoundError(errno.ENOENT, "x", "/f"), "was removed"),
+    (FileExistsError(errno.EEXIST, "x", "/f"), None),
+    (OSError("disk on fire"), None),
+    (ConnectionError("no route"), None),
+    (ValueError("RESOURCE_EXHAUSTED: out of memory"), None),
+    (AssertionError("loss is NaN"), None),
+    (MemoryError(), None),
+  ],
+)
+def test_what_is_an_error_of_storage(tmp_path, error, expected):
+  """Errors: a full, lost or broken disk is told from a crash in one place."""
+  gone = tmp_path / "gone"
+  folder = gone if isinstance(error, FileNotFoundError) else tmp_path
+  found = storage.problem(error, folder)
+  if expected is None:
+    assert found is None
+    return
+  assert re.search(f"{expected}.*same command", str(found))
+  # What it was raised from counts, unless that is hidden.
+  try:
+    try:
+      raise error
+    except Exception as inner:
+      raise RuntimeError("wrapped") from inner
+  except RuntimeError as outer:
+    assert re.search(expected, str(storage.problem(outer, folder)))
+    outer.__cause__ = None
+    assert storage.problem(outer, folder) is None
+  # A folder that is there has lost a file at most.
+  if folder == gone:
+    assert storage.problem(error, tmp_path) is None

@@ -4,13 +4,14 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong (one sentence, no
 traceback), 75 preempted and resumable, 130 interrupted outside the loop.
 """
 
+import contextlib
 import os
 import select
 import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands, lifeline, provenance
+from jaxplay import commands, lifeline, provenance, storage
 from jaxplay.cli import (
   common,
   plan,
@@ -30,10 +31,10 @@ def main(argv: list[str] | None = None) -> int:
   provenance.forget()
   lifeline.watch()
   with commands.typed_as(words):
-    return _main(words)
+    return _main(words, is_program=argv is None)
 
 
-def _main(words):
+def _main(words, is_program):
   arguments = None
   try:
     arguments, rest = _parser().parse_known_args(words)
@@ -55,13 +56,31 @@ def _main(words):
   except KeyboardInterrupt:
     print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
     code = common.EXIT_INTERRUPTED
-  except Exception:
+  except Exception as error:
+    if lost := storage.problem(error, common.folder_of(arguments)):
+      return _lost(lost, arguments, is_program)
     traceback.print_exc()
     code = common.EXIT_FAILED
   if code not in (0, common.EXIT_PREEMPTED) and common.has_joined(arguments):
     # Without the farewell of Python and JAX: they would wait for the others.
     sys.stdout.flush()
     sys.stderr.flush()
+    os._exit(code)
+  return code
+
+
+def _lost(problem, arguments, is_program):
+  """Says that the disk is full, or gone; the exit code."""
+  code = common.EXIT_FAILED
+  if getattr(arguments, "of_study", False):
+    code = common.EXIT_STORAGE
+  # The output may be on the same disk.
+  with contextlib.suppress(OSError):
+    print(f"jaxplay: {common.sentence(problem)}", file=sys.stderr, flush=True)
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+  if is_program or common.has_joined(arguments):
+    # Threads of orbax wait for minutes for each other, and then complain.
     os._exit(code)
   return code
 

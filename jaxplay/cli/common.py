@@ -17,6 +17,8 @@ from jaxplay import commands
 from jaxplay.cli import terminal
 
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 75, 130
+# Of the process of a trial, whose runner has to know that it did not crash.
+EXIT_STORAGE = 74
 
 # The way out where the directory of a report cannot be written.
 OUT = "`jaxplay report` with --out=FILE.html writes the page elsewhere"
@@ -182,6 +184,17 @@ def make_folder(path):
 
   if path is not None:
     rundir.RunDir(path).create()
+
+
+def folder_of(arguments):
+  """What a command works on, a path; None: nothing, or it is not known."""
+  from jaxplay import rundir
+
+  given = vars(arguments) if arguments else {}
+  for name in ("workdir", "study", "run", "ladder"):
+    if isinstance(given.get(name), str | os.PathLike):
+      return rundir.at(given[name])
+  return None
 
 
 def append(path, text):

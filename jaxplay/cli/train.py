@@ -45,6 +45,7 @@ def add(verbs):
     help="trace steps A to B into RUN/profile, for Perfetto and TensorBoard;"
     " tools/profile.py sums it up",
   )
+  train.add_argument("--of_study", action="store_true", help=argparse.SUPPRESS)
   common.add_devices(train)
   train.set_defaults(verb=_train)
   _add_branch(verbs)

@@ -22,13 +22,14 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import lifeline, provenance, rundir
+from jaxplay import lifeline, provenance, rundir, storage
 from jaxplay.study import study as study_lib
 
 # A trial that crashed is run once more, then it waits for a person.
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.2
-_EXIT_PREEMPTED = 75  # of `jaxplay train`: it saved, to be resumed
+# Of `jaxplay train --of_study`: it saved, to be resumed; the disk is full.
+_EXIT_STORAGE, _EXIT_PREEMPTED = 74, 75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Job:
   name: str
   run: rundir.RunDir
   config: ml_collections.ConfigDict
+
+  @property
+  def study(self) -> pathlib.Path:
+    """The study directory."""
+    return self.run.path.parents[self.name.count("/")]
 
   def is_done(self) -> bool:
     """Whether there is nothing left to run."""
@@ -83,7 +89,13 @@ class Job:
     return self.run.status().get("failures", 0)
 
   def claim(self) -> contextlib.ExitStack | None:
-    """Takes the lock if nobody has it and the job is open; else None."""
+    """Takes the lock if nobody has it and the job is open; else None.
+
+    Raises:
+      jaxplay.StorageError: The study is gone, and is not to be made again.
+    """
+    if storage.is_gone(self.study):
+      raise storage.gone(self.study)
     self.run.create()
     held = contextlib.ExitStack()
     try:
@@ -207,7 +219,7 @@ def run_populations(
   """Runs jobs in this process, those of one static config in one program.
 
   A population that was killed is continued as a whole. One that crashes,
-  crashes all its trials; each is tried once more.
+  crashes all its trials; each is tried once more, from what was saved.
 
   Args:
     jobs: What to run; those that are not open are left alone.
@@ -222,6 +234,7 @@ def run_populations(
 
   Raises:
     jaxplay.UserError: A run has begun with another config; nothing was run.
+    jaxplay.StorageError: The disk is full, or gone; no trial has crashed.
   """
   for job in jobs:
     job.check()
@@ -254,6 +267,8 @@ def _crash_of(members, tell):
   except jaxplay.UserError:
     raise
   except Exception as error:
+    if lost := storage.problem(error, members[0].study):
+      raise lost from error
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     tell(f"{len(members)} trials crashed: {reason}")
     for job, before in zip(members, failures, strict=True):
@@ -280,6 +295,8 @@ def _plan(known, study):
     members = [_job(study, name, known) for name in names]
     begun = [job for job in members if job is not None]
     left = [job for job in begun if not job.is_done()]
+    if None not in members and left and not any(j.is_open() for j in left):
+      continue  # All crashed twice: --retry_failed goes on from what it saved.
     if None in members or not left or not all(job.is_open() for job in left):
       _dissolve(path.parent, begun)
     elif waiting.keys() & set(names):
@@ -356,18 +373,15 @@ def _run_population(group, name, members, study, progress, first):
       name = first(lambda: _free_name(study, members))
     folder = study / "populations" / name
     first(lambda: _begin(folder, members))
-    try:
-      went_on = group.train(
-        [job.config for job in members],
-        [job.run for job in members],
-        folder / "checkpoints",
-        lambda statuses: progress.update(
-          {members[i].name: status for i, status in statuses.items()}
-        ),
-      )
-    except Exception:
-      first(lambda: rundir.remove(folder))
-      raise
+    # An error leaves the folder as it is: what was saved can be gone on with.
+    went_on = group.train(
+      [job.config for job in members],
+      [job.run for job in members],
+      folder / "checkpoints",
+      lambda statuses: progress.update(
+        {members[i].name: status for i, status in statuses.items()}
+      ),
+    )
     if went_on:
       first(lambda: rundir.remove(folder))
     return went_on
@@ -428,6 +442,7 @@ def run_processes(
 
   Raises:
     jaxplay.UserError: A run has begun with another config; nothing was run.
+    jaxplay.StorageError: The disk is full, or gone; no trial has crashed.
   """
   for job in jobs:
     job.check()
@@ -446,6 +461,8 @@ def run_processes(
           if code is not None:
             del running[name]
             said = _said(job, log)
+            if code == _EXIT_STORAGE:
+              raise _lost(job, said)
             if _is_to_run_again(job, failures, code, said, tell):
               waiting.append(job)
         stop.wait(_POLL_SECONDS)
@@ -454,8 +471,16 @@ def run_processes(
         process.terminate()  # It saves, and exits with 75.
       for job, _, process, log in running.values():
         process.wait()
-        _said(job, log)
+        with contextlib.suppress(OSError):  # Of a bucket; it ends anyway.
+          _said(job, log)
   return not stop.is_set()
+
+
+def _lost(job, said):
+  """What a process said of the disk, if there was room to say it."""
+  if said.startswith("jaxplay: "):
+    return jaxplay.StorageError(said.removeprefix("jaxplay: "))
+  return storage.full(job.study)
 
 
 def _is_to_run_again(job, failures, code, said, tell):
@@ -495,7 +520,7 @@ def _start(job, options, tied):
   log = rundir.open_to_append(path) if is_local else tempfile.TemporaryFile()
   process = subprocess.Popen(
     [
-      *(sys.executable, "-m", "jaxplay.cli", "train"),
+      *(sys.executable, "-m", "jaxplay.cli", "train", "--of_study"),
       f"--config={job.run.path / 'config.json'}",
       f"--workdir={job.run.path}",
       *options,

@@ -148,11 +148,13 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
   rundir.refuse_other(run.path, "a run")
   if run.config() is not None:
     return  # `train` looks whether it is the same.
+  if run.status() or "resumes" in (run.provenance() or {}):
+    run.refuse_remains()
+  # With times of the parent: they were paid for once.
+  lines = _whole_lines(parent, step)
   run.create()
   with run.lock():
     checkpoint.copy(parent.checkpoints, step, run.checkpoints)
-    # With times of the parent: they were paid for once.
-    lines = [line for line in parent.metrics() if line["step"] <= step]
     text = "".join(rundir.as_line(line) for line in lines)
     rundir.write_text(run.path / "metrics.jsonl", text)
     facts: dict[str, Any] = {
@@ -162,6 +164,27 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
       facts["dataset"] = dataset
     rundir.write_json(run.path / "provenance.json", facts)
     run.write_config(config_lib.as_json(config))  # Last: now it has begun.
+
+
+def _whole_lines(parent, step):
+  """The lines of metrics up to a checkpoint, which must all be there."""
+  try:
+    digest = (checkpoint.lines(parent.checkpoints, step) or [None])[0]
+  except checkpoint.Damaged as error:
+    raise jaxplay.UserError(
+      f"the checkpoint of step {step} in {str(parent.path)!r} is damaged"
+      f" ({error}); branch from another step"
+    ) from None
+  intervals = [parent.config()[key] for key in ("log_every", "eval_every")]
+  due = max(step // every * every for every in intervals)
+  lines = parent.metrics_until(step, digest, due=due)
+  if lines is None:
+    raise jaxplay.UserError(
+      f"{str(parent.path / 'metrics.jsonl')!r} is not what it was when the"
+      f" checkpoint of step {step} was saved: lines are missing, changed or"
+      " there twice; restore it from a copy, or branch from another step"
+    )
+  return lines
 
 
 def _constant_until(config):

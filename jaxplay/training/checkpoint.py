@@ -4,14 +4,24 @@ The best ones, so that the best step can be chosen at the end (Playbook, saving
 checkpoints and retrospectively selecting the best checkpoint). The latest two,
 so that a run whose newest checkpoint is damaged can fall back. And those of
 given steps, to branch from.
+
+Beside each are a checksum of its state and the digests of the lines of metrics
+up to its step, so that what a disk or a copy changed is not gone on with.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
+import json
 import logging
 import math
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +31,31 @@ from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import jaxplay
-from jaxplay import rundir
+from jaxplay import rundir, storage
+from jaxplay.training import checksum, sharding
 
 _FINISHED = "commit_success.txt"
+_INCOMPLETE = ".orbax-checkpoint-tmp"
+_FACTS = pathlib.PurePath("metrics", "metrics")  # of a checkpoint, as JSON
 _SMALL = 2**20  # bytes
+# Of checkpoints that older versions left: nothing to check them by.
+_OLD_FACTS = {"objective", "step"}
+
+
+class Damaged(Exception):
+  """A checkpoint is not what was saved."""
+
+
+class Unfit(Exception):
+  """There are checkpoints, and of none the lines of metrics are whole.
+
+  Attributes:
+    step: That of the newest.
+  """
+
+  def __init__(self, step: int):
+    super().__init__(f"of the checkpoint of step {step}")
+    self.step = step
 
 
 class Checkpoints:
@@ -36,6 +67,7 @@ class Checkpoints:
     *,
     keep_best: int,
     is_kept: Callable[[int], bool] = lambda step: False,
+    tell: Callable[[str], None] = lambda sentence: None,
   ):
     """Opens or makes `folder`.
 
@@ -43,6 +75,8 @@ class Checkpoints:
       folder: The run's folder of checkpoints.
       keep_best: How many of the best to keep.
       is_kept: Whether the checkpoint of a step is to be kept for good.
+      tell: Called with a sentence about each damaged checkpoint; these are
+        deleted.
 
     Raises:
       jaxplay.UserError: orbax cannot write there.
@@ -57,6 +91,10 @@ class Checkpoints:
       keep.append(
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
+    self._folder, self._tell = folder, tell
+    # orbax reads these facts first of all, and fails on those of any step.
+    for step, problem in sharding.from_first_host(self._damaged_facts):
+      tell(_deleted(step, problem))
     self._manager = _Manager(
       rundir.absolute(folder),
       options=ocp.CheckpointManagerOptions(
@@ -70,21 +108,32 @@ class Checkpoints:
     """Steps that can be restored, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state: Any, value: float) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    value: float,
+    lines: Sequence[Mapping[str, Any]] = (),
+  ) -> None:
     """Starts to save; returns once the state may be overwritten.
 
     Args:
       step: Updates made.
       state: Tree of arrays.
       value: The objective, less is better; NaN counts as the worst.
+      lines: A `rundir.Digest` of the metrics of each run whose state this is.
     """
     # Preempted at a step that was just saved.
     if step in self._manager.all_steps():
       return
+    if storage.is_gone(self._folder):  # orbax would make it again.
+      raise FileNotFoundError(
+        errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder)
+      )
     self._manager.save(
       step,
       args=ocp.args.StandardSave(_without_copies(state)),
-      metrics=_metrics(step, value),
+      metrics=_facts(step, value, state, lines),
       force=True,
     )
 
@@ -93,11 +142,34 @@ class Checkpoints:
 
     Raises:
       jaxplay.UserError: It is the state of another model or optimizer.
+      jaxplay.StorageError: It cannot be read now.
+      Damaged: It is not what was saved. orbax raises other errors for many a
+        damage; they are made this one.
     """
-    self._check_shapes(step, like)
-    return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+    try:
+      facts = _read_facts(self._folder, step)
+      different = self._different_shapes(step, like)
+      if different and facts.get("shapes") != _crc32(_shapes(like)):
+        raise jaxplay.UserError(
+          f"the checkpoint of step {step} is of another model, vocabulary or"
+          f" optimizer: {different}; use another workdir"
+        )
+      state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+      if "state" in facts and facts["state"] != checksum.of(state):
+        raise Damaged("its checksum is another")
+    except (jaxplay.UserError, Damaged):
+      raise
+    # Of this machine, and not of what is on the disk.
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as error:
+      if found := storage.problem(error, self._folder):
+        raise found from error
+      raise Damaged(f"{type(error).__name__}: {error}"[:100]) from error
+    return state
 
-  def _check_shapes(self, step, like):
+  def _different_shapes(self, step, like):
+    """The first leaf that was saved with another shape, in words; or ""."""
     folder = self._manager.directory / str(step) / "default"
     saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
     wanted = _shapes(like)
@@ -107,45 +179,74 @@ class Checkpoints:
       for name in sorted(saved.keys() | wanted.keys())
       if saved.get(name) != wanted.get(name)
     ]
-    if different:
-      more = f" ({len(different)} differ)" if len(different) > 1 else ""
-      raise jaxplay.UserError(
-        f"the checkpoint of step {step} is of another model, vocabulary or"
-        f" optimizer: {different[0]}{more}; use another workdir"
-      )
+    more = f" ({len(different)} differ)" if len(different) > 1 else ""
+    return f"{different[0]}{more}" if different else ""
 
   def restore_newest(
-    self, like: Any, tell: Callable[[str], None]
+    self,
+    like: Any,
+    fits: Callable[[int, list[dict[str, Any]] | None], bool],
   ) -> tuple[int, Any] | None:
-    """The newest checkpoint that can be read, and its step.
+    """The newest checkpoint that can be gone on with, and its step.
 
-    Damaged ones are told, deleted, and skipped.
+    Damaged ones are reported, deleted, and skipped. If some that do not fit are
+    newer than one that does, they are deleted, too: what comes after it is
+    made again.
 
     Args:
       like: ShapeDtypeStructs with the shardings to restore to.
-      tell: Called with a sentence about each damaged checkpoint.
+      fits: `fits(step, lines)` is whether the lines of metrics are whole; see
+        `lines`.
 
     Returns:
       (step, state), or None where there is no intact checkpoint.
+
+    Raises:
+      Unfit: There are intact ones, and none fits.
     """
+    others = []
     for step in reversed(self.steps()):
-      try:
-        state, problem = self.restore(step, like), None
-      except jaxplay.UserError:
-        raise  # It is not damaged, and must not be deleted.
-      except Exception as error:  # orbax raises many kinds for many damages.
-        state, problem = None, f"{type(error).__name__}: {error}"[:100]
-      # A shard may be damaged for one host only; all fall back together.
-      if _all_hosts(problem is None):
-        return step, state
-      # orbax leaves its other reads to fail; each would be logged at length.
-      logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-      tell(
-        f"the checkpoint of step {step} is damaged and was deleted"
-        f" ({problem or 'on another host'}); falling back to the one before"
-      )
-      self._manager.delete(step)
+      if not _all_hosts(fits(step, lines(self._folder, step))):
+        others.append(step)
+        continue
+      state = self.restore_intact(step, like)
+      if state is None:
+        continue
+      for other in others:
+        self._tell(
+          f"lines of metrics before step {other} are missing or changed; going"
+          f" back to the checkpoint of step {step}, before which they are whole"
+        )
+        self._manager.delete(other)
+      return step, state
+    if others:
+      raise Unfit(others[0])
     return None
+
+  def restore_intact(self, step: int, like: Any) -> Any | None:
+    """As `restore`; None: it was damaged, which is reported, and deleted."""
+    try:
+      state, problem = self.restore(step, like), None
+    except Damaged as error:
+      state, problem = None, str(error)
+      _hush()  # orbax leaves its other reads to fail.
+    # A shard may be damaged for one host only; all fall back together.
+    if _all_hosts(problem is None):
+      return state
+    self._tell(_deleted(step, problem or "on another host"))
+    self._manager.delete(step)
+    return None
+
+  def _damaged_facts(self):
+    """Deletes checkpoints whose facts are damaged: (step, problem) of each."""
+    found = []
+    for step in steps(self._folder):
+      try:
+        _read_facts(self._folder, step)
+      except Damaged as error:
+        found.append((step, str(error)))
+        rundir.remove(self._folder / str(step))
+    return found
 
   def delete_all(self) -> None:
     """Forgets every checkpoint."""
@@ -159,6 +260,15 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and gives the folder free."""
     self._manager.close()
+
+  def abandon(self) -> None:
+    """As `close`, after an error of storage: what is incomplete is removed."""
+    _hush()
+    with contextlib.suppress(Exception):  # It was raised already.
+      self._manager.close()
+    if rundir.is_local(self._folder):
+      for path in self._folder.glob(f"*{_INCOMPLETE}"):
+        rundir.remove(path)
 
 
 @dataclasses.dataclass
@@ -191,6 +301,63 @@ def steps(folder: pathlib.Path) -> list[int]:
   )
 
 
+def _deleted(step, problem):
+  return (
+    f"the checkpoint of step {step} is damaged and was deleted ({problem});"
+    " falling back to another"
+  )
+
+
+class _OfOrbax(logging.Filter):
+  """Drops the tracebacks that threads of orbax log.
+
+  Each of its threads logs the error of the first one, 324 lines for a full
+  disk, and then it is raised for us as well.
+  """
+
+  def filter(self, record):
+    return not (record.exc_info and "/orbax/" in record.pathname)
+
+
+def _but_for_closed_loops(hook):
+  """`sys.excepthook` without what TensorStore's threads print.
+
+  After the first error of a save or a restore orbax closes the event loop to
+  which they report theirs.
+  """
+
+  def excepthook(kind, error, traceback):
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+      hook(kind, error, traceback)
+
+  return excepthook
+
+
+logging.getLogger("absl").addFilter(_OfOrbax())
+sys.excepthook = _but_for_closed_loops(sys.excepthook)
+
+
+def _hush():
+  """Silences what orbax leaves to end by itself after an error."""
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  warnings.filterwarnings(
+    "ignore", "coroutine .* was never awaited", RuntimeWarning
+  )
+
+
+def lines(folder: pathlib.Path, step: int) -> list[dict[str, Any]] | None:
+  """What a checkpoint knows of the lines of metrics up to its step.
+
+  Returns:
+    A `rundir.Digest` of each run whose state it is; None: it knows nothing, as
+    an older version saved it.
+
+  Raises:
+    Damaged: It is not what was saved.
+  """
+  return _read_facts(folder, step).get("lines")
+
+
 class _Manager(ocp.CheckpointManager):
   """Leaves it to the loop to ask for preemptions.
 
@@ -215,7 +382,8 @@ def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
 
 
 def write(
-  folder: pathlib.Path, states: Mapping[int, tuple[Any, float]]
+  folder: pathlib.Path,
+  states: Mapping[int, tuple[Any, float, Mapping[str, Any]]],
 ) -> None:
   """Writes finished checkpoints that `Checkpoints(folder)` can read.
 
@@ -224,14 +392,15 @@ def write(
 
   Args:
     folder: The run's folder of checkpoints; there is nothing in it.
-    states: Step -> (tree of numpy arrays, objective).
+    states: Step -> (tree of numpy arrays, objective, `rundir.Digest` of the
+      metrics up to that step).
   """
-  for step, (state, value) in states.items():
+  for step, (state, value, lines) in states.items():
     _writer().save(
       rundir.absolute(folder) / str(step),
       args=ocp.args.Composite(
         default=ocp.args.StandardSave(state),
-        metrics=ocp.args.JsonSave(_metrics(step, value)),
+        metrics=ocp.args.JsonSave(_facts(step, value, state, [lines])),
       ),
       force=True,
     )
@@ -262,10 +431,48 @@ def _without_copies(state):
   return state if jax.process_count() > 1 else jax.tree.map(of_one, state)
 
 
-def _metrics(step, value):
+def _facts(step, value, state, lines):
+  """What is kept beside a state; orbax calls it the metrics of a step."""
   # NaN counts as the worst: orbax's comparison would delete the true best.
-  worst = value if math.isfinite(value) else math.inf
-  return {"objective": worst, "step": step}
+  worst = float(value) if math.isfinite(value) else math.inf
+  facts = {
+    "objective": worst,
+    "step": int(step),
+    "shapes": _crc32(_shapes(state)),
+    "state": checksum.of(state),
+    "lines": [dict(digest) for digest in lines],
+  }
+  return facts | {"crc32": _crc32(facts)}
+
+
+def _crc32(facts):
+  return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+
+
+def _read_facts(folder, step):
+  """What `_facts` made for a step.
+
+  Raises:
+    Damaged: It was something else.
+    jaxplay.StorageError: It cannot be read now.
+  """
+  path = folder / str(step) / _FACTS
+  try:
+    facts = json.loads(path.read_bytes())
+    intact = facts["step"] == step and type(facts["objective"]) is float
+    if facts.keys() != _OLD_FACTS:
+      intact = intact and facts.pop("crc32") == _crc32(facts)
+  except (ValueError, LookupError, TypeError, AttributeError):
+    intact = False
+  except OSError as error:
+    if found := storage.problem(error, folder):
+      raise found from error
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+      raise
+    intact = False
+  if not intact:
+    raise Damaged("its facts are not what was saved")
+  return facts
 
 
 def _goodness(metrics):

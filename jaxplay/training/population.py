@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import rundir, storage
 from jaxplay.training import (
   checkpoint,
   evaluate,
@@ -64,6 +64,7 @@ class Group:
     """
     train.check_same_hosts(configs)
     config = self.config = configs[0]
+    self.tell = tell
     config_lib.validate(config, jax.device_count(), trials=True)
     self.workload = train.make_workload(config, trials=True)
     self.mesh = self.workload.mesh
@@ -463,7 +464,10 @@ class _Population:
       run.status().get("status") not in rundir.DONE for run in runs
     ]
     self._hparams = group.hparams(configs)
-    self._checkpoints = checkpoint.Checkpoints(folder, keep_best=0)
+    self._folder, self._tell_user = folder, group.tell
+    self._checkpoints = checkpoint.Checkpoints(
+      folder, keep_best=0, tell=group.tell
+    )
 
   def train(self):
     for i in self._alive():
@@ -471,13 +475,22 @@ class _Population:
       train.check_same_data(self._records[i].run, self._group.workload.dataset)
     self._write_beginnings()
     try:
-      return self._train()
-    except Exception as error:
-      for i in self._alive():
-        self._records[i].failed(error)
-      raise
-    finally:
+      went_on = self._train()
       self._checkpoints.close()
+      return went_on
+    except Exception as error:
+      self._stopped_by(error)
+      raise
+
+  def _stopped_by(self, error):
+    lost = storage.problem(error, self._folder)
+    if jax.process_count() == 1:  # Else a host that died is waited for.
+      self._checkpoints.abandon()
+    for i in self._alive():
+      if lost is not None:
+        self._records[i].interrupted(lost)
+      elif not isinstance(error, jaxplay.UserError):
+        self._records[i].failed(error)
 
   def _alive(self):
     return np.flatnonzero(self._live)
@@ -532,12 +545,27 @@ class _Population:
     """Begins with the newest checkpoint; returns its step."""
     group, num = self._group, len(self._records)
     like = group.packed_like(num)
-    restored = self._checkpoints.restore_newest(
-      {"states": like, "best": like}, lambda sentence: None
-    )
+    lines = {}  # Step -> those up to it, of each trial that is alive.
+
+    def fits(at, digests):
+      lines[at] = {
+        i: self._records[i].lines_until(at, digests and digests[i])
+        for i in self._alive()
+      }
+      return None not in lines[at].values()
+
+    try:
+      restored = self._checkpoints.restore_newest(
+        {"states": like, "best": like}, fits
+      )
+    except checkpoint.Unfit as error:
+      # Another runner had begun a trial anew; or a file was damaged.
+      self._tell_user(
+        f"lines of metrics before step {error.step} are missing or changed;"
+        " the trials begin anew"
+      )
+      restored = None
     start = restored[0] if restored is not None else 0
-    if any(self._lacks_lines(i, start) for i in self._alive()):
-      start = 0  # Another runner had begun it anew.
     if start:
       self._states = group.unpacked(restored[1]["states"])
       self._best = group.unpacked(restored[1]["best"])
@@ -547,18 +575,12 @@ class _Population:
       self._best = jax.tree.map(jax.numpy.copy, self._states)
     for i in self._alive():
       one = self._records[i]
-      one.resume(start)
+      one.resume(start, lines[start][i] if start else [])
       # Of another runner, that did not finish this trial.
       if one.writes:
         rundir.remove(one.run.checkpoints)
     self._tell("running", self._alive())
     return start
-
-  def _lacks_lines(self, i, at):
-    intervals = self._config.log_every, self._config.eval_every
-    due = max(at // every * every for every in intervals)
-    lines = self._records[i].run.metrics()
-    return (lines[-1]["step"] if lines else 0) < due
 
   def _tell(self, status, places):
     self._progress(
@@ -623,7 +645,8 @@ class _Population:
       "states": self._group.packed(self._states, num),
       "best": self._group.packed(self._best, num),
     }
-    self._checkpoints.save(at, trees, np.nan)
+    digests = [one.digest for one in self._records]
+    self._checkpoints.save(at, trees, np.nan, digests)
     for i in self._alive():
       self._records[i].write_status("running")
 
@@ -668,10 +691,12 @@ class _Population:
     if one.step == config.max_train_steps:
       last = jax.device_get(group.take(self._states, i))
       value = one.lines[-1][config.objective]
-      states[one.step] = last, value
+      states[one.step] = last, value, one.digest
     if best is not None:
       state = jax.device_get(group.take(self._best, i))
-      states[best["step"]] = state, best["value"]
+      before = [line for line in one.lines if line["step"] <= best["step"]]
+      digest = rundir.Digest(before).as_json()
+      states[best["step"]] = state, best["value"], digest
     checkpoint.write(one.run.checkpoints, states)
     return state
 

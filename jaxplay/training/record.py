@@ -3,6 +3,7 @@
 Every host keeps the record, host 0 writes it (M1).
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
+import jaxplay
 from jaxplay import rundir
 from jaxplay.training import metrics
 
@@ -35,7 +37,7 @@ class Record:
     status = run.status()
     self.run, self._config = run, config
     self.writes = jax.process_index() == 0
-    self.lines = []  # lines of metrics so far
+    self.adopt([])
     self.best = status.get("best")  # see `rundir.best_line`
     self.step = status.get("step", 0)
     self._facts = {
@@ -44,18 +46,55 @@ class Record:
     self._seconds_before = status.get("seconds", 0.0)
     self._started = self._told = time.monotonic()
 
-  def resume(self, step: int) -> None:
-    """Forgets what comes after `step`: it will be made again."""
-    self.lines = [line for line in self.run.metrics() if line["step"] <= step]
+  def adopt(self, lines: list[dict[str, Any]]) -> None:
+    """Takes these for the lines of metrics so far."""
+    self.lines, self._digest = lines, rundir.Digest(lines)
+
+  @property
+  def digest(self) -> dict[str, Any]:
+    """Of the lines so far; see `rundir.Digest`."""
+    return self._digest.as_json()
+
+  def lines_until(
+    self, step: int, digest: Mapping[str, Any] | None
+  ) -> list[dict[str, Any]] | None:
+    """The lines on the disk up to `step`, if they are whole; else None.
+
+    Args:
+      step: Updates made.
+      digest: What a checkpoint of that step knows of them; None: nothing.
+    """
+    intervals = self._config.log_every, self._config.eval_every
+    due = max(step // every * every for every in intervals)
+    return self.run.metrics_until(step, digest, due=due)
+
+  def resume(self, step: int, lines: list[dict[str, Any]]) -> None:
+    """Forgets what comes after `step`: it will be made again.
+
+    Args:
+      step: Updates made.
+      lines: Those up to it, from `lines_until`.
+    """
+    self.adopt(lines)
     if self.writes:
-      self.run.rewind_metrics(step)
+      self.run.rewind_metrics(step, lines)
     self.step = step
     self.best = rundir.best_line(self.lines, self._config.objective)
     self.write_status("running")
 
+  def complete(self) -> None:
+    """Makes sure, at the end, that all lines are on the disk, and no others."""
+    there = self.run.metrics_until(self.step, None)
+    if not self.lines:  # They were written by an earlier start.
+      self.adopt(there or [])
+    elif self.writes and there != rundir.plain(self.lines):
+      # Somebody was at the file meanwhile. Here they are as they were written.
+      self.run.rewind_metrics(self.step, self.lines)
+
   def write_line(self, line: dict[str, Any]) -> None:
     """Appends a line of metrics."""
     self.lines.append(line)
+    self._digest.append(line)
     self.step = line["step"]
     self.best = self.best or rundir.best_line([line], self._config.objective)
     value = line.get(self._config.objective)
@@ -134,6 +173,8 @@ class Record:
       seconds=round(self._seconds_before + time.monotonic() - self._started, 3),
       **self._facts,
     )
+    if status in rundir.DONE:
+      content["lines"] = self.digest
     content |= fields
     self._told = time.monotonic()
     if self.writes:
@@ -145,6 +186,11 @@ class Record:
     self._facts["failures"] = self._facts.get("failures", 0) + 1
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     return self.write_status("failed", reason=reason)
+
+  def interrupted(self, problem: jaxplay.StorageError) -> None:
+    """Ends this attempt, in which nothing was wrong with the run itself."""
+    with contextlib.suppress(Exception):  # It is that which cannot be written.
+      self.write_status("preempted", reason=str(problem))
 
   def seconds_since_status(self) -> float:
     """Age of status.json."""

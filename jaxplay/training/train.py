@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import data, models, rundir
+from jaxplay import data, models, rundir, storage
 from jaxplay import provenance as provenance_lib
 from jaxplay.data import order
 from jaxplay.training import (
@@ -336,11 +336,18 @@ def train(
 
   Raises:
     jaxplay.UserError: The request is wrong: another config in this workdir, a
-      data set that is not there.
+      data set that is not there, lines of metrics that are not there any more.
+    jaxplay.StorageError: What is saved cannot be written or read.
   """
   check_same_hosts([config])
   run = rundir.RunDir(workdir)
-  rundir.refuse_other(workdir, "a run")
+  with storage.reported(run.path):
+    return _train_in(run, config, console, extend, profile)
+
+
+def _train_in(run, config, console, extend, profile):
+  rundir.refuse_other(run.path, "a run")
+  run.refuse_remains()
   if extend:
     check_extends(run, config)
   # What cannot begin leaves nothing behind.
@@ -359,6 +366,8 @@ def _train(config, run, console, extend, profile, workload):
   if status.get("status") == "completed":
     done = status["step"] >= config.max_train_steps
   wants_test = config.report_test and status.get("status") == "completed"
+  if done:
+    run.check_metrics()
   if done and (not wants_test or "test" in status):
     console.tell(
       f"{run.path} holds a finished run ({status['status']} at step"
@@ -376,6 +385,7 @@ def _train(config, run, console, extend, profile, workload):
     run.checkpoints,
     keep_best=config.keep_best,
     is_kept=lambda at: config_lib.is_kept(at, config),
+    tell=console.tell,
   )
   tracer = _Tracer(run.path / "profile", profile)
   trainer = _Run(config, workload, run, checkpoints, console, tracer)
@@ -383,10 +393,13 @@ def _train(config, run, console, extend, profile, workload):
     ended = None if done else trainer.train()
     status = ended or trainer.finish()
   except Exception as error:
-    trainer.record.failed(error)
+    lost = storage.problem(error, run.path)
     if jax.process_count() == 1:  # Else a host that died is waited for.
-      with contextlib.suppress(Exception):  # The first error is to be told.
-        checkpoints.close()
+      checkpoints.abandon()
+    if lost is not None:
+      trainer.record.interrupted(lost)
+    elif not isinstance(error, jaxplay.UserError):
+      trainer.record.failed(error)
     raise
   checkpoints.close()
   return status
@@ -515,7 +528,6 @@ class _Run:
     """
     config, workload = self._config, self._workload
     state, start = self._restore()
-    self.record.resume(start)
     self._values = sorted(self.record.values())
     feeder = make_feed(workload, config, start)
     # On the devices once, not at every call.
@@ -565,13 +577,34 @@ class _Run:
     )
 
   def _restore(self):
-    restored = self._checkpoints.restore_newest(
-      self._workload.state, self._console.tell
-    )
-    if restored is None:
-      return self._workload.init(), 0
-    start, state = restored
-    self._console.tell(f"resuming from the checkpoint of step {start}")
+    found = {0: []}  # Step -> lines up to it.
+
+    def fits(at, digests):
+      # By an older version, if there are none.
+      lines = self.record.lines_until(at, (digests or [None])[0])
+      found[at] = lines
+      return lines is not None
+
+    try:
+      restored = self._checkpoints.restore_newest(self._workload.state, fits)
+    except checkpoint.Unfit as error:
+      raise jaxplay.UserError(
+        f"{str(self.record.run.path / 'metrics.jsonl')!r} is not what it was"
+        f" when the checkpoint of step {error.step} was saved: lines are"
+        " missing, changed or there twice; restore it from a copy, or use"
+        " another workdir"
+      ) from None
+    origin = (self.record.run.provenance() or {}).get("branch")
+    if restored is None and origin:
+      raise jaxplay.UserError(
+        f"{str(self.record.run.path)!r} is a branch of {origin['run']!r}, and"
+        f" no checkpoint in it is intact, not that of step {origin['step']}"
+        " either; branch from another step, in another workdir"
+      )
+    start, state = restored or (0, self._workload.init())
+    if restored is not None:
+      self._console.tell(f"resuming from the checkpoint of step {start}")
+    self.record.resume(start, found[start])
     return state, start
 
   def _settle(self, at, tally, clock):
@@ -615,11 +648,14 @@ class _Run:
     if len(line) > 1:
       self._write_line(line)
     if keep:
-      # A checkpoint promises that all lines up to its step are on the disk.
-      self.record.sync()
-      self._checkpoints.save(at, state, value)
+      self._save(at, state, value)
     if self.record.seconds_since_status() > STATUS_SECONDS:
       self.record.write_status("running")
+
+  def _save(self, at, state, value):
+    # A checkpoint promises that all lines up to its step are on the disk.
+    self.record.sync()
+    self._checkpoints.save(at, state, value, [self.record.digest])
 
   def _evaluate(self, at, state):
     variables = self._eval_variables(state, self._workload.hparams)
@@ -643,8 +679,7 @@ class _Run:
     if diverged:
       return self.record.infeasible(*diverged)
     self.record.step = at
-    self.record.sync()
-    self._checkpoints.save(at, state, np.nan)
+    self._save(at, state, np.nan)
     self._checkpoints.wait()
     return self.record.write_status("preempted", reason=PREEMPTED)
 
@@ -652,14 +687,11 @@ class _Run:
     """Chooses the best checkpoint, exports it, and tests it if asked to."""
     config, record = self._config, self.record
     self._checkpoints.wait()
-    record.step, record.lines = config.max_train_steps, record.run.metrics()
-    kept = self._checkpoints.steps()
-    best = rundir.best_line(
-      [line for line in record.lines if line["step"] in kept], config.objective
-    )
+    record.step = config.max_train_steps
+    record.complete()
+    best, state = self._best()
     if best is None:  # Every evaluation was NaN: nothing to choose.
       return record.write_status("completed")
-    state = self._checkpoints.restore(best["step"], self._workload.state)
     variables = self._eval_variables(state, self._workload.hparams)
     weights = variables[evaluate.suffix(config.objective)]
     extra = {"best": best}
@@ -677,6 +709,27 @@ class _Run:
         )
         evaluate.write_export(record.run.export, program, weights)
     return record.write_status("completed", **extra)
+
+
+  def _best(self):
+    """(best line, state): of the checkpoints that are there and intact."""
+    while True:
+      kept = self._checkpoints.steps()
+      lines = [line for line in self.record.lines if line["step"] in kept]
+      best = rundir.best_line(lines, self._config.objective)
+      if best is None and self.record.best is not None:
+        raise jaxplay.StorageError(
+          f"no checkpoint in {str(self.record.run.checkpoints)!r} is intact of"
+          " those that the best is chosen from; the same command trains what is"
+          " missing"
+        )
+      if best is None:
+        return None, None
+      state = self._checkpoints.restore_intact(
+        best["step"], self._workload.state
+      )
+      if state is not None:
+        return best, state
 
 
 def next_stop(at: int, config: ml_collections.ConfigDict) -> int:

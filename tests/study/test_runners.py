@@ -1,6 +1,7 @@
 """Runners: each trial exactly once, whatever happens to whom."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 
 import pytest
 
+import jaxplay
 from jaxplay import cli, rundir
 from jaxplay.study import runners
 from jaxplay.study import space as space_lib
@@ -209,6 +211,61 @@ def test_one_population_crashes_for_itself(tmp_path):
   assert trained == ["0002", "0003", "closed", "closed"]
   assert [job.failures() for job in jobs] == [2, 2, 0, 0]
   assert "disk on fire" in jobs[1].run.status()["reason"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_an_error_deletes_nothing_of_a_population(tmp_path, full):
+  """G7: after a full disk, or a crash, what was saved is gone on with."""
+  jobs, found = _jobs(tmp_path, 2), []
+
+  class Group:
+    """Saves something, and then the disk is full, or it crashes."""
+
+    size = 2
+
+    def train(self, configs, runs_, folder, progress):
+      found.append((folder / "8").exists())
+      (folder / "8").mkdir(parents=True, exist_ok=True)
+      error = OSError(errno.ENOSPC if full else errno.EEXIST, "no", "FILE")
+      raise ValueError("orbax failed") from error
+
+    def close(self):
+      pass
+
+  def run():
+    return runners.run_populations(
+      jobs,
+      study=tmp_path,
+      make_group=lambda configs: Group(),
+      progress=runners.Progress(jobs, runs.Quiet()),
+      tell=lambda sentence: None,
+    )
+
+  if full:  # It is not tried again, and no trial has crashed.
+    for _ in range(3):
+      with pytest.raises(jaxplay.StorageError, match="'FILE'.*same command"):
+        run()
+    assert found == [False, True, True]
+    assert [job.failures() for job in jobs] == [0, 0]
+  else:
+    assert run()
+    assert [job.failures() for job in jobs] == [2, 2]
+    for job in jobs:
+      job.forgive()
+    assert run()
+    assert found == [False, True, True, True]
+  assert (tmp_path / "populations" / "trials-0000" / "members.json").exists()
+
+
+def test_a_study_that_is_gone_is_not_made_again(tmp_path):
+  """A trial of a study whose folder was removed is not begun."""
+  study = tmp_path / "study"
+  studies.trial(study, 0).create()
+  (job,) = _jobs(study, 1)
+  shutil.rmtree(study)
+  with pytest.raises(jaxplay.StorageError, match="was removed"):
+    job.claim()
+  assert not study.exists()
 
 
 def test_what_does_not_compile_is_tried_twice(tmp_path):

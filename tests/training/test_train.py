@@ -1,18 +1,21 @@
 """Properties of whole runs: resume, kill, preempt, damage, feeds."""
 
+import collections
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import rundir
-from jaxplay.training import checkpoint, train
+from jaxplay.training import checkpoint, checksum, sharding, train
 from tests.data import tiny_tfds
 from tests.training import runs
 
@@ -177,6 +180,215 @@ def test_two_processes_never_train_in_one_workdir(tmp_path):
 
   status, _ = runs.train_here(keys, tmp_path / "run", 20, again)
   assert refused and status["status"] == "completed"
+
+
+@pytest.fixture(scope="module")
+def stopped(whole, tmp_path_factory):
+  """A run that was stopped at step 36, and has checkpoints before that."""
+  keys, _ = whole
+  workdir = tmp_path_factory.mktemp("stopped") / "run"
+  status, _ = runs.train_here(keys, workdir, 36, runs.preempt)
+  assert status["status"] == "preempted"
+  return workdir
+
+
+def _edit_lines(workdir, edit):
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(edit(lines)))
+
+
+def test_lost_lines_are_made_again(whole, stopped, tmp_path):
+  """G7: metrics cut under a checkpoint: from one before which they are whole.
+
+  The run ends as if nothing had happened.
+  """
+  keys, workdir = whole
+  shutil.copytree(stopped, tmp_path / "run")
+  before = checkpoint.steps(tmp_path / "run" / "checkpoints")
+  _edit_lines(tmp_path / "run", lambda lines: lines[: before[-2] // 4])
+  status, told = runs.train_here(keys, tmp_path / "run")
+  assert any(f"before step {before[-1]} are missing" in text for text in told)
+  assert f"resuming from the checkpoint of step {before[-2]}" in told
+  assert status["status"] == "completed"
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+  "edit",
+  [
+    lambda lines: [],
+    lambda lines: lines[1:],
+    lambda lines: [*lines[:1], *lines],
+  ],
+)
+def test_lost_lines_that_no_checkpoint_makes_again(
+  whole, stopped, tmp_path, edit
+):
+  """G7: a run never goes on without its first lines, and nothing changes."""
+  keys, _ = whole
+  shutil.copytree(stopped, tmp_path / "run")
+  _edit_lines(tmp_path / "run", edit)
+  before = _contents(tmp_path / "run")
+  with pytest.raises(jaxplay.UserError, match="metrics.jsonl.*restore it"):
+    runs.train_here(keys, tmp_path / "run")
+  after = _contents(tmp_path / "run")
+  for name in ("metrics.jsonl", "status.json", "config.json"):
+    assert before[name] == after[name]
+  saved = [name for name in before if name.startswith("checkpoints")]
+  assert saved and all(before[name] == after[name] for name in saved)
+
+
+def _contents(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def test_a_finished_run_that_lost_its_metrics(whole, tmp_path):
+  """G7: what is left of it is no result, and is not called finished."""
+  keys, workdir = whole
+  shutil.copytree(workdir, tmp_path / "run")
+  (tmp_path / "run" / "metrics.jsonl").unlink()
+  with pytest.raises(jaxplay.UserError, match="metrics.jsonl.*restore it"):
+    runs.train_here(keys, tmp_path / "run")
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_lost_its_config(stopped, tmp_path):
+  """G7: checkpoints of which config are not gone on with."""
+  shutil.copytree(stopped, tmp_path / "run")
+  (tmp_path / "run" / "config.json").unlink()
+  with pytest.raises(jaxplay.UserError, match="no config.json; restore it"):
+    runs.train_here(runs.overrides(), tmp_path / "run")
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
+# See test_damaged_newest_checkpoint.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_any_flipped_bit_is_found(whole, stopped, tmp_path):
+  """G7: bits of every file of a checkpoint, in many places.
+
+  What is restored is what was saved: of that step, or else of the one before.
+  """
+  keys, _ = whole
+  workload = train.make_workload(runs.make_config(keys))
+  folder = stopped / "checkpoints"
+  *_, before, newest = checkpoint.steps(folder)
+  opened = checkpoint.Checkpoints(folder, keep_best=1)
+  saved = {
+    step: jax.tree.leaves(jax.device_get(opened.restore(step, workload.state)))
+    for step in (before, newest)
+  }
+  opened.close()
+  random = np.random.default_rng(0)
+  files = [p for p in (folder / str(newest)).rglob("*") if p.stat().st_size]
+  files = sorted(path for path in files if path.is_file())
+  found = collections.Counter()
+  for path in files:
+    size = path.stat().st_size
+    for place in random.integers(size, size=3 if size > 10_000 else 1):
+      copy = tmp_path / "checkpoints"
+      shutil.copytree(folder, copy)
+      damaged = copy / path.relative_to(folder)
+      data = bytearray(damaged.read_bytes())
+      data[place] ^= 1 << random.integers(8)
+      damaged.write_bytes(data)
+      told = []
+      opened = checkpoint.Checkpoints(copy, keep_best=1, tell=told.append)
+      step, state = opened.restore_newest(workload.state, lambda *_: True)
+      opened.close()
+      assert (step == newest) == (not told), (damaged, told)
+      for one, other in zip(jax.tree.leaves(state), saved[step], strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=f"{path} {place}")
+      found[step] += 1
+      shutil.rmtree(copy)
+  # Some bits hold nothing that is read.
+  assert found[before] > 5 and found[newest]
+
+
+def test_a_checksum_sees_any_change(whole):
+  """G7: of each leaf, whatever its type; and is the same however laid out."""
+  random = np.random.default_rng(0)
+  tree = {
+    "a": random.normal(size=(16, 30)).astype(np.float32),
+    "b": random.normal(size=(8, 9_000)).astype(np.float32),  # on the devices
+    "c": random.integers(0, 255, 7).astype(np.uint8),
+    "d": random.normal(size=5).astype(np.float16),
+    "e": np.array([True, False]),
+    "f": np.array(3, np.int32),
+    "g": np.zeros([0, 3], np.float32),
+  }
+  expected = checksum.of(tree)
+  everywhere = jax.tree.map(jax.numpy.asarray, tree)
+  assert checksum.of(everywhere) == expected
+  mesh = sharding.make_mesh(data=4, fsdp=2)
+  for where in (sharding.batch(mesh), sharding.batch(mesh, 1)):
+    for name in "ab":
+      if tree[name].shape[len(where.spec) - 1] % 8 == 0:
+        moved = everywhere | {name: jax.device_put(tree[name], where)}
+        assert checksum.of(moved) == expected
+  for name in "abcdf":
+    bits = np.frombuffer(tree[name].tobytes(), np.uint8).copy()
+    bits[random.integers(len(bits))] ^= 1 << random.integers(8)
+    changed = bits.view(tree[name].dtype).reshape(tree[name].shape)
+    assert checksum.of(tree | {name: changed}) != expected, name
+  assert checksum.of(tree | {"e": ~tree["e"]}) != expected
+  assert checksum.of(tree | {"a": tree["a"][::-1]}) != expected
+
+
+def test_a_damaged_best_checkpoint_is_not_chosen(whole, tmp_path):
+  """G7: the best of those that are intact is; the run is not held up."""
+  keys, workdir = whole
+  shutil.copytree(workdir, tmp_path / "run")
+  run = rundir.RunDir(tmp_path / "run")
+  best = run.status()["best"]["step"]
+  for path in (run.checkpoints / str(best)).rglob("*"):
+    if path.is_file() and path.stat().st_size > 1000:
+      _flip_bits(path)
+  status, told = runs.train_here(keys | {"report_test": True}, run.path)
+  assert any(f"step {best} is damaged" in sentence for sentence in told)
+  kept = checkpoint.steps(run.checkpoints)
+  assert best not in kept
+  scored = [line for line in run.metrics() if line["step"] in kept]
+  assert status["best"] == rundir.best_line(scored, "valid/error_rate")
+  assert status["test"]["step"] == status["best"]["step"]
+
+
+def test_checkpoints_of_older_versions_are_read(whole, stopped, tmp_path):
+  """G7: what knows neither checksum nor digests is gone on with as before."""
+  keys, workdir = whole
+  shutil.copytree(stopped, tmp_path / "run")
+  for path in (tmp_path / "run" / "checkpoints").glob("*/metrics/metrics"):
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({k: facts[k] for k in ("objective", "step")}))
+  runs.train_here(keys, tmp_path / "run")
+  runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+  "error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError()]
+)
+def test_what_cannot_be_read_now_is_not_deleted(
+  stopped, tmp_path, monkeypatch, error
+):
+  """A3: a checkpoint is deleted for what is in it, and for nothing else."""
+  shutil.copytree(stopped, tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  there = checkpoint.steps(folder)
+  opened = checkpoint.Checkpoints(folder, keep_best=1)
+
+  def fail(*unused, **kwargs):
+    raise error
+
+  monkeypatch.setattr(opened._manager, "restore", fail)
+  monkeypatch.setattr(opened, "_different_shapes", lambda *unused: "")
+  with pytest.raises((jaxplay.StorageError, MemoryError)):
+    opened.restore_newest({"x": None}, lambda *unused: True)
+  opened.close()
+  assert checkpoint.steps(folder) == there
 
 
 def _truncate(path):
