@@ -66,7 +66,7 @@ _FOLDERS = (
   *("checkpoints", "predictions", "export", "profile"),
   *("trials", "reruns", "populations", "sizes"),
 )
-_PARTS = ("checkpoints", "trials", "reruns", "populations", "sizes")
+_PARTS = ("checkpoints", "profile", "trials", "reruns", "populations", "sizes")
 _GROWING = (".lock", "metrics.jsonl", "log.txt")
 
 # What makes a directory a run, a study, a ladder or a plan.
