@@ -84,7 +84,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 # Of a folder, never a path that leads elsewhere.
-Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.+-]*$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.+-]*\Z")]
 Numbers = dict[str, int | float | None]  # null: it was not finite
 _DEEPEST = 64  # levels of nesting, which no file of ours comes near
 
@@ -262,12 +262,7 @@ class RunDir:
     """
     self.refuse_links()
     self._refuse_name()
-    probe = self.path / _partial_name()
-    with _told(f"cannot write in folder {str(self.path)!r}", probe):
-      self.path.mkdir(parents=True, exist_ok=True)
-      with probe.open("xb" if is_local(probe) else "wb"):
-        pass
-      probe.unlink(missing_ok=True)
+    make_folder(self.path)
 
   def _refuse_name(self):
     """Refuses a name that orbax cannot take."""
@@ -563,6 +558,20 @@ def at(path: str | os.PathLike) -> pathlib.Path:
       f" {_CLIENTS[scheme]}"
     ) from None
   return epath.Path(text)
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Makes a folder, if need be, in which files can be written.
+
+  Raises:
+    jaxplay.UserError: It cannot be made or written.
+  """
+  probe = path / _partial_name()
+  with _told(f"cannot write in folder {str(path)!r}", probe):
+    path.mkdir(parents=True, exist_ok=True)
+    with probe.open("xb" if is_local(probe) else "wb"):
+      pass
+    probe.unlink(missing_ok=True)
 
 
 def is_local(path: pathlib.Path) -> bool:

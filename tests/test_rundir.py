@@ -437,3 +437,19 @@ def test_an_interrupted_copy_of_a_folder_is_removed(run, monkeypatch):
   assert len(list(run.checkpoints.iterdir())) == 1
   with run.lock():
     assert not list(run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize(
+  "name", ["../x", "/x", "a/b", ".x", "..", "", "x\n", "a\0", None, 7]
+)
+def test_no_name_of_a_file_leads_elsewhere(tmp_path, name):
+  """Names from files: of a folder, whatever sizes and studies are called."""
+  path = tmp_path / "some.json"
+  for shape, value in (
+    (rundir.Name, name),
+    (dict[rundir.Name, int], {name: 1}),
+  ):
+    refusal = _refusal(rundir.check_shape, path, value, shape, "$.sizes")
+    assert str(path) in refusal and "$.sizes" in refusal
+  for good in ("explore_1", "w32", "1-b.x+y"):
+    rundir.check_shape(path, {good: 1}, dict[rundir.Name, int])
