@@ -68,7 +68,7 @@ _FOLDERS = (
   *("checkpoints", "predictions", "export", "profile"),
   *("trials", "reruns", "populations", "sizes"),
 )
-_PARTS = ("checkpoints", "trials", "reruns", "populations", "sizes")
+_PARTS = ("checkpoints", "profile", "trials", "reruns", "populations", "sizes")
 _GROWING = (".lock", "metrics.jsonl", "log.txt")
 
 # What makes a directory a run, a study, a ladder or a plan.
@@ -86,7 +86,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Above0 = Annotated[float, msgspec.Meta(gt=0)]
 # Of a folder, never a path that leads elsewhere.
-Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.+-]*$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.+-]*\Z")]
 Numbers = dict[str, int | float | None]  # null: it was not finite
 _DEEPEST = 64  # levels of nesting, which no file of ours comes near
 
@@ -272,12 +272,7 @@ class RunDir:
     """
     self.refuse_links()
     self._refuse_name()
-    probe = self.path / _partial_name()
-    with _told(f"cannot write in folder {str(self.path)!r}", probe):
-      self.path.mkdir(parents=True, exist_ok=True)
-      with probe.open("xb" if is_local(probe) else "wb"):
-        pass
-      probe.unlink(missing_ok=True)
+    make_folder(self.path)
 
   def _refuse_name(self):
     """Refuses a name that orbax cannot take."""
@@ -713,6 +708,20 @@ def at(path: str | os.PathLike) -> pathlib.Path:
       f" {_CLIENTS[scheme]}"
     ) from None
   return epath.Path(text)
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Makes a folder, if need be, in which files can be written.
+
+  Raises:
+    jaxplay.UserError: It cannot be made or written.
+  """
+  probe = path / _partial_name()
+  with _told(f"cannot write in folder {str(path)!r}", probe):
+    path.mkdir(parents=True, exist_ok=True)
+    with probe.open("xb" if is_local(probe) else "wb"):
+      pass
+    probe.unlink(missing_ok=True)
 
 
 def is_local(path: pathlib.Path) -> bool:

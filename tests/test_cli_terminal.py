@@ -102,6 +102,9 @@ print([cli.main([w.format(study=study) for w in c]) for c in commands])
 def test_names_that_are_no_text(finished_study, tmp_path):
   """Terminals: a folder may have any name, and a terminal know only ASCII."""
   study = shutil.copytree(finished_study, tmp_path / _NO_TEXT)
+  file = study / "study.json"
+  changed = {"command": ["jaxplay", _NO_TEXT], "config_file": _NO_TEXT}
+  file.write_text(json.dumps(json.loads(file.read_text()) | changed))
   done = subprocess.run(
     [sys.executable, "-c", _IN_ORDER, json.dumps(_READING), study],
     cwd=runs.ROOT,

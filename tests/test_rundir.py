@@ -545,3 +545,17 @@ def test_what_is_an_error_of_storage(tmp_path, error, expected):
   # A folder that is there has lost a file at most.
   if folder == gone:
     assert storage.problem(error, tmp_path) is None
+@pytest.mark.parametrize(
+  "name", ["../x", "/x", "a/b", ".x", "..", "", "x\n", "a\0", None, 7]
+)
+def test_no_name_of_a_file_leads_elsewhere(tmp_path, name):
+  """Names from files: of a folder, whatever sizes and studies are called."""
+  path = tmp_path / "some.json"
+  for shape, value in (
+    (rundir.Name, name),
+    (dict[rundir.Name, int], {name: 1}),
+  ):
+    refusal = _refusal(rundir.check_shape, path, value, shape, "$.sizes")
+    assert str(path) in refusal and "$.sizes" in refusal
+  for good in ("explore_1", "w32", "1-b.x+y"):
+    rundir.check_shape(path, {good: 1}, dict[rundir.Name, int])

@@ -183,7 +183,7 @@ def make_folder(path):
   from jaxplay import rundir
 
   if path is not None:
-    rundir.RunDir(path).create()
+    rundir.make_folder(rundir.at(path))
 
 
 def folder_of(arguments):

@@ -287,7 +287,8 @@ def _plan(known, study):
   waiting = {name: job for name, job in known.items() if job.is_open()}
   plan = []
   folder = study / "populations"
-  rundir.refuse_links(study, folder, *folder.glob("*"), *folder.glob("*/*"))
+  for pattern in ("*", "*/*", "*/checkpoints/*"):
+    rundir.refuse_links(study, folder, *folder.glob(pattern))
   for path in sorted(folder.glob("*/members.json")):
     names = _names(path)
     if names is None:
