@@ -432,7 +432,9 @@ def _look_at_test_set(arguments, runs):
       if "test" in run.status():
         continue
       run.refuse_links()
-      config = _with_test(config_lib.from_json(run.config()))
+      config = _with_test(
+        config_lib.from_json(run.config(), run.path / "config.json")
+      )
       if jax.process_count() == 1 and config.mesh.data == -1:
         config.mesh.data = 1  # Cores that are devices need not divide a batch.
       train.train(config, str(run.path), console)

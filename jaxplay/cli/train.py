@@ -209,7 +209,7 @@ def _branch(arguments, rest):
   nested = parent.config()
   if nested is None:
     raise rundir.absent(arguments.run, "a run")
-  base = config_lib.from_json(nested)
+  base = config_lib.from_json(nested, parent.path / "config.json")
   overrides = config_lib.parsed(common.overrides(rest, vars(arguments)), base)
   common.start_jax(arguments)
 
