@@ -413,10 +413,7 @@ def _load_json(path):
     )
   if isinstance(nested.get("config"), Mapping):
     nested = nested["config"]  # Of a study.json.
-  try:
-    return from_json(nested)
-  except jaxplay.UserError as error:
-    raise jaxplay.UserError(f"{path!r}: {error}") from None
+  return from_json(nested, path)
 
 
 def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
@@ -761,18 +758,28 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return plain(config)
 
 
-def from_json(nested: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def from_json(
+  nested: Mapping[str, Any], path: str | os.PathLike = ""
+) -> ml_collections.ConfigDict:
   """The config that `as_json` was given.
+
+  Args:
+    nested: What it returned.
+    path: Of the file that holds it, for the sentence of an error.
 
   Raises:
     jaxplay.UserError: It has other keys or types than `base()`.
   """
   config = base()
   default, groups = _default()
-  for key, value in _leaves(nested, groups):
-    value = typed(key, _as_tuple(value), default)
-    if value != default[key]:
-      _set(config, key, value)
+  try:
+    for key, value in _leaves(nested, groups):
+      value = typed(key, _as_tuple(value), default)
+      if value != default[key]:
+        _set(config, key, value)
+  except jaxplay.UserError as error:
+    where = f"{str(path)!r}: " if path else ""
+    raise jaxplay.UserError(f"{where}{error}") from None
   return config
 
 

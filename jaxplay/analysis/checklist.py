@@ -73,13 +73,13 @@ def check_study(results: results_lib.Results) -> list[finding.Finding]:
       for found in of_space
     ]
   return [
-    trials_match_study(results),
     *of_space,
     retrain_variance(results),
     max_train_steps(results),
     compute_bound(results),
     better_than_chance(results),
     fixed_caveats(results),
+    trials_match_study(results),
     *_of_best_trials(results, runs),
     *_of_all_trials(runs),
   ]

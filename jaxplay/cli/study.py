@@ -438,7 +438,9 @@ def _look_at_test_set(arguments, runs):
       if "test" in run.status():
         continue
       run.refuse_links()
-      config = _with_test(config_lib.from_json(run.config()))
+      config = _with_test(
+        config_lib.from_json(run.config(), run.path / "config.json")
+      )
       if jax.process_count() == 1:
         # Cores that are devices need not divide a batch.
         for axis in config_lib.MESH_AXES:

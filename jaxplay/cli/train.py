@@ -211,7 +211,7 @@ def _branch(arguments, rest):
   if nested is None:
     raise rundir.absent(arguments.run, "a run")
   provenance.carry(parent.provenance())
-  base = config_lib.from_json(nested)
+  base = config_lib.from_json(nested, parent.path / "config.json")
   overrides = config_lib.parsed(common.overrides(rest, vars(arguments)), base)
   common.start_jax(arguments)
 

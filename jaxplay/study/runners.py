@@ -358,7 +358,8 @@ def _job(study, name, known):
   run = rundir.RunDir(study / name)
   if name in known or run.config() is None:
     return known.get(name)
-  return Job(name, run, config_lib.from_json(run.config()))
+  config = config_lib.from_json(run.config(), run.path / "config.json")
+  return Job(name, run, config)
 
 
 def _run_population(group, name, members, study, progress, first):

@@ -520,11 +520,10 @@ def _check(study):
     parse_objective(study["objective"])
   except jaxplay.UserError as error:
     raise jaxplay.UserError(f"$.objective: {error}") from None
-  if study["num_trials"] > sampling.MOST_TRIALS:
-    raise jaxplay.UserError(
-      f"$.num_trials is {study['num_trials']}, more than"
-      f" {sampling.MOST_TRIALS:,}"
-    )
+  try:
+    check_length(study["num_trials"])
+  except jaxplay.UserError as error:
+    raise jaxplay.UserError(f"$.num_trials: {error}") from None
   if (study["algorithm"] == "explicit") != (study["points"] is not None):
     raise jaxplay.UserError(
       f"$.points: algorithm {study['algorithm']!r} has"

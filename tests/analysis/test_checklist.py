@@ -15,7 +15,6 @@ from jaxplay.study import space as space_lib
 from tests.analysis import by_hand, generated
 
 STUDY_CHECKS = (
-  "trials_match_study",
   "search_space_boundary",
   "enough_trials",
   "infeasible_share",
@@ -25,6 +24,7 @@ STUDY_CHECKS = (
   "compute_bound",
   "better_than_chance",
   "fixed_caveats",
+  "trials_match_study",
 )
 
 

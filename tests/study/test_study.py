@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import pathlib
 import subprocess
 import sys
 
@@ -506,3 +508,103 @@ def test_study_needs_no_jax(tmp_path):
   )
   arguments = [sys.executable, "-c", code, path, str(tmp_path / "study")]
   subprocess.run(arguments, cwd=runs.ROOT, check=True, timeout=runs.HANG)
+
+
+# What cannot be run, or comes back from the runs as something else.
+
+
+@pytest.mark.parametrize(
+  "fields, parts",
+  [
+    (dict(overrides={_RATE: 0.1}), (_RATE, "overrides", "space")),
+    (dict(overrides={3: 0.1}), ("overrides", "3", "config key")),
+    (dict(space={3: space_lib.Float(0.1, 1)}), ("3", "config key")),
+    (
+      dict(space={"cooldown_shape": space_lib.Choice(("linear", None))}),
+      ("cooldown_shape", "None", "must be str"),
+    ),
+    (
+      dict(space={"model.strides": space_lib.Choice((1, 2))}),
+      ("model.strides", "must be tuple"),
+    ),
+    (
+      dict(space={"model.depth": space_lib.Choice((2, 2**70))}),
+      ("model.depth", str(2**70)),
+    ),
+    (
+      dict(space={"model.depth": space_lib.Int(1, 2**70)}),
+      ("model.depth", str(2**70)),
+    ),
+    (dict(overrides={"dataset.device_bytes": 2**70}), ("device_bytes",)),
+    (dict(seed=2**70), ("seed", str(2**70))),
+    (dict(num_trials=10**12), ("trials", "at most 10000")),
+    *(
+      (dict(space={_RATE: space_lib.Float(low, high, scale)}), (_RATE, part))
+      for low, high, scale, part in [
+        (0.1, math.nextafter(0.1, 1), "linear", "widen"),
+        (0.1, 0.1 + 1e-9, "log", "widen"),
+        (0.1, 0.1, "linear", "below"),
+        (1e-320, 1e-310, "log", "1.2e-38"),
+        (1e-300, 1e300, "log", "1.2e-38"),
+        (0.1, 1e39, "log", "infinity"),
+        (0.1, math.inf, "log", "finite"),
+        (math.nan, 1.0, "log", "finite"),
+      ]
+    ),
+    (
+      dict(space={_RATE: space_lib.Choice((0.1, math.nan))}),
+      (_RATE, "nan"),
+    ),
+    (
+      dict(space={_RATE: space_lib.Choice((0.1, 0.1 + 1e-12))}),
+      (_RATE, "more than once"),
+    ),
+    (
+      dict(
+        **{"space": None, "num_trials": 0, "algorithm": "explicit"},
+        points=[{_RATE: 0.1}, {}],
+      ),
+      ("point 1", _RATE),
+    ),
+    (
+      dict(
+        space={_RATE: space_lib.Float(0.01, 1)},
+        **{"num_trials": 1, "algorithm": "explicit"},
+        points=[{_RATE: 0.1, "batch_size": 8}],
+      ),
+      ("point 0", "batch_size"),
+    ),
+    (
+      dict(space=None, num_trials=0, algorithm="explicit", points=[{3: 0.1}]),
+      ("points", "config key"),
+    ),
+    (
+      dict(
+        space=None, num_trials=0, algorithm="explicit", points=[{_RATE: None}]
+      ),
+      (_RATE, "None"),
+    ),
+  ],
+)
+def test_what_could_not_be_reported_is_refused_at_load(tmp_path, fields, parts):
+  """A study that loads runs, and its runs are those that it describes."""
+  file = pathlib.Path(studies.write(tmp_path, **fields))
+  # What a file says in Python.
+  text = "from math import inf, nan\n" + file.read_text()
+  file.write_text(text)
+  with pytest.raises(jaxplay.UserError) as caught:
+    study_lib.load(str(file))
+  for part in parts:
+    assert part in str(caught.value), caught.value
+
+
+def test_a_study_file_may_be_moved_and_renamed(tmp_path):
+  """What is compared is what the config file says, not where it is."""
+  study = study_lib.StudyDir(tmp_path / "study")
+  study.create(studies.load(tmp_path / "a"))
+  moved = tmp_path / "b" / "again.py"
+  moved.parent.mkdir()
+  (tmp_path / "a" / "config.py").rename(tmp_path / "b" / "other.py")
+  text = (tmp_path / "a" / "study.py").read_text()
+  moved.write_text(text.replace("config.py", "other.py"))
+  study.create(study_lib.load(str(moved))[0])
