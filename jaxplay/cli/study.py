@@ -439,8 +439,10 @@ def _look_at_test_set(arguments, runs):
         continue
       run.refuse_links()
       config = _with_test(config_lib.from_json(run.config()))
-      if jax.process_count() == 1 and config.mesh.data == -1:
-        config.mesh.data = 1  # Cores that are devices need not divide a batch.
+      if jax.process_count() == 1:
+        # Cores that are devices need not divide a batch.
+        for axis in config_lib.MESH_AXES:
+          config.mesh[axis] = abs(config.mesh[axis])
       train.train(config, str(run.path), console)
   return all("test" in run.status() for run in runs)
 
