@@ -20,11 +20,19 @@ help: ## show this list (the default)
 LOCKED := $(VENV)/.lock-installed
 READY := $(VENV)/.jaxplay-installed
 
-demo: $(READY) ## a study of 64 trials on real digits, and its report
+# Any of these commands can be typed alone; the second and the third study are
+# those that the report of the one before wrote.
+demo: $(READY) ## three rounds of a small study, and what they found
 	@rm -rf runs/demo
-	$(VENV)/bin/jaxplay study run experiments/digits_mlp/study_lr.py \
-	  --workdir=runs/demo --no_report
-	$(VENV)/bin/jaxplay study rerun runs/demo --best_of_each --seeds=5
+	$(VENV)/bin/jaxplay study run experiments/pythonlib_lm/study_decay.py \
+	  --workdir=runs/demo/first --no_report
+	$(VENV)/bin/jaxplay study rerun runs/demo/first --best_of_each --seeds=5
+	$(VENV)/bin/jaxplay study run runs/demo/first/next_study.py \
+	  --workdir=runs/demo/second
+	$(VENV)/bin/jaxplay study run runs/demo/second/next_study.py \
+	  --workdir=runs/demo/third --no_report
+	$(VENV)/bin/jaxplay study rerun runs/demo/third --best_of_each --seeds=5
+	$(VENV)/bin/jaxplay compare runs/demo/first runs/demo/third
 
 test: lint $(READY) ## lint, then every test but those of pods
 	$(VENV)/bin/pytest $(PYTEST_ARGS) -m "not pods"

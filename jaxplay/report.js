@@ -219,8 +219,10 @@ function comparisons() {
 
 function verdict(found) {
   if (found.better) return "yes";
-  return found.more_seeds ? `cannot tell; ${found.more_seeds} seeds of each would`
-    : "cannot tell";
+  const none = "no significant difference";
+  return found.more_seeds
+    ? `${none}; ${found.more_seeds} seeds of each would show one of this size`
+    : none;
 }
 
 function noAnswer() {
@@ -328,8 +330,8 @@ function figureSections() {
 function figureCard(figure, i) {
   const node = el("div", {class: "view"});
   views.push({node, figure, view: null, drawing: 0, stale: true});
-  return el("div", {class: "card", id: `figure-${i}`},
-    el("h4", {}, figure.name), node,
+  return el("div",
+    {class: "card", id: `figure-${i}`, "data-name": figure.name}, el("h4", {}, figure.title), node,
     figure.caption ? el("p", {class: "soft"}, figure.caption) : null);
 }
 
@@ -392,8 +394,8 @@ function scale([low, high]) {
 function filled(figure, rows) {
   const spec = structuredClone(figure.spec);
   const isCurves = figure.source.startsWith("curves:");
-  const ends = domain(isCurves ? rows.map((row) => row.value)
-    : trials.map((trial) => trial.objective));
+  const ends = isCurves ? domain(rows.map((row) => row.value))
+    : derived.ends?.[figure.source] ?? [0, 1];
   for (const layer of spec.layer) {
     const y = layer.encoding.y;
     if (y?.scale) {
@@ -408,7 +410,8 @@ function filled(figure, rows) {
   // A finger that starts on a figure wants to scroll, not to select.
   const coarse = matchMedia("(pointer: coarse)").matches;
   spec.params = spec.params.filter((p) => p.name !== "brush" || !coarse)
-    .map((p) => p.name === "chosen" ? {...p, value: chosen()} : p);
+    .map((p) => p.name === "chosen" ? {...p, value: chosen()}
+      : p.name === "top" ? {...p, value: ends[1]} : p);
   spec.datasets = {...spec.datasets, data: rows};
   return {...spec, width: "container"};
 }
@@ -462,6 +465,7 @@ async function draw(item) {
 }
 
 function clicked(event, datum) {
+  if (isPlain) return;
   if (datum?.index != null) {
     pick([datum.index], event.shiftKey || event.ctrlKey || event.metaKey);
   } else if (datum?.to != null && datum.from != null) {
@@ -762,11 +766,12 @@ function counted() {
 
 function build() {
   document.title = report.title;
+  const judged = section("checks", "Checks", [otherNote, checks()]);
+  const figures = section("figures", "Figures",
+    [trials.length || isPlain ? figureSections() : null]);
   const sections = [
     section("the-answer", "Answer", isPlain ? plainAnswer() : [answerNode]),
-    section("checks", "Checks", [otherNote, checks()]),
-    section("figures", "Figures",
-      [trials.length || isPlain ? figureSections() : null]),
+    ...(report.figures_first ? [figures, judged] : [judged, figures]),
     section("numbers", "Numbers", (report.numbers ?? []).map(plainTable)),
     section("table", "Trials", [isStudy && trials.length ? table() : null]),
     section("caveats", "Caveats of what was fixed", [caveats()]),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per study, run, ladder or plan; figures too.
+"""One self-contained HTML page per study, run, ladder, plan or comparison.
 
 Python computes, report.js shows. All that the page knows is one block of JSON
 in it: the trials as columns, each metric's values and what follows from them
@@ -24,14 +24,27 @@ import vl_convert
 import jaxplay
 from jaxplay import commands, finding, rundir
 from jaxplay import provenance as provenance_lib
-from jaxplay.analysis import compare, plots, plots_answer, plots_ladder
+from jaxplay.analysis import (
+  compare,
+  plots,
+  plots_answer,
+  plots_compare,
+  plots_ladder,
+  summary,
+)
 from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
 from jaxplay.planning import answer as answer_lib
 from jaxplay.planning import ladder as ladder_lib
 from jaxplay.planning import scaling
 from jaxplay.study import space as space_lib
 
 FORMATS = ("svg", "png")
+
+# Fonts of equal widths, of which most machines have one; that of vl-convert,
+# which measures the texts, is the first. And the mean width of a letter.
+_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+_LETTER = 6.0
 
 # Points of curves in a page, about seven bytes each, and of one curve: trials
 # that are drawn first get many, the others share the rest. A thinned curve
@@ -204,6 +217,125 @@ def write_answer(
   )
 
 
+def write_comparison(
+  comparison: compare.Comparison,
+  baseline: results_lib.Results,
+  candidate: results_lib.Results,
+  findings: Sequence[Sequence[finding.Finding]],
+  *,
+  path: str | os.PathLike,
+) -> None:
+  """Writes the page that shows two studies, or runs, side by side.
+
+  Args:
+    comparison: Of the two.
+    baseline: The one, as from `compare.read`.
+    candidate: The other.
+    findings: Of the checklist of each; empty for what was not checked.
+    path: The HTML file; replaced atomically.
+  """
+  both = dict(zip(plots_compare.SIDES, (baseline, candidate), strict=True))
+  goals = dict.fromkeys(r.study.get("goal", "") for r in both.values())
+  facts = {
+    name: f"{r.path}, {compare.commit(r.path)}" for name, r in both.items()
+  }
+  *said, conclusion = summary.of_both(comparison, both, findings)
+  tables = _sides(comparison, both)
+  _write_plain(
+    path,
+    figures_first=True,
+    title=f"{baseline.path.name} against {candidate.path.name}",
+    goal=" | ".join(filter(None, goals)),
+    notes=f"{comparison.objective}; less is better.",
+    said=[conclusion, *said],
+    tables=tables[:2],
+    numbers=tables[2:],
+    groups=plots_compare.GROUPS,
+    figures=plots_compare.figures(baseline, candidate),
+    findings=[
+      dataclasses.replace(found, subject=f"{name}: {found.subject}")
+      for name, own in zip(both, findings, strict=True)
+      for found in own
+      if found.check != "fixed_caveats"
+    ],
+    provenance=_provenance(facts, {}),
+  )
+
+
+def _sides(comparison, both):
+  """[title, note, heads, rows] of each table of a comparison's page."""
+  rows = []
+  for name, results in both.items():
+    side = getattr(comparison, name)
+    rows.append(
+      [
+        name,
+        str(results.path),
+        len(results.trials),
+        side.best,
+        side.num_reruns,
+        side.mean,
+        *trials_lib.rerun_interval(results, results.ranked[0].index)[1:],
+      ]
+    )
+  heads = ["", "folder", "trials", "best", "reruns", "mean", "from", "to"]
+  note = (
+    "The mean is over reruns of the best trial with other seeds, where there"
+    " are any, with its 95% interval."
+  )
+  tables = [[comparison.objective, note, heads, rows]]
+  own = [
+    {p.label: _domain(p) for p in r.space.parameters} for r in both.values()
+  ]
+  for lines, r in zip(own, both.values(), strict=True):
+    lines["number of trials"] = str(len(r.trials))
+  labels = dict.fromkeys([*own[0], *own[1]])
+  tables.append(
+    [
+      "The space",
+      "",
+      ["", *both, "changed"],
+      [
+        [
+          label,
+          *(lines.get(label, "not varied") for lines in own),
+          "" if own[0].get(label) == own[1].get(label) else "yes",
+        ]
+        for label in labels
+      ],
+    ]
+  )
+  choices = [
+    [name, best, other, found.improvement, *found.interval, _in_words(found)]
+    for name, results in both.items()
+    for best, other, found in compare.cells(results)
+  ]
+  if choices:
+    heads = ["", "best", "against", "improvement", "from", "to", "verdict"]
+    tables.append(
+      ["What each found", "Improvement with its 95% interval.", heads, choices]
+    )
+  if comparison.changes:
+    tables.append(
+      [
+        "What differs in the config of the best trials",
+        "",
+        ["key", *both],
+        [
+          [key, str(old), str(new)]
+          for key, (old, new) in comparison.changes.items()
+        ],
+      ]
+    )
+  return tables
+
+
+def _in_words(found):
+  if found.verdict == "adopt":
+    return "better"
+  return "no significant difference"
+
+
 def _write_plain(
   path, *, figures, findings, said=(), settings=None, numbers=(), **parts
 ):
@@ -275,7 +407,8 @@ def _write_figures(specs, folder, format):
   for number, (name, spec) in enumerate(specs.items(), 1):
     stem = re.sub(r"[^\w.=-]+", "_", name).strip("_")
     path = folder / f"{number:02d}_{stem}.{format}"
-    options = dict(config={"background": "white"}, show_warnings=False)
+    config = {"background": "white", "font": _FONT, "padding": _padding(spec)}
+    options = dict(config=config, show_warnings=False)
     if format == "png":
       png = vl_convert.vegalite_to_png(spec, scale=2, **options)
       rundir.write_bytes(path, png)
@@ -283,6 +416,23 @@ def _write_figures(specs, folder, format):
       rundir.write_text(path, vl_convert.vegalite_to_svg(spec, **options))
     written.append(path)
   return written
+
+
+def _padding(spec):
+  """Room around a figure in a file, in pixels.
+
+  Beside a legend for a fifth of its longest label, since where a file is shown
+  its font may be missing, and another one may be so much wider.
+  """
+  labels = [
+    str(label)
+    for layer in spec.get("layer", ())
+    if (colour := layer.get("encoding", {}).get("color", {})).get("legend")
+    and "orient" not in colour["legend"]
+    for label in colour.get("scale", {}).get("domain", ())
+  ]
+  room = 0.2 * _LETTER * max(map(len, labels), default=0)
+  return {"left": 5, "top": 5, "bottom": 5, "right": 5 + round(room)}
 
 
 def as_json(
@@ -516,6 +666,7 @@ def _figures(drawn):
   return [
     {
       "name": figure.name,
+      "title": figure.title or figure.name,
       "group": figure.group,
       "source": figure.source,
       "caption": figure.caption,
@@ -558,6 +709,14 @@ def _under(results):
       plots.isolation_rows(results, i)
       for i in range(len(results.space.parameters))
     ],
+    "ends": {
+      source: plots.ends(results, source)
+      for source in (
+        "trials",
+        "best_of",
+        *(f"isolation:{i}" for i in range(len(results.space.parameters))),
+      )
+    },
   }
 
 
@@ -616,11 +775,13 @@ def _rounded(values):
 
 
 def _describe(parameter):
+  return f"{parameter.label}: {_domain(parameter)} ({parameter.role})"
+
+
+def _domain(parameter):
   if parameter.kind == "choice":
-    domain = ", ".join(map(str, parameter.values))
-  else:
-    domain = f"{parameter.low:g} to {parameter.high:g}, {parameter.scale}"
-  return f"{parameter.label}: {domain} ({parameter.role})"
+    return ", ".join(map(str, parameter.values))
+  return f"{parameter.low:g} to {parameter.high:g}, {parameter.scale}"
 
 
 def _suggested(study):

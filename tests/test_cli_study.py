@@ -608,9 +608,9 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
   sides = (str(study), str(rerun_study))
   assert studies.call("compare", *sides, f"--log={log}") == 0
   told = capsys.readouterr().out
-  assert "95 %" in told and "3 reruns" in told
+  assert "95%" in told and "3 other seeds" in told
   # One trial against itself: seeds are all that differs.
-  assert told.startswith(("cannot tell", "do not adopt"))
+  assert "\nNo significant difference: " in told or "\nKeep the base" in told
   first = log.read_text()
   assert all(side in first for side in sides) and "95 %" in first
   assert rundir.RunDir(study).provenance()["git_commit"][:12] in first
@@ -622,6 +622,24 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
   text = log.read_text()
   assert text.startswith(first) and text.count("\n## ") == 1
   assert f"do not adopt {rerun_study}" in text
+
+
+def test_the_page_of_a_comparison(rerun_study, study, tmp_path, capsys):
+  """E3: beside the candidate, or where it is asked for; for programs, none."""
+  sides, page = (str(rerun_study), str(study)), study / "comparison.html"
+  assert studies.call("compare", *sides, "--json") == 0
+  assert not page.exists()
+  assert studies.call("compare", *sides) == 0
+  assert str(page) in capsys.readouterr().out
+  assert page.read_text().startswith("<!doctype html>")
+  out = tmp_path / "both.html"
+  assert studies.call("compare", *sides, "--json", f"--out={out}") == 0
+  assert out.exists()
+  page.unlink()
+  page.mkdir()
+  assert studies.call("compare", *sides) == 2
+  told = capsys.readouterr()
+  assert "--out=FILE.html" in told.err and str(page) in told.err
 
 
 @pytest.mark.parametrize("kind", ["trials", "reruns"])

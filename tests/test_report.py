@@ -11,12 +11,14 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import jaxplay
 from jaxplay import finding, report
-from jaxplay.analysis import checklist, compare, plots
+from jaxplay.analysis import checklist, compare, plots, plots_compare
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
+from tests.analysis import by_hand
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=hurt=2>"
 # A label with all that an expression or a field name could trip over.
@@ -159,6 +161,54 @@ def test_isolation_counts_trials(study):
     assert row["objective"] == min(
       study.value(t) for t in here if t.status == "completed"
     )
+
+
+def _reruns(study, index, values):
+  """The study with reruns of a trial that have these values."""
+  trial = study.trials[index]
+  reruns = [
+    dataclasses.replace(
+      trial, curves={study.objective: (np.array([1]), np.array([value]))}
+    )
+    for value in values
+  ]
+  return dataclasses.replace(study, reruns={index: reruns})
+
+
+def test_isolation_shows_the_interval_of_reruns(study):
+  """E2: the mean over other seeds and its 95 % interval, by Student's t."""
+  best, values = study.ranked[0].index, np.array([0.02, 0.023, 0.031])
+  rows = plots.rows(_reruns(study, best, values), "isolation:0")
+  (row,) = [row for row in rows if row["index"] == best]
+  expected = stats.t.interval(
+    0.95, 2, values.mean(), values.std(ddof=1) / math.sqrt(3)
+  )
+  assert row["mean"] == pytest.approx(values.mean())
+  assert (row["from"], row["to"]) == pytest.approx(expected)
+  assert all(r["mean"] is None for r in rows if r is not row)
+  assert plots.ends(_reruns(study, best, values), "isolation:0")[1] >= row["to"]
+
+
+def test_isolation_shows_what_it_compares():
+  """D1: a bad slice does not press the others together; it is named."""
+  values = np.repeat([0.9, 0.104, 0.103, 0.1, 0.101, 0.102], 6)
+  results = by_hand.line(values)  # Six slices.
+  low, high = plots.ends(results, "isolation:0")
+  assert low == 0.1 and 0.104 <= high < 0.13
+  figure = next(f for f in plots.figures(results) if "isolation" in f.name)
+  spec = plots.spec(figure, results)
+  assert {"name": "top", "value": high} in spec["params"]
+  above = [r for r in spec["datasets"]["data"] if r["objective"] > high]
+  assert [r["objective"] for r in above] == [0.9]
+  filters = [
+    [t["filter"] for t in layer.get("transform", ())] for layer in spec["layer"]
+  ]
+  assert sum("datum.objective > top" in f for f in filters) == 2
+  # All of them where they are alike, and what is compared is all there is.
+  for values in (np.linspace(0.1, 0.2, 36), [0.1, 0.9, *[0.5] * 3]):
+    results = by_hand.line(values)
+    worst = max(r["objective"] for r in plots.rows(results, "isolation:0"))
+    assert plots.ends(results, "isolation:0")[1] >= worst
 
 
 def test_curves_best_few_first(study):
@@ -329,7 +379,7 @@ def figure(name):
   """JavaScript for the card of a figure."""
   return (
     "[...document.querySelectorAll('.figures > .card')]"
-    f".find((card) => card.querySelector('h4').textContent === {name!r})"
+    f".find((card) => card.dataset.name === {name!r})"
   )
 
 
@@ -379,7 +429,7 @@ def drawn(page):
 @needs_browser
 def test_page_draws_everything(page, study):
   """D11: every figure is drawn, and the console stays silent."""
-  expected = [f.name for f in plots.figures(study)]
+  expected = [f.title or f.name for f in plots.figures(study)]
   assert texts(page, ".figures h4") == expected
   sizes = page.run(
     "[...document.querySelectorAll('.view')].map((view) =>"
@@ -437,7 +487,7 @@ def test_checklist(page):
   for part in ("search space boundary", "Reach further.", "share", "Playbook"):
     assert part in first
   link = page.run("document.querySelector('.check a').getAttribute('href')")
-  name = page.run(f"document.querySelector('{link} h4').textContent")
+  name = page.run(f"document.querySelector('{link}').dataset.name")
   assert name == "axis: model.depth"
 
 
@@ -612,6 +662,66 @@ def test_page_of_a_run(window, tmp_path, study):
     value, rel=1e-3
   )
   assert "Trials" not in texts(window, "h2")
+
+
+def _two_rounds():
+  """A study with too narrow a space, and the next one."""
+  rates = np.geomspace(1e-4, 1.0, 32)
+  values = 0.1 + 0.02 * np.log10(rates / 0.1) ** 2
+  narrow = by_hand.line(values[rates < 0.01], low=1e-4, high=1e-2)
+  return narrow, by_hand.line(values)
+
+
+def test_two_rounds_share_their_axes():
+  """E3: figures come in pairs, with the same ends and each with its rows."""
+  both = _two_rounds()
+  figures = plots_compare.figures(*both)
+  assert len(figures) == 6
+  for one, other in zip(figures[::2], figures[1::2], strict=True):
+    names = [figure.name.split(": ", 1) for figure in (one, other)]
+    assert [name[0] for name in names] == ["baseline", "candidate"]
+    assert names[0][1] == names[1][1]
+    specs = [figure.chart.to_dict() for figure in (one, other)]
+    scales = [
+      [
+        layer["encoding"][axis]["scale"]
+        for layer in spec["layer"]
+        for axis in ("x", "y")
+        if layer["encoding"].get(axis, {}).get("scale")
+      ]
+      for spec in specs
+    ]
+    assert scales[0] == scales[1] and scales[0]
+    if "axis" in one.name:
+      numbers = [len(spec["datasets"]["data"]) for spec in specs]
+      assert numbers == [len(results.trials) for results in both]
+  # What has no common axis is left to the table of the space.
+  other = made_up.study(8, space={"model.depth": space_lib.Int(1, 4)})
+  names = [f.name for f in plots_compare.figures(both[0], other)]
+  assert names == ["baseline: best of n", "candidate: best of n"]
+
+
+@needs_browser
+def test_page_of_a_comparison(window, tmp_path):
+  """E3: verdict, both spaces, and the figures, before the checks."""
+  both = _two_rounds()
+  found, path = compare.compare(*both), tmp_path / "comparison.html"
+  findings = [checklist.check_study(results) for results in both]
+  report.write_comparison(found, *both, findings, path=path)
+  window.open(path, width=390, height=740, mobile=True)
+  assert window.problems() == []
+  assert window.run("document.documentElement.scrollWidth") <= 390
+  heads = texts(window, "h2")
+  assert heads[:4] == ["Answer", "Figures", "Checks", "Numbers"]
+  said = texts(window, "#the-answer p")
+  assert f"{found.improvement:.4g}" in said[0]
+  assert "too narrow" in said[1] and "0.0001 to 0.01" in said[1]
+  cells = texts(window, "#the-answer td")
+  assert {"0.0001 to 0.01, log", "0.0001 to 1, log", "yes"} <= set(cells)
+  titles = texts(window, ".figures h4")
+  assert titles == [f.title for f in plots_compare.figures(*both)]
+  click(window, "document.querySelector('.mark-symbol path')")
+  assert window.run("document.querySelector('#picked').hidden")
 
 
 @needs_browser

@@ -355,7 +355,7 @@ def _told(less, unit=""):
   error = less.std(ddof=1) / np.sqrt(len(less))
   reach = stats.t.isf(0.025, len(less) - 1) * error
   low, high = less.mean() - reach, less.mean() + reach
-  verdict = "better" if high < 0 else "worse" if low > 0 else "cannot tell"
+  verdict = "better" if high < 0 else "worse" if low > 0 else "inconclusive"
   return (
     f"{less.mean():+.3g}{unit} (95 %: {low:+.3g} to {high:+.3g}), lower with"
     f" {(less < 0).sum()} of {len(less)} seeds: {verdict}"
@@ -365,8 +365,8 @@ def _told(less, unit=""):
 def _picture(rows):
   pictures = [
     answer_lib.Picture(
-      f"{task}",
-      answer_lib.Axis("seed of the search"),
+      f"{task}: what each search chose, on the test set",
+      answer_lib.Axis("seed of the search", whole=True),
       answer_lib.Axis(metric),
       points=[
         dict(x=seed, y=float(value), series=method)

@@ -23,7 +23,7 @@ from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
 
-Verdict = Literal["adopt", "do not adopt", "cannot tell"]
+Verdict = Literal["adopt", "do not adopt", "inconclusive"]
 
 _MOST_SEEDS = 100  # more than anybody will run
 
@@ -68,7 +68,7 @@ class Comparison:
   """A verdict and what it rests on.
 
   Attributes:
-    verdict: "adopt", "do not adopt" or "cannot tell".
+    verdict: "adopt", "do not adopt" or "inconclusive".
     objective: What is compared; less is better.
     baseline: One side.
     candidate: The other.
@@ -76,6 +76,7 @@ class Comparison:
     interval: Of the improvement; at 95 %, if not asked for otherwise.
     more_seeds: Reruns of each side that would make an improvement of this size
       certain; None: it is, or more than 100.
+    alike: Whether the two were measured alike; there is no verdict if not.
     changes: Config key -> [of the baseline's best trial, of the candidate's]:
       the complexity that the change adds.
     caveats: Sentences, those that forbid a verdict first.
@@ -89,6 +90,7 @@ class Comparison:
   improvement: float
   interval: tuple[float, float]
   more_seeds: int | None
+  alike: bool
   changes: Mapping[str, list[Any]]
   caveats: list[str]
   advice: str
@@ -151,8 +153,8 @@ def compare(
   of the search, and a side without reruns varies between seeds at least as the
   other does. `adopt` where the whole interval lies above 0 and the improvement
   is at least `smallest`; `do not adopt` where no improvement in the interval is
-  above `smallest`; else `cannot tell`, and also where the two were not measured
-  alike.
+  above `smallest`; else `inconclusive`, and also where the two were not
+  measured alike.
 
   Args:
     baseline: A study or, from `read`, a run.
@@ -190,14 +192,14 @@ def compare(
   reach = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
   low, high = improvement - reach, improvement + reach
   unlike = _unlike(baseline, candidate)
-  verdict = "cannot tell"
+  verdict = "inconclusive"
   if not unlike and low > 0 and improvement >= smallest:
     verdict = "adopt"
   elif not unlike and high <= smallest and high < math.inf:
     verdict = "do not adopt"
   changes = _changes(baseline, candidate)
   seeds = None
-  if verdict == "cannot tell" and not unlike:
+  if verdict == "inconclusive" and not unlike:
     deviation = math.hypot(one.deviation, other.deviation)
     seeds = _seeds(improvement, deviation, confidence)
   return Comparison(
@@ -208,6 +210,7 @@ def compare(
     improvement=improvement,
     interval=(low, high),
     more_seeds=seeds,
+    alike=not unlike,
     changes=changes,
     caveats=[
       *unlike,

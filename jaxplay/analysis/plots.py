@@ -59,6 +59,7 @@ class Figure:
     source: Where its rows come from; see above.
     chart: It, without data.
     caption: A sentence about these data, or "".
+    title: What is drawn, in words; empty: the name.
   """
 
   name: str
@@ -66,6 +67,7 @@ class Figure:
   source: str
   chart: alt.LayerChart
   caption: str = ""
+  title: str = ""
 
 
 GROUPS = {
@@ -75,7 +77,9 @@ GROUPS = {
     " say that the space should reach further; a red cross is a trial that"
     " diverged, a grey triangle one that crashed, both without a value. Right,"
     " the best trial of each slice, everything else optimized away, and how"
-    " many trials the slice had to find it.",
+    " many trials the slice had to find it. A diamond with a bar is the mean of"
+    " its reruns with other seeds and its 95% interval; a red triangle and a"
+    " number stand for a slice whose best lies above the axis.",
   ),
   "curves": (
     "Training curves",
@@ -116,13 +120,21 @@ def _figures(results):
       caption = f"Exists in {exists} of {len(results.trials)} trials."
     group, fair = "hyperparameters", _without_adaptive(results)
     found += [
-      Figure(f"axis: {label}", group, "trials", axis(results, i), caption),
+      Figure(
+        f"axis: {label}",
+        group,
+        "trials",
+        axis(results, i),
+        caption,
+        f"{label}: every trial",
+      ),
       Figure(
         f"isolation: {label}",
         group,
         f"isolation:{i}",
         isolation(results, i),
         fair,
+        f"{label}: best trial of each {_slice_name(parameters[i])}",
       ),
     ]
   here = families(results)
@@ -141,8 +153,15 @@ def _figures(results):
         "best_of",
         best_of(results),
         _without_adaptive(results),
+        "Best of n trials, by bootstrap",
       ),
-      Figure("best step", "search", "trials", best_steps(results)),
+      Figure(
+        "best step",
+        "search",
+        "trials",
+        best_steps(results),
+        title="Step at which each trial was best",
+      ),
     ]
   group, source = "optimization", "curves:grad_norm"
   if "grad_norm" in here:
@@ -156,6 +175,10 @@ def _figures(results):
     line = curves(results, "learning_rate")
     found.append(Figure("learning rate", group, source, line))
   return found
+
+
+def _slice_name(parameter):
+  return "value" if parameter.kind == "choice" else "slice"
 
 
 def _without_adaptive(results):
@@ -254,7 +277,8 @@ def isolation_rows(
 ) -> list[dict[str, Any]]:
   """Best trial in each slice of hyperparameter `i`, for `isolation`.
 
-  `index` is None in a slice without a value.
+  `index` is None in a slice without a value; `mean`, `from` and `to` are of the
+  reruns of that trial, None without two of them.
   """
   parameter = results.space.parameters[i]
   groups = {trial.index: _group(results, trial) for trial in results.trials}
@@ -264,6 +288,7 @@ def isolation_rows(
         field: position(parameter, row[field]) for field in ("x", "low", "high")
       },
       "objective": _finite([row["value"]])[0],
+      **_of_reruns(results, row["trial"]),
       "index": row["trial"],
       "group": "" if row["trial"] is None else groups[row["trial"]],
       "label": row["x"] if row["low"] is None else _range(row),
@@ -272,6 +297,42 @@ def isolation_rows(
     }
     for row in trials_lib.isolation(results, parameter.label)
   ]
+
+
+def _of_reruns(results, index):
+  """Mean over the reruns of a trial and its 95 % interval."""
+  mean, low, high = trials_lib.rerun_interval(results, index)
+  return dict(
+    zip(("mean", "from", "to"), _finite((mean, low, high)), strict=True)
+  )
+
+
+def ends(results: results_lib.Results, source: str) -> list[float]:
+  """Ends of the axis of the objective in the figures of a source.
+
+  The figures that show every trial share one, so that they can be compared.
+  The others show what they compare: an isolation plot the best half of its
+  slices, and no more than 4 times as far up as that reaches.
+  """
+  kind, _, argument = source.partition(":")
+  if kind == "isolation":
+    return _zoomed(isolation_rows(results, int(argument)))
+  if kind == "best_of":
+    found = best_of_rows(results)
+    return domain([row[name] for row in found for name in ("low", "q75")])
+  return domain(results.values)
+
+
+def _zoomed(rows):
+  """Ends of an axis for rows of `isolation_rows`."""
+  values = sorted(r["objective"] for r in rows if r["objective"] is not None)
+  if not values:
+    return domain([])
+  low, middle, high = values[0], values[len(values) // 2], values[-1]
+  if len(values) > 3 and middle > low:
+    high = min(high, low + 4 * (middle - low))
+  spread = [r[name] for r in rows for name in ("from", "to")]
+  return domain([low, high, *spread])
 
 
 def curve_rows(
@@ -349,11 +410,23 @@ def domain(values: Sequence[float | None]) -> list[float]:
   return [low, high] if low < high else [low - margin, high + margin]
 
 
-def axis(results: results_lib.Results, i: int) -> alt.LayerChart:
-  """Objective against hyperparameter `i`, every trial (Playbook, figure 1)."""
+def axis(
+  results: results_lib.Results,
+  i: int,
+  x_ends: Sequence[float] | None = None,
+  y_ends: Sequence[float] | None = None,
+) -> alt.LayerChart:
+  """Objective against hyperparameter `i`, every trial (Playbook, figure 1).
+
+  Args:
+    results: The study.
+    i: Place of the hyperparameter in the space.
+    x_ends: Of the axis, as `position` has them; None: those of its range.
+    y_ends: Of the axis; None: as `ends` says.
+  """
   parameter = results.space.parameters[i]
-  x = _x_axis(parameter, f"x{i}")
-  y = _y_objective(results)
+  x = _x_axis(parameter, f"x{i}", x_ends)
+  y = _y_objective(results, y_ends or ends(results, "trials"))
   base = _chart().transform_filter(f"isValid(datum.x{i})")
   if parameter.kind == "choice":
     jitter = alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-0.5, 1.5]))
@@ -384,30 +457,68 @@ def axis(results: results_lib.Results, i: int) -> alt.LayerChart:
       .encode(x=x, y=alt.value(5), opacity=_OPACITY, tooltip=tooltip)
     )
   if parameter.kind != "choice":
-    ends = [position(parameter, end) for end in (parameter.low, parameter.high)]
+    own = [position(parameter, end) for end in _range_of(parameter)]
     layers.append(
-      alt.Chart(alt.InlineData([{"end": end} for end in ends]))
+      alt.Chart(alt.InlineData([{"end": end} for end in own]))
       .mark_rule(strokeDash=[2, 3], opacity=0.6, color="currentColor")
       .encode(x=alt.X("end:Q"))
     )
   return _finish(layers)
 
 
-def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
-  """Best trial per value, or per slice, of a hyperparameter (figure 2)."""
+def isolation(
+  results: results_lib.Results,
+  i: int,
+  x_ends: Sequence[float] | None = None,
+  y_ends: Sequence[float] | None = None,
+) -> alt.LayerChart:
+  """Best trial per value, or per slice, of a hyperparameter (figure 2).
+
+  Args: As of `axis`.
+  """
   parameter = results.space.parameters[i]
-  x, y = _x_axis(parameter, "x"), _y_objective(results)
-  colour = _group_colour(results)
+  y_ends = y_ends or ends(results, f"isolation:{i}")
+  x, colour = _x_axis(parameter, "x", x_ends), _group_colour(results)
   base = _chart()
+  # `top` is the end of the axis, which the page sets as it draws.
   valued = base.transform_filter("isValid(datum.objective)")
+  inside = valued.transform_filter("datum.objective <= top")
+  above = valued.transform_filter("datum.objective > top")
+  reruns = inside.transform_filter("isValid(datum.mean)")
   tooltip = _tooltip("index:O", "objective:Q", "count:N")
   layers = [
-    valued.mark_circle(size=80).encode(
-      x=x, y=y, color=colour, opacity=_OPACITY, tooltip=tooltip
+    inside.mark_circle(size=80).encode(
+      x=x,
+      y=_y_objective(results, y_ends),
+      color=colour,
+      opacity=_OPACITY,
+      tooltip=tooltip,
+    ),
+    reruns.mark_rule(strokeWidth=1.6).encode(
+      x=x,
+      y=_y_objective(results, y_ends, "from"),
+      y2=alt.Y2("to:Q"),
+      color=colour,
+      opacity=_OPACITY,
+    ),
+    reruns.mark_point(shape="diamond", size=70, strokeWidth=1.6).encode(
+      x=x,
+      y=_y_objective(results, y_ends, "mean"),
+      color=colour,
+      opacity=_OPACITY,
+      tooltip=_tooltip("index:O", "mean:Q", "from:Q", "to:Q"),
     ),
     base.mark_text(
       dy=0, fontSize=10, color="currentColor", opacity=0.75
     ).encode(x=x, y=alt.value(HEIGHT - 7), text=alt.Text("count:N")),
+    above.mark_point(
+      shape="triangle-up", color=RED, size=45, filled=True
+    ).encode(x=x, y=alt.value(5), tooltip=tooltip),
+    above.mark_text(
+      fontSize=9, color="currentColor", opacity=0.75
+    ).encode(
+      x=x, y=alt.value(16), text=alt.Text("objective:Q", format=".3g")
+    ),
     base.transform_filter("!isValid(datum.objective) && datum.count !== '0'")
     .mark_point(shape="cross", angle=45, color=RED, size=60, filled=True)
     .encode(x=x, y=alt.value(5)),
@@ -415,32 +526,41 @@ def isolation(results: results_lib.Results, i: int) -> alt.LayerChart:
   if parameter.kind != "choice":
     layers.insert(
       0,
-      valued.mark_rule(strokeWidth=2).encode(
+      inside.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q"),
         x2=alt.X2("high:Q"),
-        y=y,
+        y=_y_objective(results, y_ends),
         color=colour,
         opacity=_OPACITY,
       ),
     )
-  return _finish(layers)
+  return _finish(layers).add_params(alt.param(name="top", value=y_ends[1]))
 
 
-def best_of(results: results_lib.Results) -> alt.LayerChart:
-  """Box plots of the best of n trials (Playbook, figure 3)."""
+def best_of(
+  results: results_lib.Results, y_ends: Sequence[float] | None = None
+) -> alt.LayerChart:
+  """Box plots of the best of n trials (Playbook, figure 3).
+
+  Args: As of `axis`.
+  """
   x = alt.X("n:O", title="trials in the study", axis=alt.Axis(labelAngle=0))
-  base = _chart().encode(x=x)
+  base, span = _chart().encode(x=x), y_ends or ends(results, "best_of")
   tooltip = _tooltip("n:O", "low:Q", "q25:Q", "median:Q", "q75:Q", "high:Q")
   return _finish(
     [
-      base.mark_rule(color=BLUE).encode(
-        y=_y_objective(results, "low"), y2=alt.Y2("high:Q"), tooltip=tooltip
+      base.mark_rule(color=BLUE, clip=True).encode(
+        y=_y_objective(results, span, "low"),
+        y2=alt.Y2("high:Q"),
+        tooltip=tooltip,
       ),
-      base.mark_bar(size=14, color=BLUE, opacity=0.55).encode(
-        y=_y_objective(results, "q25"), y2=alt.Y2("q75:Q"), tooltip=tooltip
+      base.mark_bar(size=14, color=BLUE, opacity=0.55, clip=True).encode(
+        y=_y_objective(results, span, "q25"),
+        y2=alt.Y2("q75:Q"),
+        tooltip=tooltip,
       ),
       base.mark_tick(size=14, thickness=2.5, color="currentColor").encode(
-        y=_y_objective(results, "median"), tooltip=tooltip
+        y=_y_objective(results, span, "median"), tooltip=tooltip
       ),
     ]
   )
@@ -503,7 +623,11 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
     .mark_line(strokeWidth=1.6, point={"opacity": 0, "size": 60})
     .encode(
       x=alt.X("step:Q", title="step", axis=_STEPS),
-      y=alt.Y("value:Q", title=name, scale=alt.Scale(nice=False, padding=6)),
+      y=alt.Y(
+        "value:Q",
+        title=name,
+        scale=alt.Scale(zero=False, nice=False, padding=6),
+      ),
       color=_trial_colour(),
       strokeDash=alt.StrokeDash("split:N", scale=dashes, legend=None),
       detail=alt.Detail("index:N"),
@@ -546,7 +670,7 @@ def spec(figure: Figure, results: results_lib.Results) -> dict[str, Any]:
       if y.get("field") == "value":
         y["scale"]["type"] = kind
   found["datasets"]["data"] = data
-  return found | {"title": figure.name}
+  return found | {"title": figure.title or figure.name}
 
 
 def _range(row):
@@ -569,7 +693,7 @@ def _finish(layers):
   )
 
 
-def _x_axis(parameter, field):
+def _x_axis(parameter, field, ends=None):
   title = parameter.label
   if parameter.kind == "choice":
     order = [str(value) for value in parameter.values]
@@ -581,13 +705,13 @@ def _x_axis(parameter, field):
       axis=alt.Axis(labelAngle=0, labelLimit=90),
     )
   ends = sorted(
-    position(parameter, end) for end in (parameter.low, parameter.high)
+    ends or (position(parameter, end) for end in _range_of(parameter))
   )
   kind = "linear" if parameter.scale == "linear" else "log"
   options = {"zero": False} if kind == "linear" else {}
   axis_options = {"labelOverlap": "greedy", "labelSeparation": 4}
   if kind == "log":
-    axis_options["values"] = _log_ticks(*ends)
+    axis_options["values"] = log_ticks(*ends)
   if parameter.scale == "log_one_minus":
     options["reverse"] = True
     axis_options["labelExpr"] = "format(1 - datum.value, '.8~f')"
@@ -605,7 +729,11 @@ def _x_axis(parameter, field):
   )
 
 
-def _log_ticks(low, high):
+def _range_of(parameter):
+  return parameter.low, parameter.high
+
+
+def log_ticks(low: float, high: float) -> list[float]:
   """1, 10, 100; over fewer than four decades 1, 2, 5, 10."""
   digits = (1,) if high >= 1e4 * low else (1, 2, 5)
   first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -619,16 +747,12 @@ def _log_ticks(low, high):
   ]
 
 
-def _y_objective(results, field="objective"):
-  # One scale for all figures of the objective, so that they can be compared.
+def _y_objective(results, ends, field="objective"):
   return alt.Y(
     f"{field}:Q",
     title=objective_title(results.objective, results.select),
     scale=alt.Scale(
-      type=scale(results.values),
-      domain=domain(results.values),
-      nice=False,
-      padding=20,
+      type=scale(ends), domain=list(ends), nice=False, padding=20
     ),
   )
 

@@ -31,7 +31,8 @@ def figures(pictures: Sequence[answer_lib.Picture]) -> list[plots.Figure]:
 
 
 def _layers(picture):
-  x, y = _axis(alt.X, "x:Q", picture.x), _axis(alt.Y, "y:Q", picture.y)
+  x = _axis(alt.X, "x:Q", picture, "x")
+  y = _axis(alt.Y, "y:Q", picture, "y")
   series = list(
     dict.fromkeys(
       row["series"]
@@ -60,7 +61,7 @@ def _layers(picture):
       _data(picture, [row for row in picture.lines if "low" in row])
       .mark_area(opacity=0.2)
       .encode(
-        x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour
+        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
       )
     )
   if picture.lines:
@@ -74,7 +75,7 @@ def _layers(picture):
       _data(picture, [row for row in picture.points if "low" in row])
       .mark_rule(strokeWidth=1.4)
       .encode(
-        x=x, y=_axis(alt.Y, "low:Q", picture.y), y2="high:Q", color=colour
+        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
       )
     )
   if picture.points:
@@ -94,14 +95,28 @@ def _layers(picture):
       ),
     ]
   for label, value in picture.levels.items():
-    level = alt.Chart(alt.InlineData([{"y": value, "label": label}]))
-    layers += [
-      level.mark_rule(color=_INK, strokeDash=[4, 3]).encode(y=y),
-      level.mark_text(
-        color=_INK, align="right", baseline="bottom", dy=-2, fontSize=10
-      ).encode(x=alt.value(plots.WIDTH - 2), y=y, text="label:N"),
-    ]
+    layers += _level(label, value, y, picture)
   return layers
+
+
+def _level(label, value, y, picture):
+  """A dashed line; of one far above the rest only its value, on the edge."""
+  ink = dict(color=_INK, fontSize=10, align="right")
+  right = alt.value(plots.WIDTH - 2)
+  values = [r["y"] for rows in (picture.points, picture.lines) for r in rows]
+  low, high = min(values, default=value), max(values, default=value)
+  if value > high + 2 * (high - low) and not picture.y.log:
+    text = f"{label}: {value:.4g}, above"
+    far = alt.Chart(alt.InlineData([{"label": text}]))
+    mark = far.mark_text(baseline="top", **ink)
+    return [mark.encode(x=right, y=alt.value(2), text="label:N")]
+  level = alt.Chart(alt.InlineData([{"y": value, "label": label}]))
+  return [
+    level.mark_rule(color=_INK, strokeDash=[4, 3]).encode(y=y),
+    level.mark_text(baseline="bottom", dy=-2, **ink).encode(
+      x=right, y=y, text="label:N"
+    ),
+  ]
 
 
 def _data(picture, rows):
@@ -109,22 +124,33 @@ def _data(picture, rows):
 
   def drawable(row):
     return all(
-      math.isfinite(row[name]) and (row[name] > 0 or not axis.log)
+      math.isfinite(row[name])
+      and (row[name] > 0 or not axis.log or axis.with_zero)
       for name, axis in (("x", picture.x), ("y", picture.y))
     )
 
   return alt.Chart(alt.InlineData([dict(r) for r in rows if drawable(r)]))
 
 
-def _axis(channel, field, axis) -> Any:
-  scale = alt.Scale(type="log" if axis.log else "linear", zero=False)
+def _axis(channel, field, picture, name) -> Any:
+  axis = getattr(picture, name)
+  options: dict[str, Any] = {"labelOverlap": "greedy", "tickCount": 6}
+  scale = alt.Scale(zero=False, nice=False, padding=8)
+  if axis.whole:
+    options |= {"format": "d", "tickMinStep": 1}
   if axis.log:
     scale = alt.Scale(type="log", nice=False, padding=8)
+  values = [r[name] for rows in (picture.points, picture.lines) for r in rows]
+  positive = [value for value in values if value > 0]
+  if axis.log and axis.with_zero and 0 in values and positive:
+    least, most = min(positive), max(positive)
+    scale = alt.Scale(type="symlog", constant=least, nice=False, padding=8)
+    options["values"] = [0, *plots.log_ticks(least, most)]
   return channel(
     field,
     title=axis.title,
     scale=scale,
-    axis=alt.Axis(format=".4~g", labelOverlap="greedy", tickCount=6),
+    axis=alt.Axis(**({"format": ".4~g"} | options)),
   )
 
 
@@ -141,5 +167,5 @@ def _colour(series):
     sort=series,
     scale=alt.Scale(domain=series, **colours),
     # The same in all layers: they share one legend.
-    legend=alt.Legend(labelLimit=240) if len(series) > 1 else None,
+    legend=alt.Legend(labelLimit=300) if len(series) > 1 else None,
   )

@@ -69,7 +69,7 @@ def figures(
 
 def spec(figure: plots.Figure) -> dict[str, Any]:
   """A figure as Vega-Lite that stands alone, for a file or a notebook."""
-  return figure.chart.to_dict() | {"title": figure.name}
+  return figure.chart.to_dict() | {"title": figure.title or figure.name}
 
 
 def _figure(name, group, layers):

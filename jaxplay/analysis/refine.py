@@ -36,7 +36,9 @@ def next_study(
   3. Else, one whose best eighth (at least 5 of 16 trials) lies within it, with
      0.15 of the range on both sides, in less than 0.6 of it, shrinks to that.
   4. `max_train_steps` doubles, halves or falls to a fifth where the checks of
-     length say so; the number of trials doubles where they were too few.
+     length say so, unless a range became wider by 1: of trials that do not hold
+     the optimum nothing follows for its length, and the two studies compare.
+     The number of trials doubles where they were too few.
 
   Scientific hyperparameters are kept, save for 1. Adaptive trials do not
   count: they crowd wherever the best ones happened to be.
@@ -50,6 +52,12 @@ def next_study(
   told = _by_check(findings)
   domains = [_next_domain(results, p, told) for p in results.space.parameters]
   steps, steps_reason = next_steps(study, findings)
+  if any(_moved(p, told) for p in results.space.parameters):
+    steps = study["config"]["max_train_steps"]
+    steps_reason = (
+      "kept: first the space, then the length. The checks of length judge again"
+      " once the best trials lie inside the space"
+    )
   config, overrides = study["config_file"], dict(study["overrides"])
   config_reason = "kept"
   if rundir.is_local(results.path):
@@ -244,8 +252,8 @@ def _mended_domain(parameter, told):
   """(domain, reason) as findings ask for; the old one: not to be narrowed."""
   old = parameter.domain
   boundary = told.get(("search_space_boundary", parameter.label))
-  proposed = boundary and boundary.evidence.get("proposed")
-  if proposed and boundary.verdict == "warn":
+  proposed = _moved(parameter, told)
+  if proposed:
     edge = boundary.evidence["side"]
     reason = (
       f"moved: the {boundary.evidence['num_best']} best of"
@@ -272,6 +280,14 @@ def _mended_domain(parameter, told):
       )
       return _with_range(old, cut), reason
   return None
+
+
+def _moved(parameter, told):
+  """The wider range that `search_space_boundary` proposes, or None."""
+  boundary = told.get(("search_space_boundary", parameter.label))
+  if boundary is None or boundary.verdict != "warn":
+    return None
+  return boundary.evidence.get("proposed")
 
 
 def _cut(parameter, region):

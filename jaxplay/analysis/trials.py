@@ -107,6 +107,22 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
   return rows
 
 
+def rerun_interval(
+  results: results_lib.Results, index: int | None
+) -> tuple[float, float, float]:
+  """(mean, low, high) over the reruns of a trial: the mean's 95 % interval.
+
+  By Student's t; NaN without two reruns that have a value.
+  """
+  values = results.values_of(results.reruns.get(index, ()))
+  if len(values) < 2:
+    return math.nan, math.nan, math.nan
+  error = float(values.std(ddof=1)) / math.sqrt(len(values))
+  reach = float(stats.t.isf(0.025, len(values) - 1)) * error
+  mean = float(values.mean())
+  return mean, mean - reach, mean + reach
+
+
 def cells(
   results: results_lib.Results, slices: bool = True, without: str | None = None
 ) -> dict[str, np.ndarray]:

@@ -76,7 +76,15 @@ def add(verbs):
     metavar="FILE.md",
     help="append verdict and evidence to a log of launches",
   )
-  compare.add_argument("--json", action="store_true", help="as JSON")
+  compare.add_argument(
+    "--out",
+    type=common.page,
+    metavar="FILE.html",
+    help="the page that shows both (default comparison.html in CANDIDATE)",
+  )
+  compare.add_argument(
+    "--json", action="store_true", help="as JSON, and no page without --out"
+  )
   compare.set_defaults(verb=_compare)
 
 
@@ -124,7 +132,7 @@ def _page_name(select, objective):
 
 def show_study(results, findings, path):
   """The answer in a few lines, and where to read on."""
-  from jaxplay.analysis import compare, trials
+  from jaxplay.analysis import compare, summary, trials
 
   if results.ranked:
     best = results.ranked[0]
@@ -147,12 +155,7 @@ def show_study(results, findings, path):
       where = f" with {cell}" if cell else ""
       print(f"best {results.value(trial):.4g}{where}: {told}")
   for best, other, found in compare.cells(results):
-    low, high = found.interval
-    is_better = "better" if found.verdict == "adopt" else "cannot be told apart"
-    print(
-      f"{best} against {other}: {is_better}, by {found.improvement:.4g} (95 %:"
-      f" {low:.4g} to {high:.4g})"
-    )
+    print(summary.of_choice(best, other, found))
   shown = [found for found in findings if found.verdict in ("warn", "fail")]
   for found in shown:
     print(f"  {found.verdict}: {found.check} ({found.subject}): {found.advice}")
@@ -288,41 +291,42 @@ def _report_run(arguments):
 
 
 def _compare(arguments, rest):
-  from jaxplay.analysis import compare
+  from jaxplay import report, rundir
+  from jaxplay.analysis import compare, summary
 
   common.no_more(rest, arguments)
+  for side in (arguments.baseline, arguments.candidate):
+    if arguments.out is not None and rundir.at(side).is_dir():
+      rundir.refuse_links_in(side, arguments.out)
   baseline, candidate = (
     compare.read(path, arguments.objective)
     for path in (arguments.baseline, arguments.candidate)
   )
   comparison = compare.compare(baseline, candidate, arguments.smallest)
+  both = {"baseline": baseline, "candidate": candidate}
+  findings = [_checked(results) for results in both.values()]
   if arguments.log:
     entry = compare.log_entry(comparison, time.strftime("%Y-%m-%d"))
     common.append(arguments.log, entry)
   if arguments.json:
     print(json.dumps(comparison.as_json(), indent=1))
   else:
-    _show_comparison(comparison)
+    for sentence in summary.of_both(comparison, both, findings):
+      print(sentence)
+    for sentence in (*comparison.caveats, comparison.advice):
+      print(f"  {sentence}")
+  if arguments.json and arguments.out is None:
+    return 0
+  path = arguments.out or rundir.at(candidate.path) / "comparison.html"
+  with rundir.written(path, "--out=FILE.html writes the page elsewhere"):
+    report.write_comparison(comparison, *both.values(), findings, path=path)
+  if not arguments.json:
+    print(f"both, side by side: {path}")
   return 0
 
 
-def _show_comparison(comparison):
-  """The verdict first, then what it rests on."""
-  low, high = comparison.interval
-  print(
-    f"{comparison.verdict}: the candidate improves {comparison.objective} by"
-    f" {comparison.improvement:.4g} (95 %: {low:.4g} to {high:.4g})"
-  )
-  sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
-  for name, side in sides.items():
-    source = side.deviation_from
-    if side.num_reruns < 2:
-      source = f"{side.num_reruns or 'no'} reruns; +- is {source}"
-    print(
-      f"  {name:<12}{side.mean:.4g} +- {side.deviation:.2g} ({source});"
-      f" {side.name}" + (f", trial {side.trial}" if side.trial >= 0 else "")
-    )
-  for key, (old, new) in comparison.changes.items():
-    print(f"  {key:<32}{common.short(old)} -> {common.short(new)}")
-  for sentence in (*comparison.caveats, comparison.advice):
-    print(sentence)
+def _checked(results):
+  """The checklist of a study; of a run or of a single trial there is none."""
+  from jaxplay.analysis import checklist
+
+  return checklist.check_study(results) if len(results.trials) > 1 else []

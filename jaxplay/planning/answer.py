@@ -40,10 +40,15 @@ class Axis:
   Attributes:
     title: With the unit.
     log: Whether its scale is logarithmic; what is not above 0 is not drawn.
+    with_zero: Of a logarithmic scale: linear below the least value above 0, so
+      that 0, such as of an error rate, is drawn.
+    whole: Whether values are whole numbers, such as seeds.
   """
 
   title: str
   log: bool = False
+  with_zero: bool = False
+  whole: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

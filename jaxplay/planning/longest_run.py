@@ -672,13 +672,13 @@ def _readings_table(uncertain, spread):
 def _lengths_pictures(lengths, rates):
   for name, chosen, caption in (
     (
-      "bought at the start",
+      "compute against length, hardware bought at the start",
       [v for v in VARIANTS if not v.swapped],
       "Effective compute by the deadline of runs of a length, against the best"
       " (point). Growth that waiting can use makes the best run shorter.",
     ),
     (
-      "bought during the run",
+      "compute against length, hardware bought during the run",
       [v for v in VARIANTS if v.swapped],
       "With hardware bought as money comes in, long runs lose less: what is"
       " bought late is as good as theirs.",
@@ -711,7 +711,7 @@ def _uncertainty_picture(uncertain, rate, spread, seed):
   counts, edges = np.histogram(lengths, 40, shown)
   exact = {r.name: r.exact for r in uncertain}
   return answer_lib.Picture(
-    "an unknown growth of hardware",
+    "best length, where the growth of hardware is unknown",
     answer_lib.Axis("best length for a rate as drawn, years"),
     answer_lib.Axis("share of the draws"),
     bars=[

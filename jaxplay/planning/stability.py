@@ -375,7 +375,7 @@ def norms_picture(
     edges = np.geomspace(positive.min(), positive.max() * 1.001, 31)
   counts, _ = np.histogram(positive, edges)
   return answer_lib.Picture(
-    "gradient norms",
+    "how often each gradient norm was logged",
     answer_lib.Axis("L2 norm before clipping", log=True),
     answer_lib.Axis("logged steps"),
     bars=[

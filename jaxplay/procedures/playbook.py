@@ -815,9 +815,9 @@ def _picture(loop, objective):
       row = dict(x=at, y=mean, low=low, high=mean + std)
       rows.append(row | {"series": f"{name}, other seeds"})
   return answer_lib.Picture(
-    "what the budget bought",
-    answer_lib.Axis("trials spent"),
-    answer_lib.Axis(objective, log=all(row["y"] > 0 for row in rows)),
+    "every trial, by when it was paid for",
+    answer_lib.Axis("budget spent, trials"),
+    answer_lib.Axis(objective, log=True, with_zero=True),
     points=rows,
     caption="Each trial that came to a result, when it was paid for; trials are"
     " short until the last round. At the end, the mean and standard deviation"

@@ -106,7 +106,7 @@ def rounds(
     )
     pictures.append(
       answer_lib.Picture(
-        "rounds",
+        "best value of each round",
         answer_lib.Axis("steps", log=True),
         answer_lib.Axis(results.objective),
         points=[

@@ -202,7 +202,7 @@ def _every_step(lab, config, best):
     if x % n == 0
   ]
   picture = answer_lib.Picture(
-    "evaluated at every step",
+    "validation loss at every step",
     answer_lib.Axis("step", log=True),
     answer_lib.Axis("valid/loss, nats"),
     lines=rows,
@@ -252,7 +252,7 @@ def _warmup(lab, config, sweep, logged):
   )
   shown = opened[0] if opened else bases[0]
   picture = answer_lib.Picture(
-    f"warmup to {shown:g}",
+    f"training loss with a warmup to {shown:g}",
     answer_lib.Axis("step", log=True),
     answer_lib.Axis("train/loss, nats"),
     lines=[
@@ -274,9 +274,9 @@ def _sweep_picture(runs, objective, sweep):
   values = [run.value for run in runs if np.isfinite(run.value)]
   top = max(values, default=1.0)
   return answer_lib.Picture(
-    "sweep of the rate",
+    "best value against the learning rate",
     answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective),
+    answer_lib.Axis(objective, log=True, with_zero=True),
     points=[
       dict(
         x=run.rate,
@@ -317,9 +317,9 @@ def _lines(runs, series):
 
 def _fixes_picture(fixes, objective):
   return answer_lib.Picture(
-    "what the fixes open",
+    "best value against the learning rate, with each fix",
     answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective),
+    answer_lib.Axis(objective, log=True, with_zero=True),
     lines=_points(fixes),
     points=_points(fixes),
     caption="Each fix with its own sweep of the rate; what diverged is left"
@@ -350,7 +350,7 @@ def _before_after(runs, fixes, rate):
   }
   names = {id(run): name for name, run in shown.items()}
   return answer_lib.Picture(
-    f"before and after, at {rate:g}",
+    f"training loss with and without fixes, learning rate {rate:g}",
     answer_lib.Axis("step"),
     answer_lib.Axis("train/loss, nats"),
     lines=_lines(list(shown.values()), lambda run: names[id(run)]),

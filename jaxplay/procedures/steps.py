@@ -138,7 +138,9 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
       answer_lib.Picture(
         "best step of each trial",
         answer_lib.Axis("best step, share of all steps"),
-        answer_lib.Axis(f"{results.select} {results.objective}"),
+        answer_lib.Axis(
+          f"{results.select} {results.objective}", log=True, with_zero=True
+        ),
         points=[
           dict(x=float(x), y=y, series="trial")
           for x, y in zip(shares, values, strict=True)

@@ -51,8 +51,8 @@ RERUNS = 0.1 + 0.002 * np.array([-1.2, -0.6, 0.1, 0.6, 1.1])
   [
     (0.02, "adopt"),
     (-0.02, "do not adopt"),
-    (0.001, "cannot tell"),
-    (-0.001, "cannot tell"),
+    (0.001, "inconclusive"),
+    (-0.001, "inconclusive"),
   ],
 )
 def test_verdict_from_reruns(improvement, verdict):
@@ -91,7 +91,7 @@ def test_equal_searches_without_reruns_are_rarely_told_apart():
     # The best lies in a corner, which few trials come near.
     one, other = (_side(0.1 + 0.03 * np.sqrt(rng.random(20))) for _ in "12")
     verdicts.append(compare.compare(one, other).verdict)
-  assert verdicts.count("cannot tell") >= 190
+  assert verdicts.count("inconclusive") >= 190
 
 
 def test_one_search_far_below_another_needs_no_reruns():
@@ -105,7 +105,7 @@ def test_one_search_far_below_another_needs_no_reruns():
 def test_missing_reruns_are_asked_for(reruns):
   """E1: with reruns of none, or of one only, it says what to run."""
   found = compare.compare(_flat(0.1, reruns), _flat(0.099))
-  assert found.verdict == "cannot tell"
+  assert found.verdict == "inconclusive"
   path = pathlib.Path("generated").absolute()
   assert f"jaxplay study rerun {path} --trial=0 --seeds=" in found.advice
   assert "selected for being the best" in found.caveats[0]
@@ -114,7 +114,7 @@ def test_missing_reruns_are_asked_for(reruns):
 def test_the_seeds_that_would_tell_do_tell():
   """E3: with as many seeds as it asks for, the same numbers decide."""
   found = compare.compare(_flat(0.1, RERUNS), _flat(0.098, RERUNS - 0.002))
-  assert found.verdict == "cannot tell"
+  assert found.verdict == "inconclusive"
   num = found.more_seeds
   # As many values with exactly the mean and the deviation of the reruns.
   spread = np.linspace(-1, 1, num)
@@ -143,7 +143,7 @@ def test_seeds_matter_to_both_sides():
     (_flat(0.12, spread + 0.02), _flat(0.1)),
   ):
     found = compare.compare(one, other)
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
     assert found.baseline.deviation == pytest.approx(found.candidate.deviation)
 
 
@@ -165,7 +165,7 @@ def test_an_improvement_has_to_be_worth_it():
   one, other = _flat(0.1, RERUNS), _flat(0.09, RERUNS - 0.01)
   assert compare.compare(one, other).verdict == "adopt"
   assert compare.compare(one, other, smallest=0.02).verdict == "do not adopt"
-  assert compare.compare(one, other, smallest=0.011).verdict == "cannot tell"
+  assert compare.compare(one, other, smallest=0.011).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_unlike_studies_get_no_verdict(key, value):
   found = compare.compare(
     _flat(0.2, RERUNS + 0.1), _flat(0.1, RERUNS, **{key: value})
   )
-  assert found.verdict == "cannot tell" and found.more_seeds is None
+  assert found.verdict == "inconclusive" and found.more_seeds is None
   assert found.caveats[0].startswith(key)
   assert key in found.advice
 
@@ -246,7 +246,7 @@ def test_a_worse_choice_is_told():
   told = {other: comparison.verdict for _, other, comparison in found}
   assert len(found) == 2
   assert told.pop("optimizer=sgd") == "adopt"
-  assert set(told.values()) == {"cannot tell"}
+  assert set(told.values()) == {"inconclusive"}
 
 
 def test_equal_choices_are_rarely_told_apart():
@@ -310,7 +310,7 @@ def test_batch_sizes_of_one_study_get_no_verdict():
     by_hand.study(mapping, points, values)
   )
   assert (best, other) == ("batch_size=64", "batch_size=128")
-  assert found.verdict == "cannot tell" and "batch_size" in found.caveats[0]
+  assert found.verdict == "inconclusive" and "batch_size" in found.caveats[0]
 
 
 def test_nothing_to_compare():
@@ -332,7 +332,7 @@ def test_runs_are_compared(tmp_path):
     run.write_status("completed", step=100, chance=chance)
   one, other = (compare.read(tmp_path / name) for name in ("one", "other"))
   found = compare.compare(one, other)
-  assert found.verdict == "cannot tell"
+  assert found.verdict == "inconclusive"
   assert found.improvement == pytest.approx(0.001)
   assert "--config.seed=" in found.advice
   with pytest.raises(jaxplay.UserError, match="no 'valid/f1'"):

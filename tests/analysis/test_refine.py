@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from jaxplay import rundir
+from jaxplay import finding, rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -130,6 +130,22 @@ def test_a_shorter_study_has_room_for_its_warmup(next_study, varied):
   else:
     assert overrides["max_train_steps"] == total // 5
     assert overrides["hparams.warmup_steps"] == total // 10
+
+
+def test_first_the_space_then_the_length(next_study):
+  """F1: while a range moves the steps stay, so that the two studies compare."""
+  results = generated.faulty(0, "edge", 0.3, 64)
+  asked = finding.Finding(
+    "compute_bound", "warn", "valid/loss", {}, "Train longer.", "Playbook"
+  )
+  findings = [*checklist.check_study(results), asked]
+  study = {**results.study, "config_file": "config.py"}
+  results = dataclasses.replace(results, study=study)
+  assert "max_train_steps" not in refine.next_study(results, findings)
+  inside = [f for f in findings if f.check != "search_space_boundary"]
+  steps = 2 * study["config"]["max_train_steps"]
+  text = refine.next_study(results, inside)
+  assert f'"max_train_steps": {steps}' in text
 
 
 def test_too_few_trials_are_doubled(next_study):
