@@ -88,7 +88,7 @@ def _path(text):
   from jaxplay import rundir
 
   if not text:
-    raise argparse.ArgumentTypeError("it is empty; the current folder is '.'")
+    raise argparse.ArgumentTypeError("it is ''; the current folder is '.'")
   path = rundir.at(text)
   if not rundir.is_local(path):
     return path

@@ -78,6 +78,11 @@ def _steps(arguments, rest):
     )
   config = question.load_config(arguments, rest)
   target = planning.Target.parse(arguments.fit or _FITTED)
+  if target.metric not in planning.TRAINED:
+    raise jaxplay.UserError(
+      f"--fit={target} is not of the training set; it can be of"
+      f" {' or '.join(planning.TRAINED)}"
+    )
   low, high = question.rates(arguments, config)
   length = arguments.steps or config.max_train_steps
   options = {

@@ -183,6 +183,9 @@ def _show(arguments, question, answer, goal, directory=None):
   return 0
 
 
+_LEAST_RATE, _LARGEST_RATE = 1e-37, 1e37  # in the step's 32 bits
+
+
 def _range(text):
   """Type of a range of learning rates: "0.001:1"."""
   low, _, high = text.partition(":")
@@ -190,9 +193,10 @@ def _range(text):
     low, high = float(low), float(high)
   except ValueError:
     low = high = 0.0
-  if not 0 < low < high < float("inf"):
+  if not _LEAST_RATE <= low < high <= _LARGEST_RATE:
     raise argparse.ArgumentTypeError(
-      f"it is {text!r}; it must be LOW:HIGH, such as 0.001:1"
+      f"it is {text!r}; it must be LOW:HIGH, such as 0.001:1, from"
+      f" {_LEAST_RATE:g} to {_LARGEST_RATE:g}"
     )
   return low, high
 

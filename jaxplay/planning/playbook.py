@@ -26,6 +26,7 @@ _FEWEST = 8  # of which a study is still made
 _FIRST_STUDY = 0.4  # share of what is left for studies
 # Adaptive trials at a time, at least: they do not learn of each other.
 BATCH = 8
+_MOST = 1_000_000  # trials or hours: more is a slip of the keys
 _UNITS = {"h": 3600.0, "m": 60.0}
 # A batch size that is so many times as fast is worth tuning everything for.
 WORTH = 2.0
@@ -64,10 +65,10 @@ class Budget:
       number = float(text[:-1] if unit else text)
     except ValueError:
       number = math.nan
-    if not 0 < number < math.inf:
+    if not 0 < number <= _MOST:
       raise jaxplay.UserError(
         f"--budget is {text!r}; it is a number of trials, such as 64, or a"
-        " time, such as 2h or 90m"
+        f" time, such as 2h or 90m, of at most {_MOST:,}"
       )
     if unit:
       return cls(seconds=number * unit)

@@ -25,6 +25,9 @@ _SWEEP = (
 )
 
 
+TRAINED = ("train/loss", "train/error_rate")  # metrics of the training set
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
   """A value of a metric that is to be reached: `METRIC<=X`.
@@ -52,7 +55,7 @@ class Target:
       most = float(found[2]) if found else math.nan
     except ValueError:
       most = math.nan
-    if not math.isfinite(most):
+    if not 0 <= most < math.inf:  # Neither losses nor error rates are less.
       raise jaxplay.UserError(
         f"{text!r} is no target; write METRIC<=X, such as"
         " 'valid/error_rate<=0.05', in quotes"

@@ -56,8 +56,8 @@ def check(target: steps_lib.Target, config) -> None:
   config = config.copy_and_resolve_references()
   for key, value in config_lib.without(config, "averages").items():
     config_lib.override(config, key, value)
-  known = config_lib.evaluated(config)
-  if target.metric.startswith("valid") and target.metric not in known:
+  known = (*steps_lib.TRAINED, *config_lib.evaluated(config))
+  if target.metric not in known:
     raise jaxplay.UserError(
       f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
     )
