@@ -23,6 +23,7 @@ import vl_convert
 
 import jaxplay
 from jaxplay import commands, finding, rundir
+from jaxplay import provenance as provenance_lib
 from jaxplay.analysis import compare, plots, plots_answer, plots_ladder
 from jaxplay.analysis import results as results_lib
 from jaxplay.planning import answer as answer_lib
@@ -641,9 +642,8 @@ def _command(words):
 def _provenance(facts, provenance):
   """[name, text] of all that is known."""
   versions = provenance.get("versions") or {}
-  facts = facts | {
-    "git commit": provenance.get("git_commit"),
-    "uncommitted changes": provenance.get("git_diff") or "none",
+  code = provenance_lib.in_words(provenance) if provenance else {}
+  facts = facts | code | {
     "devices": provenance.get("devices"),
     "host": provenance.get("host"),
     "folder": provenance.get("folder"),
@@ -652,8 +652,6 @@ def _provenance(facts, provenance):
     "report": time.strftime("%Y-%m-%d %H:%M:%S%z")
     + f", by jaxplay {jaxplay.__version__}",
   }
-  if not provenance:
-    del facts["uncommitted changes"]
   return [[name, str(value)] for name, value in facts.items() if value]
 
 

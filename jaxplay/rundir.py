@@ -342,13 +342,30 @@ class RunDir:
     return read_json(self.path / "provenance.json", Provenance)
 
   def write_provenance(self, entry: Mapping[str, Any]) -> None:
-    """Keeps the first entry and lists each later one under "resumes"."""
-    first = self.provenance() or {}
+    """Keeps the first entry and lists each later one under "resumes".
+
+    What a later entry says of code and files is left out where it is as it was
+    before.
+    """
+    first, entry = self.provenance() or {}, dict(entry)
+    own = os.path.abspath(self.path / "config.json")  # It says nothing new.
+    if any(file["path"] == own for file in entry.get("files", ())):
+      entry |= {"files": [], "repositories": []}
     if "resumes" not in first:  # It may say already what it is a branch of.
-      first = first | dict(entry, resumes=[])
+      known = {k: v for k, v in first.items() if v and not entry.get(k)}
+      first = first | entry | known | {"resumes": []}
     else:
-      first["resumes"].append(dict(entry))
+      first["resumes"].append(_news(entry, first))
     write_json(self.path / "provenance.json", first)
+
+  def note_start(self, entry: Mapping[str, Any]) -> None:
+    """As `write_provenance`, of what is started anew for each of its parts.
+
+    A start is listed if other code or files made it than the one before.
+    """
+    first = self.provenance()
+    if first is None or _CODE & _news(entry, first).keys():
+      self.write_provenance(entry)
 
   def status(self) -> dict[str, Any]:
     """How the run stands; {} before it began."""
@@ -457,6 +474,26 @@ class RunDir:
     ) as error:
       reason = str(error).split("\n")[0]
       raise Damaged(path, f"it is no archive of arrays ({reason})") from None
+
+
+# What of a provenance may be large: it is listed again only if it has changed.
+_FROM_FILES = ("files", "repositories")
+_CODE = {"git_commit", "git_diff", "jaxplay", *_FROM_FILES}
+
+
+def _news(entry, first):
+  """A later entry without what it says of code and files as those before."""
+  known = dict(first)
+  for earlier in first.get("resumes", ()):
+    known |= earlier
+  entry = plain(entry)
+  if not entry.get("files"):  # It was started from what the run itself holds.
+    entry = {k: v for k, v in entry.items() if k not in _FROM_FILES}
+  return {
+    k: v
+    for k, v in entry.items()
+    if k not in _CODE or k not in known or known[k] != v
+  }
 
 
 def as_line(line: Mapping[str, Any]) -> str:

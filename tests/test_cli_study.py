@@ -111,6 +111,31 @@ def test_the_next_study_runs_from_anywhere(tmp_path, monkeypatch, capsys):
   assert config_lib.differences(*trials).keys() == {"hparams.learning_rate"}
 
 
+def test_the_files_of_a_study_are_recorded(tmp_path):
+  """B13: text and state of the config and study file, in the study, in each
+  trial and rerun, and on the page; a config that no commit holds is told."""
+  path = studies.write(tmp_path, num_trials=1)
+  subprocess.run(["git", "-C", tmp_path, "init", "--quiet"], check=True)
+  study = tmp_path / "s"
+  assert studies.call("study", "run", path, f"--workdir={study}") == 0
+  rerun = ("study", "rerun", study, "--best", "--seeds=1")
+  assert studies.call(*rerun, "--no_report") == 0
+  expected = {
+    str(tmp_path / name): (tmp_path / name).read_text()
+    for name in ("study.py", "config.py")
+  }
+  runs = ["", "trials/0000", "reruns/0000/1"]
+  for run in runs:
+    entry = rundir.RunDir(study / run).provenance()
+    assert {f["path"]: f["text"] for f in entry["files"]} == expected, run
+    assert {f["state"] for f in entry["files"]} == {"untracked"}
+    assert [r["folder"] for r in entry["repositories"]] == [str(tmp_path)]
+  assert entry["command"][-5:] == list(map(str, (*rerun, "--no_report")))
+  page = (study / "report.html").read_text()
+  assert f"{tmp_path / 'config.py'}: untracked" in page
+  assert "config.model.width = int(width)" in page
+
+
 def test_extend_runs_the_new_trials_alone(study, capsys):
   """C5: more trials continue the sequence; the old ones stay as they are."""
   before = studies.files(study / "trials")

@@ -291,8 +291,8 @@ def test_provenance(tmp_path, study):
   report.write(written, [], path=tmp_path / "report.html")
   page = payload(tmp_path / "report.html")
   facts = dict(page["provenance"])
-  assert facts["git commit"] == "abc123"
-  assert facts["uncommitted changes"] == "-a\n+b"
+  assert "commit abc123" in facts["jaxplay"]
+  assert facts["uncommitted changes of jaxplay"] == "-a\n+b"
   assert facts["command"].startswith("jaxplay study run")
   assert page["goal"] == study.study["goal"]
   assert "model.depth: 1 to 4, linear (nuisance)" in facts["space"]

@@ -18,6 +18,7 @@ from scipy import stats
 import jaxplay
 from jaxplay import commands, rundir
 from jaxplay import config as config_lib
+from jaxplay import provenance as provenance_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -291,10 +292,20 @@ def log_entry(comparison: Comparison, date: str) -> str:
 
 
 def commit(path: str | os.PathLike) -> str:
-  """The commit of the code that made a study or run, in words."""
+  """The commit of jaxplay that made a study or run, in words."""
   provenance = rundir.RunDir(path).provenance() or {}
   commit = (provenance.get("git_commit") or "not known")[:12]
   return commit + (" and changes" if provenance.get("git_diff") else "")
+
+
+def files_commit(path: str | os.PathLike) -> str:
+  """The commit of the user's files that made a study or run, in words."""
+  provenance = rundir.RunDir(path).provenance() or {}
+  repositories = provenance.get("repositories", ())
+  commits = [(r["commit"] or "not known")[:12] for r in repositories]
+  changed = provenance_lib.is_changed(provenance)
+  text = " and ".join(commits) or "none"
+  return "not known" if changed is None else text + " and changes" * changed
 
 
 def _side(results) -> Side:

@@ -30,7 +30,7 @@ def chosen(
   Returns:
     trial, adaptive, point, objective, seeds (of the reruns that completed),
     diverged (number of others), valid (mean, std, values over the seeds, and
-    trial), num_trials (that had ended), commit, date, command.
+    trial), num_trials (that had ended), commit, files_commit, date, command.
 
   Raises:
     jaxplay.UserError: No rerun was completed.
@@ -55,6 +55,7 @@ def chosen(
     ),
     "num_trials": num_ended(results),
     "commit": compare.commit(results.path),
+    "files_commit": compare.files_commit(results.path),
     "date": date,
     "command": command,
   }
@@ -131,7 +132,8 @@ def log_entry(study: str, final: Mapping[str, Any]) -> str:
     "",
     f"The best {kind} of {final['num_trials']}, chosen by {final['objective']};"
     f" over seeds {', '.join(map(str, final['seeds']))}, and on the test set at"
-    f" the best checkpoint of each. Commit {final['commit']}.",
+    f" the best checkpoint of each. Commit {final['commit']}; of the config and"
+    f" study files: {final.get('files_commit', 'not known')}.",
     "",
     "| | mean over seeds | +- | the trial itself |",
     "|---|---|---|---|",

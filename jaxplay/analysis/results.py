@@ -20,6 +20,7 @@ import numpy as np
 import jaxplay
 from jaxplay import commands, rundir
 from jaxplay import config as config_lib
+from jaxplay import provenance as provenance_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
@@ -522,6 +523,7 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
   """A study's row in the table of all studies (G8)."""
   results = read_study(directory.path)
   study, provenance = results.study, directory.own.provenance() or {}
+  diff = provenance.get("git_diff")
   done = sum(trial.status in ENDED for trial in results.trials)
   row = {
     "study": str(directory.path),
@@ -535,7 +537,8 @@ def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
     "best_trial": None,
     "command": commands.line(study["command"]),
     "commit": provenance.get("git_commit"),
-    "uncommitted_changes": bool(provenance.get("git_diff")),
+    "uncommitted_changes": None if diff is None else bool(diff),
+    "changed_files": provenance_lib.is_changed(provenance),
   }
   if results.ranked:
     best = results.ranked[0]

@@ -10,7 +10,7 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands, lifeline, userfiles
+from jaxplay import commands, lifeline, provenance
 from jaxplay.cli import (
   common,
   plan,
@@ -27,7 +27,7 @@ from jaxplay.cli import (
 def main(argv: list[str] | None = None) -> int:
   """Runs a command line; returns the exit code."""
   words = sys.argv[1:] if argv is None else list(argv)
-  userfiles.forget()
+  provenance.forget()
   lifeline.watch()
   with commands.typed_as(words):
     return _main(words)

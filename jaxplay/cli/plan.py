@@ -1,6 +1,7 @@
 """`jaxplay plan QUESTION`: the playbook's procedures as commands."""
 
 import jaxplay
+from jaxplay import provenance, rundir
 from jaxplay.cli import batch_size, common, longest_run, question, topology
 
 
@@ -144,7 +145,6 @@ def _add_clip(plan):
 
 
 def _clip(arguments, rest):
-  from jaxplay import rundir
   from jaxplay.procedures import stability
 
   common.no_more(rest, arguments)
@@ -192,6 +192,7 @@ def _rounds(arguments, rest):
 
   common.no_more(rest, arguments)
   first = results_lib.read_study(arguments.study)
+  provenance.carry(rundir.RunDir(arguments.study).provenance())
   return question.run(
     arguments,
     "rounds",

@@ -6,7 +6,7 @@ import sys
 import time
 
 import jaxplay
-from jaxplay import commands
+from jaxplay import commands, provenance
 from jaxplay.cli import common
 from jaxplay.cli import report as report_verbs
 
@@ -182,12 +182,20 @@ def _study_run(arguments, rest):
 
 
 def _study_extend(arguments, rest):
-  from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  directory = study_lib.StudyDir(arguments.study)
+  directory = _opened(arguments.study)
   directory.extend(arguments.trials)
   return _run_trials(arguments, directory, range(arguments.trials))
+
+
+def _opened(path):
+  """A study that was made by an earlier command, from files of the user's."""
+  from jaxplay.study import study as study_lib
+
+  directory = study_lib.StudyDir(path)
+  provenance.carry(directory.own.provenance())
+  return directory
 
 
 def _run_trials(arguments, directory, which):
@@ -203,7 +211,7 @@ def _study_suggest(arguments, rest):
   from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  directory = study_lib.StudyDir(arguments.study)
+  directory = _opened(arguments.study)
   there = len(study_lib.adaptive(directory.study()))
   if arguments.trials < there:
     raise jaxplay.UserError(
@@ -291,10 +299,9 @@ def _study_rerun(arguments, rest):
   from jaxplay.analysis import results as results_lib
   from jaxplay.analysis import trials
   from jaxplay.study import runners
-  from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  directory = study_lib.StudyDir(arguments.study)
+  directory = _opened(arguments.study)
   points = directory.points()
   results = results_lib.read_study(arguments.study)
   if arguments.trial is None:  # Which one is the best depends on all of them.
@@ -323,10 +330,9 @@ def _study_rerun(arguments, rest):
 def _study_final(arguments, rest):
   from jaxplay.analysis import final as final_lib
   from jaxplay.analysis import results as results_lib
-  from jaxplay.study import study as study_lib
 
   common.no_more(rest, arguments)
-  directory = study_lib.StudyDir(arguments.study)
+  directory = _opened(arguments.study)
   results, final = results_lib.read_study(arguments.study), directory.final()
   earlier = []
   if final is not None and "test" in final:

@@ -5,7 +5,7 @@ import math
 import sys
 
 import jaxplay
-from jaxplay import commands
+from jaxplay import commands, provenance
 from jaxplay.cli import common
 
 
@@ -209,6 +209,7 @@ def _branch(arguments, rest):
   nested = parent.config()
   if nested is None:
     raise rundir.absent(arguments.run, "a run")
+  provenance.carry(parent.provenance())
   base = config_lib.from_json(nested)
   overrides = config_lib.parsed(common.overrides(rest, vars(arguments)), base)
   common.start_jax(arguments)

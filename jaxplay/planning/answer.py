@@ -181,9 +181,10 @@ class PlanDir:
     here = self._read()
     if here is not None:
       self._check_same(here, asked)
+      self.own.note_start(provenance.record())
       return False
     self.own.create()
-    self.own.write_provenance(provenance.record())
+    self.own.note_start(provenance.record())
     asked["command"] = commands.typed()
     rundir.write_json(self.path / "plan.json", asked)
     return True

@@ -253,8 +253,7 @@ class LadderDir:
     if here is not None:
       self._check_same(here, definition)
     self.own.create()
-    if self.own.provenance() is None:
-      self.own.write_provenance(provenance.record())
+    self.own.note_start(provenance.record())
     command = (here or {}).get("command", commands.typed())
     rundir.write_json(
       self.path / "ladder.json", dict(definition, command=command)

@@ -22,7 +22,7 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import lifeline, rundir
+from jaxplay import lifeline, provenance, rundir
 from jaxplay.study import study as study_lib
 
 # A trial that crashed is run once more, then it waits for a person.
@@ -485,6 +485,10 @@ def _start(job, options, tied):
     return None
   with held:  # The process takes the lock itself.
     job.run.write_config(config_lib.as_json(job.config))
+    if job.run.provenance() is None:  # The process knows the config alone.
+      made_by = provenance.record()
+      facts = {key: made_by[key] for key in ("files", "repositories")}
+      rundir.write_json(job.run.path / "provenance.json", facts)
   path = job.run.path / "log.txt"
   # A process cannot write to a bucket.
   is_local = rundir.is_local(path)

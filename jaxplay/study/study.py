@@ -399,8 +399,7 @@ class StudyDir:
     self.merged(definition)  # Before anything is written.
     self.own.create()
     with self.own.lock(wait=True):
-      if self.own.provenance() is None:
-        self.own.write_provenance(provenance.record())
+      self.own.note_start(provenance.record())
       rundir.write_json(self.path / "study.json", self.merged(definition))
 
   def _check_same(self, here, definition):
