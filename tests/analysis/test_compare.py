@@ -337,5 +337,5 @@ def test_runs_are_compared(tmp_path):
   assert "--config.seed=" in found.advice
   with pytest.raises(jaxplay.UserError, match="no 'valid/f1'"):
     compare.read(tmp_path / "one", "valid/f1")
-  with pytest.raises(jaxplay.UserError, match="no run"):
+  with pytest.raises(jaxplay.UserError, match="no folder"):
     compare.read(tmp_path / "none")

@@ -348,7 +348,13 @@ def test_the_same_file_goes_on_with_the_study(tmp_path):
   assert (now["goal"], now["notes"], now["num_trials"]) == ("Why?", "x", 9)
   study.create(studies.load(tmp_path, num_trials=12))
   assert study.study() == first | {"num_trials": 12, "file_trials": 12}
-  assert study.own.provenance() == made
+  later = study.own.provenance()
+  assert later | {"resumes": []} == made
+  # Each start with another file is listed, with its text (B13).
+  texts = [
+    file["text"] for entry in later["resumes"] for file in entry["files"]
+  ]
+  assert any("Why?" in text for text in texts)
   # Where it is computed is not what is computed.
   definition = studies.load(tmp_path, num_trials=12)
   definition["config"]["mesh"]["data"] = 4
