@@ -160,11 +160,46 @@ class _Branch(TypedDict):
   step: Count
 
 
+class _Repository(TypedDict, total=False):
+  """As `provenance` finds it; the keys below "state" are of a known one."""
+
+  state: Literal["none", "unknown", "known"]
+  reason: str
+  folder: str
+  remote: str
+  commit: str | None
+  diff: str | None
+  untracked: list[str] | None
+
+
+class _Jaxplay(TypedDict):
+  version: str
+  repository: _Repository
+
+
+class _KnownRepository(TypedDict):
+  folder: str
+  remote: str
+  commit: str | None
+  diff: str | None
+
+
+class _File(TypedDict):
+  path: str
+  text: str
+  sha256: str
+  state: str
+  repository: str | None
+
+
 class Provenance(TypedDict, total=False):
   """provenance.json, of runs, studies, ladders and plans."""
 
   git_commit: str | None
   git_diff: str | None
+  jaxplay: _Jaxplay
+  files: list[_File]
+  repositories: list[_KnownRepository]
   versions: dict[str, str]
   devices: str
   host: str

@@ -130,7 +130,7 @@ def test_the_files_of_a_study_are_recorded(tmp_path):
     assert {f["path"]: f["text"] for f in entry["files"]} == expected, run
     assert {f["state"] for f in entry["files"]} == {"untracked"}
     assert [r["folder"] for r in entry["repositories"]] == [str(tmp_path)]
-  assert entry["command"][-5:] == list(map(str, (*rerun, "--no_report")))
+  assert entry["command"][-6:] == list(map(str, (*rerun, "--no_report")))
   page = (study / "report.html").read_text()
   assert f"{tmp_path / 'config.py'}: untracked" in page
   assert "config.model.width = int(width)" in page
