@@ -506,21 +506,20 @@ class RunDir:
     return lines if not due or lines and lines[-1]["step"] >= due else None
 
   def check_metrics(self) -> None:
-    """Refuses a finished run that lost lines of its metrics.
+    """Refuses a run that has ended and lost lines of its metrics.
 
     Raises:
-      jaxplay.UserError: They are not those that it ended with.
+      Damaged: They are not those that it ended with.
     """
-    status = self.status()
-    digest, last = status.get("lines"), status.get("step", 0)
-    lines = self.metrics_until(last, digest, due=last)
-    if lines is None or len(lines) != len(self._complete_lines()):
-      raise jaxplay.UserError(
-        f"{str(self.path / 'metrics.jsonl')!r} is not what it was when the run"
-        f" ended ({status.get('status')} at step {last}): lines are missing,"
-        " changed or there twice; restore it from a copy, or train in another"
-        " workdir"
-      )
+    status, texts = self.status(), self._complete_lines()
+    if status.get("status") not in DONE:
+      return
+    if status.get("lines", _digest(texts)) != _digest(texts):
+      why = "lines are missing, changed or there twice since the run ended"
+    else:  # Of an older version, there is only this to compare.
+      why = _lost(status, self.metrics())
+    if why:
+      raise Damaged(self.path / "metrics.jsonl", why)
 
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
@@ -641,6 +640,27 @@ class Digest:
 
   def as_json(self) -> dict[str, Any]:
     return {"count": self._count, "sha256": self._hash.hexdigest()}
+
+
+def _digest(texts):
+  """As `Digest`, of lines as they are in the file."""
+  content = hashlib.sha256(b"".join(text + b"\n" for text in texts))
+  return {"count": len(texts), "sha256": content.hexdigest()}
+
+
+def _lost(status, lines):
+  """What the lines lack of what status.json says of the end; "": nothing."""
+  final, best = status.get("final") or {}, status.get("best") or {}
+  last = lines[-1]["step"] if lines else 0
+  if final.get("step", last) != last:
+    return f"it ends at step {last}, and the run at {final['step']}"
+  of_best = next((x for x in lines if x["step"] == best.get("step")), {})
+  if best and of_best.get(best["metric"]) != best["value"]:
+    return (
+      f"it does not hold the best {best['metric']} of status.json, that of step"
+      f" {best['step']}"
+    )
+  return ""
 
 
 def _follows(line, lines, step):

@@ -33,7 +33,6 @@ _ADVICE = {
   errno.ESTALE: _MOUNT,
   errno.ENOTCONN: _MOUNT,
   errno.ETIMEDOUT: _MOUNT,
-  errno.EREMOTEIO: _MOUNT,
   errno.EHOSTDOWN: _MOUNT,
   errno.EMFILE: _FILES,
   errno.ENFILE: _FILES,

@@ -243,10 +243,8 @@ def read_run(path) -> Trial:
   run = rundir.RunDir(path)
   if run.config() is None:
     raise rundir.absent(path, "a run")
-  config, status, lines = run.config(), run.status(), run.metrics()
-  if lost := _lost(status, lines):
-    raise rundir.Damaged(run.path / "metrics.jsonl", lost)
-  return _trial(run, -1, {}, config, status, lines)
+  run.check_metrics()
+  return _trial(run, -1, {}, run.config(), run.status(), run.metrics())
 
 
 def _flat(config):
@@ -305,10 +303,8 @@ def _read_trial(run, index, space, planned) -> Trial:
         if planned.get(key) != flat.get(key)
         and not key.startswith(config_lib.RESUMABLE_KEYS)
       }
-    lines = run.metrics()
-    if lost := _lost(status, lines):
-      return excluded(lost)
-    trial = _trial(run, index, point, config, status, lines)
+    run.check_metrics()
+    trial = _trial(run, index, point, config, status, run.metrics())
     return dataclasses.replace(trial, different=different)
   except rundir.Damaged as error:
     return excluded(str(error))
@@ -432,25 +428,6 @@ def _name(trial):
   """The run directory as seen from the study's."""
   parts = trial.path.parts
   return "/".join(parts[-3:] if "reruns" in parts[-3:] else parts[-2:])
-
-
-def _lost(status, lines):
-  """What metrics.jsonl lacks of a run that has ended; "": nothing is known."""
-  if status.get("status") not in rundir.DONE:
-    return ""  # The lines come before the status.
-  final, best = status.get("final") or {}, status.get("best") or {}
-  by_step = {line["step"]: line for line in lines}
-  last = lines[-1]["step"] if lines else 0
-  if final.get("step", last) != last:
-    return f"metrics.jsonl ends at step {last}, and the run at {final['step']}"
-  if best:
-    step, metric = best["step"], best["metric"]
-    if by_step.get(step, {}).get(metric) != best["value"]:
-      return (
-        f"metrics.jsonl does not hold the best {metric} of status.json, that of"
-        f" step {step}"
-      )
-  return ""
 
 
 def _trial(run, index, point, config, status, lines) -> Trial:
