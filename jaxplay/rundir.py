@@ -297,6 +297,7 @@ class RunDir:
     self.export = self.path / "export"
     # Objects in a bucket cannot grow; each append writes all lines anew.
     self._unwritten, self._written = "", time.monotonic()
+    self._locked = None  # The folder as such, whatever its name.
 
   def create(self) -> None:
     """Makes the directory.
@@ -376,7 +377,22 @@ class RunDir:
           " use another workdir"
         ) from None
       self._remove_partial()
+      self._locked = self.path.stat()
       yield
+
+  def _check_is_there(self):
+    """Raises where the folder that was locked was removed meanwhile.
+
+    There may be another one of its name: orbax makes folders that it misses.
+    """
+    if self._locked is None:
+      return
+    with contextlib.suppress(OSError):
+      if os.path.samestat(self._locked, self.path.stat()):
+        return
+    raise FileNotFoundError(
+      errno.ENOENT, os.strerror(errno.ENOENT), str(self.path)
+    )
 
   def _remove_partial(self):
     """Removes what processes that were killed left incomplete."""
@@ -435,6 +451,7 @@ class RunDir:
     """
     if status not in STATUSES:
       raise ValueError(f"unknown status {status!r}")
+    self._check_is_there()
     self._write_lines()
     write_json(self.path / "status.json", dict(fields, status=status))
 
@@ -476,8 +493,9 @@ class RunDir:
       Lines; None: some are missing, changed, twice or in another order.
     """
     path, lines = self.path / "metrics.jsonl", []
-    with contextlib.suppress(jaxplay.UserError):  # Up to a damaged one.
-      for number, text in enumerate(self._complete_lines(), 1):
+    texts = self._complete_lines()
+    with contextlib.suppress(Damaged):  # Up to a line that is.
+      for number, text in enumerate(texts, 1):
         line = _metrics_line(path, text, number)
         if digest is None and not _follows(line, lines, step):
           break
@@ -507,6 +525,7 @@ class RunDir:
   def append_metrics(self, lines: list[Mapping[str, Any]]) -> None:
     """Appends lines. Non-finite numbers become null: they are not JSON."""
     text = "".join(map(as_line, lines))
+    self._check_is_there()
     if is_local(self.path):
       with open_to_append(self.path / "metrics.jsonl") as file:
         _append(file.fileno(), text.encode())
@@ -554,6 +573,7 @@ class RunDir:
 
   def write_predictions(self, step: int, **arrays: np.ndarray) -> None:
     """Saves arrays about the evaluation after `step` updates."""
+    self._check_is_there()
     folder = self.path / "predictions"
     folder.mkdir(exist_ok=True)
     file = io.BytesIO()
@@ -625,9 +645,8 @@ class Digest:
 
 def _follows(line, lines, step):
   """Whether a line may come after these, in a run that made `step` steps."""
-  at = line.get("step") if isinstance(line, dict) else None
   before = lines[-1]["step"] if lines else 0
-  return type(at) is int and before < at <= step
+  return before < line["step"] <= step
 
 
 def _append(handle, data):
@@ -689,7 +708,15 @@ def _read(path):
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
+    _raise_if_of_storage(error)
     raise Damaged(path, f"it cannot be read ({error.strerror})") from None
+
+
+def _raise_if_of_storage(error):
+  """Raises what a full or broken disk is; a wrong permission is none."""
+  found = storage.problem(error)
+  if found is not None and not isinstance(error, PermissionError):
+    raise found from None
 
 
 @contextlib.contextmanager
@@ -700,9 +727,7 @@ def _told(what, path):
   try:
     yield
   except errors as error:
-    found = storage.problem(error)
-    if found and not isinstance(error, PermissionError):
-      raise found from None
+    _raise_if_of_storage(error)
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
     if isinstance(error, FileNotFoundError) and not is_local(path):
       reason = "there is no such bucket"

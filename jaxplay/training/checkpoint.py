@@ -92,6 +92,7 @@ class Checkpoints:
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
     self._folder, self._tell = folder, tell
+    self._made = None  # The folder as such, whatever its name.
     # orbax reads these facts first of all, and fails on those of any step.
     for step, problem in sharding.from_first_host(self._damaged_facts):
       tell(_deleted(step, problem))
@@ -103,6 +104,8 @@ class Checkpoints:
         cleanup_tmp_directories=True,
       ),
     )
+    if rundir.is_local(folder):
+      self._made = folder.stat()
 
   def steps(self) -> list[int]:
     """Steps that can be restored, ascending."""
@@ -126,7 +129,7 @@ class Checkpoints:
     # Preempted at a step that was just saved.
     if step in self._manager.all_steps():
       return
-    if storage.is_gone(self._folder):  # orbax would make it again.
+    if self._is_gone():  # orbax would make it again.
       raise FileNotFoundError(
         errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder)
       )
@@ -261,14 +264,35 @@ class Checkpoints:
     """Waits, and gives the folder free."""
     self._manager.close()
 
-  def abandon(self) -> None:
-    """As `close`, after an error of storage: what is incomplete is removed."""
+  def abandon(self, root: pathlib.Path) -> None:
+    """As `close`, after an error: what is incomplete is removed.
+
+    Args:
+      root: Of the run or the study. If that was removed by others while orbax
+        was saving, what orbax made of it again is removed as well.
+    """
     _hush()
     with contextlib.suppress(Exception):  # It was raised already.
       self._manager.close()
-    if rundir.is_local(self._folder):
-      for path in self._folder.glob(f"*{_INCOMPLETE}"):
-        rundir.remove(path)
+    if not rundir.is_local(self._folder):
+      return
+    for path in self._folder.glob(f"*{_INCOMPLETE}"):
+      rundir.remove(path)
+    if self._is_gone():
+      rundir.remove(self._folder)
+      with contextlib.suppress(OSError):  # There is more in it.
+        for folder in (self._folder.parent, *self._folder.parent.parents):
+          if not folder.is_relative_to(root):
+            break
+          folder.rmdir()
+
+  def _is_gone(self):
+    if self._made is None:
+      return False
+    try:
+      return not os.path.samestat(self._made, self._folder.stat())
+    except OSError:
+      return True
 
 
 @dataclasses.dataclass
@@ -320,21 +344,22 @@ class _OfOrbax(logging.Filter):
 
 
 def _but_for_closed_loops(hook):
-  """`sys.excepthook` without what TensorStore's threads print.
+  """`sys.unraisablehook` without what TensorStore's threads cannot raise.
 
   After the first error of a save or a restore orbax closes the event loop to
   which they report theirs.
   """
 
-  def excepthook(kind, error, traceback):
-    if kind is not RuntimeError or str(error) != "Event loop is closed":
-      hook(kind, error, traceback)
+  def unraisablehook(unraisable):
+    closed = str(unraisable.exc_value) == "Event loop is closed"
+    if unraisable.exc_type is not RuntimeError or not closed:
+      hook(unraisable)
 
-  return excepthook
+  return unraisablehook
 
 
 logging.getLogger("absl").addFilter(_OfOrbax())
-sys.excepthook = _but_for_closed_loops(sys.excepthook)
+sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
 
 
 def _hush():

@@ -483,9 +483,11 @@ class _Population:
       raise
 
   def _stopped_by(self, error):
-    lost = storage.problem(error, self._folder)
+    # The population is in a folder of the study.
+    study = self._folder.parents[2]
     if jax.process_count() == 1:  # Else a host that died is waited for.
-      self._checkpoints.abandon()
+      self._checkpoints.abandon(study)
+    lost = storage.problem(error, study)
     for i in self._alive():
       if lost is not None:
         self._records[i].interrupted(lost)

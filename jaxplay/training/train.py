@@ -393,9 +393,9 @@ def _train(config, run, console, extend, profile, workload):
     ended = None if done else trainer.train()
     status = ended or trainer.finish()
   except Exception as error:
-    lost = storage.problem(error, run.path)
     if jax.process_count() == 1:  # Else a host that died is waited for.
-      checkpoints.abandon()
+      checkpoints.abandon(run.path)
+    lost = storage.problem(error, run.path)
     if lost is not None:
       trainer.record.interrupted(lost)
     elif not isinstance(error, jaxplay.UserError):

@@ -90,7 +90,8 @@ def _fills_up(where, command, told, options):
     text = _call(command, cli.common.EXIT_FAILED)
     assert told in text and "room there for" in text, text
     assert no_partial_files(where)
-    statuses = [rundir.read_json(p) for p in where.rglob("status.json")]
+    folders = [path.parent for path in where.rglob("status.json")]
+    statuses = [rundir.RunDir(folder).status() for folder in folders]
     assert all(s["status"] != "failed" for s in statuses), statuses
     assert not any("failures" in s for s in statuses)
     resize(where, "size=100m,nr_inodes=100000")
