@@ -400,6 +400,7 @@ function filled(figure, rows) {
     const y = layer.encoding.y;
     if (y?.scale) {
       y.scale.type = scale(ends);
+      if (y.scale.type === "log") delete y.scale.zero;
       if (!isCurves) Object.assign(y, {title: objectiveTitle()}).scale.domain = ends;
     }
     if (isCurves && layer.encoding.color && !isStudy) {

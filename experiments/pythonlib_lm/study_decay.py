@@ -1,8 +1,17 @@
 """Does a short training of a tiny language model need a decaying rate?
 
-What `make demo` runs, twice: this study first, and then the next one that its
-report writes. The range of learning rates is a habit, not a measurement: 3e-4
-and 1e-3 are the two values that everybody begins with under Adam.
+What `make demo` runs, in three rounds: this study, and twice the next one that
+the report writes. The range of learning rates is a habit, not a measurement:
+3e-4 and 1e-3 are the values that everybody begins with under Adam.
+
+Cost    20 trials of 1,500 steps, one compilation; the three rounds and 20
+        reruns take 215 s of processor time with all compilations, which is
+        under two minutes on 2 cores
+Expect  round 1: a constant rate is better by 0.15 nats per byte (95%: 0.11 to
+        0.18), all of the best trials at the upper edge; round 3, up to 9e-3:
+        2.244 against 2.340 with other seeds, lower by 0.10 (0.08 to 0.12), no
+        significant difference between the schedules, no edge (Python 3.11.7;
+        other versions have other texts)
 """
 
 from jaxplay.study import space, study
@@ -28,6 +37,7 @@ def get_study():
       "model.depth": 1,
       "model.width": 32,
       "model.heads": 2,
+      "hparams.ema_decay": 0.999,
       "hparams.weight_decay": 0.0,
     },
     space={

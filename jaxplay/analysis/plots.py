@@ -669,6 +669,8 @@ def spec(figure: Figure, results: results_lib.Results) -> dict[str, Any]:
       y = layer["encoding"].get("y", {})
       if y.get("field") == "value":
         y["scale"]["type"] = kind
+        if kind == "log":
+          y["scale"].pop("zero", None)
   found["datasets"]["data"] = data
   return found | {"title": figure.title or figure.name}
 

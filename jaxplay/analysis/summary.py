@@ -48,7 +48,7 @@ def of_both(
     first, *rest = of_study(results, own)
     name = name.capitalize()
     said.append(f"{name} {results.path.name}: {first}")
-    said += [f"{name}: {sentence}" for sentence in rest]
+    said += [f"{name}: {part[0].lower()}{part[1:]}" for part in rest]
   return [*said, of_comparison(comparison)]
 
 
@@ -65,14 +65,14 @@ def of_comparison(comparison: compare.Comparison) -> str:
   improvement = comparison.improvement
   better = "lower" if improvement >= 0 else "higher"
   changes = ", ".join(
-    f"{key} {_short(old)} -> {_short(new)}"
+    f"{key} from {_short(old)} to {_short(new)}"
     for key, (old, new) in comparison.changes.items()
   )
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
     f" {abs(improvement):.4g} {better} (improvement"
     f" {_interval(comparison.interval)})"
-    + (f"; {changes}." if changes else ".")
+    + (f"; it changes {changes}." if changes else ".")
   )
 
 
