@@ -43,6 +43,7 @@ from typing import (
   Any,
   Literal,
   NotRequired,
+  Required,
   TypedDict,
   get_args,
 )
@@ -144,7 +145,7 @@ class RunStatus(TypedDict):
 
 
 class _Text(TypedDict, total=False):
-  name: str
+  name: Required[str]
   vocab_size: Count
   tokenizer: str
   sha256: str
@@ -403,6 +404,19 @@ class RunDir:
   def config(self) -> dict[str, Any] | None:
     """The resolved config, or None before the run began."""
     return read_json(self.path / "config.json", Config)
+
+  def objective(self) -> str:
+    """The metric by which the run's config says that it is judged.
+
+    Raises:
+      jaxplay.UserError: There is no run here, or its config does not say.
+    """
+    config = self.config()
+    if config is None:
+      raise absent(self.path, "a run")
+    if "objective" not in config:
+      raise Damaged(self.path / "config.json", "$: it has no objective")
+    return config["objective"]
 
   def write_config(self, config: Mapping[str, Any]) -> None:
     write_json(self.path / "config.json", config)

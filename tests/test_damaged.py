@@ -22,7 +22,10 @@ from tests.planning import ladders
 from tests.study import studies
 
 # What readers write anew, of what they have read.
-_DERIVED = ("report.html", "findings.json", "next_study.py", "trials.csv")
+_DERIVED = (
+  *("report.html", "findings.json", "next_study.py", "trials.csv"),
+  "comparison.html",
+)
 _BEST = "trials/BEST"
 
 
@@ -218,7 +221,7 @@ def _verbs(study, file, best, pages):
     "status": ("study", "status", study),
     "list": ("study", "list", study.parent),
     "export": ("study", "export", study, "--csv"),
-    "compare": ("compare", study, study.parent / "another"),
+    "compare": ("compare", study, study.parent / "another", "--json"),
     "extend": ("study", "extend", study, "--trials=8", quiet),
     "run": ("study", "run", file, f"--workdir={study}", quiet),
     "rerun": ("study", "rerun", study, "--best", "--seeds=1", quiet),

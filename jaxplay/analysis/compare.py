@@ -126,7 +126,7 @@ def read(
     return dataclasses.replace(results, path=trials[0].path, trials=trials)
   trial = results_lib.read_run(path)
   config = rundir.RunDir(path).config()
-  objective = objective or config["objective"]
+  objective = objective or rundir.RunDir(path).objective()
   if objective not in trial.curves:
     raise jaxplay.UserError(f"the run in {str(path)!r} logged no {objective!r}")
   return results_lib.Results(
@@ -445,7 +445,7 @@ def _changes(baseline, candidate):
 def _flat_config(results):
   """Of the best trial: dotted key -> value."""
   best = results.ranked[0]
-  flat = config_lib.flatten(results.study["config"])
+  flat = results_lib.flat(results.study["config"])
   trained = {key: value for key, (_, value) in best.different.items()}
   return flat | results.by_key(best) | trained
 

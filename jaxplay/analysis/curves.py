@@ -48,7 +48,7 @@ def check_run(run: rundir.RunDir) -> list[finding.Finding]:
     jaxplay.UserError: This is no run directory.
   """
   trial = results.read_run(run.path)
-  return check_trial(trial, run.config()["objective"])
+  return check_trial(trial, run.objective())
 
 
 def check_trial(trial: results.Trial, objective: str) -> list[finding.Finding]:

@@ -199,11 +199,11 @@ def read_study(path, objective: str | None = None) -> Results:
   space = space_lib.Space.from_json(study["space"])
   select, metric = study_lib.parse_objective(objective or study["objective"])
   points, adaptive = directory.points(), set(study_lib.adaptive(study))
-  base = _flat(study["config"])
+  base = flat(study["config"])
   planned = [base | _as_trained(point, base) for point in points]
   trials, reruns, strays = [], {}, []
-  for index, flat in enumerate(planned):
-    trial = _read_trial(directory.trial(index), index, space, flat)
+  for index, values in enumerate(planned):
+    trial = _read_trial(directory.trial(index), index, space, values)
     trials.append(dataclasses.replace(trial, adaptive=index in adaptive))
   for index, run in directory.reruns():
     if index >= len(points):
@@ -247,7 +247,7 @@ def read_run(path) -> Trial:
   return _trial(run, -1, {}, run.config(), run.status(), run.metrics())
 
 
-def _flat(config):
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
   """All keys of a nested config; one that is older has the defaults."""
   return _defaults() | config_lib.flatten(config)
 
@@ -280,7 +280,7 @@ def _read_trial(run, index, space, planned) -> Trial:
   keys = {p.key for p in space.parameters}
 
   def excluded(reason):
-    point = space.labelled({key: planned[key] for key in keys})
+    point = space.labelled({key: planned.get(key) for key in keys})
     steps = planned["max_train_steps"]
     return Trial(index, run.path, EXCLUDED, reason, point, 0, 0, steps, {})
 
@@ -288,19 +288,19 @@ def _read_trial(run, index, space, planned) -> Trial:
     config, status = run.config(), run.status()
     if config is None:
       if status.get("status", "failed") != "failed" or run.metrics():
-        return excluded("its config.json is gone, so what it trained")
-      point = space.labelled({key: planned[key] for key in keys})
+        return excluded("without its config.json it is not known what it trained")
+      point = space.labelled({key: planned.get(key) for key in keys})
       return _trial(run, index, point, {}, status, ())
-    flat = _flat(config)
-    point = space.labelled({key: flat[key] for key in keys})
+    trained = flat(config)
+    point = space.labelled({key: trained.get(key) for key in keys})
     if wrong := _outside(space, point):
       return excluded(f"it trained {wrong}, which is not of the study's space")
     different = {}
-    if flat != planned:
+    if trained != planned:
       different = {
-        key: (planned.get(key), flat.get(key))
-        for key in sorted(planned.keys() | flat.keys())
-        if planned.get(key) != flat.get(key)
+        key: (planned.get(key), trained.get(key))
+        for key in sorted(planned.keys() | trained.keys())
+        if planned.get(key) != trained.get(key)
         and not key.startswith(config_lib.RESUMABLE_KEYS)
       }
     run.check_metrics()

@@ -260,10 +260,10 @@ def _report_run(arguments):
     common.make_folder(arguments.figures)
   while True:
     trial = results_lib.read_run(arguments.path)
-    objective = arguments.objective or run.config()["objective"]
+    objective = arguments.objective or run.objective()
     findings = curves.check_trial(trial, objective)
     live = arguments.live and trial.status == "running"
-    is_own = objective == run.config()["objective"]
+    is_own = objective == run.objective()
     page = "report.html" if is_own else _page_name("best", objective)
     path = arguments.out or run.path / page
     with rundir.written(path, common.OUT):

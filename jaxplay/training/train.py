@@ -419,11 +419,12 @@ def check_extends(
       f"a run of schedule {config.schedule!r} cannot be extended: its rate"
       " depends on its length; extend a constant run, and branch from it"
     )
-  if config.max_train_steps < max(made, earlier["max_train_steps"]):
+  asked = earlier.get("max_train_steps", 0)
+  if config.max_train_steps < max(made, asked):
     raise jaxplay.UserError(
       f"--extend_steps={config.max_train_steps} is to be the new number of"
       f" steps in all, and {str(run.path)!r} has made {made} of"
-      f" {earlier['max_train_steps']}; use a larger one"
+      f" {asked}; use a larger one"
     )
 
 
