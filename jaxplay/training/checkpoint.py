@@ -37,6 +37,7 @@ from jaxplay.training import checksum, sharding
 _FINISHED = "commit_success.txt"
 _INCOMPLETE = ".orbax-checkpoint-tmp"
 _FACTS = pathlib.PurePath("metrics", "metrics")  # of a checkpoint, as JSON
+_OLD_NAME = "metadata"  # of the same file, as `write` had it once
 _SMALL = 2**20  # bytes
 # Of checkpoints that older versions left: nothing to check them by.
 _OLD_FACTS = {"objective", "step"}
@@ -436,7 +437,7 @@ def _writer():
   return ocp.Checkpointer(
     ocp.CompositeCheckpointHandler(
       default=ocp.StandardCheckpointHandler(),
-      metrics=ocp.JsonCheckpointHandler(),
+      metrics=ocp.JsonCheckpointHandler(_FACTS.name),  # as orbax's manager
     )
   )
 
@@ -482,6 +483,8 @@ def _read_facts(folder, step):
     jaxplay.StorageError: It cannot be read now.
   """
   path = folder / str(step) / _FACTS
+  if not path.exists() and path.with_name(_OLD_NAME).exists():
+    path = path.with_name(_OLD_NAME)
   try:
     facts = json.loads(path.read_bytes())
     intact = facts["step"] == step and type(facts["objective"]) is float

@@ -352,3 +352,22 @@ def test_a_closed_population_leaves_no_programs():
   assert programs() == before + 1
   group.close()
   assert programs() == before
+
+
+def test_checkpoints_that_an_older_version_wrote(tmp_path):
+  """Reliability: of other names, and without checksums, they are as good."""
+  from jaxplay.training import checkpoint
+
+  state = {"x": np.arange(3.0, dtype=np.float32)}
+  checkpoint.write(tmp_path, {8: (state, 0.5, {})})
+  facts = tmp_path / "8" / "metrics" / "metrics"
+  facts.unlink()
+  facts.with_name("metadata").write_text('{"objective": 0.5, "step": 8}')
+  told = []
+  checkpoints = checkpoint.Checkpoints(
+    tmp_path, keep_best=1, tell=told.append
+  )
+  restored = checkpoints.restore(8, jax.tree.map(jax.numpy.asarray, state))
+  checkpoints.close()
+  assert not told
+  np.testing.assert_array_equal(restored["x"], state["x"])
