@@ -43,7 +43,7 @@ _NO_CONFIGS = {
   "text.json": "'text'",
   "deep.json": "is not JSON",
   "latin.json": "is not JSON",
-  "plan/plan.json": "no config.question",
+  "plan/plan.json": "no config.",
   "exit.py": "line 2: it ends the program",
   "argument.py": "FILE:ARG",
   "config.py:8:9": "'8:9'",

@@ -108,7 +108,7 @@ def trials_match_study(results: results_lib.Results) -> finding.Finding:
     "all trials",
     evidence,
     advice,
-    "config.json of each run",
+    "Playbook, setting up experiment tracking",
   )
 
 

@@ -369,7 +369,7 @@ def test_what_is_said_of_a_diverged_run(seed):
     curves=trial.curves
     | {name: (STEPS[: at + 1], v[: at + 1]) for name, v in logged.items()},
   )
-  found = {f.check: f for f in curves.check_trial(trial)}
+  found = {f.check: f for f in curves.check_trial(trial, "valid/error_rate")}
   early, mid = found["early_instability"], found["mid_training_instability"]
   diverged = early if at < 20 else mid
   assert diverged.verdict == "fail"
