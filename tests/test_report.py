@@ -655,8 +655,8 @@ def test_page_of_a_run(window, tmp_path, study):
   report.write_run(run, FINDINGS, path=path)
   window.open(path)
   assert window.problems() == []
-  names = texts(window, ".figures h4")
-  assert {"curves: error_rate", "curves: loss", "gradient norm"} <= set(names)
+  names = {"curves: error_rate", "curves: loss", "gradient norm"}
+  assert all(window.run(f"{figure(name)} !== undefined") for name in names)
   value = run.best("valid/error_rate")[0]
   assert float(texts(window, "#best-value")[0]) == pytest.approx(
     value, rel=1e-3
