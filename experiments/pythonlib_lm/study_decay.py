@@ -37,7 +37,6 @@ def get_study():
       "model.depth": 1,
       "model.width": 32,
       "model.heads": 2,
-      "hparams.ema_decay": 0.999,
       "hparams.weight_decay": 0.0,
     },
     space={
