@@ -320,8 +320,9 @@ function figureSections() {
     const cards = report.figures.map((figure, i) =>
       figure.group === key ? figureCard(figure, i) : null);
     if (!cards.some(Boolean)) return null;
-    return el("section", {id: `group-${key}`}, el("h3", {}, title),
-      el("p", {class: "soft"}, caption),
+    return el("section", {id: `group-${key}`},
+      title ? el("h3", {}, title) : null,
+      caption ? el("p", {class: "soft"}, caption) : null,
       key === "curves" && isStudy ? fewChooser() : null,
       el("div", {class: "figures"}, cards));
   });
@@ -422,6 +423,20 @@ function chosen() {
     ? Object.fromEntries([...state.picked].map((index) => [index, true])) : false;
 }
 
+// A legend beside a narrow figure would leave it no room.
+function withLegendBelow(spec) {
+  const below = structuredClone(spec);
+  const colours = below.layer.map((layer) => layer.encoding?.color)
+    .filter((colour) => colour?.field);
+  // Layers share a legend, and must agree on it.
+  if (colours.every((colour) => colour.legend !== null)) {
+    for (const colour of colours) {
+      colour.legend = {orient: "bottom", columns: 1, ...colour.legend};
+    }
+  }
+  return below;
+}
+
 const CONFIG = {
   background: null,
   font: "system-ui, sans-serif",
@@ -446,8 +461,11 @@ async function draw(item) {
     return;
   }
   const titleLimit = item.node.clientWidth - 80;
-  const spec = isOwn ? {...item.figure.spec, width: "container"}
-    : filled(item.figure, rows);
+  const isNarrow = item.node.clientWidth < 400;
+  const spec = !isOwn ? filled(item.figure, rows) : {
+    ...(isNarrow ? withLegendBelow(item.figure.spec) : item.figure.spec),
+    width: "container",
+  };
   const {view} = await vegaEmbed(item.node, spec, {
     config: {...CONFIG, axis: {...CONFIG.axis, titleLimit}},
     tooltip: showTip, logLevel: 1,

@@ -210,7 +210,7 @@ def write_answer(
     said=answer.said,
     settings=answer_lib.as_config_lines(answer.settings) or None,
     tables=[[t.title, t.note, t.heads, t.rows] for t in answer.tables],
-    groups={"pictures": ("Pictures", "")},
+    groups={"pictures": ("", "")},
     figures=plots_answer.figures(answer.pictures),
     findings=answer.findings,
     provenance=_provenance(facts, provenance),

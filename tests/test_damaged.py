@@ -245,8 +245,10 @@ def _others(root, damaged):
   }
 
 
-def _check(intact, tmp_path, capsys, name, damage, *, pages=False):
-  """Damages a file of a study, and calls every verb.
+def _check(
+  intact, tmp_path, capsys, name, damage, *, pages=False, verbs=None
+):
+  """Damages a file of a study, and calls every verb, or some of them.
 
   Returns:
     Verb -> (exit code, output).
@@ -262,7 +264,12 @@ def _check(intact, tmp_path, capsys, name, damage, *, pages=False):
     both = captured.out, captured.err
     return code, *(text.replace(str(root), "ROOT") for text in both)
 
-  for verb, command in _verbs(study, file, best, pages).items():
+  commands = {
+    verb: command
+    for verb, command in _verbs(study, file, best, pages).items()
+    if verbs is None or verb in verbs
+  }
+  for verb, command in commands.items():
     if verb not in usual:  # Of the intact one, once.
       usual[verb] = said(command)
       assert usual[verb][0] == (2 if verb == "branch" else 0), usual[verb]
@@ -270,7 +277,7 @@ def _check(intact, tmp_path, capsys, name, damage, *, pages=False):
   damage(path)
   before = _others(root, path)
   found = {}
-  for verb, command in _verbs(study, file, best, pages).items():
+  for verb, command in commands.items():
     code, out, err = said(command)
     assert "Traceback" not in err, f"{verb}: {err}"
     told = out + err
@@ -316,12 +323,21 @@ _OF_TRIAL = [
 )
 def test_a_damaged_trial_is_left_out(intact, tmp_path, capsys, file, damage):
   """The study without it, and a sentence on it; nothing is chosen then."""
-  found = _check(intact, tmp_path, capsys, f"{_BEST}/{file}", damage)
+  # One file is damaged in every way for one verb of each reader, and in some
+  # for all of them.
+  verbs = None
+  if damage in BYTES.values() and damage not in _FOR_ALL:
+    verbs = ("status", "rerun", "report run", "train")
+  name = f"{_BEST}/{file}"
+  found = _check(intact, tmp_path, capsys, name, damage, verbs=verbs)
   for verb in ("status", "export", "list", "compare"):
-    code, told = found[verb]
+    code, told = found.get(verb, found["status"])
     assert code == 0 and _is_told(told), told
   code, told = found["rerun"]  # Of the best, which it might have been.
   assert code == 2 and "restore" in told, told
+
+
+_FOR_ALL = [BYTES[name] for name in ("half", "a list", "NaN", "folder")]
 
 
 def _is_told(told):

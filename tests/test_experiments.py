@@ -8,6 +8,7 @@ import pytest
 
 from jaxplay import config as config_lib
 from jaxplay.cli import common
+from jaxplay.study import study as study_lib
 from jaxplay.training import topology, train
 from tests.training import runs
 
@@ -129,6 +130,13 @@ def test_experiments_are_valid_as_they_are(name):
   config = _load(name, {})
   config_lib.validate(config)
   assert not config_lib.without_effect(config)
+
+
+@pytest.mark.parametrize("path", sorted(_FOLDER.glob("*/study_*.py")))
+def test_studies_are_valid_as_they_are(path):
+  """Experiments: each study can be run; nothing is overridden to no effect."""
+  definition, _ = study_lib.load(str(path))
+  assert definition["goal"].endswith("?")
 
 
 @pytest.mark.pods

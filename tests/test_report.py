@@ -16,6 +16,7 @@ from scipy import stats
 import jaxplay
 from jaxplay import finding, report
 from jaxplay.analysis import checklist, compare, plots, plots_compare
+from jaxplay.planning import answer as answer_lib
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
 from tests.analysis import by_hand
@@ -655,8 +656,8 @@ def test_page_of_a_run(window, tmp_path, study):
   report.write_run(run, FINDINGS, path=path)
   window.open(path)
   assert window.problems() == []
-  names = texts(window, ".figures h4")
-  assert {"curves: error_rate", "curves: loss", "gradient norm"} <= set(names)
+  names = {"curves: error_rate", "curves: loss", "gradient norm"}
+  assert all(window.run(f"{figure(name)} !== undefined") for name in names)
   value = run.best("valid/error_rate")[0]
   assert float(texts(window, "#best-value")[0]) == pytest.approx(
     value, rel=1e-3
@@ -722,6 +723,74 @@ def test_page_of_a_comparison(window, tmp_path):
   assert titles == [f.title for f in plots_compare.figures(*both)]
   click(window, "document.querySelector('.mark-symbol path')")
   assert window.run("document.querySelector('#picked').hidden")
+
+
+_LONG = "the one of two series whose name is rather long"
+
+
+def _answer():
+  """An answer with a legend, error rates that touch zero, and a far level."""
+  rows = [
+    {"x": x, "y": y, "series": series}
+    for series, values in (
+      (_LONG, (0.9, 0.01, 0.0)),
+      ("other", (0.1, 0.2, 0.3)),
+    )
+    for x, y in enumerate(values)
+  ]
+  axes = {
+    "log": answer_lib.Axis("error", log=True, with_zero=True),
+    "linear": answer_lib.Axis("error"),
+  }
+  pictures = [
+    answer_lib.Picture(
+      name,
+      answer_lib.Axis("seed", whole=True),
+      axis,
+      points=rows,
+      levels={} if axis.log else {"far": 90.0},
+    )
+    for name, axis in axes.items()
+  ]
+  return answer_lib.Answer(said=["So."], pictures=pictures, findings=FINDINGS)
+
+
+def test_figures_of_an_answer(tmp_path):
+  """Zero is drawn beside decades, a far level named, a wider font has room."""
+  log, linear = (
+    xml.etree.ElementTree.parse(path).getroot()
+    for path in report.answer_figures(_answer(), tmp_path)
+  )
+  small = ("0.01", "0.02", "0.05")
+  for figure, is_log in ((log, True), (linear, False)):
+    shown = {t.text for t in figure.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"0", _LONG} <= shown
+    assert any(label in shown for label in small) == is_log
+    points = [
+      node
+      for node in figure.iter("{http://www.w3.org/2000/svg}path")
+      if node.get("aria-roledescription") == "point"
+    ]
+    assert len(points) == 6
+  assert "far: 90, above" in shown and "0.5" not in shown
+  # Legend and room for a fifth more, at six pixels for a letter.
+  width = float(linear.get("width"))
+  assert width > plots.WIDTH + 1.2 * 5 * len(_LONG)
+
+
+@needs_browser
+def test_an_answer_on_a_phone(window, tmp_path):
+  """A legend takes no room from a narrow figure, and words stay whole."""
+  path = tmp_path / "report.html"
+  report.write_answer(_answer(), path=path, title="Plan", goal="How?")
+  window.open(path, width=390, height=740, mobile=True)
+  assert window.problems() == []
+  assert window.run("document.documentElement.scrollWidth") <= 390
+  widths = window.run(
+    "[...document.querySelectorAll('.view .background')].map((node) =>"
+    " node.getBoundingClientRect().width)"
+  )
+  assert max(widths) > 180
 
 
 @needs_browser

@@ -5,8 +5,8 @@ the report writes. The range of learning rates is a habit, not a measurement:
 3e-4 and 1e-3 are the values that everybody begins with under Adam.
 
 Cost    20 trials of 1,500 steps, one compilation; the three rounds and 20
-        reruns take 215 s of processor time with all compilations, which is
-        under two minutes on 2 cores
+        reruns take 168 s of processor time with all compilations, about a
+        minute and a half on 2 cores
 Expect  round 1: a constant rate is better by 0.15 nats per byte (95%: 0.11 to
         0.18), all of the best trials at the upper edge; round 3, up to 9e-3:
         2.244 against 2.340 with other seeds, lower by 0.10 (0.08 to 0.12), no
@@ -37,7 +37,6 @@ def get_study():
       "model.depth": 1,
       "model.width": 32,
       "model.heads": 2,
-      "hparams.ema_decay": 0.999,
       "hparams.weight_decay": 0.0,
     },
     space={

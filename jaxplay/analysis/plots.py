@@ -143,7 +143,13 @@ def _figures(results):
     if name in here:
       source = f"curves:{name}"
       found.append(
-        Figure(f"curves: {name}", "curves", source, curves(results, name))
+        Figure(
+          f"curves: {name}",
+          "curves",
+          source,
+          curves(results, name),
+          title=f"{name} during training",
+        )
       )
   if len(results.trials) > 1:
     found += [
@@ -167,13 +173,26 @@ def _figures(results):
   if "grad_norm" in here:
     line, bars = curves(results, "grad_norm"), gradient_norm_histogram()
     found += [
-      Figure("gradient norm", group, source, line),
-      Figure("gradient norm: histogram", group, source, bars),
+      Figure(
+        "gradient norm",
+        group,
+        source,
+        line,
+        title="Gradient norm during training",
+      ),
+      Figure(
+        "gradient norm: histogram",
+        group,
+        source,
+        bars,
+        title="How often each gradient norm was logged; dashed: 90%",
+      ),
     ]
   source = "curves:learning_rate"
   if "learning_rate" in here:
     line = curves(results, "learning_rate")
-    found.append(Figure("learning rate", group, source, line))
+    title = "Learning rate during training"
+    found.append(Figure("learning rate", group, source, line, title=title))
   return found
 
 
@@ -625,7 +644,7 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
       x=alt.X("step:Q", title="step", axis=_STEPS),
       y=alt.Y(
         "value:Q",
-        title=name,
+        title=f"{name}, nats" if name == "loss" else name,
         scale=alt.Scale(zero=False, nice=False, padding=6),
       ),
       color=_trial_colour(),

@@ -234,12 +234,12 @@ def _optimum(law):
   scale = alt.Scale(
     domain=["parameters N", "tokens D"], range=[plots.BLUE, plots.RED]
   )
-  colour = alt.Color("what:N", title=None, scale=scale)
-  pale = alt.Color("what:N", scale=scale, legend=None)
+  legend = alt.Legend(symbolOpacity=1)
+  colour = alt.Color("what:N", title=None, scale=scale, legend=legend)
   chart = alt.Chart(alt.InlineData(rows))
   return [
     chart.mark_area(opacity=0.2).encode(
-      x=x, y=alt.Y("low:Q", scale=_LOG), y2="high:Q", color=pale
+      x=x, y=alt.Y("low:Q", scale=_LOG), y2="high:Q", color=colour
     ),
     chart.mark_line(strokeWidth=1.6).encode(
       x=x, y=y, color=colour, tooltip=["what:N", "flops:Q", "value:Q"]

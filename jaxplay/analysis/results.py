@@ -288,7 +288,7 @@ def _read_trial(run, index, space, planned) -> Trial:
     config, status = run.config(), run.status()
     if config is None:
       if status.get("status", "failed") != "failed" or run.metrics():
-        return excluded("what it trained is not known: it has no config.json")
+        return excluded("what it trained is not known without its config.json")
       point = space.labelled({key: planned.get(key) for key in keys})
       return _trial(run, index, point, {}, status, ())
     trained = flat(config)
