@@ -254,7 +254,7 @@ def test_a_vocabulary_that_changed(tmp_path, capsys):
   code = studies.call(*branched, f"--workdir={tmp_path / 'b'}")
   error = capsys.readouterr().err
   assert code == cli.common.EXIT_WRONG and error.count("\n") == 1
-  assert "text of hash" in error and f"{tmp_path / 'run'}" in error
+  assert "content of hash" in error and f"{tmp_path / 'run'}" in error
   assert not (tmp_path / "b").exists()
 
 

@@ -21,7 +21,7 @@ def config(tmp_path):
 
 
 def _answer(path):
-  return rundir.read_json(path / "plan.json")["answer"]
+  return rundir.read_json(path / "plan.json", dict)["answer"]
 
 
 @pytest.mark.slow
@@ -171,8 +171,8 @@ def test_the_whole_loop(tmp_path, config, capsys):
     studies.finish(process, -signal.SIGKILL)
   assert studies.call(*loop, f"--workdir={killed}") == 0
   assert _answer(killed)["settings"] == said["settings"]
-  best = rundir.read_json(killed / "best.json")
-  assert best == rundir.read_json(whole / "best.json")
+  best = rundir.read_json(killed / "best.json", dict)
+  assert best == rundir.read_json(whole / "best.json", dict)
   assert (
     studies.call("train", f"--config={whole / 'best.json'}", "--dry_run") == 0
   )
