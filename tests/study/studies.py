@@ -58,7 +58,8 @@ class Console(cli.common.Console):
 
 
 cli.common.Console = Console
-sys.exit(cli.main(arguments))
+sys.argv = ["jaxplay", *arguments]
+sys.exit(cli.main())
 """
 
 

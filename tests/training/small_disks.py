@@ -9,9 +9,12 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+
+import numpy as np
 
 from jaxplay import cli, rundir
 from tests.study import studies
@@ -171,7 +174,54 @@ def _check_studies(folder):
     assert not list(where.iterdir())
 
 
+def _check_kills(folder):
+  """A run and a study, each killed five times on a disk that is nearly full."""
+  where, random = folder / "disk", np.random.default_rng(0)
+  where.mkdir()
+  path = studies.write(
+    folder, num_trials=3, overrides={"model.width": 48, "optimizer": "adamw"}
+  )
+  study = ["study", "run", path, "--no_report", "--workdir"]
+  for name, steps, command in (
+    ("run", 40, lambda at: runs.command(KEYS, at)),
+    ("study", 3 * 24, lambda at: [*study, str(at)]),
+  ):
+    studies.finish(studies.start(*command(folder / name)))
+    with disk(where, "size=120k"):
+      kilobytes = _killed(where, command(where / name), 5, steps, random)
+      assert kilobytes > 120, "the disk was never full"
+      studies.finish(studies.start(*command(where / name)))
+      for whole in folder.glob(f"{name}/**/metrics.jsonl"):
+        one = whole.parent
+        _same_run(one, where / one.relative_to(folder))
+      assert no_partial_files(where)
+
+
+def _killed(where, command, number, steps, random):
+  """Kills a command so often; gives it room where it needs some.
+
+  Returns:
+    The size of the disk at the end, in kilobytes.
+  """
+  kilobytes = 120
+  while number:
+    moment = f"step >= {random.integers(1, steps)}"
+    process = studies.start(*command, signal=signal.SIGKILL, moment=moment)
+    output, _ = process.communicate(timeout=runs.HANG)
+    assert "Traceback" not in output, output
+    if process.returncode == -signal.SIGKILL:
+      number -= 1
+      continue
+    assert process.returncode == cli.common.EXIT_FAILED, output
+    assert output.count("\njaxplay: ") == 1 and "room there for" in output
+    kilobytes += 80
+    resize(where, f"size={kilobytes}k")
+  resize(where, "size=100m")
+  return kilobytes
+
+
 _CHECKS = {
+  "kills": _check_kills,
   "run": lambda folder: _check_runs(folder, "size=280k"),
   "runs": lambda folder: _check_runs(
     folder, "size=200k", "size=500k", "size=100m,nr_inodes=70"

@@ -22,6 +22,7 @@ pytestmark = [
     "run",
     pytest.param("runs", marks=pytest.mark.pods),
     pytest.param("studies", marks=pytest.mark.pods),
+    pytest.param("kills", marks=pytest.mark.pods),
   ],
 )
 def test_a_disk_that_is_full_or_gone(tmp_path, check):
