@@ -7,7 +7,6 @@ import pytest
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
 from jaxplay.analysis import plots_answer
 from jaxplay.planning import playbook as planning
 from jaxplay.procedures import lab as lab_lib
