@@ -9,6 +9,7 @@ valid name, and the mend.
 import ast
 import contextlib
 import difflib
+import functools
 import inspect
 import json
 import math
@@ -18,6 +19,7 @@ import reprlib
 import struct
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -511,23 +513,27 @@ def _leaves(nested, groups, prefix=""):
       yield name, value
 
 
-def _default():
-  """(dotted keys and values of `base()`, the names of its groups)"""
-  flat = flatten(base())
-  return flat, {name.rpartition(".")[0] for name in flat} - {""}
+@functools.cache
+def defaults() -> Mapping[str, Any]:
+  """Dotted keys and values of `base()`, made once; not to be changed."""
+  return types.MappingProxyType(flatten(base()))
+
+
+def _groups():
+  """The names of the groups of `base()`, and none of the whole."""
+  return {name.rpartition(".")[0] for name in defaults()} - {""}
 
 
 def _check_keys(config):
   """Refuses a config that has not the keys and types of `base()`."""
-  flat, groups = _default()
-  found = dict(_leaves(config, groups))
+  found = dict(_leaves(config, _groups()))
   for key, value in found.items():
-    typed(key, value, flat)
-  _refuse_missing(found, flat)
+    typed(key, value, defaults())
+  _refuse_missing(found)
 
 
-def _refuse_missing(flat, default):
-  for key in sorted(default.keys() - flat.keys()):
+def _refuse_missing(flat):
+  for key in sorted(defaults().keys() - flat.keys()):
     raise jaxplay.UserError(
       f"config.{key} is missing; start from config.base()"
     )
@@ -662,7 +668,7 @@ def describe(error: BaseException, path: str) -> str:
   text = str(traceback.TracebackException.from_exception(error)).strip()
   # A locked ConfigDict's own words hold the whole config.
   if unknown := re.search(r'Key "(.*?)" does not exist', text):
-    hint = nearest(unknown[1], flatten(base()))
+    hint = nearest(unknown[1], defaults())
     return f"{where}there is no key {unknown[1]!r}; {hint}"
   if isinstance(error, SystemExit):
     return f"{where}it ends the program ({name}: {text})"
@@ -738,10 +744,11 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
   """Dotted keys and leaf values, sorted. Takes nested dicts too."""
   flat = {}
   for key in sorted(config):
-    if isinstance(config[key], Mapping | ml_collections.ConfigDict):
-      flat.update(flatten(config[key], f"{prefix}{key}."))
+    value = config[key]
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      flat.update(flatten(value, f"{prefix}{key}."))
     else:
-      flat[prefix + key] = config[key]
+      flat[prefix + key] = value
   return flat
 
 
@@ -771,11 +778,10 @@ def from_json(
     jaxplay.UserError: It has other keys or types than `base()`.
   """
   config = base()
-  default, groups = _default()
   try:
-    for key, value in _leaves(nested, groups):
-      value = typed(key, _as_tuple(value), default)
-      if value != default[key]:
+    for key, value in _leaves(nested, _groups()):
+      value = typed(key, _as_tuple(value), defaults())
+      if value != defaults()[key]:
         _set(config, key, value)
   except jaxplay.UserError as error:
     where = f"{str(path)!r}: " if path else ""
@@ -803,7 +809,7 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   Both are nested dicts as from `as_json`; `RESUMABLE_KEYS` do not count. A key
   that is younger than one of them has its default there.
   """
-  default = flatten(as_json(base()))
+  default = as_json(defaults())
   old, new = default | flatten(old), default | flatten(new)
   return {
     key: (old.get(key), new.get(key))
@@ -837,11 +843,10 @@ def idle(flat: Mapping[str, Any]) -> list[str]:
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
   """
-  default = flatten(base())
   return [
     key
     for key in _USED_BY
-    if flat[key] != default[key] and not has_effect(key, flat)
+    if flat[key] != defaults()[key] and not has_effect(key, flat)
   ]
 
 
@@ -919,10 +924,10 @@ def settled(
     flat: The config's dotted keys and values, as from `flatten`.
     changes: Dotted key -> new value.
   """
-  new, default = {**flat, **changes}, flatten(base())
+  new = {**flat, **changes}
   for key in _USED_BY:
     if not has_effect(key, new):
-      new[key] = (default if has_effect(key, flat) else flat)[key]
+      new[key] = (defaults() if has_effect(key, flat) else flat)[key]
   of, slash, metric = new["objective"].partition("/")
   averaged = re.fullmatch(r"valid_(\w+)", of)
   evaluated = {"raw", *new["averages"]} - {new["weights"]}
@@ -989,14 +994,14 @@ def validate(
   Raises:
     jaxplay.UserError: The first thing that is wrong.
   """
-  flat, default = flatten(config), flatten(base())
-  for key in sorted(flat.keys() - default.keys()):
+  flat = flatten(config)
+  for key in sorted(flat.keys() - defaults().keys()):
     raise jaxplay.UserError(
-      f"there is no config.{key}; {nearest(key, default)}"
+      f"there is no config.{key}; {nearest(key, defaults())}"
     )
-  _refuse_missing(flat, default)
+  _refuse_missing(flat)
   for key, value in flat.items():
-    typed(key, value, default)
+    typed(key, value, defaults())
     if type(value) is int and not -(2**63) <= value < 2**63:
       raise jaxplay.UserError(
         f"config.{key} is {shown(value)}, beyond a whole number of 64 bits"

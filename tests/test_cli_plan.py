@@ -3,6 +3,7 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 
 from jaxplay import rundir
@@ -24,7 +25,7 @@ def _answer(path):
   return rundir.read_json(path / "plan.json", dict)["answer"]
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_steps_by_a_sweep(tmp_path, config, capsys):
   """F2: steps of the fastest rate; killed, it ends as if it had not been."""
   question = ("plan", "steps", config, _RATES, "--steps=120")
@@ -43,13 +44,23 @@ def test_steps_by_a_sweep(tmp_path, config, capsys):
   assert (tmp_path / "stopped" / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_batch_size_killed(tmp_path, config):
-  """B5: killed in training, it keeps what it timed and trains to the same."""
+  """B1 to B8: measured and trained; killed in training, it keeps what it timed
+  and trains to the same; once it is done, the same command only reads."""
   question = ("plan", "batch-size", config, "--batch_sizes=32,64", "--seeds=2")
   question += ("--target=valid/error_rate<=0.6", "--steps=100")
   question += ("--learning_rates=0.03:0.3",)
   assert studies.call(*question, f"--workdir={tmp_path / 'whole'}") == 0
+  speed = tmp_path / "whole" / "speed" / "0000032" / "0.json"
+  speed = json.loads(speed.read_text())
+  assert speed["loop_seconds"] > 0 and speed["step_seconds"] > 0
+  whole = _answer(tmp_path / "whole")["details"]["reached"]
+  assert [one["batch_size"] for one in whole] == [32, 64]
+  for one in whole:
+    means = {r["rate"]: np.mean(r["steps"]) for r in one["rates"]}
+    assert len(means) > 1 and means[one["rate"]] == min(means.values())
+    assert len(one["steps"]) == 2
   killed = tmp_path / "killed"
   stopped = (*question, f"--workdir={killed}")
   process = studies.start(*stopped, signal=signal.SIGKILL, moment="step > 0")
@@ -58,11 +69,18 @@ def test_batch_size_killed(tmp_path, config):
   assert studies.call(*stopped) == 0
   after = studies.files(killed / "speed")
   assert len(timed) >= 6 and timed.items() <= after.items()
-  reached, whole = (
-    _answer(tmp_path / name)["details"]["reached"]
-    for name in ("killed", "whole")
-  )
-  assert reached == whole
+  assert _answer(killed)["details"]["reached"] == whole
+  trained = _metrics(killed)
+  assert studies.call(*stopped) == 0 and _metrics(killed) == trained
+
+
+def _metrics(plan):
+  """Each file of metrics of a plan: when it was written, and its lines."""
+  return {
+    path: found
+    for path, found in studies.files(plan).items()
+    if path.name == "metrics.jsonl"
+  }
 
 
 @pytest.mark.slow
@@ -89,7 +107,7 @@ def test_another_question_in_the_same_folder(tmp_path, config, capsys):
   assert _answer(tmp_path / "plan") == before
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_rounds_of_a_study_and_clipping_of_its_run(tmp_path, capsys):
   """F4, F5, I5: from a study on disk to longer runs, and to a threshold."""
   study = tmp_path / "study"

@@ -354,7 +354,7 @@ def test_suggestions_in_an_optuna_storage(explored, tmp_path):
   assert marks == [False] * 9 + [True]
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_killed_batch_is_finished_first(explored):
   """C9: the points of a batch are kept before they run; after a kill the same
   command runs what is open, and suggests what an undisturbed one does."""
@@ -374,7 +374,7 @@ def test_a_killed_batch_is_finished_first(explored):
   assert set(studies.statuses(explored)) <= set(rundir.DONE)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_exploration_comes_before_exploitation(tmp_path, capsys):
   """C9: too few trials, or good ones at an edge, are told in a sentence."""
   space = {_RATE: space_lib.Float(1e-7, 1e-3, "log")}

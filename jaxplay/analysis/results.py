@@ -249,12 +249,7 @@ def read_run(path) -> Trial:
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
   """All keys of a nested config; one that is older has the defaults."""
-  return _defaults() | config_lib.flatten(config)
-
-
-@functools.cache
-def _defaults():
-  return config_lib.flatten(config_lib.as_json(config_lib.base()))
+  return config_lib.as_json(config_lib.defaults()) | config_lib.flatten(config)
 
 
 def _as_trained(point, base):

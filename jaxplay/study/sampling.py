@@ -28,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 import jaxplay
 from jaxplay.study import space as space_lib
@@ -240,15 +239,22 @@ def _ranks(positions, num):
 # Low-discrepancy and other sequences: points begin to end - 1 in [0, 1)^dims.
 
 
+def _qmc():
+  # It takes a second, and training, which ends with a diagnosis, needs it not.
+  from scipy.stats import qmc
+
+  return qmc
+
+
 def _halton(seed, dims, begin, end):
   rng = np.random.default_rng(seed)
-  return qmc.Halton(dims, rng=rng).fast_forward(begin).random(end - begin)
+  return _qmc().Halton(dims, rng=rng).fast_forward(begin).random(end - begin)
 
 
 def _sobol(seed, dims, begin, end):
   if not dims:
     return np.empty((end - begin, 0))
-  engine = qmc.Sobol(dims, rng=np.random.default_rng(seed))
+  engine = _qmc().Sobol(dims, rng=np.random.default_rng(seed))
   # Whole powers of two: scipy warns of every other number.
   return engine.random_base2((end - 1).bit_length())[begin:end]
 
@@ -339,7 +345,7 @@ def _axis(parameter, num):
   tried = num
   while True:
     # Base 2 unscrambled: 0, 1/2, 1/4, 3/4, ...
-    middles = qmc.Halton(1, scramble=False).random(tried)[1:, 0]
+    middles = _qmc().Halton(1, scramble=False).random(tried)[1:, 0]
     units = np.concatenate([[0.0, 1.0], middles])
     if parameter.kind == "float":
       return units[:num]

@@ -500,7 +500,7 @@ def from_algoperf(
 
 def _from_algoperf(specs, max_train_steps):
   """Config key to domain, in the file's order."""
-  flat = config_lib.flatten(config_lib.base())
+  flat = config_lib.defaults()
   domains = {}
   for name, spec in specs.items():
     is_complement = name.startswith("one_minus_")

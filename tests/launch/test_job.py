@@ -182,11 +182,8 @@ def test_local_mistakes(arguments, sentence):
   assert sentence in err and len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "number",
-  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.pods)],
-)
+@pytest.mark.pods
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_passes_signals_and_codes_on(tmp_path, number):
   """M4, G7: Ctrl-C and SIGTERM end in a checkpoint, and in exit code 75."""
   keys = runs.overrides(max_train_steps=10**6, **runs.MLP)

@@ -145,7 +145,6 @@ def test_any_picture_goes(name):
 @pytest.mark.parametrize(
   "name, depth, zero",
   [
-    ("resnet", BASIC, True),
     ("resnet", BASIC, False),
     ("resnet", BOTTLENECK, True),
     ("wide_resnet", 10, True),

@@ -401,37 +401,6 @@ def test_bad_requests(arguments, sentence, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_from_the_shell(tmp_path, capsys):
-  """B1 to B8: measured and trained; the same command only reads."""
-  studies.write(tmp_path)
-  plan = tmp_path / "plan"
-  asked = [
-    *("plan", "batch-size", f"--config={tmp_path / 'config.py'}"),
-    *(f"--workdir={plan}", "--batch_sizes=32,64", "--seeds=2", "--steps=100"),
-    *("--learning_rates=0.03:0.3", "--target=valid/error_rate<=0.6"),
-  ]
-  assert studies.call(*asked) == 0
-  text = capsys.readouterr().out
-  assert "Use " in text and "least time" in text
-  speed = json.loads((plan / "speed" / "0000032" / "0.json").read_text())
-  assert speed["loop_seconds"] > 0 and speed["step_seconds"] > 0
-  details = json.loads((plan / "plan.json").read_text())["answer"]["details"]
-  assert [one["batch_size"] for one in details["reached"]] == [32, 64]
-  for one in details["reached"]:
-    means = {r["rate"]: np.mean(r["steps"]) for r in one["rates"]}
-    assert len(means) > 1 and means[one["rate"]] == min(means.values())
-    assert len(one["steps"]) == 2
-  before = {
-    path: found[1]
-    for path, found in studies.files(plan).items()
-    if path.name == "metrics.jsonl"
-  }
-  assert studies.call(*asked) == 0
-  after = studies.files(plan)
-  assert all(after[path][1] == content for path, content in before.items())
-
-
-@pytest.mark.slow
 def test_waiting_for_data_shows_at_small_sizes():
   """B3: what the host reads for each step does; what is on the device not."""
   ratios = []

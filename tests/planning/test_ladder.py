@@ -327,7 +327,7 @@ def test_a_branch_is_as_long_as_it_is_called(tmp_path):
       assert config.max_train_steps == steps
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
   """S5: killed in a branch and begun again, then with a longer length."""
   path = _write(tmp_path)

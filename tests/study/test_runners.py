@@ -520,7 +520,7 @@ def test_progress_counts_what_is_there(tmp_path):
   assert shown[2][2] == {"trials": "3/4", "best": 0.4, "infeasible": "1"}
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_crashes_in_processes(tmp_path, capsys):
   """In processes a crash is one trial's: retried, told, mended, completed."""
   path, study, run = _crashing(tmp_path, num_trials=2)

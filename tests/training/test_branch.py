@@ -52,7 +52,11 @@ def _planned(config, workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "step, shape", [*zip(STEPS, ("1-sqrt", "cosine"), strict=True)]
+  "step, shape",
+  [
+    pytest.param(STEPS[0], "1-sqrt", marks=pytest.mark.pods),
+    (STEPS[1], "cosine"),
+  ],
 )
 def test_a_branch_is_the_run_planned_so(constant, tmp_path, step, shape):
   """S3: branch = planned from the start, bit for bit: all state, all lines."""

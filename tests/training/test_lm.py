@@ -196,10 +196,8 @@ def test_resumed_is_uninterrupted(whole, tmp_path):
 @pytest.mark.parametrize(
   "layout",
   [
-    pytest.param({"mesh.data": 8}, marks=pytest.mark.pods),
     {"mesh.data": 2, "mesh.fsdp": 2, "microbatches": 2},
     pytest.param({"mesh.data": 2, "mesh.fsdp": 4}, marks=pytest.mark.pods),
-    pytest.param({"mesh.data": 4, "microbatches": 2}, marks=pytest.mark.pods),
   ],
 )
 def test_layouts_agree(whole, tmp_path, layout):
@@ -239,7 +237,9 @@ def whole_of_mixture(folder, tmp_path_factory):
   return keys, workdir
 
 
-@pytest.mark.parametrize("step", [16, 28])
+@pytest.mark.parametrize(
+  "step", [pytest.param(16, marks=pytest.mark.pods), 28]
+)
 def test_a_mixture_is_resumed_exactly(whole_of_mixture, tmp_path, step):
   """S6: preempted before or after the switch, the run ends the same."""
   keys, workdir = whole_of_mixture
@@ -249,7 +249,7 @@ def test_a_mixture_is_resumed_exactly(whole_of_mixture, tmp_path, step):
   runs.assert_same(runs.lines(workdir), runs.lines(tmp_path / "run"))
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_branch_cools_down_on_another_mixture(folder, whole, tmp_path):
   """S3, S6: a branch with a mixture is the run that was planned with it."""
   keys, workdir = whole
@@ -282,7 +282,7 @@ def test_a_branch_cools_down_on_another_mixture(folder, whole, tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_population_of_schedules_is_each_alone(folder, tmp_path):
   """Idea 1: schedules, shapes and rates in one program, each as if alone."""
   varied = [

@@ -91,8 +91,18 @@ def _files(folder):
   return files
 
 
+# How a device can go through its trials.
+each_mode = pytest.mark.parametrize(
+  "mode",
+  [
+    "together",
+    *(pytest.param(m, marks=pytest.mark.pods) for m in ("looped", "called")),
+  ],
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+@each_mode
 def test_trial_equals_itself_alone(tmp_path, tmp_path_factory, mode):
   """Idea 1: a population's trial equals the same trial run alone.
 
@@ -116,7 +126,10 @@ def test_trial_equals_itself_alone(tmp_path, tmp_path_factory, mode):
   "rates, extra",
   [
     (RATES, {"clipping": True, "microbatches": 2}),
-    ([r / 50 for r in RATES], {"optimizer": "schedule_free_adamw"}),
+    pytest.param(
+      *([r / 50 for r in RATES], {"optimizer": "schedule_free_adamw"}),
+      marks=pytest.mark.pods,
+    ),
     (RATES, {"seeds": (3, 1, 4, 1, 5), "report_test": True}),
   ],
   ids=["microbatches", "schedule-free", "seeds"],
@@ -137,14 +150,8 @@ def test_other_trials_equal_themselves_alone(
     assert abs(difference) < 0.02
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "mode",
-  [
-    "together",
-    *(pytest.param(m, marks=pytest.mark.pods) for m in ("looped", "called")),
-  ],
-)
+@pytest.mark.pods
+@each_mode
 def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
   """Idea 1: trials that take four devices each, of which two train at a time.
 
@@ -185,7 +192,7 @@ def test_resnets_equal_themselves_alone(tmp_path, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["looped", "together", "called"])
+@each_mode
 def test_divergence_hurts_nobody_else(tmp_path, tmp_path_factory, mode):
   """Idea 1: a trial that diverges changes no bit of any other."""
   healthy = _Study(tmp_path / "healthy", _configs(), mode=mode)
@@ -212,7 +219,9 @@ def test_a_population_of_divergence_ends_early(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [4, 12, 13])
+@pytest.mark.parametrize(
+  "at", [*(pytest.param(a, marks=pytest.mark.pods) for a in (4, 12)), 13]
+)
 def test_stopped_population_continues(tmp_path, at):
   """G7: asked to stop anywhere, a population goes on to the same bits."""
   configs = _configs(log_every=1)

@@ -60,7 +60,9 @@ def test_predictions_of_a_fixed_sample(whole):
   assert errors == pytest.approx(line["valid/error_rate"])
 
 
-@pytest.mark.parametrize("step", [4, 24, 36])
+@pytest.mark.parametrize(
+  "step", [*(pytest.param(s, marks=pytest.mark.pods) for s in (4, 24)), 36]
+)
 def test_preempted_and_resumed_is_uninterrupted(whole, tmp_path, step):
   """G7: SIGTERM saves; resumed, the run ends bit for bit the same."""
   keys, workdir = whole
@@ -91,7 +93,7 @@ def test_killed_at_any_moment_is_uninterrupted(whole, tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_how_steps_are_cut_into_calls_changes_nothing(whole, tmp_path):
   """Idea 3: any number of steps per dispatch gives the same bits."""
   keys, workdir = whole
@@ -404,7 +406,13 @@ def _flip_bits(path):
 
 # A restore that fails leaves orbax's other reads to end on a closed event loop.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [_truncate, _flip_bits, os.unlink])
+@pytest.mark.parametrize(
+  "damage",
+  [
+    _flip_bits,
+    *(pytest.param(d, marks=pytest.mark.pods) for d in (_truncate, os.unlink)),
+  ],
+)
 def test_damaged_newest_checkpoint(whole, tmp_path, damage):
   """G7: a damaged newest checkpoint is told, and the one before serves."""
   keys, workdir = whole
