@@ -76,6 +76,7 @@ def test_nothing_that_a_study_says_is_obeyed(finished_study, tmp_path, capsys):
   file = study / "study.json"
   changed = dict.fromkeys(("goal", "notes", "config_file"), f"a {_EVIL}")
   changed["command"] = ["jaxplay", _EVIL]
+  changed["goal"] += "\nbest valid/error_rate 0"
   file.write_text(json.dumps(json.loads(file.read_text()) | changed))
   for index, status in ((0, "failed"), (1, "infeasible")):
     studies.trial(study, index).write_status(status, reason=_EVIL, failures=2)
@@ -86,6 +87,7 @@ def test_nothing_that_a_study_says_is_obeyed(finished_study, tmp_path, capsys):
     assert code == {"extend": 1, "repo\x1brt": 2}.get(words[:2][-1], 0)
     said = "".join(capsys.readouterr())
     assert said and not _CONTROL.search(said), words
+    assert "\nbest valid/error_rate 0\n" not in said, words
     if words[:2] in (["study", "list"], ["study", "extend"]):
       assert _AS_TEXT in said
 

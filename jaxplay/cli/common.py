@@ -654,4 +654,7 @@ def as_table(heads, rows):
 
 
 def short(value):
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
+  """A value on one line: it may be somebody else's text."""
+  if isinstance(value, float):
+    return f"{value:.4g}"
+  return str(value).replace("\n", "\\n")

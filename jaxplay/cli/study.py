@@ -581,7 +581,7 @@ def _study_status(arguments, rest):
   common.no_more(rest, arguments)
   results = results_lib.read_study(arguments.study)
   counts = collections.Counter(trial.status for trial in results.trials)
-  print(results.study["goal"])
+  print(common.short(results.study["goal"]))
   for name, number in sorted(counts.items()):
     print(f"  {name:<12}{number}")
   if results.num_adaptive:
