@@ -80,6 +80,7 @@ def test_the_next_study_that_is_written_runs(study, capsys):
   assert study_lib.StudyDir(work).study()["seed"] == 1
 
 
+@pytest.mark.slow
 def test_the_next_study_runs_from_anywhere(tmp_path, monkeypatch, capsys):
   """B14: after the study was moved, and its config edited, or deleted; the
   config stays that of the study, with its overrides and its objective."""
@@ -457,6 +458,7 @@ def test_final_looks_at_the_test_set_once(explored, capsys, monkeypatch):
   assert log.read_text() == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["test", "log", "rerun"])
 def test_final_ends_what_is_missing(explored, tmp_path, monkeypatch, lost):
   """C10: killed at any moment, the same command ends what is missing, for the

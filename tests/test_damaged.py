@@ -294,6 +294,7 @@ def _check(
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [*BYTES, *OF_STUDY])
 def test_a_damaged_study_is_refused_and_the_others_listed(
   intact, tmp_path, capsys, damage
@@ -318,6 +319,7 @@ _OF_TRIAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "file, damage", [pytest.param(f, d, id=f"{f} {n}") for f, n, d in _OF_TRIAL]
 )

@@ -260,6 +260,7 @@ def test_scale(values, expected):
   assert low < high
 
 
+@pytest.mark.slow
 def test_every_figure_as_a_file(tmp_path, study):
   """D11: all figures as SVG without a browser; labels are safe as names."""
   paths = report.figures(study, tmp_path / "svg")
@@ -629,6 +630,7 @@ def test_texts_of_a_study_are_shown_not_run(window, tmp_path):
   assert window.problems() == []
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("name", odd_studies())
 def test_little_to_show(window, tmp_path, name):
@@ -837,6 +839,7 @@ def test_legible_everywhere(window, page_path, look):
     )
 
 
+@pytest.mark.slow
 @needs_browser
 def test_live_page_keeps_its_state(window, tmp_path, study):
   """Report: a page that follows a study keeps filter, selection, objective."""

@@ -36,6 +36,7 @@ def _boundary(study):
 # Trust: on generated studies.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", generated.FAULTS)
 @pytest.mark.parametrize("num_trials", [20, 64])
 def test_plain_faults_are_told(fault, num_trials):
@@ -47,6 +48,7 @@ def test_plain_faults_are_told(fault, num_trials):
     assert generated.warns(verdicts), f"seed {seed}: {verdicts}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "num_studies, settings",
   [

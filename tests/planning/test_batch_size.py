@@ -319,6 +319,7 @@ def test_killed_while_measuring(calls, tmp_path):
   assert killed.as_json() == _procedure(tmp_path / "whole", measure).as_json()
 
 
+@pytest.mark.slow
 def test_load_on_the_machine_changes_no_answer(tmp_path):
   """B2: what is told is right, or it is told that it cannot be; and once the
   machine is idle, the same command measures what was in doubt, and tells."""

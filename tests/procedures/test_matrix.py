@@ -111,6 +111,7 @@ def _rates(given):
   return rate / 10, rate * 10
 
 
+@pytest.mark.slow
 @each_row
 def test_steps(row, tmp_path):
   """C26, F2: without what keeps it from fitting, and a length to paste."""
@@ -170,6 +171,7 @@ def _unstable(given, fix):
   return train
 
 
+@pytest.mark.slow
 @each_row
 def test_stability(row, tmp_path):
   """C26, I4, I5: each fix, by turns, is one of the config that it was asked."""
@@ -222,6 +224,7 @@ def test_batch_size(row, tmp_path):
   _assert_pastes(answer, given)
 
 
+@pytest.mark.slow
 @each_row
 def test_rounds(row, tmp_path):
   """C26, F4: the next length, and rounds up to it, and their next studies."""
@@ -265,6 +268,7 @@ def _ask_batch_size(row, given):
   return ask
 
 
+@pytest.mark.slow
 @few_rows
 def test_playbook(row, tmp_path):
   """C26: the whole loop, and the config that it ends with."""

@@ -379,6 +379,7 @@ def test_a_stopped_population_goes_on_as_a_whole(tmp_path, monkeypatch, capsys):
   assert not any((study / "populations").iterdir())
 
 
+@pytest.mark.slow
 def test_a_population_that_cannot_go_on_is_begun_anew(tmp_path, monkeypatch):
   """A member that another runner gave up does not hold up the others."""
   path, study = studies.write(tmp_path), tmp_path / "study"
@@ -399,6 +400,7 @@ def test_a_population_that_cannot_go_on_is_begun_anew(tmp_path, monkeypatch):
     assert [line["step"] for line in lines] == _STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_off", ["members", "configs"])
 def test_a_population_killed_as_it_began(tmp_path, cut_off):
   """Killed before all members were written: they are run as if new."""

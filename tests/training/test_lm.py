@@ -209,6 +209,7 @@ def test_layouts_agree(whole, tmp_path, layout):
   )
 
 
+@pytest.mark.slow
 def test_host_feed_equals_device_feed(whole, tmp_path):
   """M3: rows that the host reads from the mapped file are the same."""
   keys, workdir = whole
@@ -326,6 +327,7 @@ def test_text_that_changed_is_not_resumed(folder, tmp_path):
   assert rundir.RunDir(tmp_path / "run").status()["status"] == "preempted"
 
 
+@pytest.mark.slow
 def test_pythonlib_is_on_every_machine(tmp_path):
   """A1: the embedded default trains, and says which Python's text it is."""
   keys = _keys(tmp_path, max_train_steps=4, eval_every=4) | {

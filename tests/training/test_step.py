@@ -155,6 +155,7 @@ def whole():
   return _states(_config(**ACCUMULATED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
 def test_accumulation_is_exact(mesh, whole, devices, microbatches):
@@ -510,6 +511,7 @@ def test_the_step_is_pure():
   assert not _equal(first[0].params, before[1].params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_how_a_run_is_cut_changes_nothing(one_by_one):
   """Idea 3: one call of six steps is six calls of one, to the last bit."""

@@ -60,6 +60,7 @@ def test_predictions_of_a_fixed_sample(whole):
   assert errors == pytest.approx(line["valid/error_rate"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "step", [*(pytest.param(s, marks=pytest.mark.pods) for s in (4, 24)), 36]
 )
@@ -269,6 +270,7 @@ def test_a_run_that_lost_its_config(stopped, tmp_path):
 
 
 # See test_damaged_newest_checkpoint.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_any_flipped_bit_is_found(whole, stopped, tmp_path):
   """G7: bits of every file of a checkpoint, in many places.
