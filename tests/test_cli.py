@@ -244,7 +244,7 @@ def _run_of_text(folder):
   return text
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_vocabulary_that_changed(tmp_path, capsys):
   """Bad input: a branch of a run whose text has changed is not begun."""
   text = _run_of_text(tmp_path)

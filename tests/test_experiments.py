@@ -96,10 +96,8 @@ def test_three_steps(name, prepared, tmp_path):
   assert np.isfinite(status["final"]["valid/loss"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "workers", [0, pytest.param(2, marks=pytest.mark.pods)]
-)
+@pytest.mark.pods
+@pytest.mark.parametrize("workers", [0, 2])
 def test_photographs_resume_exactly(prepared, tmp_path, workers):
   """G7: from the step alone, random crops and all, bit for bit."""
   keys = runs.overrides(

@@ -258,7 +258,7 @@ def test_equal_choices_are_rarely_told_apart():
   assert told <= 4
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_intervals_of_several_choices_hold_together():
   """E3: of four equal choices the best is "better" by luck in under 5 %.
 

@@ -348,7 +348,7 @@ def _pulled(attend, arrays, causal):
   "length, features, causal",
   [
     (128, 8, False),
-    pytest.param(256, 64, True, marks=pytest.mark.slow),
+    pytest.param(256, 64, True, marks=pytest.mark.pods),
     pytest.param(384, 256, False, marks=pytest.mark.pods),
     pytest.param(512, 128, True, marks=pytest.mark.pods),
   ],

@@ -401,7 +401,7 @@ def test_bad_requests(arguments, sentence, tmp_path, capsys):
   assert code == 2 and sentence in told and told.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_waiting_for_data_shows_at_small_sizes():
   """B3: what the host reads for each step does; what is on the device not."""
   ratios = []

@@ -101,7 +101,7 @@ def _answer(plan):
   return json.loads((plan / "plan.json").read_text())["answer"]
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_all_features_at_once(written, tmp_path):
   """C26: trained for a few steps."""
   row = ROWS["mlp"] | {"model": "mlp", "warmup": "short"}

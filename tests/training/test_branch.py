@@ -165,7 +165,7 @@ def test_geometric_steps_do_not_depend_on_the_length():
   assert config_lib.next_kept(7, config) is None
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_extended_is_longer_from_the_start(tmp_path):
   """S1: a finished constant run goes on as if longer from the start."""
   keys = runs.overrides(**runs.MLP, averages=("ema",), export=True)

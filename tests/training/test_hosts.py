@@ -159,7 +159,8 @@ def _job(keys, workdir, *more, envs=(None, None)):
   ]
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.pods), 1])
+@pytest.mark.pods
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_host_does_not_leave_the_other_hanging(tmp_path, victim):
   """M: SIGKILL one process; the other exits with a message within a minute."""
   processes = _long_job(tmp_path / "run")

@@ -192,12 +192,12 @@ def test_resumed_is_uninterrupted(whole, tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.parametrize(
   "layout",
   [
     {"mesh.data": 2, "mesh.fsdp": 2, "microbatches": 2},
-    pytest.param({"mesh.data": 2, "mesh.fsdp": 4}, marks=pytest.mark.pods),
+    {"mesh.data": 2, "mesh.fsdp": 4},
   ],
 )
 def test_layouts_agree(whole, tmp_path, layout):
@@ -209,7 +209,7 @@ def test_layouts_agree(whole, tmp_path, layout):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_host_feed_equals_device_feed(whole, tmp_path):
   """M3: rows that the host reads from the mapped file are the same."""
   keys, workdir = whole
@@ -238,9 +238,8 @@ def whole_of_mixture(folder, tmp_path_factory):
   return keys, workdir
 
 
-@pytest.mark.parametrize(
-  "step", [pytest.param(16, marks=pytest.mark.pods), 28]
-)
+@pytest.mark.pods
+@pytest.mark.parametrize("step", [16, 28])
 def test_a_mixture_is_resumed_exactly(whole_of_mixture, tmp_path, step):
   """S6: preempted before or after the switch, the run ends the same."""
   keys, workdir = whole_of_mixture

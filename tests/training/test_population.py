@@ -125,10 +125,12 @@ def test_trial_equals_itself_alone(tmp_path, tmp_path_factory, mode):
 @pytest.mark.parametrize(
   "rates, extra",
   [
-    (RATES, {"clipping": True, "microbatches": 2}),
-    pytest.param(
-      *([r / 50 for r in RATES], {"optimizer": "schedule_free_adamw"}),
-      marks=pytest.mark.pods,
+    *(
+      pytest.param(*case, marks=pytest.mark.pods)
+      for case in (
+        (RATES, {"clipping": True, "microbatches": 2}),
+        ([r / 50 for r in RATES], {"optimizer": "schedule_free_adamw"}),
+      )
     ),
     (RATES, {"seeds": (3, 1, 4, 1, 5), "report_test": True}),
   ],

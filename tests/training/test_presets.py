@@ -114,10 +114,8 @@ def test_presets_agree(workload, mesh):
   assert "all-reduce" in program.as_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "norm", ["ghost", pytest.param("batch", marks=pytest.mark.pods)]
-)
+@pytest.mark.pods
+@pytest.mark.parametrize("norm", ["ghost", "batch"])
 def test_each_step_agrees_from_a_common_state(norm):
   """M, N1: a step gives one result on any layout, to float tolerance.
 

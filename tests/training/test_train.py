@@ -107,10 +107,8 @@ def test_how_steps_are_cut_into_calls_changes_nothing(whole, tmp_path):
   )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "devices", [1, pytest.param(4, marks=pytest.mark.pods)]
-)
+@pytest.mark.pods
+@pytest.mark.parametrize("devices", [1, 4])
 def test_resumes_on_another_number_of_devices(whole, tmp_path, devices):
   """M3: begun on 8 devices, continued on fewer, to float tolerance the same."""
   keys, workdir = whole
