@@ -90,24 +90,39 @@ def main():
   for name in ("run", "table"):
     verb = verbs.add_parser(name)
     verb.add_argument("folder", type=pathlib.Path)
-    verb.add_argument("--tasks", default=",".join(TASKS))
+    verb.add_argument("--tasks", type=_some(TASKS), default=list(TASKS))
   verbs.choices["run"].add_argument("--budget", type=int, default=64)
   verbs.choices["run"].add_argument("--seeds", type=_range, default=range(5))
-  verbs.choices["run"].add_argument("--methods", default=",".join(METHODS))
+  verbs.choices["run"].add_argument(
+    "--methods", type=_some(METHODS), default=list(METHODS)
+  )
   verbs.choices["table"].add_argument("--out", type=pathlib.Path)
   options = parser.parse_args()
-  tasks = options.tasks.split(",")
   if options.verb == "table":
-    return _tell(options.folder, tasks, options.out)
+    return _tell(options.folder, options.tasks, options.out)
   for seed in options.seeds:
-    for task in tasks:
-      for method in options.methods.split(","):
+    for task in options.tasks:
+      for method in options.methods:
         folder = options.folder / task / f"{seed}" / method
         if method == "config" and seed != options.seeds[0]:
           continue  # It does not depend on the search.
         if not (folder / "outcome.json").exists():
           _run(folder, task, method, options.budget, seed)
   return 0
+
+
+def _some(names):
+  """Type of names with commas between."""
+
+  def parse(text):
+    for name in text.split(","):
+      if name not in names:
+        raise argparse.ArgumentTypeError(
+          f"{name!r} is none of {', '.join(names)}"
+        )
+    return text.split(",")
+
+  return parse
 
 
 def _range(text):

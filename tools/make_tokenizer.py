@@ -9,6 +9,7 @@ single bytes are tokens, too.
 
 import argparse
 import itertools
+import pathlib
 import sys
 
 END = "<|endoftext|>"
@@ -30,9 +31,10 @@ def main():
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
   import jaxplay
-  from jaxplay import data
+  from jaxplay import data, rundir
 
   try:
+    rundir.make_folder(pathlib.Path(options.out).parent)  # Before the work.
     texts = data.tfds_documents(options.name, options.data_dir, options.split)
   except jaxplay.UserError as error:
     parser.error(str(error))
