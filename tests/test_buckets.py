@@ -104,8 +104,6 @@ def test_two_hosts_in_a_bucket(bucket, tmp_path):
   )
 
 
-# A restore that fails leaves orbax's other reads to end on a closed event loop.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_in_a_bucket(bucket, whole):
   """G7: the one before serves."""
   keys, workdir = whole

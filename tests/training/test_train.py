@@ -267,9 +267,7 @@ def test_a_run_that_lost_its_config(stopped, tmp_path):
   assert not (tmp_path / "run" / "config.json").exists()
 
 
-# See test_damaged_newest_checkpoint.
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_any_flipped_bit_is_found(whole, stopped, tmp_path):
   """G7: bits of every file of a checkpoint, in many places.
 
@@ -404,8 +402,6 @@ def _flip_bits(path):
   path.write_bytes(data)
 
 
-# A restore that fails leaves orbax's other reads to end on a closed event loop.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
   "damage",
   [
