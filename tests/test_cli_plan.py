@@ -52,6 +52,8 @@ def test_batch_size_killed(tmp_path, config):
   question += ("--target=valid/error_rate<=0.6", "--steps=100")
   question += ("--learning_rates=0.03:0.3",)
   assert studies.call(*question, f"--workdir={tmp_path / 'whole'}") == 0
+  said = " ".join(_answer(tmp_path / "whole")["said"])
+  assert "least time" in said or "too busy" in said  # Others work here, too.
   speed = tmp_path / "whole" / "speed" / "0000032" / "0.json"
   speed = json.loads(speed.read_text())
   assert speed["loop_seconds"] > 0 and speed["step_seconds"] > 0

@@ -145,6 +145,7 @@ def test_any_picture_goes(name):
 @pytest.mark.parametrize(
   "name, depth, zero",
   [
+    pytest.param("resnet", BASIC, True, marks=pytest.mark.pods),
     ("resnet", BASIC, False),
     ("resnet", BOTTLENECK, True),
     ("wide_resnet", 10, True),

@@ -534,7 +534,12 @@ def test_logits_are_summed_in_float32():
 
 
 @pytest.mark.parametrize(
-  "name, zero", [("vit", True), ("lm", False)]
+  "name, zero",
+  [
+    pytest.param("lm", True, marks=pytest.mark.pods),
+    ("vit", True),
+    ("lm", False),
+  ],
 )
 def test_zero_init_residual(name, zero):
   """I6: one line, and the stack starts as the identity up to its last norm."""
