@@ -5,6 +5,7 @@
         metrics.jsonl      a line per logged step, in order, append-only
         status.json        how it stands and how it ended; replaced atomically
         checkpoints/       by orbax
+        checkpoints.json   of a trial of a population: where they are instead
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
 
@@ -210,6 +211,14 @@ class Provenance(TypedDict, total=False):
   dataset: _Dataset | None
   branch: _Branch
   resumes: list[dict[str, Any]]
+
+
+class Packed(TypedDict):
+  """checkpoints.json: where the checkpoints of a trial are; see `packed.py`."""
+
+  population: Name
+  place: Count
+  study: str
 
 
 class FindingRow(TypedDict):
@@ -450,6 +459,18 @@ class RunDir:
     first = self.provenance()
     if first is None or _CODE & _news(entry, first).keys():
       self.write_provenance(entry)
+
+  def packed(self) -> Packed | None:
+    """Where the checkpoints are, if they were saved with those of others."""
+    return read_json(self.path / "checkpoints.json", Packed)
+
+  def write_packed(self, where: Packed | None) -> None:
+    """Says so; None: they are in the run directory."""
+    path = self.path / "checkpoints.json"
+    if where is not None:
+      write_json(path, where)
+    else:
+      path.unlink(missing_ok=True)
 
   def status(self) -> dict[str, Any]:
     """How the run stands; {} before it began."""
@@ -702,15 +723,22 @@ def best_line(
   Returns:
     {"step", "metric", "value"}, or None where no line has the objective.
   """
+  return next(iter(best_lines(lines, objective)), None)
+
+
+def best_lines(
+  lines: Iterable[Mapping[str, Any]], objective: str
+) -> list[dict[str, Any]]:
+  """As `best_line`, of all lines with a finite objective, the best first."""
   scored = [
     (line[objective], line["step"])
     for line in lines
     if line.get(objective) is not None and math.isfinite(line[objective])
   ]
-  if not scored:
-    return None
-  value, step = min(scored)
-  return {"step": step, "metric": objective, "value": value}
+  return [
+    {"step": step, "metric": objective, "value": value}
+    for value, step in sorted(scored)
+  ]
 
 
 def plain(value: Any) -> Any:

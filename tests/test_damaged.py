@@ -239,15 +239,15 @@ def _others(root, damaged):
   return {
     path.relative_to(root): path.read_bytes()
     for path in sorted(root.rglob("*"))
-    if path.is_file() and path != damaged and path.name not in _DERIVED
+    if path.is_file()
+    and path != damaged
+    and path.name not in _DERIVED
     # What says who holds a run is empty.
     and path.name != ".lock"
   }
 
 
-def _check(
-  intact, tmp_path, capsys, name, damage, *, pages=False, verbs=None
-):
+def _check(intact, tmp_path, capsys, name, damage, *, pages=False, verbs=None):
   """Damages a file of a study, and calls every verb, or some of them.
 
   Returns:

@@ -28,7 +28,9 @@ def _git(folder, *words):
   subprocess.run(command, check=True, capture_output=True)
 
 
-def _project(folder, remote=f"https://me:{_SECRET}@host/a/b.git?token={_SECRET}"):
+def _project(
+  folder, remote=f"https://me:{_SECRET}@host/a/b.git?token={_SECRET}"
+):
   """A repository of somebody's with a config and a study, committed."""
   folder.mkdir()
   studies.write(folder)

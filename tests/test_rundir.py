@@ -545,6 +545,8 @@ def test_what_is_an_error_of_storage(tmp_path, error, expected):
   # A folder that is there has lost a file at most.
   if folder == gone:
     assert storage.problem(error, tmp_path) is None
+
+
 @pytest.mark.parametrize(
   "name", ["../x", "/x", "a/b", ".x", "..", "", "x\n", "a\0", None, 7]
 )

@@ -96,12 +96,12 @@ def _bare_examples_per_second(config):
   import jax
 
   from jaxplay import data
-  from jaxplay.training import train
+  from jaxplay.training import workload as workload_lib
 
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   source = workload.dataset.splits["train"]
   arrays = jax.device_put(source.fetch(range(source.num_examples)))
-  per_call = train.steps_per_call(workload)
+  per_call = workload_lib.steps_per_call(workload)
   examples = data.train_examples(
     seed=config.seed,
     step=0,
@@ -528,11 +528,11 @@ def _blocks_of_steps(keys, size=20):
   """Yields the seconds of one block of steps after the other."""
   import jax
 
-  from jaxplay.training import train
+  from jaxplay.training import workload as workload_lib
 
   config = _lm_config({"max_train_steps": 10**6, "steps_per_call": size} | keys)
-  workload = train.make_workload(config)
-  feeder = train.make_feed(workload, config, 0)
+  workload = workload_lib.make_workload(config)
+  feeder = workload_lib.make_feed(workload, config, 0)
   state, at = workload.init(), 0
   while True:
     arguments = feeder.arguments(at, at + size)
@@ -552,10 +552,10 @@ def loader(rounds: int) -> None:
   import numpy as np
 
   from jaxplay import data
-  from jaxplay.training import train
+  from jaxplay.training import workload as workload_lib
 
   config = _lm_config({})
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   source = workload.dataset.splits["train"]
   length = config.dataset.sequence_length
   rates, ratios = [], []
@@ -725,9 +725,10 @@ def _steady_steps_per_second(config):
 
 
 def _step_flops(config):
-  from jaxplay.training import dry_run, train
+  from jaxplay.training import dry_run
+  from jaxplay.training import workload as workload_lib
 
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   return sum(dry_run.formula_flops(config, workload).values())
 
 
@@ -760,9 +761,9 @@ def _bare_lm_steps_per_second(config):
   import optax
 
   from jaxplay import models
-  from jaxplay.training import train
+  from jaxplay.training import workload as workload_lib
 
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   model, source = workload.model, workload.dataset.splits["train"]
   rows = jax.device_put(source.fetch(np.arange(source.num_examples))["tokens"])
   hparams, total, calls_of = config.hparams, config.max_train_steps, 50

@@ -78,7 +78,8 @@ def _utilization(run):
   from jaxplay import config as config_lib
   from jaxplay import rundir
   from jaxplay.planning import roofline
-  from jaxplay.training import dry_run, train
+  from jaxplay.training import dry_run
+  from jaxplay.training import workload as workload_lib
 
   directory = rundir.RunDir(run)
   config = config_lib.from_json(directory.config())
@@ -95,7 +96,7 @@ def _utilization(run):
   rate = statistics.median(
     line["steps_per_second"] for line in lines[1:] or lines
   )
-  workload = train.make_workload(config, planned=True)
+  workload = workload_lib.make_workload(config, planned=True)
   flops = sum(dry_run.formula_flops(config, workload).values())
   number = int(re.match(r"\d+", devices)[0])
   share = rate * flops / (number * chip.flops)

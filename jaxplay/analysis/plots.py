@@ -533,9 +533,7 @@ def isolation(
     above.mark_point(
       shape="triangle-up", color=RED, size=45, filled=True
     ).encode(x=x, y=alt.value(5), tooltip=tooltip),
-    above.mark_text(
-      fontSize=9, color="currentColor", opacity=0.75
-    ).encode(
+    above.mark_text(fontSize=9, color="currentColor", opacity=0.75).encode(
       x=x, y=alt.value(16), text=alt.Text("objective:Q", format=".3g")
     ),
     base.transform_filter("!isValid(datum.objective) && datum.count !== '0'")

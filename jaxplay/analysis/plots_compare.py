@@ -109,9 +109,7 @@ def _union(ends):
   return [min(low for low, _ in ends), max(high for _, high in ends)]
 
 
-def _figure(
-  side, results, name, title, source, chart, group="hyperparameters"
-):
+def _figure(side, results, name, title, source, chart, group="hyperparameters"):
   """One figure with its rows in it, and nothing to be selected."""
   chart = chart.properties(datasets={"data": plots.rows(results, source)})
   chart.params = [p for p in chart.params if p.name != "brush"]

@@ -212,9 +212,7 @@ def read_study(path, objective: str | None = None) -> Results:
     rerun = _read_rerun(run, trials[index], space, planned[index])
     reruns.setdefault(index, []).append(rerun)
   strays += [
-    f"trials/{index:04d}"
-    for index in directory.begun()
-    if index >= len(points)
+    f"trials/{index:04d}" for index in directory.begun() if index >= len(points)
   ]
   results = Results(
     path=directory.path,

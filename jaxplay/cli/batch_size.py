@@ -159,7 +159,8 @@ def _abstract(arguments, config):
   common.start_jax_to_compile()
 
   from jaxplay.planning import program, roofline
-  from jaxplay.training import topology, train
+  from jaxplay.training import topology
+  from jaxplay.training import workload as workload_lib
 
   found = topology.topology(arguments.topology)
   chip = roofline.chip(found.kind)
@@ -189,6 +190,8 @@ def _abstract(arguments, config):
       "bound": line.bound,
     }
 
-  workload = train.make_workload(config, devices=found.devices, planned=True)
+  workload = workload_lib.make_workload(
+    config, devices=found.devices, planned=True
+  )
   split = workload.dataset.splits.get("train")
   return found.devices, measure, split and split.num_examples

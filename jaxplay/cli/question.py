@@ -67,9 +67,9 @@ def _lab(arguments):
 
 def num_train(config):
   """Examples of the training split."""
-  from jaxplay.training import train
+  from jaxplay.training import workload
 
-  return train.load_dataset(config).splits["train"].num_examples
+  return workload.load_dataset(config).splits["train"].num_examples
 
 
 def run(arguments, question, options, config, goal, procedure):

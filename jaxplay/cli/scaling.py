@@ -83,7 +83,8 @@ def _run(arguments, rest):
   import jax
 
   from jaxplay import config as config_lib
-  from jaxplay.training import branch, dry_run, sharding, train
+  from jaxplay.training import branch, dry_run, host, sharding, train
+  from jaxplay.training import workload as workload_lib
 
   quiet = jax.process_index() != 0
   console = common.Console(quiet=quiet)
@@ -101,7 +102,7 @@ def _run(arguments, rest):
   # All is looked at before anything is written.
   rungs = ladder_lib.rungs(definition, plan)
   for rung in rungs:
-    train.make_workload(rung.config)
+    workload_lib.make_workload(rung.config)
   directory = ladder_lib.LadderDir(arguments.workdir)
   sharding.from_first_host(lambda: directory.create(definition))
 
@@ -114,7 +115,7 @@ def _run(arguments, rest):
       status = train.train(config, str(run.path), shown, extend=extend)
     return status["status"]
 
-  with train.Preemption() as preemption:
+  with host.Preemption() as preemption:
     status = ladder_lib.run(
       directory,
       rungs,

@@ -385,7 +385,7 @@ def _chosen(arguments, directory, results):
   from jaxplay.analysis import final as final_lib
   from jaxplay.analysis import results as results_lib
   from jaxplay.study import runners
-  from jaxplay.training import train
+  from jaxplay.training import workload as workload_lib
 
   results_lib.refuse_doubts(results)
   if not results.ranked:
@@ -395,7 +395,7 @@ def _chosen(arguments, directory, results):
     )
   best = results.ranked[0].index
   jobs = runners.rerun_jobs(directory, [best], arguments.seeds)
-  train.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
+  workload_lib.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
   if arguments.retry_failed:
     for job in jobs:
       job.forgive()

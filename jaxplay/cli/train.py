@@ -217,7 +217,8 @@ def _branch(arguments, rest):
 
   import jax
 
-  from jaxplay.training import branch, sharding, train
+  from jaxplay.training import branch, host, resume, sharding
+  from jaxplay.training import workload as workload_lib
 
   def planned(step):
     config = branch.planned(
@@ -237,11 +238,12 @@ def _branch(arguments, rest):
     folders = {step: folder / f"{step:08d}" for step in arguments.steps}
   # All are looked at before the first begins.
   configs = {step: planned(step) for step in folders}
-  branch.check_steps(parent, folders)
   # Are the text and the vocabulary there, and those of the run?
-  workload = train.make_workload(next(iter(configs.values())))
-  train.check_same_data(parent, workload.dataset)
-  with train.Preemption() as preemption:
+  workload = workload_lib.make_workload(next(iter(configs.values())))
+  resume.check_same_data(parent, workload.dataset)
+  branch.unpack(parent, workload.state)
+  branch.check_steps(parent, folders)
+  with host.Preemption() as preemption:
     for step, config in configs.items():
       console = common.Console(
         quiet=jax.process_index() != 0, names=("train/loss", config.objective)
@@ -337,9 +339,7 @@ def _next(arguments, config, status):
     folder = commands.fresh(arguments.workdir, "rate", f"{rate:g}")
   else:
     what = "another seed, to see how much it matters"
-    folder, seed = commands.fresh_number(
-      arguments.workdir, "seed", config.seed
-    )
+    folder, seed = commands.fresh_number(arguments.workdir, "seed", config.seed)
     changes["seed"] = seed
   return what, common.command(
     options=options | {"--workdir": folder}, overrides=changes

@@ -291,7 +291,7 @@ def _plan(known, study):
     rundir.refuse_links(study, folder, *folder.glob(pattern))
   for path in sorted(folder.glob("*/members.json")):
     names = _names(path)
-    if names is None:
+    if not names:
       continue
     members = [_job(study, name, known) for name in names]
     begun = [job for job in members if job is not None]
@@ -299,7 +299,7 @@ def _plan(known, study):
     if None not in members and left and not any(j.is_open() for j in left):
       continue  # All crashed twice: --retry_failed goes on from what it saved.
     if None in members or not left or not all(job.is_open() for job in left):
-      _dissolve(path.parent, begun)
+      _end(path.parent, begun)
     elif waiting.keys() & set(names):
       plan.append((path.parent.name, names))
       for name in names:
@@ -336,13 +336,20 @@ def _tell_of_unknown(study, tell):
       )
 
 
-def _dissolve(folder, members):
-  """Deletes what is left of a population that ended or cannot go on."""
+def _end(folder, members):
+  """Ends a population that made all its steps or cannot go on.
+
+  What remains holds the checkpoints of those of its trials that are done.
+  """
   # Another process may be about to end it.
   with contextlib.suppress(jaxplay.UserError), contextlib.ExitStack() as locks:
     for job in members:
       locks.enter_context(job.run.lock())
-    rundir.remove(folder)
+    where = [job.run.packed() for job in members if job.is_done()]
+    if any(w and w["population"] == folder.name for w in where):
+      (folder / "members.json").unlink(missing_ok=True)
+    else:
+      rundir.remove(folder)
 
 
 def _static(config):
@@ -385,14 +392,14 @@ def _run_population(group, name, members, study, progress, first):
       ),
     )
     if went_on:
-      first(lambda: rundir.remove(folder))
+      first(lambda: (folder / "members.json").unlink())
     return went_on
 
 
 def _free_name(study, members):
   """Of the folder of a new population."""
   name, number = members[0].name.replace("/", "-"), 1
-  while _names(study / "populations" / name / "members.json") is None:
+  while (study / "populations" / name).exists():
     number += 1
     name = f"{members[0].name.replace('/', '-')}-{number}"
   return name

@@ -7,16 +7,18 @@ step, it equals, bit for bit, the run that was planned so from the start (Hägel
 et al. 2024, arXiv 2405.18392, section 3).
 """
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
-from jaxplay.training import checkpoint
+from jaxplay.training import checkpoint_files, packed
 
 
 def planned(
@@ -115,6 +117,15 @@ def planned(
   return config
 
 
+def unpack(parent: rundir.RunDir, like: Any) -> None:
+  """As `packed.unpack`, of a run that no other process is training."""
+  if parent.packed() is None:
+    return
+  first = jax.process_index() == 0
+  with parent.lock() if first else contextlib.nullcontext():
+    packed.unpack(parent, like)
+
+
 def check_steps(
   parent: rundir.RunDir, folders: Mapping[int, pathlib.Path]
 ) -> None:
@@ -125,7 +136,7 @@ def check_steps(
     folders: Step -> run directory of the branch; those that have begun need no
       checkpoint of the parent any more.
   """
-  there = checkpoint.steps(parent.checkpoints)
+  there = checkpoint_files.steps(parent.checkpoints)
   for step, folder in folders.items():
     if step not in there and rundir.RunDir(folder).config() is None:
       some = ", ".join(map(str, there)) or "none"
@@ -154,7 +165,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
   lines = _whole_lines(parent, step)
   run.create()
   with run.lock():
-    checkpoint.copy(parent.checkpoints, step, run.checkpoints)
+    checkpoint_files.copy(parent.checkpoints, step, run.checkpoints)
     text = "".join(rundir.as_line(line) for line in lines)
     rundir.write_text(run.path / "metrics.jsonl", text)
     facts: dict[str, Any] = {
@@ -169,8 +180,8 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
 def _whole_lines(parent, step):
   """The lines of metrics up to a checkpoint, which must all be there."""
   try:
-    digest = (checkpoint.lines(parent.checkpoints, step) or [None])[0]
-  except checkpoint.Damaged as error:
+    digest = (checkpoint_files.lines(parent.checkpoints, step) or [None])[0]
+  except checkpoint_files.Damaged as error:
     raise jaxplay.UserError(
       f"the checkpoint of step {step} in {str(parent.path)!r} is damaged"
       f" ({error}); branch from another step"

@@ -4,23 +4,13 @@ The best ones, so that the best step can be chosen at the end (Playbook, saving
 checkpoints and retrospectively selecting the best checkpoint). The latest two,
 so that a run whose newest checkpoint is damaged can fall back. And those of
 given steps, to branch from.
-
-Beside each are a checksum of its state and the digests of the lines of metrics
-up to its step, so that what a disk or a copy changed is not gone on with.
 """
 
 import contextlib
 import dataclasses
 import errno
-import functools
-import json
-import logging
-import math
 import os
 import pathlib
-import sys
-import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,20 +21,11 @@ from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import jaxplay
-from jaxplay import rundir, storage
-from jaxplay.training import checksum, sharding
+from jaxplay import rundir
+from jaxplay.training import checkpoint_files as files
+from jaxplay.training import orbax_errors, sharding
 
-_FINISHED = "commit_success.txt"
-_INCOMPLETE = ".orbax-checkpoint-tmp"
-_FACTS = pathlib.PurePath("metrics", "metrics")  # of a checkpoint, as JSON
-_OLD_NAME = "metadata"  # of the same file, as `write` had it once
 _SMALL = 2**20  # bytes
-# Of checkpoints that older versions left: nothing to check them by.
-_OLD_FACTS = {"objective", "step"}
-
-
-class Damaged(Exception):
-  """A checkpoint is not what was saved."""
 
 
 class Unfit(Exception):
@@ -92,7 +73,7 @@ class Checkpoints:
       keep.append(
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
-    self._folder, self._tell = folder, tell
+    self._folder, self._tell, self._is_kept = folder, tell, is_kept
     self._made = None  # The folder as such, whatever its name.
     # orbax reads these facts first of all, and fails on those of any step.
     for step, problem in sharding.from_first_host(self._damaged_facts):
@@ -137,7 +118,7 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.StandardSave(_without_copies(state)),
-      metrics=_facts(step, value, state, lines),
+      metrics=files.facts(step, value, state, lines),
       force=True,
     )
 
@@ -147,44 +128,14 @@ class Checkpoints:
     Raises:
       jaxplay.UserError: It is the state of another model or optimizer.
       jaxplay.StorageError: It cannot be read now.
-      Damaged: It is not what was saved. orbax raises other errors for many a
-        damage; they are made this one.
+      files.Damaged: It is not what was saved.
     """
-    try:
-      facts = _read_facts(self._folder, step)
-      different = self._different_shapes(step, like)
-      if different and facts.get("shapes") != _crc32(_shapes(like)):
-        raise jaxplay.UserError(
-          f"the checkpoint of step {step} is of another model, vocabulary or"
-          f" optimizer: {different}; use another workdir"
-        )
-      state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-      if "state" in facts and facts["state"] != checksum.of(state):
-        raise Damaged("its checksum is another")
-    except (jaxplay.UserError, Damaged):
-      raise
-    # Of this machine, and not of what is on the disk.
-    except (MemoryError, jax.errors.JaxRuntimeError):
-      raise
-    except Exception as error:
-      if found := storage.problem(error, self._folder):
-        raise found from error
-      raise Damaged(f"{type(error).__name__}: {error}"[:100]) from error
-    return state
-
-  def _different_shapes(self, step, like):
-    """The first leaf that was saved with another shape, in words; or ""."""
-    folder = self._manager.directory / str(step) / "default"
-    saved = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
-    wanted = _shapes(like)
-    different = [
-      f"{name or 'its leaf'} is {saved.get(name, 'not there')} and must be"
-      f" {wanted.get(name, 'absent')}"
-      for name in sorted(saved.keys() | wanted.keys())
-      if saved.get(name) != wanted.get(name)
-    ]
-    more = f" ({len(different)} differ)" if len(different) > 1 else ""
-    return f"{different[0]}{more}" if different else ""
+    return files.restored(
+      self._folder,
+      step,
+      like,
+      lambda: self._manager.restore(step, args=ocp.args.StandardRestore(like)),
+    )
 
   def restore_newest(
     self,
@@ -200,7 +151,7 @@ class Checkpoints:
     Args:
       like: ShapeDtypeStructs with the shardings to restore to.
       fits: `fits(step, lines)` is whether the lines of metrics are whole; see
-        `lines`.
+        `files.lines`.
 
     Returns:
       (step, state), or None where there is no intact checkpoint.
@@ -210,7 +161,7 @@ class Checkpoints:
     """
     others = []
     for step in reversed(self.steps()):
-      if not _all_hosts(fits(step, lines(self._folder, step))):
+      if not _all_hosts(fits(step, files.lines(self._folder, step))):
         others.append(step)
         continue
       state = self.restore_intact(step, like)
@@ -231,9 +182,9 @@ class Checkpoints:
     """As `restore`; None: it was damaged, which is reported, and deleted."""
     try:
       state, problem = self.restore(step, like), None
-    except Damaged as error:
+    except files.Damaged as error:
       state, problem = None, str(error)
-      _hush()  # orbax leaves its other reads to fail.
+      orbax_errors.hush()  # orbax leaves its other reads to fail.
     # A shard may be damaged for one host only; all fall back together.
     if _all_hosts(problem is None):
       return state
@@ -244,10 +195,10 @@ class Checkpoints:
   def _damaged_facts(self):
     """Deletes checkpoints whose facts are damaged: (step, problem) of each."""
     found = []
-    for step in steps(self._folder):
+    for step in files.steps(self._folder):
       try:
-        _read_facts(self._folder, step)
-      except Damaged as error:
+        files.read_facts(self._folder, step)
+      except files.Damaged as error:
         found.append((step, str(error)))
         rundir.remove(self._folder / str(step))
     return found
@@ -256,6 +207,12 @@ class Checkpoints:
     """Forgets every checkpoint."""
     for step in self.steps():
       self._manager.delete(step)
+
+  def delete_superseded(self) -> None:
+    """Deletes all but the newest, and those that are kept for good."""
+    for step in self.steps()[:-1]:
+      if not self._is_kept(step):
+        self._manager.delete(step)
 
   def wait(self) -> None:
     """Waits until everything is on the disk."""
@@ -272,12 +229,12 @@ class Checkpoints:
       root: Of the run or the study. If that was removed by others while orbax
         was saving, what orbax made of it again is removed as well.
     """
-    _hush()
+    orbax_errors.hush()
     with contextlib.suppress(Exception):  # It was raised already.
       self._manager.close()
     if not rundir.is_local(self._folder):
       return
-    for path in self._folder.glob(f"*{_INCOMPLETE}"):
+    for path in self._folder.glob(f"*{files.INCOMPLETE}"):
       rundir.remove(path)
     if self._is_gone():
       rundir.remove(self._folder)
@@ -306,82 +263,11 @@ class _Kept(preservation_policy.PreservationPolicy):
     return [self.is_kept(checkpoint.step) for checkpoint in checkpoints]
 
 
-def _shapes(tree):
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
-
-
-def steps(folder: pathlib.Path) -> list[int]:
-  """Steps of the finished checkpoints in a folder, ascending."""
-  if not folder.is_dir():
-    return []
-  return sorted(
-    int(path.name)
-    for path in folder.iterdir()
-    if path.name.isdecimal()
-    and (rundir.is_local(path) or (path / _FINISHED).exists())
-  )
-
-
 def _deleted(step, problem):
   return (
     f"the checkpoint of step {step} is damaged and was deleted ({problem});"
     " falling back to another"
   )
-
-
-class _OfOrbax(logging.Filter):
-  """Drops the tracebacks that threads of orbax log.
-
-  Each of its threads logs the error of the first one, 324 lines for a full
-  disk, and then it is raised for us as well.
-  """
-
-  def filter(self, record):
-    return not (record.exc_info and "/orbax/" in record.pathname)
-
-
-def _but_for_closed_loops(hook):
-  """`sys.unraisablehook` without what TensorStore's threads cannot raise.
-
-  After the first error of a save or a restore orbax closes the event loop to
-  which they report theirs.
-  """
-
-  def unraisablehook(unraisable):
-    closed = str(unraisable.exc_value) == "Event loop is closed"
-    if unraisable.exc_type is not RuntimeError or not closed:
-      hook(unraisable)
-
-  return unraisablehook
-
-
-logging.getLogger("absl").addFilter(_OfOrbax())
-sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
-
-
-def _hush():
-  """Silences what orbax leaves to end by itself after an error."""
-  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  warnings.filterwarnings(
-    "ignore", "coroutine .* was never awaited", RuntimeWarning
-  )
-
-
-def lines(folder: pathlib.Path, step: int) -> list[dict[str, Any]] | None:
-  """What a checkpoint knows of the lines of metrics up to its step.
-
-  Returns:
-    A `rundir.Digest` of each run whose state it is; None: it knows nothing, as
-    an older version saved it.
-
-  Raises:
-    Damaged: It is not what was saved.
-  """
-  return _read_facts(folder, step).get("lines")
 
 
 class _Manager(ocp.CheckpointManager):
@@ -394,52 +280,6 @@ class _Manager(ocp.CheckpointManager):
 
   def reached_preemption(self, step: int) -> bool:
     return False
-
-
-def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
-  """Copies the checkpoint of a step into the folder of another run."""
-  rundir.remove(to / str(step))
-  rundir.copy(folder / str(step), to / str(step))
-  if not rundir.is_local(to):
-    # By these orbax knows what is finished, where it cannot rename.
-    for done in (to / str(step), *(to / str(step)).iterdir()):
-      if done.is_dir():
-        (done / _FINISHED).write_text("copied")
-
-
-def write(
-  folder: pathlib.Path,
-  states: Mapping[int, tuple[Any, float, Mapping[str, Any]]],
-) -> None:
-  """Writes finished checkpoints that `Checkpoints(folder)` can read.
-
-  For many small runs that end together: opening a manager for each would cost
-  as much again.
-
-  Args:
-    folder: The run's folder of checkpoints; there is nothing in it.
-    states: Step -> (tree of numpy arrays, objective, `rundir.Digest` of the
-      metrics up to that step).
-  """
-  for step, (state, value, lines) in states.items():
-    _writer().save(
-      rundir.absolute(folder) / str(step),
-      args=ocp.args.Composite(
-        default=ocp.args.StandardSave(state),
-        metrics=ocp.args.JsonSave(_facts(step, value, state, [lines])),
-      ),
-      force=True,
-    )
-
-
-@functools.cache
-def _writer():
-  return ocp.Checkpointer(
-    ocp.CompositeCheckpointHandler(
-      default=ocp.StandardCheckpointHandler(),
-      metrics=ocp.JsonCheckpointHandler(_FACTS.name),  # as orbax's manager
-    )
-  )
 
 
 def _without_copies(state):
@@ -455,52 +295,6 @@ def _without_copies(state):
     return x.addressable_data(0) if x.is_fully_replicated else x
 
   return state if jax.process_count() > 1 else jax.tree.map(of_one, state)
-
-
-def _facts(step, value, state, lines):
-  """What is kept beside a state; orbax calls it the metrics of a step."""
-  # NaN counts as the worst: orbax's comparison would delete the true best.
-  worst = float(value) if math.isfinite(value) else math.inf
-  facts = {
-    "objective": worst,
-    "step": int(step),
-    "shapes": _crc32(_shapes(state)),
-    "state": checksum.of(state),
-    "lines": [dict(digest) for digest in lines],
-  }
-  return facts | {"crc32": _crc32(facts)}
-
-
-def _crc32(facts):
-  return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
-
-
-def _read_facts(folder, step):
-  """What `_facts` made for a step.
-
-  Raises:
-    Damaged: It was something else.
-    jaxplay.StorageError: It cannot be read now.
-  """
-  path = folder / str(step) / _FACTS
-  if not path.exists() and path.with_name(_OLD_NAME).exists():
-    path = path.with_name(_OLD_NAME)
-  try:
-    facts = json.loads(path.read_bytes())
-    intact = facts["step"] == step and type(facts["objective"]) is float
-    if facts.keys() != _OLD_FACTS:
-      intact = intact and facts.pop("crc32") == _crc32(facts)
-  except (ValueError, LookupError, TypeError, AttributeError):
-    intact = False
-  except OSError as error:
-    if found := storage.problem(error, folder):
-      raise found from error
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-      raise
-    intact = False
-  if not intact:
-    raise Damaged("its facts are not what was saved")
-  return facts
 
 
 def _goodness(metrics):

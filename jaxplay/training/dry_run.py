@@ -14,13 +14,14 @@ from clu import parameter_overview
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.training import evaluate, sharding, train
+from jaxplay.training import evaluate, sharding
+from jaxplay.training import workload as workload_lib
 
 
 def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields, for the terminal: config, parameters, FLOPs and memory."""
   yield json.dumps(config_lib.as_json(config), indent=1)
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   yield from parameter_table(workload, config.mesh.rules)
   costs = compile_costs(config, workload)
   sizes = workload.mesh.shape.items()
@@ -55,7 +56,7 @@ class _Row:
 
 
 def parameter_table(
-  workload: train.Workload, rules: Sequence[Any]
+  workload: workload_lib.Workload, rules: Sequence[Any]
 ) -> Iterator[str]:
   """Yields which parameters there are, who holds what, and why not less."""
   params = workload.state.params
@@ -100,7 +101,7 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
       f"config.model.name is {config.model.name!r}; a ladder is of language"
       " models, 'lm'"
     )
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   example = workload.dataset.example
   return {
     "parameters": models.parameters(workload.model, example),
@@ -113,7 +114,7 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def formula_flops(
-  config: ml_collections.ConfigDict, workload: train.Workload
+  config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ) -> dict[str, float]:
   """FLOPs of a transformer's training step over all devices, by group.
 
@@ -143,7 +144,7 @@ def _unrolled_flops(config):
 
 
 def _compiled_flops(config):
-  workload = train.make_workload(config, unroll=True)
+  workload = workload_lib.make_workload(config, unroll=True)
   return _flops_of(_compile(config, workload))
 
 
@@ -152,7 +153,7 @@ def _flops_of(compiled):
 
 
 def compile_costs(
-  config: ml_collections.ConfigDict, workload: train.Workload
+  config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ) -> dict[str, float]:
   """Compiles the train step for this mesh and asks the compiler.
 
@@ -188,14 +189,14 @@ def _compile(config, workload):
 
 
 def lower_train_step(
-  config: ml_collections.ConfigDict, workload: train.Workload
+  config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ):
   """The training step of a config, lowered for its mesh, to be compiled."""
   size = config.batch_size // config.microbatches
   shapes = batch_shapes(config, workload)
   batch = _batch(workload, shapes, (config.microbatches, size))
   step = jax.jit(
-    train.make_train_step(config, workload.model, workload.task),
+    workload_lib.make_train_step(config, workload.model, workload.task),
     donate_argnums=1,
     out_shardings=(
       jax.tree.map(lambda leaf: leaf.sharding, workload.state),
@@ -206,7 +207,7 @@ def lower_train_step(
 
 
 def batch_shapes(
-  config: ml_collections.ConfigDict, workload: train.Workload
+  config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
   """Of one training example: feature -> (shape, dtype)."""
   shapes: dict[str, Any] = dict(workload.dataset.example)
@@ -216,7 +217,7 @@ def batch_shapes(
 
 
 def lower_eval_step(
-  config: ml_collections.ConfigDict, workload: train.Workload
+  config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ):
   """The evaluation of a batch, as `lower_train_step`."""
   shapes = dict(workload.dataset.example, weight=((), np.float32))

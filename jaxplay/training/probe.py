@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxplay.training import dry_run, sharding, train
+from jaxplay.training import dry_run, sharding
+from jaxplay.training import workload as workload_lib
 
 # Time is taken in rounds of calls, each of about so many seconds and at least
 # and at most so many calls. It is steady once so many rounds in a row are not
@@ -116,7 +117,7 @@ def exchange_seconds(devices: Sequence[Any], wire_bytes: float) -> float:
 
 def step_seconds(config: ml_collections.ConfigDict) -> float:
   """Seconds of a training step on made-up examples, once it is `steady`."""
-  workload = train.make_workload(config, planned=True)
+  workload = workload_lib.make_workload(config, planned=True)
   compiled = dry_run.lower_train_step(config, workload).compile()
   state, batch = workload.init(), _made_up(config, workload)
 
@@ -169,7 +170,7 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
     config.max_train_steps = _ENDLESS
   known = {}
   try:
-    workload = train.make_workload(config, devices=devices)
+    workload = workload_lib.make_workload(config, devices=devices)
     compiled = dry_run.lower_train_step(config, workload).compile()
     known["bytes"] = dry_run.peak_bytes(compiled.memory_analysis())
     there = device_memory(devices[0])
@@ -197,7 +198,7 @@ def _loop_seconds(config, workload):
   evaluations or checkpoints. Without the feed the same calls get the same
   examples over and over, so that nothing differs but what bringing them takes.
   """
-  feeder = train.make_feed(workload, config, 0)
+  feeder = workload_lib.make_feed(workload, config, 0)
   hparams = {
     name: sharding.place_everywhere(workload.mesh, np.asarray(number))
     for name, number in workload.hparams.items()
@@ -215,7 +216,7 @@ def _loop_seconds(config, workload):
     in_flight, first, calls = collections.deque(), at, 0
     start = time.perf_counter()
     while at - first < steps or calls < _CALLS[0]:
-      stop = min(feeder.next_stop(at), train.next_stop(at, config), at + most)
+      stop = min(feeder.next_stop(at), loop.next_stop(at, config), at + most)
       state, tally = feeder.program(hparams, state, *bring(at, stop))
       at, calls = stop, calls + 1
       in_flight.append(tally)

@@ -36,6 +36,8 @@ class Record:
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
     self.run, self._config = run, config
+    self.status = status.get("status", "")
+    self.content = status  # of status.json
     self.writes = jax.process_index() == 0
     self.adopt([])
     self.best = status.get("best")  # see `rundir.best_line`
@@ -77,6 +79,7 @@ class Record:
     """
     self.adopt(lines)
     if self.writes:
+      self.run.write_packed(None)  # What it ended with is made again.
       self.run.rewind_metrics(step, lines)
     self.step = step
     self.best = rundir.best_line(self.lines, self._config.objective)
@@ -158,13 +161,13 @@ class Record:
 
   def infeasible(
     self, tally: Mapping[str, np.ndarray], step: int, reason: str
-  ) -> dict[str, Any]:
+  ) -> None:
     """Ends the run as diverged at `step`."""
     self.write_line({"step": step} | metrics.train_line(tally))
-    return self.write_status("infeasible", reason=reason)
+    self.write_status("infeasible", reason=reason)
 
-  def write_status(self, status: str, **fields: Any) -> dict[str, Any]:
-    """Writes status.json; returns what it holds."""
+  def write_status(self, status: str, **fields: Any) -> None:
+    """Writes status.json; `content` is what it holds."""
     content = dict(
       step=self.step,
       max_train_steps=self._config.max_train_steps,
@@ -179,13 +182,13 @@ class Record:
     self._told = time.monotonic()
     if self.writes:
       self.run.write_status(status, **content)
-    return dict(content, status=status)
+    self.status, self.content = status, dict(content, status=status)
 
-  def failed(self, error: BaseException) -> dict[str, Any]:
+  def failed(self, error: BaseException) -> None:
     """Ends this attempt as crashed; counts how often that happened."""
     self._facts["failures"] = self._facts.get("failures", 0) + 1
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
-    return self.write_status("failed", reason=reason)
+    self.write_status("failed", reason=reason)
 
   def interrupted(self, problem: jaxplay.StorageError) -> None:
     """Ends this attempt, in which nothing was wrong with the run itself."""

@@ -19,7 +19,8 @@ from jax.experimental import topologies
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.training import dry_run, sharding, train
+from jaxplay.training import dry_run, sharding
+from jaxplay.training import workload as workload_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def compile_for(
     jaxplay.UserError: Its mesh or batch does not fit the devices.
   """
   check(config, devices)
-  workload = train.make_workload(config, devices=devices, planned=True)
+  workload = workload_lib.make_workload(config, devices=devices, planned=True)
   memory = _state_bytes(workload.state)
   start = time.monotonic()
   try:

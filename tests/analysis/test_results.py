@@ -72,9 +72,7 @@ def _trained(study):
 def _finding(study):
   results = results_lib.read_study(study)
   (found,) = [
-    f
-    for f in checklist.check_study(results)
-    if f.check == "trials_match_study"
+    f for f in checklist.check_study(results) if f.check == "trials_match_study"
   ]
   return results, found
 

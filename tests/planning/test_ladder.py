@@ -14,7 +14,7 @@ from jaxplay import cli, report, rundir
 from jaxplay import config as config_lib
 from jaxplay.analysis import plots_ladder
 from jaxplay.planning import ladder, scaling
-from jaxplay.training import branch, checkpoint
+from jaxplay.training import branch, checkpoint_files
 from tests import browser
 from tests.planning import ladders
 from tests.study import studies
@@ -343,7 +343,7 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
   ]
   assert results.unique_tokens > 0
   trunk = results.trunks["tiny"]
-  assert {8, 16} <= set(checkpoint.steps(trunk.checkpoints))
+  assert {8, 16} <= set(checkpoint_files.steps(trunk.checkpoints))
   config = config_lib.from_json(results.branches["tiny"][20].config())
   assert (config.schedule, config.max_train_steps) == ("wsd", 20)
   before = {

@@ -91,8 +91,9 @@ def test_a_study_holds_its_base_config(tmp_path):
   config = study_lib.config_lib.load(str(path), {"seed": "5"})
   assert config.model.depth == 3 and config.seed == 5
   config.seed = 0
-  assert json.loads(json.dumps(study_lib.config_lib.as_json(config))) == (
-    definition["config"]
+  assert (
+    json.loads(json.dumps(study_lib.config_lib.as_json(config)))
+    == (definition["config"])
   )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.training import checkpoint, train
+from jaxplay.training import workload as workload_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MLP = {
@@ -198,7 +199,7 @@ def last_state(keys, workdir):
   checkpoints = checkpoint.Checkpoints(
     rundir.RunDir(workdir).checkpoints, keep_best=config.keep_best
   )
-  workload = train.make_workload(config)
+  workload = workload_lib.make_workload(config)
   state = checkpoints.restore(checkpoints.steps()[-1], workload.state)
   checkpoints.close()
   leaves, _ = jax.tree_util.tree_flatten_with_path(state)

@@ -10,7 +10,7 @@ import pytest
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
-from jaxplay.training import branch, checkpoint, train
+from jaxplay.training import branch, checkpoint_files, train
 from tests.training import runs
 
 # Of the constant run: 48 steps, evaluated every 8.
@@ -146,7 +146,7 @@ def test_the_cooldown_begins_at_the_step(fraction, step):
 def test_checkpoints_that_are_kept(constant):
   """S3: those of keep_steps are there beside the best and the latest two."""
   keys, workdir = constant
-  there = checkpoint.steps(workdir / "checkpoints")
+  there = checkpoint_files.steps(workdir / "checkpoints")
   assert set(STEPS) < set(there) and 48 in there
 
 
@@ -268,10 +268,10 @@ def test_a_checkpoint_of_another_model_is_not_taken_for_damaged(
   nested["model"]["width"] = 8
   (run.path / "config.json").write_text(json.dumps(nested))
   run.write_status("running", step=48)
-  there = checkpoint.steps(run.checkpoints)
+  there = checkpoint_files.steps(run.checkpoints)
   with pytest.raises(jaxplay.UserError, match="of another model, vocabulary"):
     runs.train_here(keys | {"model.width": 8}, run.path)
-  assert checkpoint.steps(run.checkpoints) == there
+  assert checkpoint_files.steps(run.checkpoints) == there
 
 
 def test_averages_go_through_a_branch(constant, tmp_path):

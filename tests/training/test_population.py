@@ -4,6 +4,9 @@ import gc
 import json
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
-from jaxplay.training import population, train
+from jaxplay.training import checkpoint_files, population, train
+from jaxplay.training import workload as workload_lib
 from tests.training import runs
 
 # Mild ones: chaos doubles rounding errors.
@@ -39,19 +43,29 @@ class _Study:
 
   def __init__(self, folder, configs, **kwargs):
     self.folder, self.configs, self.told = folder, configs, []
-    self.runs = [rundir.RunDir(folder / f"{i}") for i in range(len(configs))]
+    self.runs = [
+      rundir.RunDir(folder / "trials" / f"{i:04d}") for i in range(len(configs))
+    ]
     for run in self.runs:
       run.create()
+    self.checkpoints = folder / "populations" / "0" / "checkpoints"
     self.group = _group(configs, self.told, **kwargs)
 
   def train(self, act=lambda statuses: None):
     """Trains all in one population; whether it came to its end."""
     return self.group.train(
-      self.configs, self.runs, self.folder / "population", act
+      self.configs,
+      self.runs,
+      self.folder / "populations" / "0" / "checkpoints",
+      act,
     )
 
   def lines(self, i):
     return runs.lines(self.runs[i].path)
+
+  def unpack(self, i):
+    """Asks for what a run alone has, of a trial that has ended."""
+    return train.train(self.configs[i], str(self.runs[i].path), runs.Quiet())
 
 
 _GROUPS = {}
@@ -118,6 +132,9 @@ def test_trial_equals_itself_alone(tmp_path, tmp_path_factory, mode):
     assert ours.keys() == status.keys()
     assert ours["status"] == status["status"] == "completed"
     runs.assert_close(study.lines(i), runs.lines(alone), 2e-3, 2e-3)
+    lines = study.lines(i)
+    assert study.unpack(i)["status"] == "completed"
+    assert study.lines(i) == lines
     assert _files(study.runs[i].path) == _files(alone)
 
 
@@ -152,6 +169,103 @@ def test_other_trials_equal_themselves_alone(
     assert abs(difference) < 0.02
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "models", ["mlp", pytest.param("others", marks=pytest.mark.pods)]
+)
+def test_a_run_is_a_population_of_one(models):
+  """Idea 1: to the bit. On one device: eight on a CPU share its threads."""
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.training.population_of_one", models],
+    cwd=runs.ROOT,
+    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+    capture_output=True,
+    text=True,
+    timeout=runs.HANG,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_checkpoints_that_are_kept(tmp_path, tmp_path_factory):
+  """G7: as many of the best as asked for, and those of given steps."""
+  configs = _configs(keep_best=3, keep_steps=(5, 20), eval_every=3)
+  study = _Study(tmp_path, configs)
+  assert study.train()
+  assert checkpoint_files.steps(study.checkpoints) == [5, 20, 24]
+  for i, config in enumerate(configs):
+    study.unpack(i)
+    lines = study.runs[i].metrics()
+    best = rundir.best_lines(lines, config.objective)[:3]
+    there = checkpoint_files.steps(study.runs[i].checkpoints)
+    assert set(there) == {5, 20, 24, *(line["step"] for line in best)}
+    # They are the states of those steps: the model gives the logged error.
+    workload = workload_lib.make_workload(config)
+    for line in best:
+      state = _restored(study.runs[i], line["step"], workload)
+      assert int(state.step) == line["step"]
+
+
+def test_a_trial_that_was_copied_or_moved(tmp_path):
+  """Checkpoints: found from where a study or a trial was put; else refused."""
+  configs = _configs()
+  study = _Study(tmp_path / "study", configs)
+  assert study.train()
+  shutil.copytree(study.runs[1].path, tmp_path / "copy")
+  train.train(configs[1], str(tmp_path / "copy"), runs.Quiet())
+  copied = runs.last_state(runs.overrides(), tmp_path / "copy")
+  runs.assert_same(copied, _weights(study, 1))
+  assert study.runs[2].packed() is not None
+  shutil.copytree(study.runs[2].path, tmp_path / "lost")
+  os.rename(tmp_path / "study", tmp_path / "moved")
+  moved = tmp_path / "moved" / "trials" / "0002"
+  with pytest.raises(jaxplay.UserError, match="its population.* put it back"):
+    train.train(configs[2], str(tmp_path / "lost"), runs.Quiet())
+  train.train(configs[2], str(moved), runs.Quiet())
+  assert checkpoint_files.steps(moved / "checkpoints")
+
+
+def test_another_trial_s_checkpoints_are_refused(tmp_path):
+  """A4: a run directory that names a place which is not its own."""
+  study = _Study(tmp_path, _configs())
+  assert study.train()
+  where = study.runs[0].packed()
+  study.runs[0].write_packed(where | {"place": 1})
+  with pytest.raises(jaxplay.UserError, match="not what it was"):
+    study.unpack(0)
+  study.runs[0].write_packed(where)
+  study.unpack(0)
+
+
+@pytest.mark.slow
+def test_what_diverged_after_the_last_checkpoint(tmp_path):
+  """G7: killed then, the population still has what was best of that trial."""
+  rates = (1e30, *RATES[1:])
+  often = {"log_every": 1, "eval_every": 1, "checkpoint_every": 1}
+  study = _Study(tmp_path, _configs(rates, **often))
+
+  def stop(statuses):
+    if {status["step"] for status in statuses.values()} == {1}:
+      runs.preempt()
+
+  def die(statuses):
+    if statuses.get(0, {}).get("status") == "infeasible":
+      raise KeyboardInterrupt
+
+  assert not study.train(stop)
+  with pytest.raises(KeyboardInterrupt):
+    study.train(die)
+  status = study.runs[0].status()
+  assert status["status"] == "infeasible"
+  assert checkpoint_files.steps(study.checkpoints)[-1] < status["step"]
+  assert study.train()
+  again = study.runs[0].status()
+  assert (again["status"], again["step"]) == ("infeasible", status["step"])
+  study.unpack(0)
+  there = checkpoint_files.steps(study.runs[0].checkpoints)
+  assert again["best"]["step"] in there
+
+
 @pytest.mark.pods
 @each_mode
 def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
@@ -164,7 +278,7 @@ def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
   configs = _configs(mesh__data=2, mesh__fsdp=2, **extra)
   study = _Study(tmp_path, configs, mode=mode)
   assert "2 group(s) of 4 devices" in study.told[0]
-  kernel = study.group.state.params["Dense_1"]["kernel"]
+  kernel = study.group.programs.state.params["Dense_1"]["kernel"]
   assert kernel.sharding.shard_shape(kernel.shape) == (3, 64, 128)
   assert study.train()
   status, alone = _alone(_configs(**extra)[3], tmp_path_factory)
@@ -245,12 +359,13 @@ def test_stopped_population_continues(tmp_path, at):
   for i in range(5):
     runs.assert_same(study.lines(i), whole.lines(i))
     assert study.runs[i].status()["best"] == whole.runs[i].status()["best"]
-  runs.assert_same(_weights(study.runs[3]), _weights(whole.runs[3]))
+  runs.assert_same(_weights(study, 3), _weights(whole, 3))
 
 
-def _weights(run):
+def _weights(study, i):
   """The newest checkpoint of a trial."""
-  return runs.last_state(runs.overrides(), run.path)
+  study.unpack(i)
+  return runs.last_state(runs.overrides(), study.runs[i].path)
 
 
 def test_population_continues_without_what_ended(tmp_path):
@@ -307,12 +422,13 @@ def test_best_parameters_are_kept(tmp_path):
   study = _Study(tmp_path, configs)
   assert study.train()
   earlier = 0
-  for run, config in zip(study.runs, configs, strict=True):
+  for i, (run, config) in enumerate(zip(study.runs, configs, strict=True)):
+    study.unpack(i)
     best = run.status()["best"]
     steps = sorted(int(path.name) for path in run.checkpoints.iterdir())
     assert steps == sorted({best["step"], 48})
     earlier += best["step"] < 48
-    workload = train.make_workload(config)
+    workload = workload_lib.make_workload(config)
     state = _restored(run, best["step"], workload)
     with np.load(run.export / "weights.npz") as file:
       exported = dict(file)
@@ -370,14 +486,12 @@ def test_checkpoints_that_an_older_version_wrote(tmp_path):
   from jaxplay.training import checkpoint
 
   state = {"x": np.arange(3.0, dtype=np.float32)}
-  checkpoint.write(tmp_path, {8: (state, 0.5, {})})
+  checkpoint_files.write(tmp_path, {8: (state, 0.5, {})})
   facts = tmp_path / "8" / "metrics" / "metrics"
   facts.unlink()
   facts.with_name("metadata").write_text('{"objective": 0.5, "step": 8}')
   told = []
-  checkpoints = checkpoint.Checkpoints(
-    tmp_path, keep_best=1, tell=told.append
-  )
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=1, tell=told.append)
   restored = checkpoints.restore(8, jax.tree.map(jax.numpy.asarray, state))
   checkpoints.close()
   assert not told

@@ -10,7 +10,8 @@ import pytest
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.training import dry_run, sharding, train
+from jaxplay.training import dry_run, sharding
+from jaxplay.training import workload as workload_lib
 from tests.training import runs
 
 _WORKLOADS = {
@@ -63,7 +64,7 @@ def _batch(config, workload, number):
 def _trained(workload_name, mesh, devices):
   """(last state on the host, workload, program) after three steps."""
   config = _config(workload_name, mesh)
-  workload = train.make_workload(config, devices=devices, planned=True)
+  workload = workload_lib.make_workload(config, devices=devices, planned=True)
   program = dry_run.lower_train_step(config, workload).compile()
   state = workload.init()
   for number in range(3):
@@ -130,7 +131,7 @@ def test_each_step_agrees_from_a_common_state(norm):
   programs = []
   for devices in (jax.devices()[:1], jax.devices()):
     config = runs.make_config(keys | {"mesh.data": len(devices)})
-    made = train.make_workload(config, devices=devices, planned=True)
+    made = workload_lib.make_workload(config, devices=devices, planned=True)
     program = dry_run.lower_train_step(config, made).compile()
     programs.append((config, made, program))
   state = jax.device_get(programs[0][1].init())
@@ -160,9 +161,7 @@ def _vector(tree):
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize(
-  "workload, mesh", [("vit", "tensor"), ("lm", "fsdp")]
-)
+@pytest.mark.parametrize("workload, mesh", [("vit", "tensor"), ("lm", "fsdp")])
 def test_activations_stay_split(workload, mesh):
   """Mesh: no device holds another's examples where parameters are split.
 
@@ -170,7 +169,7 @@ def test_activations_stay_split(workload, mesh):
   nowhere in the program of a device, nor does a part of their width.
   """
   config = _config(workload, _MESHES[mesh] | {"batch_size": 24})
-  made = train.make_workload(config, planned=True)
+  made = workload_lib.make_workload(config, planned=True)
   text = dry_run.lower_train_step(config, made).compile().as_text()
   rows = 24 // sharding.batch_parts(made.mesh)
   assert f"f32[{rows},16,32]" in text
@@ -180,7 +179,9 @@ def test_activations_stay_split(workload, mesh):
 @pytest.mark.parametrize("parts", _WORKLOADS)
 def test_optimizer_state_follows(parts):
   """Mesh: moments and averages are split as their parameters are."""
-  made = train.make_workload(_config(parts, _MESHES["tensor"]), planned=True)
+  made = workload_lib.make_workload(
+    _config(parts, _MESHES["tensor"]), planned=True
+  )
   where = jax.tree.map(lambda leaf: leaf.sharding.spec, made.state)
   params = jax.tree.leaves(where.params)
   if parts == "resnet":

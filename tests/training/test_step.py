@@ -9,7 +9,8 @@ import pytest
 from jaxplay import config as config_lib
 from jaxplay import models
 from jaxplay.data import order
-from jaxplay.training import metrics, sharding, step, tasks, train
+from jaxplay.training import metrics, sharding, step, tasks
+from jaxplay.training import workload as workload_lib
 
 BATCH, SHAPE, CLASSES = 32, (4, 4, 1), 5
 TASK = tasks.Classification(num_classes=CLASSES, pixel_max=255)
@@ -97,7 +98,7 @@ def _batch(number, config, mesh=None, weights=None):
 
 def _states(config, steps=3, mesh=None, **kwargs):
   """States after 0, 1, ..., `steps` steps, on the host."""
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   state = program.init(seed=config.seed, hparams=hparams)
   if mesh is not None:
     state = jax.device_put(state, sharding.replicated(mesh))
@@ -196,7 +197,7 @@ def test_padding_does_not_train(microbatches):
   padded = _states(_config(**changes), weights=weights, steps=1)[1]
 
   config = _config(model__norm="ghost")
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   state = program.init(seed=0, hparams=hparams)
   batch = jax.tree.map(lambda array: array[:, :20], _batch(0, config))
   _assert_close(padded, jax.device_get(program.step(hparams, state, batch)[0]))
@@ -323,9 +324,9 @@ def test_a_population_is_its_members():
     _config(**static, hparams__clip_norm=0.05, hparams__window_steps=2),
   ]
   program = _program(members[0])
-  hparams = [train.traced(member) for member in members]
+  hparams = [workload_lib.traced(member) for member in members]
   hparams = jax.tree.map(lambda *leaves: np.stack(leaves), *hparams)
-  state = program.init(seed=0, hparams=train.traced(members[0]))
+  state = program.init(seed=0, hparams=workload_lib.traced(members[0]))
   states = jax.tree.map(
     lambda leaf: np.stack([leaf] * 3), jax.device_get(state)
   )
@@ -384,7 +385,7 @@ def test_loss_is_the_mean_over_the_batch():
 def test_the_first_bad_step_is_kept(where):
   """Metrics: the first loss that is not finite is told, once and for good."""
   config = _config(log_every=3, model__norm="none")
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   state = program.init(seed=0, hparams=hparams)
   found = []
   for number in range(7):
@@ -431,7 +432,7 @@ def test_averages(length, stride):
   )
   states = _states(config, steps=total)
   raw = [(state.params, state.batch_stats) for state in states[1:]]
-  hparams = train.traced(config)
+  hparams = workload_lib.traced(config)
   for done in range(1, total + 1):
     variables = jax.device_get(
       step.eval_variables(states[done], hparams, config.optimizer)
@@ -453,7 +454,7 @@ def test_averages(length, stride):
 def test_weights_to_use():
   """S4: what valid/ is of may be an average; the raw weights stand beside."""
   config = _config(**COMBINATIONS["nesterov, wsd, all averages"])
-  state, hparams = _states(config, steps=5)[-1], train.traced(config)
+  state, hparams = _states(config, steps=5)[-1], workload_lib.traced(config)
   raw = step.eval_variables(state, hparams, config.optimizer)
   ema = step.eval_variables(state, hparams, config.optimizer, "ema")
   assert ema.keys() == {"", "_raw", "_window"}
@@ -500,7 +501,7 @@ def test_batch_statistics_are_averaged_over_steps():
 def test_the_step_is_pure():
   """Idea 1: same inputs, same outputs; and the inputs stay as they were."""
   config = _config(**COMBINATIONS["nesterov, wsd, all averages"])
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   state = program.init(seed=0, hparams=hparams)
   inputs = (hparams, state, _batch(0, config))
   before = jax.tree.map(np.array, inputs)
@@ -516,7 +517,7 @@ def test_the_step_is_pure():
 def test_how_a_run_is_cut_changes_nothing(one_by_one):
   """Idea 3: one call of six steps is six calls of one, to the last bit."""
   config = _config(**COMBINATIONS["nesterov, wsd, all averages"])
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   rng = np.random.default_rng(0)
   arrays = {
     "image": rng.integers(0, 256, (50, *SHAPE)).astype(np.uint8),
@@ -546,7 +547,7 @@ def test_how_a_run_is_cut_changes_nothing(one_by_one):
 def test_masks_change_from_step_to_step():
   """M2: dropout is drawn anew at each step, from the step's number."""
   config = _config(**ACCUMULATED, hparams__learning_rate=1e-12)
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   state = program.init(seed=0, hparams=hparams)
   losses = []
   for number in (0, 1, 0):
@@ -559,7 +560,7 @@ def test_masks_change_from_step_to_step():
 def test_seeds_are_streams():
   """M2: initialization and dropout of one seed, and of no other, are equal."""
   config = _config(**ACCUMULATED)
-  program, hparams = _program(config), train.traced(config)
+  program, hparams = _program(config), workload_lib.traced(config)
   one, again, other = (
     jax.device_get(program.init(seed=seed, hparams=hparams))
     for seed in (1, 1, 2)

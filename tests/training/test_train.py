@@ -15,7 +15,14 @@ from jax.experimental import multihost_utils
 
 import jaxplay
 from jaxplay import rundir
-from jaxplay.training import checkpoint, checksum, sharding, train
+from jaxplay.training import (
+  checkpoint,
+  checkpoint_files,
+  checksum,
+  resume,
+  sharding,
+)
+from jaxplay.training import workload as workload_lib
 from tests.data import tiny_tfds
 from tests.training import runs
 
@@ -206,7 +213,7 @@ def test_lost_lines_are_made_again(whole, stopped, tmp_path):
   """
   keys, workdir = whole
   shutil.copytree(stopped, tmp_path / "run")
-  before = checkpoint.steps(tmp_path / "run" / "checkpoints")
+  before = checkpoint_files.steps(tmp_path / "run" / "checkpoints")
   _edit_lines(tmp_path / "run", lambda lines: lines[: before[-2] // 4])
   status, told = runs.train_here(keys, tmp_path / "run")
   assert any(f"before step {before[-1]} are missing" in text for text in told)
@@ -275,9 +282,11 @@ def test_any_flipped_bit_is_found(whole, stopped, tmp_path):
   """
   keys, _ = whole
   # On one device, which is faster, as states do not depend on their layout.
-  workload = train.make_workload(runs.make_config(keys | {"mesh.data": 1}))
+  workload = workload_lib.make_workload(
+    runs.make_config(keys | {"mesh.data": 1})
+  )
   folder = stopped / "checkpoints"
-  *_, before, newest = checkpoint.steps(folder)
+  *_, before, newest = checkpoint_files.steps(folder)
   opened = checkpoint.Checkpoints(folder, keep_best=1)
   saved = {
     step: jax.tree.leaves(jax.device_get(opened.restore(step, workload.state)))
@@ -351,7 +360,7 @@ def test_a_damaged_best_checkpoint_is_not_chosen(whole, tmp_path):
       _flip_bits(path)
   status, told = runs.train_here(keys | {"report_test": True}, run.path)
   assert any(f"step {best} is damaged" in sentence for sentence in told)
-  kept = checkpoint.steps(run.checkpoints)
+  kept = checkpoint_files.steps(run.checkpoints)
   assert best not in kept
   scored = [line for line in run.metrics() if line["step"] in kept]
   assert status["best"] == rundir.best_line(scored, "valid/error_rate")
@@ -378,18 +387,18 @@ def test_what_cannot_be_read_now_is_not_deleted(
   """A3: a checkpoint is deleted for what is in it, and for nothing else."""
   shutil.copytree(stopped, tmp_path / "run")
   folder = tmp_path / "run" / "checkpoints"
-  there = checkpoint.steps(folder)
+  there = checkpoint_files.steps(folder)
   opened = checkpoint.Checkpoints(folder, keep_best=1)
 
   def fail(*unused, **kwargs):
     raise error
 
   monkeypatch.setattr(opened._manager, "restore", fail)
-  monkeypatch.setattr(opened, "_different_shapes", lambda *unused: "")
+  monkeypatch.setattr(checkpoint_files, "_different_shapes", lambda *unused: "")
   with pytest.raises((jaxplay.StorageError, MemoryError)):
     opened.restore_newest({"x": None}, lambda *unused: True)
   opened.close()
-  assert checkpoint.steps(folder) == there
+  assert checkpoint_files.steps(folder) == there
 
 
 def _truncate(path):
@@ -537,11 +546,11 @@ def test_hidden_test_labels(tmp_path, tiny_tfds_dir):
 def test_images_that_changed_are_not_resumed(tmp_path):
   """Bad input: other images under the same name, as text that has changed."""
   run = rundir.RunDir(tmp_path / "run")
-  dataset = train.load_dataset(runs.make_config({}))
+  dataset = workload_lib.load_dataset(runs.make_config({}))
   run.create()
   run.write_provenance({"dataset": dict(dataset.facts)})
-  train.check_same_data(run, dataset)
+  resume.check_same_data(run, dataset)
   for key, value in (("sha256", "0" * 64), ("num_classes", 11)):
     other = dataclasses.replace(dataset, facts=dataset.facts | {key: value})
     with pytest.raises(jaxplay.UserError, match="'digits' has .* began"):
-      train.check_same_data(run, other)
+      resume.check_same_data(run, other)

@@ -1,0 +1,208 @@
+"""Checkpoints as files: which there are, whether they are intact, copies.
+
+Beside each are a checksum of its state and the digests of the lines of metrics
+up to its step, so that what a disk or a copy changed is not gone on with.
+"""
+
+import functools
+import json
+import math
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from orbax import checkpoint as ocp
+
+import jaxplay
+from jaxplay import rundir, storage
+from jaxplay.training import checksum
+
+INCOMPLETE = ".orbax-checkpoint-tmp"
+_FINISHED = "commit_success.txt"
+_FACTS = pathlib.PurePath("metrics", "metrics")  # of a checkpoint, as JSON
+_OLD_NAME = "metadata"  # of the same file, as `write` had it once
+# Of checkpoints that older versions left: nothing to check them by.
+_OLD_FACTS = {"objective", "step"}
+
+
+class Damaged(Exception):
+  """A checkpoint is not what was saved."""
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+  """Steps of the finished checkpoints in a folder, ascending."""
+  if not folder.is_dir():
+    return []
+  return sorted(
+    int(path.name)
+    for path in folder.iterdir()
+    if path.name.isdecimal()
+    and (rundir.is_local(path) or (path / _FINISHED).exists())
+  )
+
+
+def lines(folder: pathlib.Path, step: int) -> list[dict[str, Any]] | None:
+  """What a checkpoint knows of the lines of metrics up to its step.
+
+  Returns:
+    A `rundir.Digest` of each run whose state it is; None: it knows nothing, as
+    an older version saved it.
+
+  Raises:
+    Damaged: It is not what was saved.
+  """
+  return read_facts(folder, step).get("lines")
+
+
+def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
+  """The state saved at `step`, if it is what was saved.
+
+  Args:
+    folder: Of checkpoints.
+    step: Updates made.
+    like: Its ShapeDtypeStructs, or arrays of numpy.
+    restore: Returns it, as orbax reads it.
+
+  Raises:
+    jaxplay.UserError: It is the state of another model or optimizer.
+    jaxplay.StorageError: It cannot be read now.
+    Damaged: It is not what was saved. orbax raises other errors for many a
+      damage; they are made this one.
+  """
+  try:
+    facts = read_facts(folder, step)
+    different = _different_shapes(folder / str(step) / "default", like)
+    if different and facts.get("shapes") != _crc32(_shapes(like)):
+      raise jaxplay.UserError(
+        f"the checkpoint of step {step} is of another model, vocabulary or"
+        f" optimizer: {different}; use another workdir"
+      )
+    state = restore()
+    if "state" in facts and facts["state"] != checksum.of(state):
+      raise Damaged("its checksum is another")
+  except (jaxplay.UserError, Damaged):
+    raise
+  # Of this machine, and not of what is on the disk.
+  except (MemoryError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:
+    if found := storage.problem(error, folder):
+      raise found from error
+    raise Damaged(f"{type(error).__name__}: {error}"[:100]) from error
+  return state
+
+
+def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
+  """Copies the checkpoint of a step into the folder of another run."""
+  rundir.remove(to / str(step))
+  rundir.copy(folder / str(step), to / str(step))
+  if not rundir.is_local(to):
+    # By these orbax knows what is finished, where it cannot rename.
+    for done in (to / str(step), *(to / str(step)).iterdir()):
+      if done.is_dir():
+        (done / _FINISHED).write_text("copied")
+
+
+def write(
+  folder: pathlib.Path,
+  states: Mapping[int, tuple[Any, float, Mapping[str, Any]]],
+) -> None:
+  """Writes finished checkpoints that `Checkpoints(folder)` can read.
+
+  For many small runs that end together: opening a manager for each would cost
+  as much again.
+
+  Args:
+    folder: The run's folder of checkpoints; there is nothing in it.
+    states: Step -> (tree of numpy arrays, objective, `rundir.Digest` of the
+      metrics up to that step).
+  """
+  for step, (state, value, lines) in states.items():
+    _writer().save(
+      rundir.absolute(folder) / str(step),
+      args=ocp.args.Composite(
+        default=ocp.args.StandardSave(state),
+        metrics=ocp.args.JsonSave(facts(step, value, state, [lines])),
+      ),
+      force=True,
+    )
+
+
+@functools.cache
+def _writer():
+  return ocp.Checkpointer(
+    ocp.CompositeCheckpointHandler(
+      default=ocp.StandardCheckpointHandler(),
+      metrics=ocp.JsonCheckpointHandler(_FACTS.name),  # as orbax's manager
+    )
+  )
+
+
+def _different_shapes(folder, like):
+  """The first leaf that was saved with another shape, in words; or ""."""
+  metadata = ocp.StandardCheckpointHandler().metadata(rundir.absolute(folder))
+  saved, wanted = _shapes(metadata.tree), _shapes(like)
+  different = [
+    f"{name or 'its leaf'} is {saved.get(name, 'not there')} and must be"
+    f" {wanted.get(name, 'absent')}"
+    for name in sorted(saved.keys() | wanted.keys())
+    if saved.get(name) != wanted.get(name)
+  ]
+  more = f" ({len(different)} differ)" if len(different) > 1 else ""
+  return f"{different[0]}{more}" if different else ""
+
+
+def _shapes(tree):
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
+
+
+def facts(step, value, state, lines):
+  """What is kept beside a state; orbax calls it the metrics of a step."""
+  # NaN counts as the worst: orbax's comparison would delete the true best.
+  worst = float(value) if math.isfinite(value) else math.inf
+  facts = {
+    "objective": worst,
+    "step": int(step),
+    "shapes": _crc32(_shapes(state)),
+    "state": checksum.of(state),
+    "lines": [dict(digest) for digest in lines],
+  }
+  return facts | {"crc32": _crc32(facts)}
+
+
+def _crc32(facts):
+  return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+
+
+def read_facts(folder, step):
+  """What `facts` made for a step.
+
+  Raises:
+    Damaged: It was something else.
+    jaxplay.StorageError: It cannot be read now.
+  """
+  path = folder / str(step) / _FACTS
+  if not path.exists() and path.with_name(_OLD_NAME).exists():
+    path = path.with_name(_OLD_NAME)
+  try:
+    facts = json.loads(path.read_bytes())
+    intact = facts["step"] == step and type(facts["objective"]) is float
+    if facts.keys() != _OLD_FACTS:
+      intact = intact and facts.pop("crc32") == _crc32(facts)
+  except (ValueError, LookupError, TypeError, AttributeError):
+    intact = False
+  except OSError as error:
+    if found := storage.problem(error, folder):
+      raise found from error
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+      raise
+    intact = False
+  if not intact:
+    raise Damaged("its facts are not what was saved")
+  return facts

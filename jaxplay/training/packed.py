@@ -1,0 +1,157 @@
+"""Checkpoints of the trials of a population, which are saved together.
+
+One save for each of many small trials would cost more than to train them. So a
+population saves all in one checkpoint,
+
+    STUDY/populations/NAME/checkpoints/STEP
+
+and each trial says in RUN/checkpoints.json which place in it is its own. What
+needs the checkpoints of one trial, such as a branch, an export, or more steps,
+unpacks them: then the run directory is as if the trial had been trained alone.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax import checkpoint as ocp
+
+import jaxplay
+from jaxplay import rundir
+from jaxplay.training import checkpoint_files as files
+
+
+def refer(run: rundir.RunDir, folder: pathlib.Path, place: int) -> None:
+  """Says in the run directory where the checkpoints of a trial are.
+
+  Args:
+    run: Of the trial.
+    folder: STUDY/populations/NAME/checkpoints.
+    place: Of the trial, among those of the population.
+  """
+  folder = rundir.absolute(folder)
+  run.write_packed(
+    {
+      "population": folder.parent.name,
+      "place": place,
+      "study": str(folder.parents[2]),
+    }
+  )
+
+
+def unpack(run: rundir.RunDir, like: Any) -> bool:
+  """Writes the checkpoints of a trial into its run directory, if need be.
+
+  Called on every host. A run directory that was copied to another place finds
+  them where its study was, unless that is gone.
+
+  Args:
+    run: The run directory.
+    like: The state of the trial, as ShapeDtypeStructs.
+
+  Returns:
+    Whether there was need.
+
+  Raises:
+    jaxplay.UserError: The folder of the population is not there, or is damaged
+      or another.
+  """
+  where = run.packed()
+  if where is None:
+    return False
+  run.check_metrics()
+  folder, place = _found(run, where), where["place"]
+  states = {}
+  for step in files.steps(folder):
+    states |= _of_trial(run, folder, step, place, like)
+  if jax.process_index() == 0:
+    rundir.remove(run.checkpoints)
+  files.write(run.checkpoints, states)
+  if jax.process_index() == 0:
+    run.write_packed(None)
+  return True
+
+
+def _found(run, where):
+  """The folder of checkpoints in which this run has its place."""
+  path = rundir.absolute(run.path)
+  # STUDY/trials/INDEX, STUDY/reruns/INDEX/SEED; or it was copied from there.
+  studies = [*path.parents[1:3], rundir.at(where["study"])]
+  for study in studies:
+    folder = study / "populations" / where["population"] / "checkpoints"
+    if folder.is_dir():
+      rundir.refuse_links(study, folder)
+      if any(
+        _lines(run, folder, step, where["place"]) is not None
+        for step in files.steps(folder)
+      ):
+        return folder
+  raise jaxplay.UserError(
+    f"the checkpoints of {str(run.path)!r} were saved with those of its"
+    f" population, in {str(folder)!r}, which is not there, or not what it was;"
+    " put it back, or train the config in another workdir"
+  )
+
+
+def _lines(run, folder, step, place):
+  """The lines of a trial up to a checkpoint; None: it is of another run."""
+  try:
+    digests = files.lines(folder, step) or []
+  except files.Damaged as error:
+    raise _damaged(folder, step, error) from None
+  if place >= len(digests):
+    return None
+  lines = run.metrics()[: digests[place]["count"]]
+  is_same = rundir.Digest(lines).as_json() == digests[place]
+  return lines if is_same else None
+
+
+def _of_trial(run, folder, step, place, like):
+  """Of one checkpoint, what is of a trial: for `files.write`."""
+  lines = _lines(run, folder, step, place)
+  if lines is None:
+    return {}
+  config = run.config()
+  objective, made = config["objective"], run.status()["step"]
+  num = len(files.lines(folder, step))
+  stacked = jax.tree.map(
+    # Never written to, so it takes no memory.
+    lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num, *leaf.shape)),
+    like,
+  )
+  like = {"states": stacked, "best": [stacked] * config.get("keep_best", 1)}
+  try:
+    tree = files.restored(folder, step, like, lambda: _read(folder, step, like))
+  except files.Damaged as error:
+    raise _damaged(folder, step, error) from None
+  tree = jax.tree.map(lambda leaf: np.asarray(leaf)[place], tree)
+  found = {}
+  if step == files.steps(folder)[-1]:
+    best = rundir.best_lines(lines, objective)
+    for line, state in zip(best, tree["best"], strict=False):
+      found[line["step"]] = state
+  if step <= made:  # Else it had diverged.
+    found[step] = tree["states"]
+  of_step = {line["step"]: line.get(objective) for line in lines}
+  return {
+    at: (
+      state,
+      np.nan if of_step.get(at) is None else of_step[at],
+      rundir.Digest(x for x in lines if x["step"] <= at).as_json(),
+    )
+    for at, state in found.items()
+  }
+
+
+def _read(folder, step, like):
+  reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+  path = rundir.absolute(folder) / str(step) / "default"
+  return reader.restore(path, args=ocp.args.StandardRestore(like))
+
+
+def _damaged(folder, step, error):
+  return jaxplay.UserError(
+    f"the checkpoint of step {step} in {str(folder)!r} is damaged ({error});"
+    " restore it from a copy, or train the config in another workdir"
+  )

@@ -1,0 +1,437 @@
+"""The programs of a population: many trials that share one compilation.
+
+Trials of one static config differ only in `hparams` and seed, which a step
+takes as arguments. The axis of trials is laid over all devices of all hosts, in
+groups of as many devices as the config's mesh asks for: one, unless it says
+otherwise. No group waits for another.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.training import evaluate, feed, sharding, step
+from jaxplay.training import workload as workload_lib
+
+# Each trial holds a file open, its lock.
+_MAX_TRIALS = 512
+# Share of the memory of a device that a population may take.
+_MEMORY_SHARE = 0.8
+
+
+class Programs:
+  """What populations of one static config run: compiled for `size` trials."""
+
+  def __init__(
+    self,
+    configs: Sequence[ml_collections.ConfigDict],
+    tell: Callable[[str], None],
+    device_bytes: float | None = None,
+    mode: str | None = None,
+  ):
+    """Compiles for as many of the trials as fit into memory together.
+
+    Args:
+        configs: One for each trial, equal but for what a step takes as an
+        argument: `hparams`, `seed`, and which schedule it is.
+      tell: Called with a sentence on how many fit.
+      device_bytes: Memory to use on each device; None: most of it.
+      mode: How a device goes through its trials: all "together" (`vmap`),
+        "looped", one after the other in a compiled loop, or "called", a call
+        for each step of each; None: what its kind is good at.
+
+    Raises:
+      jaxplay.UserError: The training split does not fit on a device.
+    """
+    workload_lib.check_same_hosts(configs)
+    config = self.config = configs[0]
+    config_lib.validate(config, jax.device_count(), trials=True)
+    self.workload = workload_lib.make_workload(config, trials=True)
+    self.mesh = self.workload.mesh
+    self._groups = self.mesh.shape["trial"]
+    splits = self.workload.dataset.splits
+    if not feed.fits(splits["train"], config.dataset.device_bytes):
+      raise jaxplay.UserError(
+        "a population needs its training examples on the device, and"
+        f" {splits['train'].nbytes:,} bytes are more than"
+        f" config.dataset.device_bytes={config.dataset.device_bytes:,}; raise"
+        " it, or use --runner=processes"
+      )
+    if workload_lib.crops(config):
+      raise jaxplay.UserError(
+        "a population needs its training examples on the device, and"
+        " config.dataset.augment='resized_crop' reads them anew in each step;"
+        " use --runner=processes"
+      )
+    self._same_order = len({c.seed for c in configs}) == 1
+    self._mode = mode or self._choose_mode()
+    self.chunk_steps = config.steps_per_call
+    if self._mode == "called" or not self.chunk_steps:
+      self.chunk_steps = feed.CHUNK_STEPS
+    self.arrays = feed.on_device(self.mesh, splits["train"])
+    self.sample = workload_lib.prediction_sample(
+      splits["valid"], config.num_predictions
+    )
+    self._choose_size(len(configs), device_bytes, tell)
+
+  def _choose_mode(self):
+    if jax.default_backend() != "cpu":
+      return "together"
+    # A core has nothing to gain from many small matrices at once; and what XLA
+    # makes slow in a loop is called.
+    steps = self.config.steps_per_call or workload_lib.steps_per_call(
+      self.workload
+    )
+    return "called" if steps == 1 else "looped"
+
+  def _choose_size(self, num, device_bytes, tell):
+    """Sets `size`, the trials of a population, and compiles for it."""
+    groups = self._groups
+    limit = device_bytes or _memory() * _MEMORY_SHARE
+    most = _MAX_TRIALS
+    while True:
+      populations = -(-num // most)
+      self.size = -(-num // (populations * groups)) * groups
+      self.state = self._state_like()
+      try:
+        self._program = self._compile()
+        needed = self._needed_bytes()
+      except jax.errors.JaxRuntimeError as error:
+        smallest = self.size == groups
+        if smallest or "RESOURCE_EXHAUSTED" not in str(error):
+          raise
+        needed = 2 * limit
+      needed, least = _agreed(needed), -_agreed(-limit)
+      if needed <= least or self.size == groups:
+        break
+      most = int(self.size * least / needed) // groups * groups or groups
+    tell(
+      f"{num} trials in {populations} population(s) of {self.size} on"
+      f" {self._devices_told()}, {needed / 1e9:.2g} GB of"
+      f" {least / 1e9:.2g} GB each"
+    )
+
+  def _devices_told(self):
+    each = self.mesh.size // self._groups
+    if each == 1:
+      return f"{self._groups} device(s)"
+    return f"{self._groups} group(s) of {each} devices"
+
+  def _needed_bytes(self):
+    """Of one device, for states, the best states, and the computation."""
+    memory = self._program.memory_analysis()
+    best = sum(
+      leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+      for leaf in jax.tree.leaves(self.state)
+    )
+    return self.config.keep_best * best + (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
+
+  def _state_like(self):
+    """The states of a population, as ShapeDtypeStructs."""
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (self.size, *leaf.shape),
+        leaf.dtype,
+        sharding=sharding.trials(self.mesh, leaf.sharding),
+      ),
+      self.workload.state,
+    )
+
+  @property
+  def _where(self):
+    """The shardings of the states."""
+    return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+  def _compile(self):
+    run_steps = step.make_run_steps(
+      self.workload.train_step,
+      one_by_one=self._mode == "called" or self.config.steps_per_call == 1,
+      # All at once, one that stops would cost the others a selection.
+      until_diverged=self._mode == "looped",
+    )
+
+    def one(trial, shared):
+      hparams, state, own = trial
+      arrays, examples, begin, end = shared
+      return run_steps(hparams, state, arrays, examples | own, begin, end)
+
+    def of_device(trials, shared):
+      place, *shared = shared
+      if self._mode != "called":
+        return self._each(one)(trials, shared)
+      state, tally = one(_at(trials, place), shared)
+      states = jax.tree.map(
+        lambda leaves, leaf: leaves.at[place].set(leaf), trials[1], state
+      )
+      return states, jax.tree.map(lambda leaf: leaf[None], tally)
+
+    def train_population(hparams, states, own, shared):
+      return sharding.over_trials(self.mesh, of_device)(
+        (hparams, states, own), shared
+      )
+
+    own, examples = self.examples([self.config.seed], 0)
+    shared = (np.int32(0), self.arrays, examples, np.int32(0), np.int32(1))
+    arguments = (self.hparams([self.config]), self.state, own, shared)
+    program = jax.jit(
+      train_population,
+      donate_argnums=1,
+      out_shardings=(self._where, sharding.trials(self.mesh)),
+    )
+    return program.lower(*arguments).compile()
+
+  def close(self):
+    """Frees its programs; it is of no use any more.
+
+    The functions of its own that it jits hold it, through an object that the
+    garbage collector does not see. A program on a CPU is some hundred mappings
+    of memory, of which a process may have 65,530: a study of a hundred batches
+    of suggestions would crash.
+    """
+    self.__dict__.clear()
+
+  def hparams(self, configs):
+    """The traced numbers of trials, name -> [size], on the devices."""
+    return self._stacked([workload_lib.traced(config) for config in configs])
+
+  def init(self, configs, hparams):
+    """The states before the first step."""
+    seeds = self._stacked([step.stream_seeds(c.seed) for c in configs])
+    return self._init((hparams, seeds), ())
+
+  def _stacked(self, of_trials):
+    """A dict for each trial -> name -> [size, ...], on the devices."""
+    # Who stands in for the trials that a population lacks is never looked at.
+    of_trials = of_trials + of_trials[-1:] * (self.size - len(of_trials))
+    return {
+      name: sharding.place_trials(
+        self.mesh, np.stack([numbers[name] for numbers in of_trials])
+      )
+      for name in of_trials[0]
+    }
+
+  def examples(self, seeds, begin):
+    """What the steps of a chunk are made of: (of each trial, of all)."""
+    config = self.config
+
+    @functools.cache
+    def of_seed(seed):
+      return feed.examples(
+        begin,
+        self.chunk_steps,
+        microbatches=config.microbatches,
+        seed=seed,
+        batch_size=config.batch_size,
+        num_examples=self.workload.dataset.splits["train"].num_examples,
+        augment=config.dataset.augment,
+        augment_pixels=config.dataset.augment_pixels,
+        phases=self.workload.dataset.phases,
+      )
+
+    if not self._same_order:
+      return self._stacked([of_seed(seed) for seed in seeds]), {}
+    return {}, {
+      name: sharding.place_everywhere(self.mesh, array)
+      for name, array in of_seed(seeds[0]).items()
+    }
+
+  @functools.cached_property
+  def _init(self):
+    return self._over_trials(
+      lambda trial, _: self.workload.init_state(
+        hparams=trial[0], seeds=trial[1]
+      ),
+      self._where,
+    )
+
+  def packed_like(self, num):
+    """What `packed` returns, as ShapeDtypeStructs."""
+    where = sharding.replicated(self.mesh)
+    if num == self.size:
+      return self.state
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        (num, *leaf.shape[1:]), leaf.dtype, sharding=where
+      ),
+      self.state,
+    )
+
+  def packed(self, states, num):
+    """States as they are saved, for any number of devices: without padding."""
+    if num == self.size:
+      return states
+    return jax.jit(
+      lambda states: jax.tree.map(lambda leaf: leaf[:num], states),
+      out_shardings=sharding.replicated(self.mesh),
+    )(states)
+
+  def unpacked(self, states):
+    """States as they are computed with, from `packed` ones."""
+    pad = self.size - jax.tree.leaves(states)[0].shape[0]
+    if not pad:
+      return states
+    return jax.jit(
+      lambda states: jax.tree.map(
+        lambda leaf: jax.numpy.concatenate([leaf, leaf[-1:].repeat(pad, 0)]),
+        states,
+      ),
+      out_shardings=self._where,
+    )(states)
+
+  def _over_trials(self, function, where=None):
+    """Jits `function(trial, shared)` over the trials of a population."""
+    of_device = sharding.over_trials(self.mesh, self._each(function))
+    return jax.jit(of_device, out_shardings=where)
+
+  def _each(self, function):
+    """`function(trial, shared)` over all trials of a device."""
+
+    def of_device(trials, shared):
+      if self.size == self._groups:  # Alone, a trial is computed as a run is.
+        alone = function(_at(trials, 0), shared)
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+      if self._mode == "together":
+        return jax.vmap(function, in_axes=(0, None))(trials, shared)
+      return jax.lax.map(lambda trial: function(trial, shared), trials)
+
+    return of_device
+
+  def run_steps(self, hparams, states, examples, begin, end, live):
+    """Runs steps [begin, end) of a chunk.
+
+    Args:
+      hparams: From `hparams`.
+      states: Donated.
+      examples: From `examples`.
+      begin: First step, counted from the chunk's.
+      end: Step before which to stop.
+      live: Which trials matter, bool; those that are left out do not.
+
+    Returns:
+      (states, tallies), with a leading dimension of trials.
+    """
+    own, shared = examples[0], (self.arrays, examples[1])
+    if self._mode != "called":
+      steps = (np.int32(begin), np.int32(end))
+      return self._program(hparams, states, own, (np.int32(0), *shared, *steps))
+    live = np.pad(live, (0, self.size - len(live)))
+    # The i-th trial of each device in turn, if one of these is alive.
+    for i in np.flatnonzero(live.reshape(self._groups, -1).any(axis=0)):
+      for at in range(begin, end):
+        steps = (np.int32(at), np.int32(at + 1))
+        states, _ = self._program(
+          hparams, states, own, (np.int32(i), *shared, *steps)
+        )
+    # The next call takes the states, and with them their tallies.
+    return states, jax.tree.map(jax.numpy.copy, states.tally)
+
+  def evaluate(self, split, hparams, states):
+    """Sums over a split: suffix -> name -> numpy [size, ...]."""
+    batches = self._eval_feed(split)
+    return feed.total(self._sums((hparams, states), b) for b in batches)
+
+  @functools.cache  # noqa: B019
+  def _eval_feed(self, split):
+    return feed.EvalFeed(
+      self.mesh,
+      self.workload.dataset.splits[split],
+      batch_size=self.config.eval_batch_size,
+      device_bytes=self.config.dataset.device_bytes,
+      workers=self.config.dataset.workers,
+      split=False,
+    )
+
+  @functools.cached_property
+  def _sums(self):
+    workload = self.workload
+    eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+
+    def one(trial, batch):
+      batch = feed.gathered(batch)
+      return {
+        suffix: eval_batch(variables, batch)
+        for suffix, variables in self.variables(*trial).items()
+      }
+
+    return self._over_trials(one)
+
+  def predictions(self, hparams, states):
+    """Of the sample: name -> numpy [size, examples, ...]."""
+    batch = self.workload.dataset.splits["valid"].fetch(self.sample["index"])
+    return sharding.to_host(self._predictions((hparams, states), batch))
+
+  @functools.cached_property
+  def _predictions(self):
+    predict = evaluate.make_predict(self.workload.model, self.workload.task)
+    return self._over_trials(
+      lambda trial, batch: predict(self.variables(*trial)[""], batch)
+    )
+
+  def variables(self, hparams, state):
+    """What to evaluate of one trial; see `step.eval_variables`."""
+    return step.eval_variables(
+      state, hparams, self.config.optimizer, self.config.weights
+    )
+
+  @functools.cached_property
+  def insert(self):
+    """(ranks [size], states, best) -> best, with the states at their ranks.
+
+    `best` is a list of states, the best of each trial first. Those of a trial
+    whose rank is not a place in the list stay as they are.
+    """
+
+    def one(trial, _):
+      rank, new, best = trial
+      moved = best[:1] + best[:-1]  # One place down.
+      return [
+        jax.tree.map(
+          lambda n, old, down, place=place: jax.numpy.where(
+            rank == place, n, jax.numpy.where(rank < place, down, old)
+          ),
+          *(new, best[place], moved[place]),
+        )
+        for place in range(len(best))
+      ]
+
+    def program(ranks, new, best):
+      of_device = jax.vmap(one, in_axes=(0, None))
+      return sharding.over_trials(self.mesh, of_device)((ranks, new, best), ())
+
+    where = [self._where] * self.config.keep_best
+    return jax.jit(program, donate_argnums=2, out_shardings=where)
+
+
+def _at(tree, i):
+  """One trial of a tree over trials."""
+  return jax.tree.map(lambda leaves: leaves[i], tree)
+
+
+def _agreed(number):
+  """The largest of all hosts."""
+  if jax.process_count() == 1:
+    return number
+  return float(multihost_utils.process_allgather(np.float64(number)).max())
+
+
+def _memory():
+  """Bytes that each device can have."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  with open("/proc/meminfo", encoding="ascii") as file:
+    kib = next(int(line.split()[1]) for line in file if "MemAvail" in line)
+  return kib * 1024 / jax.local_device_count()
