@@ -202,7 +202,7 @@ OF_METRICS = {
 def intact(finished_study, tmp_path_factory):
   """A study without its checkpoints; its best trial was run again."""
   folder = tmp_path_factory.mktemp("intact") / "root"
-  large = shutil.ignore_patterns("checkpoints", "export", "log.txt")
+  large = shutil.ignore_patterns("checkpoints*", "export", "log.txt")
   study = shutil.copytree(finished_study, folder / "study", ignore=large)
   shutil.copytree(study, folder / "another")
   best = results_lib.read_study(study).ranked[0].index
@@ -445,6 +445,10 @@ SHAPES = {
   "counts.json": (ladder.Counts, ladders.counts(64)),
   "provenance.json": (rundir.Provenance, {"host": "a", "command": ["b"]}),
   "status.json": (rundir.RunStatus, {"status": "running", "step": 3}),
+  "checkpoints.json": (
+    rundir.Packed,
+    {"population": "trials-0000", "place": 3, "study": "/a/study"},
+  ),
 }
 
 

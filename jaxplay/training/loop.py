@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir, storage
+from jaxplay import storage
 from jaxplay.training import (
   checkpoint,
   evaluate,
@@ -134,7 +134,7 @@ class Loop:
     self._checkpoints, self._tell = checkpoints, tell
     self._progress, self._tracer = progress, tracer or host.Tracer()
     self._total = config.max_train_steps
-    self._live = np.array([r.status not in rundir.DONE for r in records])
+    self._live = np.array([not one.has_ended() for one in records])
     self._values = [[] for _ in records]  # Finite objectives, ascending.
 
   def train(self) -> bool:

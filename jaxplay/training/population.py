@@ -87,7 +87,7 @@ class Group:
     begin = [
       (one.run, config)
       for one, config in zip(records, configs, strict=True)
-      if one.status not in rundir.DONE
+      if not one.has_ended()
     ]
     for run, one in begin:
       resume.check_same_config(run, one)

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from jaxplay.training import dry_run, sharding
+from jaxplay.training import loop as loop_lib
 from jaxplay.training import workload as workload_lib
 
 # Time is taken in rounds of calls, each of about so many seconds and at least
@@ -216,7 +217,9 @@ def _loop_seconds(config, workload):
     in_flight, first, calls = collections.deque(), at, 0
     start = time.perf_counter()
     while at - first < steps or calls < _CALLS[0]:
-      stop = min(feeder.next_stop(at), loop.next_stop(at, config), at + most)
+      stop = min(
+        feeder.next_stop(at), loop_lib.next_stop(at, config), at + most
+      )
       state, tally = feeder.program(hparams, state, *bring(at, stop))
       at, calls = stop, calls + 1
       in_flight.append(tally)

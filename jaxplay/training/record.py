@@ -48,6 +48,12 @@ class Record:
     self._seconds_before = status.get("seconds", 0.0)
     self._started = self._told = time.monotonic()
 
+  def has_ended(self) -> bool:
+    """Whether there is nothing left to train, of as many steps as asked for."""
+    if self.status == "completed":
+      return self.step >= self._config.max_train_steps
+    return self.status in rundir.DONE
+
   def adopt(self, lines: list[dict[str, Any]]) -> None:
     """Takes these for the lines of metrics so far."""
     self.lines, self._digest = lines, rundir.Digest(lines)

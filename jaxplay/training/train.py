@@ -90,10 +90,7 @@ def _train_in(run, config, console, extend, profile):
 
 def _train(config, run, console, extend, profile, workload):
   resume.check_same_config(run, config, but="max_train_steps" if extend else "")
-  status = run.status()
-  done = status.get("status") in rundir.DONE
-  if status.get("status") == "completed":
-    done = status["step"] >= config.max_train_steps
+  status, done = run.status(), record.Record(run, config).has_ended()
   if done:
     run.check_metrics()
   is_whole = done and not _lacks(run, config)

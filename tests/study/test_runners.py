@@ -56,7 +56,7 @@ def test_everything_is_done_once(finished_study, tmp_path, capsys):
   assert set(statuses) == {"completed", "infeasible"} and len(statuses) == 8
   done = [i for i, status in enumerate(statuses) if status == "completed"]
   _assert_once(study, done)
-  assert not any((study / "populations").iterdir())
+  assert not list(study.glob("populations/*/members.json"))
   before = _trials(study)
   assert _run(study.parent / "study.py", study, "--no_report") == 0
   assert "nothing to run" in capsys.readouterr().out
@@ -376,7 +376,7 @@ def test_a_stopped_population_goes_on_as_a_whole(tmp_path, monkeypatch, capsys):
     run = studies.trial(study, index)
     assert len(run.provenance()["resumes"]) == 1
     assert [line["step"] for line in run.metrics()] == _STEPS
-  assert not any((study / "populations").iterdir())
+  assert not list(study.glob("populations/*/members.json"))
 
 
 @pytest.mark.slow
@@ -420,18 +420,18 @@ def test_a_population_killed_as_it_began(tmp_path, cut_off):
 
 
 def test_what_an_ended_population_left_is_cleared(tmp_path, monkeypatch):
-  """Killed after its last trial ended: its checkpoints go, unless in use."""
+  """Killed after its last trial ended: it is over, and its checkpoints stay."""
   path, study = studies.write(tmp_path, num_trials=3), tmp_path / "study"
   assert _run(path, study, "--trials=:2", "--no_report") == 0
   folder = study / "populations" / "trials-0000"
-  folder.mkdir()
-  names = ["trials/0000", "trials/0001"]
-  (folder / "members.json").write_text(json.dumps(names))
-  before = _trials(study)
+  members = folder / "members.json"
+  members.write_text(json.dumps(["trials/0000", "trials/0001"]))
+  before, saved = _trials(study), studies.files(folder / "checkpoints")
   with studies.trial(study, 1).lock():
-    assert not runners._plan({}, study) and folder.exists()
+    assert not runners._plan({}, study) and members.exists()
   assert _run(path, study, "--no_report") == 0
-  assert not folder.exists()
+  assert not members.exists()
+  assert studies.files(folder / "checkpoints") == saved
   after = _trials(study)
   assert {path: after[path] for path in before} == before
 
@@ -469,7 +469,8 @@ def test_members_are_runs_of_the_study(finished_study, tmp_path, capsys):
   said = capsys.readouterr().out
   for number in range(8, 8 + len(contents)):
     assert f"trials-{number:04d}/members.json" in said
-  assert studies.files(other) | studies.files(study / "populations") == before
+  after = studies.files(other) | studies.files(study / "populations")
+  assert {path: after.get(path) for path in before} == before
   assert studies.trial(study, 8).status()["status"] in rundir.DONE
 
 
@@ -678,7 +679,7 @@ def test_killed_at_any_moment(tmp_path):
     runs.assert_same(runs.lines(run.path), runs.lines(other.path))
     assert run.status()["best"] == other.status()["best"]
     assert rundir.RunDir(other.path).provenance()["resumes"] == []
-  assert not any((study / "populations").iterdir())
+  assert not list(study.glob("populations/*/members.json"))
 
 
 @pytest.mark.slow
