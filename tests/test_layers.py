@@ -40,13 +40,15 @@ NEEDS_NO_JAX = ("training", "models")
 
 # Within training only downwards, from the last to the first.
 TRAINING = (
-  ("schedules", "sharding", "tasks", "metrics"),
-  ("optimizers", "record", "checksum"),
-  ("step",),
-  ("evaluate", "checkpoint"),
+  ("schedules", "sharding", "tasks", "metrics", "host", "resume"),
+  ("optimizers", "record", "checksum", "orbax_errors"),
+  ("step", "checkpoint_files"),
+  ("evaluate", "checkpoint", "packed"),
   ("feed",),
-  ("train",),
-  ("population", "branch"),
+  ("workload",),
+  ("population_feed", "loop"),
+  ("programs",),
+  ("train", "population", "branch"),
   ("dry_run",),
   ("topology", "probe"),
 )
@@ -57,7 +59,7 @@ DOORS = {
   "grain": ("data/",),
   "tensorflow_datasets": ("data/",),
   "tensorflow": (),
-  "orbax": ("training/checkpoint.py",),
+  "orbax": ("training/checkpoint.py", "training/checkpoint_files.py"),
   "optuna": ("analysis/optuna_export.py", "study/suggest.py"),
   "altair": ("analysis/plots",),
   "vl_convert": ("report.py",),
@@ -165,7 +167,7 @@ def test_only_sharding_says_partition_spec():
 
 
 def test_training_imports_downwards():
-  """Floors: schedules -> optimizers -> step -> evaluate -> feed -> train."""
+  """Floors: schedules -> optimizers -> step -> feed -> workload -> train."""
   level = {name: i for i, names in enumerate(TRAINING) for name in names}
   for path in SOURCES:
     if _package(path) != "training" or path.endswith("__init__.py"):

@@ -94,6 +94,16 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
   return state
 
 
+def read(folder: pathlib.Path, step: int, like: Any) -> Any:
+  """The state saved at `step`, as arrays of numpy; see `restored`."""
+  reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+  path = rundir.absolute(folder) / str(step) / "default"
+  arguments = ocp.args.StandardRestore(like)
+  return restored(
+    folder, step, like, lambda: reader.restore(path, args=arguments)
+  )
+
+
 def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
   """Copies the checkpoint of a step into the folder of another run."""
   rundir.remove(to / str(step))

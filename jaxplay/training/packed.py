@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax import checkpoint as ocp
 
 import jaxplay
 from jaxplay import rundir
@@ -122,7 +121,7 @@ def _of_trial(run, folder, step, place, like):
   )
   like = {"states": stacked, "best": [stacked] * config.get("keep_best", 1)}
   try:
-    tree = files.restored(folder, step, like, lambda: _read(folder, step, like))
+    tree = files.read(folder, step, like)
   except files.Damaged as error:
     raise _damaged(folder, step, error) from None
   tree = jax.tree.map(lambda leaf: np.asarray(leaf)[place], tree)
@@ -142,12 +141,6 @@ def _of_trial(run, folder, step, place, like):
     )
     for at, state in found.items()
   }
-
-
-def _read(folder, step, like):
-  reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-  path = rundir.absolute(folder) / str(step) / "default"
-  return reader.restore(path, args=ocp.args.StandardRestore(like))
 
 
 def _damaged(folder, step, error):

@@ -5,7 +5,6 @@ checkpoints: those of all trials are saved together, in the folder of the
 population, and RUN/checkpoints.json says where; see packed.py.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -174,20 +173,16 @@ class _Population:
     )
 
   def start(self, at):
-    self._examples = functools.lru_cache(1)(
-      lambda begin: self._of.examples(self._seeds, begin)
-    )
+    self._feed = self._of.make_feed(self._seeds, at)
 
   def next_stop(self, at):
-    steps = self._of.chunk_steps
-    return (at // steps + 1) * steps
+    return self._feed.next_stop(at)
 
   def arguments(self, at, stop):
-    begin = at // self._of.chunk_steps * self._of.chunk_steps
-    return self._examples(begin), at - begin, stop - begin
+    return self._feed.arguments(at, stop)
 
   def run(self, states, arguments, live):
-    return self._of.run_steps(self._hparams, states, *arguments, live)
+    return self._of.run_steps(self._hparams, states, arguments, live)
 
   def fetch(self, tallies):
     return sharding.to_host(tallies)

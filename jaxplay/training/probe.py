@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxplay.training import dry_run, sharding
+from jaxplay.training import dry_run, feed, sharding
 from jaxplay.training import loop as loop_lib
 from jaxplay.training import workload as workload_lib
 
@@ -27,6 +27,10 @@ _SAME_ROUNDS, _SAME = 3, 0.02
 _MOST_ROUNDS, _MOST_SECONDS = 30, 20.0
 # Of the loop: seconds of a call, where that is of several steps.
 _CALL_SECONDS = 0.05
+# Of a loop whose data the host reads, several batches at a time: so many steps
+# make a round. The first ones, or seconds, are not timed: what was read ahead
+# while it compiled would seem to cost nothing.
+_READ_AHEAD, _READ_AHEAD_SECONDS = 16, 10.0
 # Of the schedule and the reader: a loop that is measured never ends.
 _ENDLESS = 10**8
 
@@ -228,15 +232,23 @@ def _loop_seconds(config, workload):
     jax.block_until_ready(state)
     return [(time.perf_counter() - start) / (at - first)]
 
+  since = time.monotonic()
   one_round(1)  # It compiles.
+  reads = isinstance(feeder, feed.HostFeed)
+  while reads and at < _READ_AHEAD:
+    one_round(1)
+    if time.monotonic() - since > _READ_AHEAD_SECONDS:
+      break
   # A call of several steps has as many as training makes between its lines.
   most = max(1, math.ceil(_CALL_SECONDS / one_round(1)[0]))
-  loop = steady(one_round)
+  loop = steady(one_round, _READ_AHEAD if reads else _CALLS[0])
   bring = keep
   return loop, steady(one_round)
 
 
-def steady(one_round: Callable[[int], Sequence[float]]) -> float:
+def steady(
+  one_round: Callable[[int], Sequence[float]], fewest: int = _CALLS[0]
+) -> float:
   """Seconds of what is timed in rounds, once they no longer get shorter.
 
   The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
@@ -245,11 +257,12 @@ def steady(one_round: Callable[[int], Sequence[float]]) -> float:
 
   Args:
     one_round: Times so many calls; returns the seconds of each.
+    fewest: Calls of a round, at least.
   """
   since = time.monotonic()
-  first = statistics.median(one_round(_CALLS[0]))
-  fewest, most = _CALLS
-  calls = max(fewest, min(most, math.ceil(_ROUND_SECONDS / max(first, 1e-9))))
+  first = statistics.median(one_round(fewest))
+  wanted = math.ceil(_ROUND_SECONDS / max(first, 1e-9))
+  calls = max(fewest, min(_CALLS[1], wanted))
   least, same = first, 0
   for _ in range(_MOST_ROUNDS):
     median = statistics.median(one_round(calls))

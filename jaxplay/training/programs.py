@@ -15,9 +15,8 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.training import evaluate, feed, sharding, step
+from jaxplay.training import evaluate, feed, population_feed, sharding, step
 from jaxplay.training import workload as workload_lib
 
 # Each trial holds a file open, its lock.
@@ -46,9 +45,6 @@ class Programs:
       mode: How a device goes through its trials: all "together" (`vmap`),
         "looped", one after the other in a compiled loop, or "called", a call
         for each step of each; None: what its kind is good at.
-
-    Raises:
-      jaxplay.UserError: The training split does not fit on a device.
     """
     workload_lib.check_same_hosts(configs)
     config = self.config = configs[0]
@@ -57,25 +53,11 @@ class Programs:
     self.mesh = self.workload.mesh
     self._groups = self.mesh.shape["trial"]
     splits = self.workload.dataset.splits
-    if not feed.fits(splits["train"], config.dataset.device_bytes):
-      raise jaxplay.UserError(
-        "a population needs its training examples on the device, and"
-        f" {splits['train'].nbytes:,} bytes are more than"
-        f" config.dataset.device_bytes={config.dataset.device_bytes:,}; raise"
-        " it, or use --runner=processes"
-      )
-    if workload_lib.crops(config):
-      raise jaxplay.UserError(
-        "a population needs its training examples on the device, and"
-        " config.dataset.augment='resized_crop' reads them anew in each step;"
-        " use --runner=processes"
-      )
     self._same_order = len({c.seed for c in configs}) == 1
     self._mode = mode or self._choose_mode()
-    self.chunk_steps = config.steps_per_call
-    if self._mode == "called" or not self.chunk_steps:
-      self.chunk_steps = feed.CHUNK_STEPS
-    self.arrays = feed.on_device(self.mesh, splits["train"])
+    self._on_device = workload_lib.on_device(self.workload, config)
+    if self._on_device:
+      self._arrays = feed.on_device(self.mesh, splits["train"])
     self.sample = workload_lib.prediction_sample(
       splits["valid"], config.num_predictions
     )
@@ -164,7 +146,10 @@ class Programs:
 
     def one(trial, shared):
       hparams, state, own = trial
-      arrays, examples, begin, end = shared
+      of_all, begin, end = shared
+      if not self._on_device:
+        return self.workload.train_step(hparams, state, of_all | own)
+      arrays, examples = of_all
       return run_steps(hparams, state, arrays, examples | own, begin, end)
 
     def of_device(trials, shared):
@@ -182,8 +167,9 @@ class Programs:
         (hparams, states, own), shared
       )
 
-    own, examples = self.examples([self.config.seed], 0)
-    shared = (np.int32(0), self.arrays, examples, np.int32(0), np.int32(1))
+    made = self.make_feed([self.config.seed], 0)
+    own, shared, *_ = made.arguments(0, 1)
+    shared = (np.int32(0), shared, np.int32(0), np.int32(1))
     arguments = (self.hparams([self.config]), self.state, own, shared)
     program = jax.jit(
       train_population,
@@ -213,39 +199,34 @@ class Programs:
 
   def _stacked(self, of_trials):
     """A dict for each trial -> name -> [size, ...], on the devices."""
+    return population_feed.stacked(self.mesh, self._padded(of_trials))
+
+  def _padded(self, of_trials):
     # Who stands in for the trials that a population lacks is never looked at.
-    of_trials = of_trials + of_trials[-1:] * (self.size - len(of_trials))
-    return {
-      name: sharding.place_trials(
-        self.mesh, np.stack([numbers[name] for numbers in of_trials])
+    return of_trials + of_trials[-1:] * (self.size - len(of_trials))
+
+  def make_feed(self, seeds, start_step):
+    """How the examples of trials with these seeds reach the program."""
+    seeds = self._padded(list(seeds))
+    if not self._on_device:
+      return population_feed.HostFeed(
+        self.workload,
+        self.config,
+        seeds,
+        own=not self._same_order,
+        start_step=start_step,
       )
-      for name in of_trials[0]
-    }
-
-  def examples(self, seeds, begin):
-    """What the steps of a chunk are made of: (of each trial, of all)."""
-    config = self.config
-
-    @functools.cache
-    def of_seed(seed):
-      return feed.examples(
-        begin,
-        self.chunk_steps,
-        microbatches=config.microbatches,
-        seed=seed,
-        batch_size=config.batch_size,
-        num_examples=self.workload.dataset.splits["train"].num_examples,
-        augment=config.dataset.augment,
-        augment_pixels=config.dataset.augment_pixels,
-        phases=self.workload.dataset.phases,
-      )
-
-    if not self._same_order:
-      return self._stacked([of_seed(seed) for seed in seeds]), {}
-    return {}, {
-      name: sharding.place_everywhere(self.mesh, array)
-      for name, array in of_seed(seeds[0]).items()
-    }
+    chunk_steps = self.config.steps_per_call
+    if self._mode == "called" or not chunk_steps:
+      chunk_steps = feed.CHUNK_STEPS
+    return population_feed.DeviceFeed(
+      self.workload,
+      self.config,
+      self._arrays,
+      seeds,
+      own=not self._same_order,
+      chunk_steps=chunk_steps,
+    )
 
   @functools.cached_property
   def _init(self):
@@ -308,31 +289,29 @@ class Programs:
 
     return of_device
 
-  def run_steps(self, hparams, states, examples, begin, end, live):
-    """Runs steps [begin, end) of a chunk.
+  def run_steps(self, hparams, states, examples, live):
+    """Runs some steps.
 
     Args:
       hparams: From `hparams`.
       states: Donated.
-      examples: From `examples`.
-      begin: First step, counted from the chunk's.
-      end: Step before which to stop.
+      examples: From `arguments` of the feed.
       live: Which trials matter, bool; those that are left out do not.
 
     Returns:
       (states, tallies), with a leading dimension of trials.
     """
-    own, shared = examples[0], (self.arrays, examples[1])
+    own, shared, begin, end = examples
     if self._mode != "called":
       steps = (np.int32(begin), np.int32(end))
-      return self._program(hparams, states, own, (np.int32(0), *shared, *steps))
+      return self._program(hparams, states, own, (np.int32(0), shared, *steps))
     live = np.pad(live, (0, self.size - len(live)))
     # The i-th trial of each device in turn, if one of these is alive.
     for i in np.flatnonzero(live.reshape(self._groups, -1).any(axis=0)):
       for at in range(begin, end):
         steps = (np.int32(at), np.int32(at + 1))
         states, _ = self._program(
-          hparams, states, own, (np.int32(i), *shared, *steps)
+          hparams, states, own, (np.int32(i), shared, *steps)
         )
     # The next call takes the states, and with them their tallies.
     return states, jax.tree.map(jax.numpy.copy, states.tally)

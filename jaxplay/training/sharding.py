@@ -306,10 +306,12 @@ def over_trials(mesh: Mesh, function: Callable) -> Callable:
   )
 
 
-def place_trials(mesh: Mesh, array: np.ndarray) -> jax.Array:
+def place_trials(
+  mesh: Mesh, array: np.ndarray, of_one: NamedSharding | None = None
+) -> jax.Array:
   """A global array over trials from the same value on every host."""
   return jax.make_array_from_callback(
-    array.shape, trials(mesh), lambda index: array[index]
+    array.shape, trials(mesh, of_one), lambda index: array[index]
   )
 
 

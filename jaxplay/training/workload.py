@@ -13,7 +13,7 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data, models
-from jaxplay.data import order
+from jaxplay.data import order as order_lib
 from jaxplay.training import feed, schedules, sharding, step, tasks
 
 
@@ -232,17 +232,10 @@ def make_feed(
 ) -> feed.DeviceFeed | feed.HostFeed:
   """How training examples reach the step, by the size of the split."""
   source = workload.dataset.splits["train"]
-  common = dict(
-    microbatches=config.microbatches,
-    seed=config.seed,
-    batch_size=config.batch_size,
-    augment=config.dataset.augment,
-    augment_pixels=config.dataset.augment_pixels,
-    phases=workload.dataset.phases,
-  )
+  common = order(workload, config) | {"microbatches": config.microbatches}
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
   arguments = (workload.mesh, source, workload.train_step, shardings)
-  if feed.fits(source, config.dataset.device_bytes) and not crops(config):
+  if on_device(workload, config):
     return feed.DeviceFeed(
       *arguments,
       steps_per_call=config.steps_per_call or steps_per_call(workload),
@@ -257,9 +250,27 @@ def make_feed(
   )
 
 
-def crops(config: ml_collections.ConfigDict) -> bool:
-  """Whether what is read of an example depends on the step."""
-  return config.dataset.augment == "resized_crop"
+def order(
+  workload: Workload, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """What decides which examples a step sees: for `data.train_examples`."""
+  return dict(
+    seed=config.seed,
+    batch_size=config.batch_size,
+    augment=config.dataset.augment,
+    augment_pixels=config.dataset.augment_pixels,
+    phases=workload.dataset.phases,
+  )
+
+
+def on_device(workload: Workload, config: ml_collections.ConfigDict) -> bool:
+  """Whether the training split lives on the device.
+
+  It does if it fits, unless what is read of an example depends on the step.
+  """
+  source = workload.dataset.splits["train"]
+  is_cropped = config.dataset.augment == "resized_crop"
+  return feed.fits(source, config.dataset.device_bytes) and not is_cropped
 
 
 def steps_per_call(workload: Workload) -> int:
@@ -282,8 +293,8 @@ def prediction_sample(
   number = min(number, source.num_examples)
   if not number:
     return None
-  seed = order.stream_seed(0, "predictions")
-  index = np.sort(order.batch_indices(seed, 0, number, source.num_examples))
+  seed = order_lib.stream_seed(0, "predictions")
+  index = np.sort(order_lib.batch_indices(seed, 0, number, source.num_examples))
   fetched = source.fetch(index)
   fetched.pop("image", None)
   return {"index": index, **fetched}

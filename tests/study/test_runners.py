@@ -304,9 +304,9 @@ def _jobs(folder, num):
 
 def test_a_wrong_request_is_no_crash(tmp_path, capsys):
   """What no retry mends is told at once, and the trials stay open."""
-  path = studies.write(tmp_path, overrides={"dataset.device_bytes": 1})
+  path = studies.write(tmp_path, overrides={"mesh.fsdp": 7})
   assert _run(path, tmp_path / "study") == cli.common.EXIT_WRONG
-  assert "use --runner=processes" in capsys.readouterr().err
+  assert "does not cover 8 devices" in capsys.readouterr().err
   assert not (tmp_path / "study" / "trials").exists()
 
 

@@ -448,10 +448,32 @@ def _restored(run, step, workload):
   return state
 
 
-def test_large_sets_are_refused(tmp_path):
-  """Errors: a set that does not fit on the device is told, with the way out."""
-  with pytest.raises(jaxplay.UserError, match="--runner=processes"):
-    _Study(tmp_path, _configs(dataset__device_bytes=1))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "mode, seeds",
+  [
+    ("together", (0,) * 5),
+    ("looped", (3, 1, 4, 1, 5)),
+    pytest.param("called", (3, 1, 4, 1, 5), marks=pytest.mark.pods),
+  ],
+)
+def test_sets_that_the_host_reads(tmp_path, mode, seeds):
+  """Idea 3: of a set too large for the device, the same; also resumed."""
+  extra = {"seeds": seeds, "microbatches": 2, "log_every": 1, "mesh__data": 1}
+  near = _Study(tmp_path / "near", _configs(**extra), mode=mode)
+  assert near.train()
+  far = _configs(dataset__device_bytes=1, **extra)
+  study = _Study(tmp_path / "far", far, mode=mode)
+
+  def stop(statuses):
+    if {status["step"] for status in statuses.values()} == {13}:
+      runs.preempt()
+
+  assert not study.train(stop)
+  assert study.train()
+  for i in range(5):
+    assert study.runs[i].status()["status"] == "completed"
+    runs.assert_close(study.lines(i), near.lines(i), 1e-4, 1e-4)
 
 
 def test_provenance_of_a_trial(tmp_path):

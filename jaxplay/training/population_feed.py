@@ -1,0 +1,149 @@
+"""Examples to the trials of a population: from the device, or from the host.
+
+Trials of one seed see the same batches, which are then brought once for all.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxplay import data
+from jaxplay.training import feed, sharding
+from jaxplay.training import workload as workload_lib
+
+
+class DeviceFeed:
+  """A split that lives on the device, gathered there, many steps per call."""
+
+  def __init__(
+    self,
+    workload: workload_lib.Workload,
+    config: ml_collections.ConfigDict,
+    arrays: dict[str, jax.Array],
+    seeds: Sequence[int],
+    *,
+    own: bool,
+    chunk_steps: int,
+  ):
+    """Places nothing yet.
+
+    Args:
+      workload: Of the trials.
+      config: Theirs, as far as they are alike.
+      arrays: The split, on the devices.
+      seeds: One for each trial of the population, padded.
+      own: Whether each trial has an order of its own.
+      chunk_steps: Steps that the host brings at a time.
+    """
+    self._mesh, self._arrays, self._chunk_steps = (
+      workload.mesh,
+      arrays,
+      chunk_steps,
+    )
+    self._seeds, self._own = seeds, own
+    self._order = dict(
+      workload_lib.order(workload, config),
+      microbatches=config.microbatches,
+      num_examples=workload.dataset.splits["train"].num_examples,
+    )
+    self._chunk = functools.lru_cache(1)(self._place)
+
+  def next_stop(self, at: int) -> int:
+    """The furthest step that one call can go to."""
+    return (at // self._chunk_steps + 1) * self._chunk_steps
+
+  def arguments(self, at: int, stop: int) -> tuple:
+    """(of each trial, of all, first step, last) for steps [at, stop)."""
+    begin = at // self._chunk_steps * self._chunk_steps
+    of_trials, of_all = self._chunk(begin)
+    return of_trials, (self._arrays, of_all), at - begin, stop - begin
+
+  def _place(self, begin):
+    @functools.cache
+    def of_seed(seed):
+      order = self._order | {"seed": seed}
+      return feed.examples(begin, self._chunk_steps, **order)
+
+    if self._own:
+      of_trials = [of_seed(seed) for seed in self._seeds]
+      return stacked(self._mesh, of_trials), {}
+    return {}, {
+      name: sharding.place_everywhere(self._mesh, array)
+      for name, array in of_seed(self._seeds[0]).items()
+    }
+
+
+class HostFeed:
+  """A split that the host reads, one step per call."""
+
+  def __init__(
+    self,
+    workload: workload_lib.Workload,
+    config: ml_collections.ConfigDict,
+    seeds: Sequence[int],
+    *,
+    own: bool,
+    start_step: int,
+  ):
+    """Starts reading.
+
+    Args:
+      workload: Of the trials.
+      config: Theirs, as far as they are alike.
+      seeds: One for each trial of the population, padded.
+      own: Whether each trial has an order of its own.
+      start_step: First step.
+    """
+    self._mesh, self._own = workload.mesh, own
+    self._size = config.batch_size // config.microbatches
+    rows = np.arange(config.batch_size).reshape(-1, self._size)
+    if not own:
+      seeds, rows = (
+        seeds[:1],
+        rows[:, sharding.local_rows(workload.mesh, self._size)],
+      )
+    self._seeds = seeds
+    self._batches = {
+      seed: data.train_batches(
+        workload.dataset.splits["train"],
+        start_step=start_step,
+        stop_step=config.max_train_steps,
+        rows=rows,
+        workers=config.dataset.workers,
+        **dict(workload_lib.order(workload, config), seed=seed),
+      )
+      for seed in set(seeds)
+    }
+
+  def next_stop(self, at: int) -> int:
+    """The furthest step that one call can go to."""
+    return at + 1
+
+  def arguments(self, at: int, stop: int) -> tuple:
+    """(of each trial, of all, 0, 1) for the next step."""
+    read = {seed: next(batches) for seed, batches in self._batches.items()}
+    where = sharding.batch(self._mesh, axis=1)
+    if self._own:
+      of_trials = [read[seed] for seed in self._seeds]
+      return stacked(self._mesh, of_trials, where), {}, 0, 1
+    batch = {
+      name: sharding.place(where, array, self._size, 1)
+      for name, array in read[self._seeds[0]].items()
+    }
+    return {}, batch, 0, 1
+
+
+def stacked(
+  mesh: Any, of_trials: Sequence[dict[str, Any]], of_one: Any = None
+) -> dict[str, jax.Array]:
+  """A dict of arrays for each trial -> name -> [size, ...], on the devices."""
+  return {
+    name: sharding.place_trials(
+      mesh, np.stack([arrays[name] for arrays in of_trials]), of_one
+    )
+    for name in of_trials[0]
+  }
