@@ -590,10 +590,11 @@ class RunDir:
       step: Updates made.
       lines: Those to keep; None: all up to `step`.
     """
+    path = self.path / "metrics.jsonl"
     if lines is None:
       lines = [line for line in self.metrics() if line["step"] <= step]
-    text = "".join(map(as_line, lines))
-    write_text(self.path / "metrics.jsonl", text)
+    if lines or path.exists():  # Else it has just begun.
+      write_text(path, "".join(map(as_line, lines)))
     for path in list((self.path / "predictions").glob("*.npz")):
       if path.stem.isdecimal() and int(path.stem) > step:
         path.unlink()
@@ -612,7 +613,7 @@ class RunDir:
     folder.mkdir(exist_ok=True)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    write_bytes(folder / f"{step:08d}.npz", file.getvalue())
+    write_bytes(folder / f"{step:08d}.npz", file.getvalue(), sync=False)
 
   def predictions(self, step: int) -> dict[str, np.ndarray]:
     """What `write_predictions` saved for `step`.
@@ -1030,18 +1031,29 @@ def write_text(path: pathlib.Path, text: str) -> None:
   write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_bytes(path: pathlib.Path, data: bytes) -> None:
-  """Replaces a file atomically by one that holds these bytes."""
-  with replacing(path) as file:
+def write_bytes(path: pathlib.Path, data: bytes, *, sync: bool = True) -> None:
+  """Replaces a file atomically by one that holds these bytes.
+
+  Args:
+    path: Of the file.
+    data: Its content.
+    sync: Whether to wait until it is on the disk: without, it may be lost with
+      the power of the machine, though not with the process.
+  """
+  with replacing(path, sync=sync) as file:
     file.write(data)
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
   """Opens a file that takes the place of `path` once it is complete.
 
   A reader, or a crash, sees the old or the new one. A link at `path` is
   replaced, too: nothing is written where it points.
+
+  Args:
+    path: Of the file.
+    sync: As for `write_bytes`.
   """
   if not is_local(path):  # An object is there as a whole or not at all.
     with path.open("wb") as file:
@@ -1052,7 +1064,8 @@ def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
     with file:
       yield file
       file.flush()
-      os.fsync(file.fileno())
+      if sync:
+        os.fsync(file.fileno())
       os.replace(file.name, path)
   except BaseException:
     with contextlib.suppress(FileNotFoundError):

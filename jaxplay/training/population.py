@@ -91,13 +91,17 @@ class Group:
     for run, one in begin:
       resume.check_same_config(run, one)
       resume.check_same_data(run, dataset)
+    provenance = host.provenance(dataset)
+
+    def write(i):
+      run, one = begin[i]
+      run.write_config(config_lib.as_json(one))
+      run.write_provenance(provenance)
+      # Of another runner, that did not finish this trial.
+      rundir.remove(run.checkpoints)
+
     if jax.process_index() == 0:
-      provenance = host.provenance(dataset)
-      for run, one in begin:
-        run.write_config(config_lib.as_json(one))
-        run.write_provenance(provenance)
-        # Of another runner, that did not finish this trial.
-        rundir.remove(run.checkpoints)
+      loop.each(write, range(len(begin)))
     checkpoints = checkpoint.Checkpoints(
       folder,
       keep_best=0,
