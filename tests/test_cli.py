@@ -396,3 +396,20 @@ def test_after_a_branch_its_report(constant, tmp_path, capsys):
   words = studies.pasted(capsys.readouterr().out)
   assert words == ["report", str(workdir)]
   assert studies.call(*words) == 0
+
+
+@pytest.mark.parametrize(
+  "overrides", [(), ("--config.optimizer=lion", "--config.model.norm=ghost")]
+)
+def test_config_prints_what_a_config_file_could_say(overrides, capsys):
+  """Config: the output, run as Python, makes the config that it explains."""
+  assert studies.call("config", "--all", *overrides) == 0
+  made = config_lib.base()
+  exec(capsys.readouterr().out, {"config": made})
+  expected = config_lib.load({}, dict(o[9:].split("=") for o in overrides))
+  config_lib.validate(expected)
+  assert config_lib.as_json(made) == config_lib.as_json(expected)
+  assert studies.call("config", *overrides, "--json") == 0
+  keys = json.loads(capsys.readouterr().out)
+  flat = config_lib.flatten(expected)
+  assert set(keys) == {n for n in flat if config_lib.has_effect(n, flat)}

@@ -9,6 +9,7 @@ import pytest
 
 import jaxplay
 from jaxplay import config as config_lib
+from jaxplay.config import keys
 
 BODY = """
 from jaxplay import config as config_lib
@@ -363,7 +364,7 @@ def test_an_unknown_key_gets_the_nearest(key, nearest):
 def test_a_key_like_no_other():
   """Errors: where no key is near none is proposed."""
   message = _refusal(config_lib.override, config_lib.base(), "hparams.xyz", 1)
-  assert "did you mean" not in message and "jaxplay/config.py" in message
+  assert "did you mean" not in message and "jaxplay config" in message
 
 
 def test_a_group_is_no_key():
@@ -381,10 +382,14 @@ def _bounds(interval):
   return interval[0], float(low), float(high), interval[-1]
 
 
-@pytest.mark.parametrize("key", config_lib._RANGES)
+_RANGES = {name: k.within for name, k in config_lib.KEYS.items() if k.within}
+_CHOICES = {name: k.choices for name, k in config_lib.KEYS.items() if k.choices}
+
+
+@pytest.mark.parametrize("key", _RANGES)
 def test_ranges(key):
   """Errors: just outside its range, each number is refused with the range."""
-  opening, low, high, closing = _bounds(config_lib._RANGES[key])
+  opening, low, high, closing = _bounds(_RANGES[key])
   default = config_lib.flatten(config_lib.base())[key]
   is_int = isinstance(default, int)
   below = low if opening == "(" else low - 1
@@ -398,13 +403,13 @@ def test_ranges(key):
     config_lib.override(config, key, int(value) if is_int else value)
     message = _refusal(config_lib.validate, config)
     assert f"config.{key} is" in message
-    assert config_lib._RANGES[key] in message
+    assert _RANGES[key] in message
 
 
-@pytest.mark.parametrize("key", config_lib._CHOICES)
+@pytest.mark.parametrize("key", _CHOICES)
 def test_choices(key):
   """Errors: an unknown name is told the nearest and all there are."""
-  names = config_lib._CHOICES[key]
+  names = _CHOICES[key]
   config = config_lib.base()
   config_lib.override(config, key, names[0] + "x")
   message = _refusal(config_lib.validate, config)
@@ -426,7 +431,7 @@ def test_numbers_are_checked_as_the_step_sees_them(key, value):
 
   The rounding is numpy's own.
   """
-  low, high = _bounds(config_lib._RANGES[key])[1:3]
+  low, high = _bounds(_RANGES[key])[1:3]
   with np.errstate(over="ignore"):
     rounded = np.float32(value)
   assert low < value < high and not low < rounded < high
@@ -676,7 +681,7 @@ FEATURES = dict(
 )
 
 
-@pytest.mark.parametrize("feature", sorted(config_lib._OFF))
+@pytest.mark.parametrize("feature", sorted(keys.OFF))
 def test_a_feature_off_leaves_a_valid_config(feature):
   """Playbook's procedures: nothing that only the feature used stays set."""
   on = _changed(**FEATURES)
@@ -782,8 +787,10 @@ def test_every_number_of_the_optimizer_has_an_effect():
   for optimizer, own in numbers.items():
     used = {
       key.removeprefix("hparams.")
-      for key, (switch, values) in config_lib._USED_BY.items()
-      if switch == "optimizer" and optimizer in values
+      for key in config_lib.KEYS
+      if config_lib.used_by(key)
+      and config_lib.used_by(key)[0] == "optimizer"
+      and optimizer in config_lib.used_by(key)[1]
     }
     assert used == own, optimizer
 

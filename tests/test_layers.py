@@ -3,14 +3,14 @@
 import ast
 import pathlib
 
-import pytest
-
+import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
+from jaxplay.config import keys
 from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules, sharding
 
-ROOT = pathlib.Path(config_lib.__file__).parent
+ROOT = pathlib.Path(jaxplay.__file__).parent
 
 # Modules of jaxplay/, by path: "training/step.py".
 SOURCES = {
@@ -181,46 +181,46 @@ def test_training_imports_downwards():
 
 def test_tables_written_twice_agree():
   """Floors: what config cannot import, it repeats without a difference."""
-  assert config_lib.MODELS == tuple(models.FAMILIES)
-  assert config_lib.REMAT == tuple(transformer.REMAT)
-  assert config_lib.RESNET_DEPTHS == tuple(resnet.STAGES)
-  assert config_lib.OPTIMIZERS == tuple(optimizers.OPTIMIZERS)
-  assert config_lib.SCHEDULES == tuple(schedules.SCHEDULES)
-  assert config_lib.COOLDOWN_SHAPES == tuple(schedules.COOLDOWN_SHAPES)
-  assert config_lib.MESH_PRESETS == tuple(sharding.PRESETS)
-
-
-@pytest.mark.parametrize("table", ["_RANGES", "_CHOICES", "_USED_BY"])
-def test_config_tables_name_existing_keys(table):
-  """Config: a key that base() lost is in no table of config.py either."""
-  assert getattr(config_lib, table).keys() <= _defaults().keys()
+  assert tuple(config_lib.MODELS) == tuple(models.FAMILIES)
+  assert tuple(config_lib.REMAT) == tuple(transformer.REMAT)
+  assert tuple(config_lib.RESNET_DEPTHS) == tuple(resnet.STAGES)
+  assert tuple(config_lib.OPTIMIZERS) == tuple(optimizers.OPTIMIZERS)
+  assert tuple(config_lib.SCHEDULES) == tuple(schedules.SCHEDULES)
+  assert tuple(config_lib.COOLDOWN_SHAPES) == tuple(schedules.COOLDOWN_SHAPES)
+  assert tuple(config_lib.MESH_PRESETS) == tuple(sharding.PRESETS)
 
 
 def test_switches_name_existing_values():
   """Config: what decides whether a key has an effect is a key and a value."""
-  flat = _defaults()
-  for switch, values in config_lib._USED_BY.values():
-    choices = (True, False)
+  for name, key in config_lib.KEYS.items():
+    if key.used_by is None:
+      continue
+    switch, values = key.used_by
+    choices = config_lib.KEYS[switch].choices or (True, False)
     if switch == "averages":
       choices = config_lib.AVERAGES
-    choices = config_lib._CHOICES.get(switch, choices)
-    assert switch in flat
-    assert set(values) <= set(choices)
+    assert set(values) <= set(choices), name
+
+
+def test_every_name_that_a_part_reads_is_a_key():
+  """Config: no part reads what is declared nowhere, and each key is read."""
+  leaves = {name.rpartition(".")[2] for name in config_lib.KEYS}
+  for parts in keys._PARTS.values():
+    for part, reads in parts.items():
+      assert set(reads) <= leaves, part
 
 
 def test_every_number_has_a_range():
   """Config: every number is checked, and its default passes."""
-  for key, value in _defaults().items():
+  for name, key in config_lib.KEYS.items():
     # Those of the mesh are -1 or a number of devices, checked with these.
-    if type(value) in (int, float) and not key.startswith("mesh."):
-      assert config_lib._within(value, config_lib._RANGES[key]), key
+    if type(key.default) in (int, float) and not name.startswith("mesh."):
+      assert key.holds(key.default), name
+    assert not key.choices or key.default in key.choices, name
 
 
-def test_every_resumable_key_exists():
-  """Config: the keys that may differ on resume are keys."""
-  for prefix in config_lib.RESUMABLE_KEYS:
-    assert any(key.startswith(prefix) for key in _defaults())
-
-
-def _defaults():
-  return config_lib.flatten(config_lib.base())
+def test_every_key_says_what_it_means():
+  """Config: what `jaxplay config` prints is enough to go by."""
+  for name, key in config_lib.KEYS.items():
+    assert len(key.comment) > 5 and "\n" not in key.comment, name
+    assert key.transfers in ("very likely", "likely", "might", "unlikely")

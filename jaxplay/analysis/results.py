@@ -294,7 +294,7 @@ def _read_trial(run, index, space, planned) -> Trial:
         key: (planned.get(key), trained.get(key))
         for key in sorted(planned.keys() | trained.keys())
         if planned.get(key) != trained.get(key)
-        and not key.startswith(config_lib.RESUMABLE_KEYS)
+        and not config_lib.is_resumable(key)
       }
     run.check_metrics()
     trial = _trial(run, index, point, config, status, run.metrics())

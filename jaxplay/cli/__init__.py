@@ -14,6 +14,7 @@ import jaxplay
 from jaxplay import commands, lifeline, provenance, storage
 from jaxplay.cli import (
   common,
+  config,
   plan,
   playbook,
   report,
@@ -108,6 +109,6 @@ def _parser():
   )
   verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-  for module in (train, study, report, scaling, plan, playbook):
+  for module in (train, config, study, report, scaling, plan, playbook):
     module.add(verbs)
   return parser

@@ -15,7 +15,7 @@ def add(verbs):
     help="train one config in one run directory; the same command resumes",
     description="Trains one config in one run directory. The same command on"
     " the same workdir resumes. Every key of the config can be overridden by"
-    " --config.KEY=VALUE; jaxplay/config.py lists them all.",
+    " --config.KEY=VALUE; `jaxplay config` lists them all.",
     allow_abbrev=False,
   )
   train.add_argument(
@@ -140,7 +140,7 @@ def _mixture(text):
   return tuple(parts)
 
 
-def _spec(text):
+def spec(text):
   """What `config.load` takes; files in buckets are read here."""
   from jaxplay import rundir
 
@@ -158,7 +158,7 @@ def _train(arguments, rest):
   from jaxplay import rundir
 
   overrides = common.overrides(rest, vars(arguments))
-  config = config_lib.load(_spec(arguments.config), overrides)
+  config = config_lib.load(spec(arguments.config), overrides)
   if arguments.extend_steps:
     config_lib.override(config, "max_train_steps", arguments.extend_steps)
   config_lib.validate(config)

@@ -18,19 +18,6 @@ from jaxplay import finding
 
 _ROUNDS = "Playbook, deciding how long to train when training is compute-bound"
 
-# In order, the first that matches: the Playbook's suspicions.
-_TRANSFER = (
-  ("hparams.warmup_steps", "very likely"),
-  ("model.zero_init_residual", "very likely"),
-  ("model.dropout", "might"),
-  ("model.", "likely"),
-  ("hparams.learning_rate", "unlikely"),
-  ("schedule", "unlikely"),
-  ("cooldown_shape", "unlikely"),
-  ("hparams.cooldown_fraction", "unlikely"),
-  ("hparams.final_factor", "unlikely"),
-  ("hparams.decay_timescale", "unlikely"),
-)
 _VERDICTS = {
   "very likely": "ok",
   "likely": "ok",
@@ -97,7 +84,7 @@ def lengths(first: int, last: int, rounds: int) -> list[int]:
 
 def transfer(key: str) -> str:
   """Whether a value is to hold in a longer round: "very likely", ..."""
-  return next((how for k, how in _TRANSFER if key.startswith(k)), "might")
+  return config_lib.KEYS[key].transfers if key in config_lib.KEYS else "might"
 
 
 def transfers(keys: Sequence[str]) -> list[finding.Finding]:

@@ -11,7 +11,6 @@ from jaxplay.planning import batch_size as planning
 from jaxplay.planning import critical, throughput
 from jaxplay.planning import steps as steps_lib
 from jaxplay.procedures import lab as lab_lib
-from jaxplay.study import checks
 
 GOAL = "Which batch size trains fastest, and which costs least?"
 
@@ -42,7 +41,7 @@ def retuned(config) -> list[str]:
   flat = config_lib.flatten(config)
   return [
     key
-    for key in (*checks.OPTIMIZER, *checks.REGULARIZATION)
+    for key in config_lib.RETUNE
     if flat[key] and config_lib.has_effect(key, flat)
   ]
 

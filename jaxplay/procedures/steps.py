@@ -13,10 +13,6 @@ from jaxplay.procedures import lab as lab_lib
 
 GOAL = "How many steps are enough to fit the training set?"
 
-# What keeps a model from fitting its training set, or makes gradients noisier.
-_REGULARIZATION = (
-  *("augmentation", "dropout", "weight_decay", "label_smoothing", "z_loss"),
-)
 _LINES = 200  # of each trial
 
 
@@ -44,7 +40,8 @@ def sweep(
   Raises:
     jaxplay.UserError: No trial logs that metric.
   """
-  off = config_lib.without(config, "decay", "warmup", *_REGULARIZATION)
+  features = ("decay", "warmup", *config_lib.REGULARIZATION)
+  off = config_lib.without(config, *features)
   epoch = num_train / config.batch_size
   overrides = {
     **off,

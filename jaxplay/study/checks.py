@@ -22,69 +22,6 @@ SCALES = {
   "int": ("linear", "log"),
 }
 
-# Beginnings of keys that no space may hold, and why.
-_FIXED = (
-  (
-    ("max_train_steps",),
-    "never tune the number of steps in a study: pick one for all its trials,"
-    " and make a study for each length (Playbook, deciding how long to train"
-    " when training is not compute-bound)",
-  ),
-  (
-    ("seed",),
-    "it is no hyperparameter; `jaxplay study rerun` measures the variance over"
-    " seeds (Playbook, determining whether to adopt a training pipeline change"
-    " or hyperparameter configuration)",
-  ),
-  (
-    ("report_test",),
-    "the test set is looked at once, at the end, for the trial that was chosen"
-    " (Playbook, after exploration concludes)",
-  ),
-  (
-    ("objective",),
-    "one objective ranks all trials of a study; take another one afterwards,"
-    " from the same trials",
-  ),
-  (
-    ("averages",),
-    "averages are evaluated beside the raw weights; name all of them in the"
-    " base config, and compare their metrics in the same trials",
-  ),
-  (
-    ("microbatches", "steps_per_call", "mesh."),
-    "it says how a trial is computed, not what; set it in the base config",
-  ),
-  (
-    (
-      *("log_every", "eval_every", "eval_batch_size", "checkpoint_every"),
-      *("keep_best", "keep_steps", "num_predictions", "export"),
-    ),
-    "trials are compared only if all are looked at alike; set it in the base"
-    " config",
-  ),
-  (
-    (
-      *("dataset.name", "dataset.shape", "dataset.difficulty"),
-      *("dataset.num_", "dataset.train_split", "dataset.valid_split"),
-      *("dataset.test_split", "dataset.workers", "dataset.data_dir"),
-      *("dataset.device_bytes", "dataset.tokenizer", "dataset.valid_files"),
-      "dataset.test_files",
-    ),
-    "results on different data are not comparable; make a study for each data"
-    " set",
-  ),
-)
-
-# Numbers of the optimizers, and of regularization.
-OPTIMIZER = tuple(
-  f"hparams.{name}"
-  for name in ("learning_rate", "momentum", "rho", "beta1", "beta2", "epsilon")
-)
-REGULARIZATION = tuple(
-  f"hparams.{name}"
-  for name in ("weight_decay", "label_smoothing", "dropout_rate")
-)
 _SECTION = (
   "Playbook, identifying scientific, nuisance, and fixed hyperparameters"
 )
@@ -146,9 +83,8 @@ def _check_key(p, flat):
   """Refuses what no space may hold."""
   if p.key not in flat:
     _typed(p, None, flat)
-  for keys, reason in _FIXED:
-    if p.key.startswith(keys):
-      _refuse(f"{p.key} cannot be in a search space: {reason}")
+  if reason := config_lib.KEYS[p.key].fixed:
+    _refuse(f"{p.key} cannot be in a search space: {reason}")
   _check_name(p, "role", ROLES)  # Before what depends on it.
   if p.key == "batch_size" and p.role == "nuisance":
     _refuse(
@@ -478,7 +414,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   if "batch_size" in varied:
     untuned = [
       key
-      for key in (*OPTIMIZER, *REGULARIZATION)
+      for key in config_lib.RETUNE
       if key not in tuned and flat[key] and _has_effect(space, key, flat)
     ]
     found.append(
@@ -492,9 +428,9 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   compared = [
     p.label
     for p in space.parameters
-    if p.role == "scientific" and p.key not in OPTIMIZER
+    if p.role == "scientific" and p.key not in config_lib.OPTIMIZER_NUMBERS
   ]
-  if compared and not tuned & set(OPTIMIZER):
+  if compared and not tuned & set(config_lib.OPTIMIZER_NUMBERS):
     found.append(
       f"values of {', '.join(compared)} are compared at one learning rate,"
       " which may suit some better than others; at least some of the"

@@ -354,10 +354,9 @@ def _end(folder, members):
 
 def _static(config):
   """Equal for configs that one program serves."""
-  nested = config_lib.as_json(config)
-  for key in config_lib.TRACED_KEYS:
-    del nested[key]
-  return json.dumps(nested, sort_keys=True)
+  flat = config_lib.flatten(config_lib.as_json(config))
+  static = {k: v for k, v in flat.items() if not config_lib.KEYS[k].traced}
+  return json.dumps(static, sort_keys=True)
 
 
 def _job(study, name, known):

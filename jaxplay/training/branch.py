@@ -39,7 +39,7 @@ def planned(
     cooldown_shape: One of `config.COOLDOWN_SHAPES`.
     mixture: (name, weight) of the text that the cooldown trains on; empty: what
       the parent trains on.
-    overrides: Other keys -> values, of `config.BRANCH_KEYS`.
+    overrides: Other keys -> values, of those that a branch may change.
 
   Raises:
     jaxplay.UserError: The result is no valid config, an override has no effect,
@@ -89,7 +89,7 @@ def planned(
   wrong = {
     key: values
     for key, values in different.items()
-    if not key.startswith(config_lib.BRANCH_KEYS)
+    if not config_lib.KEYS[key].branch
   }
   if wrong:
     raise jaxplay.UserError(

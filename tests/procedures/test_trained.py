@@ -9,12 +9,14 @@ import pytest
 
 from jaxplay import config as config_lib
 from jaxplay import rundir
+from jaxplay.config import keys
 from jaxplay.study import study as study_lib
 from tests.procedures import features
 from tests.study import studies
 
 _CONFIG = """
 from jaxplay import config as config_lib
+from jaxplay.config import keys
 
 KEYS = {}
 
@@ -121,7 +123,7 @@ def test_every_config_of_the_design_trains(row, written, tmp_path):
   _, config = written(row, export=False)
   changes = config_lib.with_steps(config_lib.flatten(config), 4)
   if features.FEW.index(row) % 2:
-    changes |= config_lib.without(config, *config_lib._OFF)
+    changes |= config_lib.without(config, *keys.OFF)
   for key, value in changes.items():
     config_lib.override(config, key, value)
   rundir.write_json(tmp_path / "config.json", config_lib.as_json(config))

@@ -374,8 +374,10 @@ def test_weight_decay_is_decoupled(name):
 OWN = {
   name: {
     key.removeprefix("hparams.")
-    for key, (switch, values) in config_lib._USED_BY.items()
-    if switch == "optimizer" and name in values
+    for key, facts in config_lib.KEYS.items()
+    if facts.used_by
+    and facts.used_by[0] == "optimizer"
+    and name in facts.used_by[1]
   }
   for name in optimizers.OPTIMIZERS
 }

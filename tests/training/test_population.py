@@ -15,6 +15,7 @@ import pytest
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
+from jaxplay.config import keys
 from jaxplay.training import checkpoint_files, population, train
 from jaxplay.training import workload as workload_lib
 from tests.training import runs
@@ -73,8 +74,8 @@ _GROUPS = {}
 
 def _group(configs, told, **kwargs):
   """Compiled once for all tests that need the same program."""
-  static = config_lib.as_json(configs[0])
-  for name in config_lib.TRACED_KEYS:
+  static = config_lib.flatten(config_lib.as_json(configs[0]))
+  for name in keys.TRACED:
     del static[name]
   one_seed = len({config.seed for config in configs}) == 1
   key = json.dumps([static, len(configs), one_seed, kwargs])

@@ -1,0 +1,512 @@
+"""Whether a config makes sense: values, ranges, and pairs that must agree."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay.config import keys
+from jaxplay.config.values import (
+  flatten,
+  nearest,
+  put,
+  refuse_missing,
+  rounded,
+  shown,
+  typed,
+)
+
+
+def validate(
+  config: ml_collections.ConfigDict,
+  num_devices: int | None = None,
+  *,
+  trials: bool = False,
+) -> None:
+  """Checks values, ranges and pairs that must agree; resolves the objective.
+
+  Args:
+    config: A config with exactly the keys of `keys.base()`; see also `resolve`.
+    num_devices: Devices over all hosts; None: do not check the mesh.
+    trials: Whether they are groups that train trials of their own.
+
+  Raises:
+    jaxplay.UserError: The first thing that is wrong.
+  """
+  flat = flatten(config)
+  for key in sorted(flat.keys() - keys.defaults().keys()):
+    raise jaxplay.UserError(
+      f"there is no config.{key}; {nearest(key, keys.defaults())}"
+    )
+  refuse_missing(flat)
+  for key, value in flat.items():
+    typed(key, value, keys.defaults())
+    if type(value) is int and not -(2**63) <= value < 2**63:
+      raise jaxplay.UserError(
+        f"config.{key} is {shown(value)}, beyond a whole number of 64 bits"
+      )
+  for name, key in keys.KEYS.items():
+    if key.choices and flat[name] not in key.choices:
+      _refuse_choice(name, flat[name], key.choices)
+    if key.within:
+      _check_range(name, flat[name], key)
+  resolve(config)
+  _validate_pairs(config)
+  if num_devices is not None:
+    _validate_mesh(config, num_devices, trials)
+
+
+def resolve(config: ml_collections.ConfigDict) -> None:
+  """Puts a metric by the task in the place of an empty `objective`.
+
+  Of text the error rate, of next tokens, says little: it is the loss that a
+  language model is judged by.
+  """
+  if not config.objective:
+    is_text = config.model.name in keys.TEXT_MODELS
+    put(config, "objective", "valid/loss" if is_text else "valid/error_rate")
+
+
+def mesh_sizes(
+  mesh: ml_collections.ConfigDict, num_devices: int, *, trials: bool = False
+) -> dict[str, int]:
+  """The size of each axis of the mesh.
+
+  Args:
+    mesh: config.mesh.
+    num_devices: Devices over all hosts.
+    trials: Whether groups of devices train trials of their own: then there is
+      an axis "trial", which takes what is left.
+
+  Raises:
+    jaxplay.UserError: It does not cover the devices.
+  """
+  sizes = {axis: mesh[axis] for axis in keys.MESH_AXES}
+  told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  left = [axis for axis, size in sizes.items() if size == -1]
+  if len(left) > 1:
+    raise jaxplay.UserError(
+      f"config.mesh has two axes of -1, all devices that are left ({told}); one"
+      " of them can have that"
+    )
+  if trials:
+    left, sizes = ["trial"], {a: abs(size) for a, size in sizes.items()}
+  for axis in left:
+    sizes.pop(axis, None)
+    sizes[axis] = num_devices // math.prod(sizes.values())
+  covered = math.prod(sizes.values())
+  if covered != num_devices:
+    raise jaxplay.UserError(
+      f"a mesh of {told} does not cover {num_devices} devices; the product of"
+      f" its axes must {'divide' if trials else 'be'} {num_devices}"
+    )
+  return sizes
+
+
+def cooldown_steps(max_train_steps: int, fraction: float) -> int:
+  """Length of a cooldown, rounded in 32 bits as the train step does."""
+  return round(rounded(rounded(fraction) * rounded(max_train_steps)))
+
+
+def evaluated(config: ml_collections.ConfigDict) -> list[str]:
+  """Metrics of the validation set that a run of a config logs."""
+  suffixes = [f"_{name}" for name in ("raw", *config.averages)]
+  suffixes[suffixes.index(f"_{config.weights}")] = ""
+  is_text = config.model.name in keys.TEXT_MODELS
+  metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
+  return [
+    f"valid{suffix}/{metric}"
+    for suffix in sorted(suffixes)
+    for metric in metrics
+  ]
+
+
+def notes(config: ml_collections.ConfigDict) -> list[str]:
+  """Sentences worth a line on the terminal before a run begins."""
+  found = without_effect(config)
+  if config.microbatches > 1:
+    found.append(
+      f"config.microbatches={config.microbatches} saves memory, not time:"
+      " gradient accumulation buys no throughput"
+    )
+  return found
+
+
+def without_effect(config: ml_collections.ConfigDict) -> list[str]:
+  """Sentences on keys set away from their default that nothing reads."""
+  flat = flatten(config)
+  return [without_effect_told(key, flat) for key in idle(flat)]
+
+
+def check_effect(
+  config: ml_collections.ConfigDict, keys: Iterable[str]
+) -> None:
+  """Refuses keys that somebody set on purpose, and that nothing reads.
+
+  What a config file or a default leaves set is no mistake: another key may
+  switch it on later. `notes` tells of it.
+
+  Args:
+    config: The config with them.
+    keys: Dotted keys.
+
+  Raises:
+    jaxplay.UserError: The first one that has no effect.
+  """
+  flat = flatten(config)
+  for key in keys:
+    if not has_effect(key, flat):
+      switch, values = used_by(key)
+      raise jaxplay.UserError(
+        f"{without_effect_told(key, flat)}; leave it out, or set"
+        f" config.{switch} to {' or '.join(map(repr, values))}"
+      )
+
+
+def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
+  """A sentence on a key that nothing reads."""
+  switch, _ = used_by(key)
+  return (
+    f"config.{key}={flat[key]!r} has no effect with"
+    f" config.{switch}={flat[switch]!r}"
+  )
+
+
+def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
+  """Whether `key` does anything in a config, flat as from `flatten`."""
+  switch, values = used_by(key) or (None, ())
+  return switch is None or is_on(flat.get(switch), values)
+
+
+def used_by(key: str) -> tuple[str, tuple] | None:
+  """The switch with which `key` has an effect, as `is_on`; None: always."""
+  return keys.KEYS[key].used_by if key in keys.KEYS else None
+
+
+def is_on(switch: Any, values: tuple) -> bool:
+  """Whether a switch, or one of several, has one of the values."""
+  if isinstance(switch, tuple):
+    return any(one in values for one in switch)
+  return switch in values
+
+
+def idle(flat: Mapping[str, Any]) -> list[str]:
+  """Keys set away from their default that nothing reads.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+  """
+  return [
+    key
+    for key in keys.KEYS
+    if flat[key] != keys.defaults()[key] and not has_effect(key, flat)
+  ]
+
+
+def _refuse_choice(name, value, choices):
+  close = difflib.get_close_matches(str(value), choices, 1, 0.5)
+  hint = f"did you mean {close[0]!r}? " if close else ""
+  raise jaxplay.UserError(
+    f"config.{name} is {shown(value)}; {hint}It can be"
+    f" {', '.join(map(repr, choices))}"
+  )
+
+
+def _check_range(name, value, key):
+  if not key.holds(value):
+    raise jaxplay.UserError(
+      f"config.{name} is {shown(value)}; it must lie in {key.within}"
+    )
+  if key.traced and isinstance(value, float):
+    stepped = rounded(value)
+    if not key.holds(stepped):
+      raise jaxplay.UserError(
+        f"config.{name} is {shown(value)}, which the step's 32 bits"
+        f" round to {stepped:g}; it must lie in {key.within}"
+      )
+
+
+def _validate_pairs(config):
+  def refuse(message):
+    raise jaxplay.UserError(message)
+
+  steps, batch = config.max_train_steps, config.batch_size
+  model, hparams = config.model, config.hparams
+  for average in config.averages:
+    if average not in keys.AVERAGES:
+      refuse(
+        f"config.averages names {shown(average)}; it can hold"
+        f" {', '.join(map(repr, keys.AVERAGES))}"
+      )
+  if config.weights not in ("raw", *config.averages):
+    refuse(
+      f"config.weights is {shown(config.weights)}, but config.averages="
+      f"{tuple(config.averages)!r} does not name it"
+    )
+  is_text = model.name in keys.TEXT_MODELS
+  objectives = evaluated(config)
+  if config.objective not in objectives:
+    refuse(
+      f"config.objective is {shown(config.objective)}; with"
+      f" config.averages={tuple(config.averages)!r} it can be"
+      f" {', '.join(map(repr, objectives))}"
+    )
+  if config.eval_batch_size < batch:
+    refuse(
+      f"config.eval_batch_size is {config.eval_batch_size}, less than"
+      f" config.batch_size {batch}; evaluation keeps no activations, so set it"
+      f" to at least {batch} (Playbook, setting up periodic evaluations)"
+    )
+  strides = model.strides
+  if len(strides) != 3 or not all(
+    type(s) is int and 1 <= s <= keys.LARGEST for s in strides
+  ):
+    refuse(
+      f"config.model.strides is {shown(tuple(strides))}; it must be three whole"
+      " numbers above 0, such as (1, 2, 2)"
+    )
+  if hparams.warmup_steps > steps:
+    refuse(
+      f"config.hparams.warmup_steps is {hparams.warmup_steps}, longer than the"
+      f" run of config.max_train_steps={steps}; use that at most, or more steps"
+    )
+  if config.schedule == "wsd":
+    cooldown = cooldown_steps(steps, hparams.cooldown_fraction)
+    if hparams.warmup_steps + cooldown > steps:
+      refuse(
+        f"a warmup of {hparams.warmup_steps} and a cooldown of {cooldown} steps"
+        f" (config.hparams.cooldown_fraction={hparams.cooldown_fraction}) are"
+        f" longer than the run of config.max_train_steps={steps}"
+      )
+  if config.optimizer == "schedule_free_adamw" and not hparams.beta1:
+    refuse(
+      "config.hparams.beta1 is 0, and config.optimizer='schedule_free_adamw'"
+      " divides by it; use a value such as 0.9"
+    )
+  if batch % config.microbatches:
+    refuse(
+      f"config.batch_size {batch} does not split into config.microbatches"
+      f" {config.microbatches}; use {_multiples(batch, config.microbatches)}"
+    )
+  microbatch = batch // config.microbatches
+  if model.norm == "batch" and config.microbatches > 1:
+    refuse(
+      "config.model.norm='batch' needs the whole batch at once, and"
+      f" config.microbatches is {config.microbatches}; use norm 'ghost' with a"
+      f" virtual_batch_size that divides {microbatch}"
+    )
+  if model.norm == "ghost":
+    virtual = model.virtual_batch_size
+    if virtual > batch:
+      refuse(
+        f"config.model.virtual_batch_size is {virtual}, larger than"
+        f" config.batch_size {batch}"
+      )
+    if microbatch % virtual:
+      what = "microbatch" if config.microbatches > 1 else "batch"
+      refuse(
+        f"a {what} of {microbatch} examples does not split into ghost groups of"
+        f" config.model.virtual_batch_size={virtual}; use"
+        f" {_divisors(microbatch, virtual)}"
+      )
+  if model.name == "resnet" and model.depth not in keys.RESNET_DEPTHS:
+    refuse(
+      f"config.model.depth is {model.depth}; a resnet has one of"
+      f" {', '.join(map(str, keys.RESNET_DEPTHS))} layers"
+    )
+  if model.name == "wide_resnet" and (model.depth < 10 or model.depth % 6 != 4):
+    refuse(
+      f"config.model.depth is {model.depth}; a wide_resnet has 6n + 4 layers,"
+      " such as 10, 16, 22 or 28"
+    )
+  features = 16 if model.name == "wide_resnet" else model.width
+  if model.norm == "group" and features % model.num_groups:
+    refuse(
+      f"config.model.num_groups {model.num_groups} does not divide the"
+      f" {features} features of the first layer; use"
+      f" {_divisors(features, model.num_groups)}"
+    )
+  if model.name in keys.TRANSFORMERS:
+    _validate_transformer(model)
+  _validate_dataset(config.dataset, is_text)
+  _validate_keep_steps(config.keep_steps)
+  if len(config.dataset.shape) != 3 or not all(
+    type(size) is int and 1 <= size <= keys.LARGEST
+    for size in config.dataset.shape
+  ):
+    refuse(
+      f"config.dataset.shape is {shown(tuple(config.dataset.shape))}; it must"
+      " be (height, width, channels)"
+    )
+  for axis in keys.MESH_AXES:
+    size = config.mesh[axis]
+    if size != -1 and not 1 <= size <= keys.LARGEST:
+      refuse(
+        f"config.mesh.{axis} is {shown(size)}; it must be -1 (all that are"
+        " left) or a number of devices"
+      )
+  _validate_rules(config.mesh.rules)
+
+
+def _validate_transformer(model):
+  if model.norm not in ("rms", "layer"):
+    raise jaxplay.UserError(
+      f"config.model.norm is {model.norm!r}; a transformer needs 'rms' or"
+      " 'layer'"
+    )
+  if model.width % model.heads:
+    raise jaxplay.UserError(
+      f"config.model.heads {model.heads} does not divide config.model.width"
+      f" {model.width}; use {_divisors(model.width, model.heads)}"
+    )
+  if model.name == "lm" and model.width // model.heads % 2:
+    raise jaxplay.UserError(
+      f"rotary positions turn pairs of features, and config.model.width"
+      f" {model.width} over {model.heads} heads is"
+      f" {model.width // model.heads}; use an even number"
+    )
+
+
+def _validate_dataset(dataset, is_text):
+  keys = {dataset.name: "name"}
+  for name, _ in _mixed(dataset.mixtures):
+    keys.setdefault(name, "mixtures")
+  for name, key in keys.items():
+    tfds = name.startswith("tfds:")
+    if not tfds and is_text != bool(re.match("pythonlib$|text:.", name)):
+      raise jaxplay.UserError(
+        f"config.dataset.{key} names {shown(name)}, and config.model.name takes"
+        + (
+          " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
+          if is_text
+          else " images: 'digits', 'synthetic' or 'tfds:<name>'"
+        )
+      )
+  if is_text and dataset.augment != "none":
+    raise jaxplay.UserError(
+      f"config.dataset.augment is {dataset.augment!r}, which moves images; text"
+      " needs 'none'"
+    )
+  height, width, *_ = (*dataset.shape, 0, 0)
+  square = dataset.name == "synthetic" and height == width
+  sized = dataset.name.startswith("tfds:") and dataset.image_size
+  if dataset.augment == "resized_crop" and not (square or sized):
+    raise jaxplay.UserError(
+      "config.dataset.augment='resized_crop' is for tfds:<name>, with the size"
+      " of the crops as config.dataset.image_size, and for 'synthetic' images"
+      " that are square"
+    )
+  if not dataset.name.startswith("text:") and (
+    dataset.valid_files or dataset.test_files
+  ):
+    raise jaxplay.UserError(
+      "config.dataset.valid_files and test_files are of 'text:...' sets, and"
+      f" config.dataset.name is {dataset.name!r}"
+    )
+
+
+def _mixed(mixtures):
+  """(name, weight) of all phases of a mixture, checked."""
+  form = "config.dataset.mixtures is {}; it must be ((step, ((name, weight),"
+  form += " ...)), ...), such as ((0, (('pythonlib', 1.0),)),)"
+  parts, last = [], -1
+  for phase in mixtures:
+    match phase:
+      case (int(step), [*of_phase]) if of_phase and step is not True:
+        pass
+      case _:
+        raise jaxplay.UserError(form.format(shown(mixtures)))
+    for part in of_phase:
+      match part:
+        case (str(), int() | float() as weight):
+          if weight is not True and 0 < weight < math.inf:
+            continue
+      raise jaxplay.UserError(form.format(shown(mixtures)))
+    names = [name for name, _ in of_phase]
+    if len({*names}) < len(names):
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures names a source twice at step {step}: {names}"
+      )
+    if step <= last or (last < 0 and step):
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures: step {step} comes after {last}; the first"
+        " must be 0, and each later than the one before"
+        if last >= 0
+        else f"config.dataset.mixtures begins at step {step}; the first must be"
+        " 0"
+      )
+    last = step
+    parts += of_phase
+  return parts
+
+
+def _validate_keep_steps(steps):
+  for step in steps:
+    is_step = type(step) is int and 1 <= step <= keys.LARGEST
+    if step != "geometric" and not is_step:
+      raise jaxplay.UserError(
+        f"config.keep_steps holds {shown(step)}; it can hold steps, from 1 to"
+        f" {keys.LARGEST}, and 'geometric'"
+      )
+
+
+def _validate_mesh(config, num_devices, trials):
+  sizes = mesh_sizes(config.mesh, num_devices, trials=trials)
+  split = sizes["replica"] * sizes["data"] * sizes["fsdp"]
+  size, unit = config.batch_size, config.microbatches
+  if size % (split * unit):
+    parts = f" in {unit} microbatches" if unit > 1 else ""
+    raise jaxplay.UserError(
+      f"config.batch_size {size}{parts} does not divide over {split} devices;"
+      f" use {_multiples(size, split * unit)}"
+    )
+
+
+def _validate_rules(rules):
+  for rule in rules:
+    if rule in keys.MESH_PRESETS:
+      continue
+    if not isinstance(rule, tuple | list) or len(rule) != 2:
+      raise jaxplay.UserError(
+        f"config.mesh.rules holds {shown(rule)}; each rule is a pair (path"
+        " pattern, partition), or one of"
+        f" {', '.join(map(repr, keys.MESH_PRESETS))}"
+      )
+    pattern, partition = rule
+    try:
+      re.compile(pattern)
+    except (re.error, TypeError) as error:
+      raise jaxplay.UserError(
+        f"config.mesh.rules: {shown(pattern)} is not a pattern ({error})"
+      ) from None
+    if partition == "fsdp":
+      continue
+    named = partition if isinstance(partition, tuple | list) else "?"
+    named = [axis for axis in named if axis is not None]
+    if any(
+      axis not in keys.MESH_AXES or named.count(axis) > 1 for axis in named
+    ):
+      raise jaxplay.UserError(
+        f"config.mesh.rules: {shown(partition)} is not a partition; it can be"
+        " 'fsdp', or for each dimension None or one of"
+        f" {', '.join(map(repr, keys.MESH_AXES))}, each axis once"
+      )
+
+
+def _multiples(number: int, unit: int) -> str:
+  """The multiples of unit on both sides of number."""
+  below, above = number // unit * unit, -(-number // unit) * unit
+  return f"{below} or {above}" if below else str(above)
+
+
+def _divisors(number: int, near: int) -> str:
+  """The divisors of number on both sides of near."""
+  small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+  divisors = sorted({*small, *(number // d for d in small)})
+  below = [str(d) for d in divisors if d < near][-1:]
+  above = [str(d) for d in divisors if d > near][:1]
+  return " or ".join(below + above)

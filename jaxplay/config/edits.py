@@ -1,0 +1,178 @@
+"""Changes of a config, and differences of two."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from jaxplay.config import checks, keys, values
+
+
+def with_batch_size(
+  config: ml_collections.ConfigDict, size: int
+) -> ml_collections.ConfigDict:
+  """A copy with another batch size, and evaluation no smaller than it."""
+  config = config.copy_and_resolve_references()
+  values.override(config, "batch_size", size)
+  values.override(config, "eval_batch_size", max(size, config.eval_batch_size))
+  return config
+
+
+def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """The changes that give a config another length.
+
+  A warmup keeps its steps where they fit, before the cooldown of wsd if there
+  is one, and else its share. The phases of a mixture keep their shares.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: The new `max_train_steps`.
+  """
+  share = steps / flat["max_train_steps"]
+  changes: dict[str, Any] = {"max_train_steps": steps}
+  room, warmup = longest_warmup(flat, steps), flat["hparams.warmup_steps"]
+  if warmup > room:
+    changes["hparams.warmup_steps"] = min(int(warmup * share), room)
+  if flat["dataset.mixtures"]:
+    # Of phases that begin at one step the last counts.
+    phases = {round(step * share): of for step, of in flat["dataset.mixtures"]}
+    changes["dataset.mixtures"] = tuple(sorted(phases.items()))
+  return {key: value for key, value in changes.items() if value != flat[key]}
+
+
+def with_warmup(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """The changes that give a config another warmup, and the same length.
+
+  The cooldown of wsd gives way, as every other decay does.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: The new `hparams.warmup_steps`, at most as many as the run has.
+  """
+  total = flat["max_train_steps"]
+  changes: dict[str, Any] = {"hparams.warmup_steps": steps}
+  if steps > longest_warmup(flat, total):
+    changes["hparams.cooldown_fraction"] = (total - steps) / total
+  return {key: value for key, value in changes.items() if value != flat[key]}
+
+
+def longest_warmup(flat: Mapping[str, Any], steps: int) -> int:
+  """The most steps of warmup that fit into so many, before a cooldown.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: Of the whole run.
+  """
+  if flat["schedule"] != "wsd":
+    return steps
+  return steps - checks.cooldown_steps(steps, flat["hparams.cooldown_fraction"])
+
+
+def other_seeds(seed: int, number: int) -> list[int]:
+  """So many seeds besides `seed`: the next ones, and 0 after the last."""
+  return [(seed + i) % 2**32 for i in range(1, number + 1)]
+
+
+def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
+  """The first of some `differences` in words."""
+  told = "; ".join(
+    f"config.{key} was {old!r} and is now {new!r}"
+    for key, (old, new) in list(different.items())[:most]
+  )
+  more = len(different) - most
+  return told + (f" and {more} more" if more > 0 else "")
+
+
+def is_resumable(key: str) -> bool:
+  """Whether a key may differ when a run resumes; see `keys.Key`."""
+  return key in keys.KEYS and keys.KEYS[key].resume
+
+
+def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
+  """Keys whose change makes another run, with (old, new) values.
+
+  Both are nested dicts as from `as_json`; what may differ when a run resumes
+  does not count. A key that is younger than one of them has its default there.
+  """
+  default = values.as_json(keys.defaults())
+  old, new = default | values.flatten(old), default | values.flatten(new)
+  return {
+    key: (old.get(key), new.get(key))
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not is_resumable(key)
+  }
+
+
+def resumed(old: Mapping, new: Mapping) -> dict[str, Any]:
+  """A nested config with what may differ in a resumed run from another one."""
+  kept = json.loads(json.dumps(old))
+  for key, value in values.flatten(new).items():
+    if is_resumable(key):
+      *groups, leaf = key.split(".")
+      inner = kept
+      for group in groups:
+        inner = inner.setdefault(group, {})
+      inner[leaf] = value
+  return kept
+
+
+def without(
+  config: ml_collections.ConfigDict, *features: str
+) -> dict[str, Any]:
+  """The changes that turn features of a config off; {} where they are.
+
+  Args:
+    config: The config; not changed.
+    *features: "augmentation", "averages", "clipping", "decay" (of the learning
+      rate), "dropout", "label_smoothing", "warmup", "weight_decay", "z_loss".
+  """
+  off = {}
+  for feature in features:
+    off |= keys.OFF[feature]
+  return settled(values.flatten(config), off)
+
+
+def settled(
+  flat: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Changes of a config, with all that has to follow, and only what differs.
+
+  A key that they leave without effect gets its default. An objective that they
+  leave without evaluations, because of other averages, becomes the same metric
+  of the evaluated weights.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    changes: Dotted key -> new value.
+  """
+  new = {**flat, **changes}
+  for key in keys.KEYS:
+    if not checks.has_effect(key, new):
+      new[key] = (keys.defaults() if checks.has_effect(key, flat) else flat)[
+        key
+      ]
+  of, slash, metric = new["objective"].partition("/")
+  averaged = re.fullmatch(r"valid_(\w+)", of)
+  evaluated = {"raw", *new["averages"]} - {new["weights"]}
+  if averaged and averaged[1] not in evaluated:
+    new["objective"] = f"valid{slash}{metric}"
+  return {key: value for key, value in new.items() if value != flat[key]}
+
+
+def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:
+  """Whether the checkpoint after `step` updates is one of `keep_steps`."""
+  return step > 0 and next_kept(step - 1, config) == step
+
+
+def next_kept(at: int, config: ml_collections.ConfigDict) -> int | None:
+  """The first of `keep_steps` after `at`.
+
+  They do not depend on the length: a run that is made longer has kept what it
+  would have kept as a longer one.
+  """
+  steps = [s for s in config.keep_steps if s != "geometric" and s > at]
+  if "geometric" in config.keep_steps and config.schedule == "constant":
+    steps.append(100 * 2 ** (at // 100).bit_length())
+  return min(steps, default=None)

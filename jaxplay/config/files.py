@@ -1,0 +1,214 @@
+"""Configs from experiment files, runs, and the command line."""
+
+import ast
+import contextlib
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+import jaxplay
+from jaxplay import userfiles
+from jaxplay.config import checks, keys, values
+
+
+def load(
+  spec: str | Mapping[str, Any], overrides: Mapping[str, str] = {}
+) -> ml_collections.ConfigDict:
+  """The config of an experiment file, with overrides.
+
+  Args:
+    spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
+      `get_config(STRING)`, or the config.json of a run, or what that holds, or
+      the study.json of a study, for its base config.
+    overrides: Dotted key to the text of a value.
+
+  Raises:
+    jaxplay.UserError: No such file, key or type, or an override that has no
+      effect.
+  """
+  config = values.from_json(spec) if isinstance(spec, Mapping) else _load(spec)
+  for key, value in parsed(overrides, config).items():
+    values.override(config, key, value)
+  checks.check_effect(config, overrides)
+  return config
+
+
+def parsed(
+  overrides: Mapping[str, str], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Values from texts of the command line, for `override`."""
+  flat = values.flatten(config)
+  return {
+    # A text is taken as it is written: a folder may be called 007.
+    key: text if isinstance(flat.get(key), str) else _parse(text)
+    for key, text in overrides.items()
+  }
+
+
+def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
+  """What the function `name` of a Python file returns, of type `kind`.
+
+  Args:
+    path: Of the file.
+    name: "get_config", "get_study" or "get_ladder".
+    kind: The type that it has to return.
+    argument: What it is called with; empty: nothing.
+
+  Raises:
+    jaxplay.UserError: It does not run, or returns something else.
+  """
+  what = name.removeprefix("get_")
+  _refuse_no_file(path, what)
+  with userfiles.importable(path):
+    function = _run(
+      lambda: userfiles.run(path).get(name),
+      path,
+      f"{what} file {path!r} does not run",
+    )
+    if not callable(function):
+      raise jaxplay.UserError(f"{what} file {path!r} defines no {name}()")
+    made = _run(
+      lambda: _call(function, f"{name}() in {path!r}", argument),
+      path,
+      f"{name}() in {path!r} fails",
+    )
+  if not isinstance(made, kind):
+    start = "; start from jaxplay.config.keys.base() and return it"
+    raise jaxplay.UserError(
+      f"{name}() in {path!r} returns {type(made).__name__}, not a"
+      f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+      f"{start * (name == 'get_config')}"
+    )
+  return made
+
+
+def beside(path: str, spec: str) -> str:
+  """FILE[:ARG] as it is seen from `path`, or from the current folder."""
+  file, colon, argument = spec.partition(":")
+  near = os.path.join(os.path.dirname(path), file)
+  if os.path.isfile(near):
+    return os.path.relpath(near) + colon + argument
+  return spec
+
+
+def absolute(spec: str) -> str:
+  """FILE[:ARG] as it is seen from any folder."""
+  file, colon, argument = spec.partition(":")
+  if os.path.isfile(spec):  # As `load` has it.
+    file, colon, argument = spec, "", ""
+  return os.path.abspath(file) + colon + argument
+
+
+def describe(error: BaseException, path: str) -> str:
+  """What a user's code in `path` did wrong, and on which line."""
+  lines = [
+    f"line {frame.lineno}: "
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == path
+  ]
+  where = lines[-1] if lines else ""
+  # Of an error that cannot even be printed, `str` would raise.
+  name = type(error).__name__
+  text = str(traceback.TracebackException.from_exception(error)).strip()
+  # A locked ConfigDict's own words hold the whole config.
+  if unknown := re.search(r'Key "(.*?)" does not exist', text):
+    hint = values.nearest(unknown[1], keys.defaults())
+    return f"{where}there is no key {unknown[1]!r}; {hint}"
+  if isinstance(error, SystemExit):
+    return f"{where}it ends the program ({name}: {text})"
+  return f"{where}{name}: {text.partition(chr(10))[0]}"
+
+
+def _load(spec):
+  path, _, argument = spec.partition(":")
+  if os.path.isfile(spec):  # Its folder may be called 12:30.
+    path, argument = spec, ""
+  if path.endswith(".json"):
+    if argument:
+      raise jaxplay.UserError(
+        f"{path!r} takes no argument, but {argument!r} was given"
+      )
+    return _load_json(path)
+  config = from_user_file(
+    path, "get_config", ml_collections.ConfigDict, argument
+  )
+  values.check_keys(config)
+  if isinstance(config, ml_collections.FrozenConfigDict):
+    config = ml_collections.ConfigDict(config)
+  return config
+
+
+def _load_json(path):
+  _refuse_no_file(path, "config")
+  try:
+    with open(path, encoding="utf-8") as file:
+      nested = json.load(file)
+    userfiles.note(path)
+  except (OSError, ValueError, RecursionError) as error:
+    raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
+  if not isinstance(nested, Mapping):
+    raise jaxplay.UserError(
+      f"{path!r} holds {values.shown(nested)}; the config.json of a run holds"
+      " an object, {...}"
+    )
+  if isinstance(nested.get("config"), Mapping):
+    nested = nested["config"]  # Of a study.json.
+  return values.from_json(nested, path)
+
+
+def _refuse_no_file(path, what):
+  if os.path.isdir(path):
+    raise jaxplay.UserError(f"the {what} file {path!r} is a folder")
+  if not os.path.isfile(path):
+    raise jaxplay.UserError(f"there is no {what} file {path!r}")
+
+
+def _run(act, path, what):
+  """What `act` returns, which runs the user's code in the file `path`."""
+  try:
+    # Standard output may be our result, as JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+      return act()
+  except (jaxplay.UserError, KeyboardInterrupt):
+    raise
+  # Whatever it does, SystemExit included: it is the user's own code.
+  except BaseException as error:
+    raise jaxplay.UserError(f"{what}: {describe(error, path)}") from error
+
+
+def _call(function, what, argument):
+  """Calls a function of the user's with an argument, or without."""
+  given = (argument,) if argument else ()
+  try:
+    inspect.signature(function).bind(*given)
+  except ValueError:  # A built-in one has no signature.
+    pass
+  except TypeError as error:
+    raise jaxplay.UserError(
+      f"{what} takes no argument, but {argument!r} was given"
+      if argument
+      else f"{what} is to be called without arguments or with the ARG of"
+      f" FILE:ARG, and none was given: TypeError: {error}"
+    ) from None
+  return function(*given)
+
+
+def _parse(text: str) -> Any:
+  """A Python literal, a comma list of them, or the text itself."""
+  if text.lower() in ("true", "false"):
+    return text.lower() == "true"
+  try:
+    with warnings.catch_warnings(action="ignore"):  # Of '\\d', a pattern.
+      return ast.literal_eval(text)
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    if "," in text:
+      return tuple(_parse(part.strip()) for part in text.split(",") if part)
+    return text
