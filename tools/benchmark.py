@@ -48,6 +48,7 @@ def loop(rounds: int) -> None:
     config.log_every, config.eval_every = 50, 500
     config.checkpoint_every, config.max_train_steps = 5_000, steps
     config.export = False
+    config_lib.validate(config)
     ratios = {"steady": [], "whole": []}
     for _ in range(rounds):
       bare = _bare_examples_per_second(config)
@@ -170,6 +171,7 @@ class Console:
 
 config = config_lib.load(sys.argv[1])
 config.max_train_steps = config.log_every = config.steps_per_call = 1
+config_lib.validate(config)
 config.export = False
 train.train(config, sys.argv[2], Console())
 first = Console.times[0]
