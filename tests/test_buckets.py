@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_in_a_bucket(bucket, whole):
 
 @pytest.mark.parametrize("to_bucket", [True, False])
 def test_branches_from_here_to_there(bucket, whole, tmp_path, to_bucket):
-  """H4: a branch may be where its parent is not."""
+  """S3: a branch may be where its parent is not."""
   keys, workdir = whole
   assert _branch(workdir, tmp_path / "branch") == 0
   parent, branch = workdir, f"{bucket}/branch"

@@ -344,7 +344,7 @@ _TINY = ("--config.max_train_steps=8", "--config.seed", "3")
   ],
 )
 def test_the_next_seed_is_all_that_changes(tmp_path, capsys, given):
-  """B12: the line that is printed, pasted: config argument, overrides and
+  """R3: the line that is printed, pasted: config argument, overrides and
   mesh as they were given; a workdir with a space is one word."""
   studies.write(tmp_path)
   config, run = f"--config={tmp_path / 'config.py'}:16", tmp_path / "a b" / "r"
@@ -360,7 +360,7 @@ def test_the_next_seed_is_all_that_changes(tmp_path, capsys, given):
 
 
 def test_the_next_seed_of_a_run_that_was_extended(constant, tmp_path, capsys):
-  """B12: it begins with the length to which the other one came."""
+  """R3: it begins with the length to which the other one came."""
   shutil.copytree(constant, tmp_path / "run")
   config = f"--config={tmp_path / 'run' / 'config.json'}"
   where = f"--workdir={tmp_path / 'run'}"
@@ -373,7 +373,7 @@ def test_the_next_seed_of_a_run_that_was_extended(constant, tmp_path, capsys):
 
 
 def test_a_tenth_of_the_base_rate(tmp_path, capsys):
-  """B12: of the config's, and not of what the schedule made of it."""
+  """R3: of the config's, and not of what the schedule made of it."""
   studies.write(tmp_path)
   keys = ("--config.hparams.warmup_steps=6", "--config.log_every=1")
   rate, run = "--config.hparams.learning_rate=3e12", tmp_path / "run"
@@ -389,7 +389,7 @@ def test_a_tenth_of_the_base_rate(tmp_path, capsys):
 
 
 def test_after_a_branch_its_report(constant, tmp_path, capsys):
-  """B12: the path of the branch, which may have a space."""
+  """R3: the path of the branch, which may have a space."""
   workdir = tmp_path / "a b"
   branch = ("branch", constant, "--step=8", f"--workdir={workdir}")
   assert studies.call(*branch) == 0

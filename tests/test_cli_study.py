@@ -82,7 +82,7 @@ def test_the_next_study_that_is_written_runs(study, capsys):
 
 @pytest.mark.slow
 def test_the_next_study_runs_from_anywhere(tmp_path, monkeypatch, capsys):
-  """B14: after the study was moved, and its config edited, or deleted; the
+  """R5: after the study was moved, and its config edited, or deleted; the
   config stays that of the study, with its overrides and its objective."""
   (tmp_path / "a").mkdir()
   monkeypatch.chdir(tmp_path / "a")
@@ -113,7 +113,7 @@ def test_the_next_study_runs_from_anywhere(tmp_path, monkeypatch, capsys):
 
 
 def test_the_files_of_a_study_are_recorded(tmp_path):
-  """B13: text and state of the config and study file, in the study, in each
+  """R4: text and state of the config and study file, in the study, in each
   trial and rerun, and on the page; a config that no commit holds is told."""
   path = studies.write(tmp_path, num_trials=1)
   subprocess.run(["git", "-C", tmp_path, "init", "--quiet"], check=True)

@@ -23,7 +23,7 @@ _TRAIN = [
   ],
 )
 def test_one_thing_changes(options, overrides, old, new):
-  """B12: an option of one word or two is replaced where it stands."""
+  """R3: an option of one word or two is replaced where it stands."""
   start = _TRAIN.index(old[0])
   expected = [*_TRAIN[:start], *new, *_TRAIN[start + len(old) :]]
   found = commands.changed(_TRAIN, options, overrides)
@@ -32,7 +32,7 @@ def test_one_thing_changes(options, overrides, old, new):
 
 
 def test_what_was_not_given_is_added():
-  """B12: at the end; an option without a value stays without one."""
+  """R3: at the end; an option without a value stays without one."""
   found = commands.changed(
     [*_TRAIN, "--dry_run"], {"--dry_run": True, "--new": True}, {"a.b": 0.5}
   )
@@ -40,7 +40,7 @@ def test_what_was_not_given_is_added():
 
 
 def test_of_what_is_given_twice_none_is_left():
-  """B12: the last of several would win; it must not be an old one."""
+  """R3: the last of several would win; it must not be an old one."""
   words = ["jaxplay", "train", "--config.seed=1", "--x", "--config.seed", "3"]
   assert commands.changed(words, {}, {"seed": 2}) == [
     *("jaxplay", "train", "--config.seed=2", "--x")
@@ -56,7 +56,7 @@ def test_of_what_is_given_twice_none_is_left():
   ],
 )
 def test_another_verb_keeps_program_and_devices(program):
-  """B12: what was given of devices, and nothing that the verb has not."""
+  """R3: what was given of devices, and nothing that the verb has not."""
   words = [*program, *_TRAIN[1:], "--distributed", "--wait_seconds", "9"]
   assert commands.program(words) == program
   assert commands.kept(words, commands.DEVICES) == [
@@ -65,7 +65,7 @@ def test_another_verb_keeps_program_and_devices(program):
 
 
 def test_a_program_that_is_not_known():
-  """B12: of studies whose command is not, or was recorded as a file."""
+  """R3: of studies whose command is not, or was recorded as a file."""
   assert commands.program([]) == ["jaxplay"]
   old = ["/lib/jaxplay/cli/__main__.py", "study", "run", "--fake_devices=2"]
   assert commands.program(old) == ["jaxplay"]
@@ -73,7 +73,7 @@ def test_a_program_that_is_not_known():
 
 
 def test_what_a_launcher_adds_is_not_typed(monkeypatch):
-  """B12: the launcher's own command, but not for processes of others."""
+  """R3: the launcher's own command, but not for processes of others."""
   given = ["train", "--config=c.py"]
   ours = [*given, "--coordinator=localhost:1", "--process_id=0"]
   program = ["python", "launch/local.py", "--processes=2", "--"]
@@ -104,12 +104,12 @@ def test_what_a_launcher_adds_is_not_typed(monkeypatch):
   ],
 )
 def test_a_fresh_folder(folder, seed, expected):
-  """B12: beside the old one, and named by what differs."""
+  """R3: beside the old one, and named by what differs."""
   assert commands.fresh_number(folder, "seed", seed) == expected
 
 
 def test_a_fresh_folder_is_not_there_yet(tmp_path, monkeypatch):
-  """B12: a seed that has a folder was tried; so has the current folder."""
+  """R3: a seed that has a folder was tried; so has the current folder."""
   (tmp_path / "x-seed-1").mkdir()
   (tmp_path / "x").mkdir()
   assert commands.fresh_number(str(tmp_path / "x"), "seed", 0)[1] == 2

@@ -61,7 +61,7 @@ def test_provenance_tells_what_made_the_run(tmp_path):
 
 
 def test_the_repository_of_the_users_files(tmp_path, monkeypatch):
-  """B13: commit, changes, remote and text of what ran; and nothing secret."""
+  """R4: commit, changes, remote and text of what ran; and nothing secret."""
   monkeypatch.setenv("MY_TOKEN", _SECRET)
   project = _project(tmp_path / "project")
   config = project / "config.py"
@@ -89,7 +89,7 @@ def test_the_repository_of_the_users_files(tmp_path, monkeypatch):
 
 
 def test_files_of_no_repository_and_of_no_git(tmp_path, monkeypatch):
-  """B13: none is none, and what cannot be known is called so."""
+  """R4: none is none, and what cannot be known is called so."""
   path = tmp_path / "config.py"
   path.write_text("x = 1\n")
   entry = _record(path)
@@ -110,7 +110,7 @@ def test_files_of_no_repository_and_of_no_git(tmp_path, monkeypatch):
 
 
 def test_a_repository_without_a_commit(tmp_path):
-  """B13: there are no changes to it that could be none."""
+  """R4: there are no changes to it that could be none."""
   folder = tmp_path / "project"
   studies.write(folder)
   _git(folder, "init", "--quiet")
@@ -121,7 +121,7 @@ def test_a_repository_without_a_commit(tmp_path):
 
 
 def test_large_files_and_changes_are_cut(tmp_path):
-  """B13: a run directory stays small."""
+  """R4: a run directory stays small."""
   project = _project(tmp_path / "project")
   for name in ("config.py", "study.py"):
     with open(project / name, "a") as file:
@@ -134,7 +134,7 @@ def test_large_files_and_changes_are_cut(tmp_path):
 
 
 def test_settings_of_a_repository_run_nothing(tmp_path):
-  """B13: recording a repository executes none of its programs."""
+  """R4: recording a repository executes none of its programs."""
   project = _project(tmp_path / "project")
   made = tmp_path / "made"
   for key in ("diff.external", "core.fsmonitor"):
@@ -145,7 +145,7 @@ def test_settings_of_a_repository_run_nothing(tmp_path):
 
 
 def test_an_installed_jaxplay_has_not_the_commit_of_its_user(tmp_path):
-  """B13: in a .venv inside of somebody's repository."""
+  """R4: in a .venv inside of somebody's repository."""
   project = _project(tmp_path / "project")
   package = project / "site-packages" / "jaxplay"
   package.mkdir(parents=True)
@@ -178,12 +178,12 @@ def test_an_installed_jaxplay_has_not_the_commit_of_its_user(tmp_path):
   ],
 )
 def test_remotes_are_without_passwords(url, expected):
-  """B13: in any of the forms that git takes."""
+  """R4: in any of the forms that git takes."""
   assert provenance.without_password(url) == expected
 
 
 def test_a_later_start_says_what_has_changed(tmp_path):
-  """B13: of code and files; they are not repeated where they have not."""
+  """R4: of code and files; they are not repeated where they have not."""
   project = _project(tmp_path / "project")
   run = rundir.RunDir(tmp_path / "run")
   run.create()

@@ -54,7 +54,7 @@ def _rate(folder):
 
 
 def test_the_folder_of_a_file_can_be_imported(tmp_path, monkeypatch):
-  """B15: a module and a package beside it, at once and late, from anywhere."""
+  """R6: a module and a package beside it, at once and late, from anywhere."""
   folder = _write(tmp_path / "a b", 0.25, 24)
   for path, where in (("config.py", folder), ("a b/config.py", tmp_path)):
     monkeypatch.chdir(where)
@@ -63,7 +63,7 @@ def test_the_folder_of_a_file_can_be_imported(tmp_path, monkeypatch):
 
 
 def test_each_folder_has_its_own_modules(tmp_path):
-  """B15: of one name in one process; also from within another file."""
+  """R6: of one name in one process; also from within another file."""
   one, two = _write(tmp_path / "one", 0.1), _write(tmp_path / "two", 0.2)
   assert [_rate(folder) for folder in (one, two, one)] == [0.1, 0.2, 0.1]
   nested = "from jaxplay import config\n"
@@ -84,7 +84,7 @@ def test_each_folder_has_its_own_modules(tmp_path):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_left_behind(tmp_path, fails):
-  """B15: neither of the path, nor of the modules, nor a compiled file."""
+  """R6: neither of the path, nor of the modules, nor a compiled file."""
   folder = _write(tmp_path / "one", 0.1)
   if fails:
     (folder / "common.py").write_text("import parts.deep\n1 / 0\n")
@@ -101,7 +101,7 @@ def test_nothing_is_left_behind(tmp_path, fails):
 
 
 def test_an_edit_is_seen(tmp_path):
-  """B15: within a second and of the same length, in one process."""
+  """R6: within a second and of the same length, in one process."""
   folder = _write(tmp_path / "one", 0.1)
   assert _rate(folder) == 0.1
   (folder / "common.py").write_text("RATE = 0.2\nGOAL = 'of 0.2'\n")
@@ -109,7 +109,7 @@ def test_an_edit_is_seen(tmp_path):
 
 
 def test_a_module_is_imported_once(tmp_path):
-  """B15: study and config of a folder share what they import, as a program's
+  """R6: study and config of a folder share what they import, as a program's
   modules do: what registers itself may not do so twice."""
   folder = _write(tmp_path / "one", 0.1)
   count = tmp_path / "count"
@@ -121,7 +121,7 @@ def test_a_module_is_imported_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["json", "jaxplay", "numpy"])
 def test_what_is_loaded_is_not_shadowed(tmp_path, name):
-  """B15: a file that is called as a library, which Python has loaded."""
+  """R6: a file that is called as a library, which Python has loaded."""
   folder = _write(tmp_path / "one", 0.1)
   (folder / f"{name}.py").write_text("raise ValueError('mine')\n")
   library = importlib.import_module(name)
@@ -132,7 +132,7 @@ def test_what_is_loaded_is_not_shadowed(tmp_path, name):
 
 
 def test_what_ran_is_known(tmp_path):
-  """B13: the file, and modules from beside it, as they were when they ran."""
+  """R4: the file, and modules from beside it, as they were when they ran."""
   folder = _write(tmp_path / "one", 0.1)
   userfiles.forget()
   study_lib.load(str(folder / "study.py"))

@@ -31,7 +31,7 @@ few_rows = pytest.mark.parametrize("row", features.FEW, ids=features.name)
 
 
 def test_the_rows_hold_everything():
-  """C26: each value of each feature, and each pair of values that meet."""
+  """R7: each value of each feature, and each pair of values that meet."""
   for feature, values in features.FEATURES.items():
     assert {row[feature] for row in features.ROWS} == values.keys()
   for one, other in features.MEET:
@@ -45,7 +45,7 @@ def test_the_rows_hold_everything():
 
 @pytest.mark.parametrize("part", features.NEEDS, ids=" ".join)
 def test_what_is_in_no_row_is_no_config(part):
-  """C26: only what the config itself refuses is left out."""
+  """R7: only what the config itself refuses is left out."""
   feature, value = part
   for other, fitting in features.NEEDS[part].items():
     for wrong in features.FEATURES[other].keys() - set(fitting):
@@ -114,7 +114,7 @@ def _rates(given):
 @pytest.mark.slow
 @each_row
 def test_steps(row, tmp_path):
-  """C26, F2: without what keeps it from fitting, and a length to paste."""
+  """R7, F2: without what keeps it from fitting, and a length to paste."""
   given = features.make(row)
   answer = steps.sweep(
     _lab(tmp_path, given),
@@ -174,7 +174,7 @@ def _unstable(given, fix):
 @pytest.mark.slow
 @each_row
 def test_stability(row, tmp_path):
-  """C26, I4, I5: each fix, by turns, is one of the config that it was asked."""
+  """R7, I4, I5: each fix, by turns, is one of the config that it was asked."""
   given = features.make(row)
   fix = ("warmup", "clipping", "none")[features.ROWS.index(row) % 3]
   if fix == "warmup" and row["warmup"] == "short":
@@ -203,7 +203,7 @@ def _measured(config):
 
 @few_rows
 def test_batch_size(row, tmp_path):
-  """C26, B5: sizes that the config can have, each trained to a target."""
+  """R7, B5: sizes that the config can have, each trained to a target."""
   given = features.make(row)
   target = steps_lib.Target("valid/loss", 1.2)
   batch_size.check(target, given)
@@ -227,7 +227,7 @@ def test_batch_size(row, tmp_path):
 @pytest.mark.slow
 @each_row
 def test_rounds(row, tmp_path):
-  """C26, F4: the next length, and rounds up to it, and their next studies."""
+  """R7, F4: the next length, and rounds up to it, and their next studies."""
   given = features.make(row)
   lab = _lab(tmp_path, given)
   rates = lab_lib.rates(*_rates(given))
@@ -271,7 +271,7 @@ def _ask_batch_size(row, given):
 @pytest.mark.slow
 @few_rows
 def test_playbook(row, tmp_path):
-  """C26: the whole loop, and the config that it ends with."""
+  """R7: the whole loop, and the config that it ends with."""
   given = features.make(row)
   answer = playbook.playbook(
     _lab(tmp_path, given, noise=0.0),

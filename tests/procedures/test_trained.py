@@ -105,7 +105,7 @@ def _answer(plan):
 
 @pytest.mark.pods
 def test_all_features_at_once(written, tmp_path):
-  """C26: trained for a few steps."""
+  """R7: trained for a few steps."""
   row = ROWS["mlp"] | {"model": "mlp", "warmup": "short"}
   path, _ = written(row, max_train_steps=8)
   _trains(path, tmp_path / "run")
@@ -119,7 +119,7 @@ def test_all_features_at_once(written, tmp_path):
   ids=features.name,
 )
 def test_every_config_of_the_design_trains(row, written, tmp_path):
-  """C26: made short, and every second one without what can be turned off."""
+  """R7: made short, and every second one without what can be turned off."""
   _, config = written(row, export=False)
   changes = config_lib.with_steps(config_lib.flatten(config), 4)
   if features.FEW.index(row) % 2:
@@ -132,7 +132,7 @@ def test_every_config_of_the_design_trains(row, written, tmp_path):
 
 @pytest.mark.pods
 def test_plans(written, tmp_path):
-  """C26: plan steps, stability and batch-size, and the lines they end with."""
+  """R7: plan steps, stability and batch-size, and the lines they end with."""
   path, config = written(ROWS["mlp"] | {"model": "mlp"})
   rate = config.hparams.learning_rate
   asked = [
@@ -160,7 +160,7 @@ def test_plans(written, tmp_path):
 
 @pytest.mark.pods
 def test_the_life_of_a_study(written, tmp_path):
-  """C26: run, rerun, suggest, final, rounds, and what the report writes."""
+  """R7: run, rerun, suggest, final, rounds, and what the report writes."""
   _, config = written(ROWS["mlp"] | {"model": "mlp"})
   low, high = config.hparams.learning_rate / 10, config.hparams.learning_rate
   study = tmp_path / "study"
@@ -192,7 +192,7 @@ def get_study():
 
 @pytest.mark.pods
 def test_a_branch(written, tmp_path):
-  """C26: from a constant run of all features into a cooldown."""
+  """R7: from a constant run of all features into a cooldown."""
   model = "lm of a mixture"
   row = ROWS[model] | {"model": model, "schedule": "constant"}
   path, _ = written(row | {"warmup": "short"}, keep_steps=(12,))
@@ -208,7 +208,7 @@ def test_a_branch(written, tmp_path):
 
 @pytest.mark.pods
 def test_the_loop(written, tmp_path):
-  """C26: the playbook, and the config that it ends with."""
+  """R7: the playbook, and the config that it ends with."""
   path, config = written(ROWS["mlp"] | {"model": "mlp"})
   rate = config.hparams.learning_rate
   arguments = (f"--learning_rates={rate / 3:g}:{rate:g}", "--seeds=1")
@@ -220,7 +220,7 @@ def test_the_loop(written, tmp_path):
 
 @pytest.mark.pods
 def test_compiled_for_here(written, capsys):
-  """C26: plan topology on the devices of this machine."""
+  """R7: plan topology on the devices of this machine."""
   path, _ = written(ROWS["vit"] | {"model": "vit"}, batch_size=64)
   arguments = (f"--config={path}", "--topology=here", "--json")
   assert studies.call("plan", "topology", *arguments) == 0
@@ -230,7 +230,7 @@ def test_compiled_for_here(written, capsys):
 
 @pytest.mark.pods
 def test_a_ladder(written, tmp_path):
-  """C26: scaling, of a model with dropout, clipping and averaged weights."""
+  """R7: scaling, of a model with dropout, clipping and averaged weights."""
   written(
     {
       "model": "lm",

@@ -84,7 +84,7 @@ def test_files_are_found_beside_the_study_and_here(tmp_path, monkeypatch):
 
 
 def test_a_study_holds_its_base_config(tmp_path):
-  """B14: study.json can be given as a config, whose values it keeps."""
+  """R5: study.json can be given as a config, whose values it keeps."""
   definition = studies.load(tmp_path, overrides={"model.depth": 3})
   path = tmp_path / "study.json"
   path.write_text(json.dumps(definition))

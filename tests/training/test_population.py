@@ -227,7 +227,7 @@ def test_a_trial_that_was_copied_or_moved(tmp_path):
 
 
 def test_another_trial_s_checkpoints_are_refused(tmp_path):
-  """A4: a run directory that names a place which is not its own."""
+  """R1: a run directory that names a place which is not its own."""
   study = _Study(tmp_path, _configs())
   assert study.train()
   where = study.runs[0].packed()

@@ -26,7 +26,7 @@ pytestmark = [
   ],
 )
 def test_a_disk_that_is_full_or_gone(tmp_path, check):
-  """A3, C19: exit code 1, one sentence, nothing partial, no crash counted.
+  """R2: exit code 1, one sentence, nothing partial, no crash counted.
 
   With room the same command goes on, and ends as if nothing had happened. What
   is gone is not made again.

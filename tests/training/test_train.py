@@ -384,7 +384,7 @@ def test_checkpoints_of_older_versions_are_read(whole, stopped, tmp_path):
 def test_what_cannot_be_read_now_is_not_deleted(
   stopped, tmp_path, monkeypatch, error
 ):
-  """A3: a checkpoint is deleted for what is in it, and for nothing else."""
+  """R2: a checkpoint is deleted for what is in it, and for nothing else."""
   shutil.copytree(stopped, tmp_path / "run")
   folder = tmp_path / "run" / "checkpoints"
   there = checkpoint_files.steps(folder)
