@@ -467,16 +467,6 @@ _LARGE = {
   "eval_batch_size": 32,
   "hparams.learning_rate": 3e-4,
 }
-# Dense products in bfloat16, FLOPs per second, as the makers state them.
-_PEAK_FLOPS = {
-  "A100": 312e12,
-  "H100": 989e12,
-  "H200": 989e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v6 lite": 918e12,
-}
 
 
 def lm(rounds: int) -> None:
@@ -736,23 +726,16 @@ def _step_flops(config):
 
 @functools.cache
 def _peak_flops():
+  """Of all devices: the maker's for a known chip, else as measured."""
   import jax
-  import jax.numpy as jnp
 
-  kind = jax.devices()[0].device_kind
-  for name, peak in _PEAK_FLOPS.items():
-    if name in kind:
-      return peak * jax.device_count()
-  size = 2048
-  square = jnp.ones((size, size))
-  product = jax.jit(jnp.matmul)
-  jax.block_until_ready(product(square, square))
-  best = 0.0
-  for _ in range(5):
-    start = time.perf_counter()
-    jax.block_until_ready(product(square, square))
-    best = max(best, 2 * size**3 / (time.perf_counter() - start))
-  return best
+  from jaxplay.planning import roofline
+  from jaxplay.training import probe
+
+  chip = roofline.chip(jax.devices()[0].device_kind)
+  if chip is not None:
+    return chip.flops * jax.device_count()
+  return probe.peaks()["flops"]
 
 
 def _bare_lm_steps_per_second(config):
