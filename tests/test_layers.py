@@ -40,7 +40,7 @@ NEEDS_NO_JAX = ("training", "models")
 
 # Within training only downwards, from the last to the first.
 TRAINING = (
-  ("schedules", "sharding", "tasks", "metrics", "host", "resume"),
+  ("schedules", "sharding", "tasks", "metrics", "host", "resume", "memory"),
   ("optimizers", "record", "checksum", "orbax_errors"),
   ("step", "checkpoint_files"),
   ("evaluate", "checkpoint", "packed"),

@@ -509,10 +509,12 @@ def runtime_error(error):
   """A sentence on what the devices, or the other hosts, ran into."""
   import jax
 
+  from jaxplay.training import memory
+
   text = str(error).strip().split("\n")[0]
-  if "RESOURCE_EXHAUSTED" in text:
+  if short := memory.exhausted(error):
     return (
-      f"out of device memory ({text}); use a smaller config.batch_size, more"
+      f"out of device memory ({short}); use a smaller config.batch_size, more"
       " config.microbatches, or split parameters by config.mesh.fsdp"
     )
   if jax.process_count() > 1:

@@ -1,6 +1,5 @@
 """Whether a config makes sense: values, ranges, and pairs that must agree."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from jaxplay.config import keys
 from jaxplay.config.values import (
   flatten,
   nearest,
+  one_of,
   put,
   refuse_missing,
   rounded,
@@ -50,8 +50,8 @@ def validate(
         f"config.{key} is {shown(value)}, beyond a whole number of 64 bits"
       )
   for name, key in keys.KEYS.items():
-    if key.choices and flat[name] not in key.choices:
-      _refuse_choice(name, flat[name], key.choices)
+    if key.choices:
+      one_of(f"config.{name} is", flat[name], key.choices)
     if key.within:
       _check_range(name, flat[name], key)
   resolve(config)
@@ -205,15 +205,6 @@ def idle(flat: Mapping[str, Any]) -> list[str]:
     for key in keys.KEYS
     if flat[key] != keys.defaults()[key] and not has_effect(key, flat)
   ]
-
-
-def _refuse_choice(name, value, choices):
-  close = difflib.get_close_matches(str(value), choices, 1, 0.5)
-  hint = f"did you mean {close[0]!r}? " if close else ""
-  raise jaxplay.UserError(
-    f"config.{name} is {shown(value)}; {hint}It can be"
-    f" {', '.join(map(repr, choices))}"
-  )
 
 
 def _check_range(name, value, key):

@@ -72,7 +72,7 @@ def _bounds(within):
 
 
 # The parts, each with the keys that it reads beside those of all parts.
-OPTIMIZERS = {
+_OPTIMIZERS = {
   "sgd": (),
   "momentum": ("momentum",),
   "nesterov": ("momentum",),
@@ -83,15 +83,15 @@ OPTIMIZERS = {
   "lion": ("beta1", "beta2"),
   "schedule_free_adamw": ("beta1", "beta2", "epsilon"),
 }
-SCHEDULES = {
+_SCHEDULES = {
   "constant": (),
   "linear": ("final_factor",),
   "cosine": ("final_factor",),
   "rsqrt": ("decay_timescale",),
   "wsd": ("final_factor", "cooldown_fraction", "cooldown_shape"),
 }
-AVERAGES = {"ema": ("ema_decay",), "window": ("window_steps", "window_stride")}
-NORMS = {
+_AVERAGES = {"ema": ("ema_decay",), "window": ("window_steps", "window_stride")}
+_NORMS = {
   "batch": ("norm_momentum",),
   "ghost": ("norm_momentum", "virtual_batch_size"),
   "layer": (),
@@ -104,19 +104,25 @@ _OF_TEXT = (
   *("sequence_length", "tokenizer", "vocab_size", "valid_files", "test_files"),
   "mixtures",
 )
-MODELS = {
+_MODELS = {
   "mlp": (),
   "resnet": ("stem", "zero_init_residual"),
   "wide_resnet": ("strides", "zero_init_residual"),
   "vit": (*_BLOCKS, "patch_size"),
   "lm": (*_BLOCKS, "tied_embedding", "rotary_base", "z_loss", *_OF_TEXT),
 }
-AUGMENTATIONS = {
+_AUGMENTATIONS = {
   "none": (),
   "shift": ("augment_pixels",),
   "crop_flip": ("augment_pixels",),
   "resized_crop": (),
 }
+OPTIMIZERS = tuple(_OPTIMIZERS)
+SCHEDULES = tuple(_SCHEDULES)
+AVERAGES = tuple(_AVERAGES)
+NORMS = tuple(_NORMS)
+MODELS = tuple(_MODELS)
+AUGMENTATIONS = tuple(_AUGMENTATIONS)
 TRANSFORMERS = ("vit", "lm")
 TEXT_MODELS = ("lm",)
 MOVES = ("shift", "crop_flip")
@@ -127,12 +133,12 @@ MESH_AXES = ("replica", "data", "fsdp", "tensor")
 MESH_PRESETS = ("data", "fsdp", "fsdp+tensor")
 
 _PARTS = {
-  "optimizer": OPTIMIZERS,
-  "schedule": SCHEDULES,
-  "averages": AVERAGES,
-  "model.norm": NORMS,
-  "model.name": MODELS,
-  "dataset.augment": AUGMENTATIONS,
+  "optimizer": _OPTIMIZERS,
+  "schedule": _SCHEDULES,
+  "averages": _AVERAGES,
+  "model.norm": _NORMS,
+  "model.name": _MODELS,
+  "dataset.augment": _AUGMENTATIONS,
   "clipping": {True: ("clip_norm",)},
   "model.dropout": {True: ("dropout_rate",)},
 }
@@ -256,11 +262,11 @@ _RUN = {
     resume=True,
     fixed=_ALIKE,
   ),
-  "optimizer": Key("nesterov", "update rule", choices=tuple(OPTIMIZERS)),
+  "optimizer": Key("nesterov", "update rule", choices=OPTIMIZERS),
   "schedule": Key(
     "constant",
     "of the learning rate, after a warmup",
-    choices=tuple(SCHEDULES),
+    choices=SCHEDULES,
     traced=True,
     branch=True,
     transfers="unlikely",
@@ -408,7 +414,7 @@ _DATASET = {
   "augment": Key(
     "none",
     "moves of training images",
-    choices=tuple(AUGMENTATIONS),
+    choices=AUGMENTATIONS,
     off=("augmentation", "none"),
     regularization=True,
   ),
@@ -493,7 +499,7 @@ def _size(*row, transfers="likely", **facts):
 
 
 _MODEL = {
-  "name": _size("mlp", "family of models", choices=tuple(MODELS)),
+  "name": _size("mlp", "family of models", choices=MODELS),
   "depth": _size(
     2,
     "mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4; vit, lm: blocks",
@@ -526,7 +532,7 @@ _MODEL = {
     "resnet: 'small' (3x3) or 'imagenet' (7x7, pooling)",
     choices=("small", "imagenet"),
   ),
-  "norm": _size("none", "normalization", choices=tuple(NORMS)),
+  "norm": _size("none", "normalization", choices=NORMS),
   "virtual_batch_size": _size(64, "norm ghost: examples per group", _COUNT),
   "num_groups": _size(8, "norm group: groups of features", _COUNT),
   "zero_init_residual": _size(

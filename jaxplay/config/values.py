@@ -133,6 +133,27 @@ def nearest(key: str, names: Iterable[str]) -> str:
   return "`jaxplay config` lists every key"
 
 
+def one_of(subject: str, value: Any, names: Iterable[str]) -> None:
+  """Refuses a name that is not among those there are.
+
+  Args:
+    subject: Begins the sentence, such as "config.schedule is".
+    value: The name.
+    names: Those there are.
+
+  Raises:
+    jaxplay.UserError: It is none of them; with the nearest, and all.
+  """
+  names = list(names)
+  if value in names:
+    return
+  close = difflib.get_close_matches(str(value).lower(), names, 1, 0.4)
+  hint = f"did you mean {close[0]!r}? " if close else ""
+  raise jaxplay.UserError(
+    f"{subject} {shown(value)}; {hint}It can be {', '.join(map(repr, names))}"
+  )
+
+
 def rounded(value: float) -> float:
   """To the nearest number of 32 bits."""
   try:

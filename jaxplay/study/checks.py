@@ -4,7 +4,6 @@ A space that is refused would waste its trials, or compare what cannot be
 compared; the sentence names the parameter, the reason and the mend.
 """
 
-import difflib
 import itertools
 import math
 import random
@@ -220,14 +219,7 @@ def _typed(p, value, flat):
 
 
 def _check_name(p, field, names):
-  name = getattr(p, field)
-  if name not in names:
-    close = difflib.get_close_matches(str(name).lower(), names, 1, 0.4)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    _refuse(
-      f"{p.label} has {field} {name!r}; {hint}It can be"
-      f" {', '.join(map(repr, names))}"
-    )
+  config_lib.one_of(f"{p.label} has {field}", getattr(p, field), names)
 
 
 def _check_condition(space, p):

@@ -20,7 +20,6 @@ How scientific and nuisance parameters share the trials:
    alternates between the halves.
 """
 
-import difflib
 import itertools
 import math
 import zlib
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay.study import space as space_lib
 
 ALGORITHMS = ("halton", "sobol", "grid", "random", "explicit", "algoperf")
@@ -84,13 +84,7 @@ def points(
       f"the study's seed is {seed}; it must be a whole number of 64 bits, at"
       f" most {2**63 - 1}"
     )
-  if algorithm not in ALGORITHMS:
-    close = difflib.get_close_matches(str(algorithm).lower(), ALGORITHMS, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise jaxplay.UserError(
-      f"the study's algorithm is {algorithm!r}; {hint}It can be"
-      f" {', '.join(map(repr, ALGORITHMS))}"
-    )
+  config_lib.one_of("the study's algorithm is", algorithm, ALGORITHMS)
   if (algorithm == "explicit") != (explicit is not None):
     raise jaxplay.UserError(
       f"algorithm {algorithm!r} goes with"

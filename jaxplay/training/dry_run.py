@@ -14,7 +14,7 @@ from clu import parameter_overview
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.training import evaluate, sharding
+from jaxplay.training import evaluate, memory, sharding
 from jaxplay.training import workload as workload_lib
 
 
@@ -162,26 +162,16 @@ def compile_costs(
     (parameters, optimizer, averages) and temporary_bytes.
   """
   compiled = _compile(config, workload)
-  memory = compiled.memory_analysis()
+  sizes = compiled.memory_analysis()
   loops = config.microbatches > 1 or (
     config.model.name in config_lib.TRANSFORMERS
   )
   return {
     "flops": _unrolled_flops(config) if loops else _flops_of(compiled),
-    "bytes": peak_bytes(memory),
-    "state_bytes": memory.alias_size_in_bytes,
-    "temporary_bytes": memory.temp_size_in_bytes,
+    "bytes": memory.peak_bytes(compiled),
+    "state_bytes": sizes.alias_size_in_bytes,
+    "temporary_bytes": sizes.temp_size_in_bytes,
   }
-
-
-def peak_bytes(memory) -> float:
-  """Of a program, from its `memory_analysis()`, on one device."""
-  return float(
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-  )
 
 
 def _compile(config, workload):

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxplay.training import dry_run, feed, sharding
+from jaxplay.training import dry_run, feed, memory, sharding
 from jaxplay.training import loop as loop_lib
 from jaxplay.training import workload as workload_lib
 
@@ -53,16 +52,6 @@ class Speed:
   bytes: float = math.nan
   text: str = ""
   too_large: str = ""
-
-
-def device_memory(device) -> float:
-  """Bytes that programs on a device may use; NaN where it does not tell.
-
-  A CPU's is the machine's, whatever else runs there.
-  """
-  if device.platform == "cpu":
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-  return float((device.memory_stats() or {}).get("bytes_limit", math.nan))
 
 
 def peaks(size: int = 2048) -> dict[str, float]:
@@ -177,8 +166,8 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
   try:
     workload = workload_lib.make_workload(config, devices=devices)
     compiled = dry_run.lower_train_step(config, workload).compile()
-    known["bytes"] = dry_run.peak_bytes(compiled.memory_analysis())
-    there = device_memory(devices[0])
+    known["bytes"] = memory.peak_bytes(compiled)
+    there = memory.of_device(devices[0])
     if known["bytes"] > there:  # False where it is not known.
       told = dry_run.told_bytes
       return Speed(
@@ -187,10 +176,9 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
       )
     loop, step = _loop_seconds(config, workload)
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    if not memory.exhausted(error):
       raise
-    told = str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]
-    return Speed(too_large=told or "out of memory", **known)
+    return Speed(too_large=memory.exhausted(error), **known)
   return Speed(
     step_seconds=step, loop_seconds=loop, text=compiled.as_text(), **known
   )

@@ -16,7 +16,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxplay import config as config_lib
-from jaxplay.training import evaluate, feed, population_feed, sharding, step
+from jaxplay.training import (
+  evaluate,
+  feed,
+  memory,
+  population_feed,
+  sharding,
+  step,
+)
 from jaxplay.training import workload as workload_lib
 
 # Each trial holds a file open, its lock.
@@ -76,7 +83,7 @@ class Programs:
   def _choose_size(self, num, device_bytes, tell):
     """Sets `size`, the trials of a population, and compiles for it."""
     groups = self._groups
-    limit = device_bytes or _memory() * _MEMORY_SHARE
+    limit = device_bytes or memory.available() * _MEMORY_SHARE
     most = _MAX_TRIALS
     while True:
       populations = -(-num // most)
@@ -87,7 +94,7 @@ class Programs:
         needed = self._needed_bytes()
       except jax.errors.JaxRuntimeError as error:
         smallest = self.size == groups
-        if smallest or "RESOURCE_EXHAUSTED" not in str(error):
+        if smallest or not memory.exhausted(error):
           raise
         needed = 2 * limit
       needed, least = _agreed(needed), -_agreed(-limit)
@@ -108,17 +115,11 @@ class Programs:
 
   def _needed_bytes(self):
     """Of one device, for states, the best states, and the computation."""
-    memory = self._program.memory_analysis()
     best = sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
       for leaf in jax.tree.leaves(self.state)
     )
-    return self.config.keep_best * best + (
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      + memory.temp_size_in_bytes
-      - memory.alias_size_in_bytes
-    )
+    return self.config.keep_best * best + memory.peak_bytes(self._program)
 
   def _state_like(self):
     """The states of a population, as ShapeDtypeStructs."""
@@ -403,14 +404,3 @@ def _agreed(number):
   if jax.process_count() == 1:
     return number
   return float(multihost_utils.process_allgather(np.float64(number)).max())
-
-
-def _memory():
-  """Bytes that each device can have."""
-  device = jax.local_devices()[0]
-  stats = device.memory_stats()
-  if stats and "bytes_limit" in stats:
-    return stats["bytes_limit"]
-  with open("/proc/meminfo", encoding="ascii") as file:
-    kib = next(int(line.split()[1]) for line in file if "MemAvail" in line)
-  return kib * 1024 / jax.local_device_count()

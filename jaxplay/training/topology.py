@@ -19,7 +19,7 @@ from jax.experimental import topologies
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.training import dry_run, sharding
+from jaxplay.training import dry_run, memory, sharding
 from jaxplay.training import workload as workload_lib
 
 
@@ -157,30 +157,28 @@ def compile_for(
   """
   check(config, devices)
   workload = workload_lib.make_workload(config, devices=devices, planned=True)
-  memory = _state_bytes(workload.state)
+  parts = _state_bytes(workload.state)
   start = time.monotonic()
   try:
     with _uncached():
       compiled = dry_run.lower_train_step(config, workload).compile()
       evaluation = dry_run.lower_eval_step(config, workload).compile()
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    if not memory.exhausted(error):
       raise
     seconds = time.monotonic() - start
-    told = _needed(str(error))
-    return Compiled(memory, math.nan, math.nan, "", "", seconds, told)
+    told = memory.exhausted(error)
+    return Compiled(parts, math.nan, math.nan, "", "", seconds, told)
   seconds = time.monotonic() - start
   sizes = compiled.memory_analysis()
-  memory["batch"] = max(
-    0.0, sizes.argument_size_in_bytes - sum(memory.values())
-  )
-  memory["temporaries"] = sizes.temp_size_in_bytes + max(
+  parts["batch"] = max(0.0, sizes.argument_size_in_bytes - sum(parts.values()))
+  parts["temporaries"] = sizes.temp_size_in_bytes + max(
     0, sizes.output_size_in_bytes - sizes.alias_size_in_bytes
   )
   flops, source = _flops(config, workload, compiled)
   return Compiled(
-    memory=memory,
-    eval_bytes=dry_run.peak_bytes(evaluation.memory_analysis()),
+    memory=parts,
+    eval_bytes=memory.peak_bytes(evaluation),
     flops=flops,
     flops_source=source,
     text=compiled.as_text(),
@@ -227,11 +225,3 @@ def _flops(config, workload, compiled):
     return whole / workload.mesh.size, "formula"
   counted = compiled.cost_analysis().get("flops", 0.0)
   return counted * config.microbatches, "compiler"
-
-
-def _needed(message):
-  """Of the compiler's pages on running out of memory, what was needed."""
-  found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", message)
-  if found:
-    return found[0]
-  return message.partition("RESOURCE_EXHAUSTED: ")[2].split("\n")[0]

@@ -7,6 +7,8 @@ value, and every pair of values of two features that meet in some procedure;
 
 import itertools
 
+import ml_collections
+
 from jaxplay import config as config_lib
 
 # Of every row: tiny, and no cost of what is not under test.
@@ -178,7 +180,7 @@ NEEDS = {
 Row = dict[str, str]
 
 
-def make(row: Row, texts="") -> config_lib.ml_collections.ConfigDict:
+def make(row: Row, texts="") -> ml_collections.ConfigDict:
   """The config of a row.
 
   Args:
