@@ -405,11 +405,11 @@ def test_bad_requests(arguments, sentence, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_waiting_for_data_shows_in_the_loop_alone(monkeypatch):
-  """B3: of a set whose batches take 0.4 seconds to read; not on the device."""
+  """B3: of a set whose batches take 0.2 seconds to read; not on the device."""
   read = data._Steps.__getitem__
 
   def slowly(steps, step):
-    time.sleep(0.4)
+    time.sleep(0.2)
     return read(steps, step)
 
   monkeypatch.setattr(data._Steps, "__getitem__", slowly)
@@ -423,7 +423,7 @@ def test_waiting_for_data_shows_in_the_loop_alone(monkeypatch):
     for device_bytes in (2**28, 0)
   )
   # Four batches are read at a time, and some were ready when the clock began.
-  assert from_host.loop_seconds > 0.4 / 4 / 3
+  assert from_host.loop_seconds > 0.2 / 4 / 3
   assert from_host.loop_seconds > 3 * on_device.loop_seconds
   assert from_host.loop_seconds > 3 * from_host.step_seconds
 

@@ -11,9 +11,9 @@ from tests.training import runs
 _CASES = {
   "mlp": (
     ("together", runs.MLP | {"averages": ("ema",), "report_test": True}),
-    ("looped", runs.MLP | {"keep_best": 2}),
   ),
   "others": (
+    ("looped", runs.MLP | {"keep_best": 2}),
     ("together", runs.LM | {"max_train_steps": 12}),
     ("called", runs.RESNET | {"model.norm": "batch", "max_train_steps": 6}),
   ),
