@@ -4,6 +4,7 @@ Beside each are a checksum of its state and the digests of the lines of metrics
 up to its step, so that what a disk or a copy changed is not gone on with.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -71,9 +72,9 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
     Damaged: It is not what was saved. orbax raises other errors for many a
       damage; they are made this one.
   """
-  try:
+  with _damages(folder):
     facts = read_facts(folder, step)
-    different = _different_shapes(folder / str(step) / "default", like)
+    different = _different_shapes(shapes(folder, step), _shapes(like))
     if different and facts.get("shapes") != _crc32(_shapes(like)):
       raise jaxplay.UserError(
         f"the checkpoint of step {step} is of another model, vocabulary or"
@@ -82,6 +83,26 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
     state = restore()
     if "state" in facts and facts["state"] != checksum.of(state):
       raise Damaged("its checksum is another")
+  return state
+
+
+def shapes(folder: pathlib.Path, step: int) -> dict[str, tuple[int, ...]]:
+  """Name -> shape of the arrays that were saved at `step`.
+
+  Raises:
+    jaxplay.StorageError: They cannot be read now.
+    Damaged: They are not what was saved.
+  """
+  path = rundir.absolute(folder) / str(step) / "default"
+  with _damages(folder):
+    return _shapes(ocp.StandardCheckpointHandler().metadata(path).tree)
+
+
+@contextlib.contextmanager
+def _damages(folder):
+  """Makes what orbax raises about a damaged checkpoint `Damaged`."""
+  try:
+    yield
   except (jaxplay.UserError, Damaged):
     raise
   # Of this machine, and not of what is on the disk.
@@ -91,7 +112,6 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
     if found := storage.problem(error, folder):
       raise found from error
     raise Damaged(f"{type(error).__name__}: {error}"[:100]) from error
-  return state
 
 
 def read(folder: pathlib.Path, step: int, like: Any) -> Any:
@@ -150,10 +170,8 @@ def _writer():
   )
 
 
-def _different_shapes(folder, like):
+def _different_shapes(saved, wanted):
   """The first leaf that was saved with another shape, in words; or ""."""
-  metadata = ocp.StandardCheckpointHandler().metadata(rundir.absolute(folder))
-  saved, wanted = _shapes(metadata.tree), _shapes(like)
   different = [
     f"{name or 'its leaf'} is {saved.get(name, 'not there')} and must be"
     f" {wanted.get(name, 'absent')}"

@@ -111,16 +111,17 @@ def _of_trial(run, folder, step, place, like):
   lines = _lines(run, folder, step, place)
   if lines is None:
     return {}
-  config = run.config()
-  objective, made = config["objective"], run.status()["step"]
+  objective, made = run.objective(), run.status().get("step", 0)
   num = len(files.lines(folder, step))
   stacked = jax.tree.map(
     # Never written to, so it takes no memory.
     lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num, *leaf.shape)),
     like,
   )
-  like = {"states": stacked, "best": [stacked] * config.get("keep_best", 1)}
   try:
+    names = [name.split("/") for name in files.shapes(folder, step)]
+    kept = len({name[1] for name in names if name[0] == "best"})
+    like = {"states": stacked, "best": [stacked] * kept}
     tree = files.read(folder, step, like)
   except files.Damaged as error:
     raise _damaged(folder, step, error) from None

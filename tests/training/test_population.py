@@ -236,6 +236,14 @@ def test_another_trial_s_checkpoints_are_refused(tmp_path):
     study.unpack(0)
   study.runs[0].write_packed(where)
   study.unpack(0)
+  files = [path for path in study.checkpoints.rglob("*") if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(data)
+  with pytest.raises(jaxplay.UserError, match="is damaged.* from a copy"):
+    study.unpack(1)
+  assert study.runs[1].packed() and not study.runs[1].checkpoints.exists()
 
 
 @pytest.mark.slow
