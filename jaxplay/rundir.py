@@ -307,7 +307,8 @@ class RunDir:
     self.export = self.path / "export"
     # Objects in a bucket cannot grow; each append writes all lines anew.
     self._unwritten, self._written = "", time.monotonic()
-    self._locked = None  # The folder as such, whatever its name.
+    # The folder as such, whatever its name.
+    self._locked: os.stat_result | None = None
 
   def create(self) -> None:
     """Makes the directory.
@@ -527,7 +528,8 @@ class RunDir:
     Returns:
       Lines; None: some are missing, changed, twice or in another order.
     """
-    path, lines = self.path / "metrics.jsonl", []
+    path = self.path / "metrics.jsonl"
+    lines: list[dict[str, Any]] = []
     texts = self._complete_lines()
     with contextlib.suppress(Damaged):  # Up to a line that is.
       for number, text in enumerate(texts, 1):

@@ -42,8 +42,10 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 _TENSORSTORE = re.compile(r"os_error_code='(\d+)'")
 _TENSORSTORE_FILE = re.compile(r'local file "([^"]+)"')
 # Whose errors are those of buckets, and the words of TensorStore's.
-_CLIENTS = ("aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests")
-_CLIENTS += ("s3fs", "urllib3")
+_CLIENTS = (
+  *("aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests"),
+  *("s3fs", "urllib3"),
+)
 _OUT_OF_REACH = re.compile(
   "UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|PERMISSION_DENIED|ABORTED"
   "|CURL error|HTTP response code"
@@ -92,7 +94,9 @@ def reported(folder: Any = None) -> Iterator[None]:
 
 def full(folder: Any) -> jaxplay.StorageError:
   """What to raise where a process could not even write its error."""
-  return problem(OSError(errno.ENOSPC, "", str(folder)), folder)
+  found = problem(OSError(errno.ENOSPC, "", str(folder)), folder)
+  assert found is not None
+  return found
 
 
 def is_gone(folder: Any) -> bool:

@@ -43,11 +43,11 @@ def validate(
       f"there is no config.{key}; {nearest(key, keys.defaults())}"
     )
   refuse_missing(flat)
-  for key, value in flat.items():
-    typed(key, value, keys.defaults())
+  for name, value in flat.items():
+    typed(name, value, keys.defaults())
     if type(value) is int and not -(2**63) <= value < 2**63:
       raise jaxplay.UserError(
-        f"config.{key} is {shown(value)}, beyond a whole number of 64 bits"
+        f"config.{name} is {shown(value)}, beyond a whole number of 64 bits"
       )
   for name, key in keys.KEYS.items():
     if key.choices:
@@ -160,7 +160,7 @@ def check_effect(
   flat = flatten(config)
   for key in keys:
     if not has_effect(key, flat):
-      switch, values = used_by(key)
+      switch, values = _switch(key)
       raise jaxplay.UserError(
         f"{without_effect_told(key, flat)}; leave it out, or set"
         f" config.{switch} to {' or '.join(map(repr, values))}"
@@ -169,7 +169,7 @@ def check_effect(
 
 def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
   """A sentence on a key that nothing reads."""
-  switch, _ = used_by(key)
+  switch, _ = _switch(key)
   return (
     f"config.{key}={flat[key]!r} has no effect with"
     f" config.{switch}={flat[switch]!r}"
@@ -180,6 +180,13 @@ def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
   """Whether `key` does anything in a config, flat as from `flatten`."""
   switch, values = used_by(key) or (None, ())
   return switch is None or is_on(flat.get(switch), values)
+
+
+def _switch(key):
+  """As `used_by`, of a key that has one."""
+  found = used_by(key)
+  assert found is not None
+  return found
 
 
 def used_by(key: str) -> tuple[str, tuple] | None:

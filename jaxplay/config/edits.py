@@ -128,7 +128,7 @@ def without(
     *features: "augmentation", "averages", "clipping", "decay" (of the learning
       rate), "dropout", "label_smoothing", "warmup", "weight_decay", "z_loss".
   """
-  off = {}
+  off: dict[str, Any] = {}
   for feature in features:
     off |= keys.OFF[feature]
   return settled(values.flatten(config), off)

@@ -7,12 +7,14 @@ threads or worker processes, in that very order.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxplay.data import images, order, sources
 
-Dataset, Source = sources.Dataset, sources.Source
+Dataset: TypeAlias = sources.Dataset
+Source: TypeAlias = sources.Source
 load, load_text = sources.load, sources.load_text
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text

@@ -432,10 +432,15 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   directory = LadderDir(path)
   ladder = directory.ladder()
   objective = ladder["config"]["objective"]
-  points, trunks, branches, steps_made = [], {}, {}, {}
-  ends, flops_per_step, tokens_per_step, unique = {}, {}, {}, None
-  counted = {name: directory.counts(name) for name in ladder["sizes"]}
-  counted = {name: c for name, c in counted.items() if c is not None}
+  points, trunks, steps_made = [], {}, {}
+  branches: dict[str, dict[int, rundir.RunDir]] = {}
+  ends: dict[str, list[tuple[int, int]]] = {}
+  flops_per_step, tokens_per_step, unique = {}, {}, None
+  counted = {
+    name: counts
+    for name in ladder["sizes"]
+    if (counts := directory.counts(name)) is not None
+  }
   smallest_first = sorted(
     counted.items(), key=lambda item: sum(item[1]["parameters"].values())
   )

@@ -18,7 +18,7 @@ from jaxplay import finding
 
 _ROUNDS = "Playbook, deciding how long to train when training is compute-bound"
 
-_VERDICTS = {
+_VERDICTS: dict[str, finding.Verdict] = {
   "very likely": "ok",
   "likely": "ok",
   "might": "unknown",

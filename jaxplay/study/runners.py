@@ -454,7 +454,8 @@ def run_processes(
   """
   for job in jobs:
     job.check()
-  waiting, running = list(reversed(jobs)), {}
+  waiting = list(reversed(jobs))
+  running: dict[Any, Any] = {}
   with _Stop() as stop, lifeline.hold() as tied:
     try:
       while (waiting or running) and not stop.is_set():

@@ -262,7 +262,7 @@ class Space:
             " config keys, such as 'optimizer'"
           )
         domains.append((key, domain))
-    switches = collections.defaultdict(list)
+    switches: dict[str, list] = collections.defaultdict(list)
     for key, domain in domains:
       switches[key] += domain.values
     shared = collections.Counter(key for key, _ in domains)
@@ -290,7 +290,8 @@ class Space:
 
     Those of a circle, which never exist, are left out.
     """
-    left, done = self.parameters, ()
+    left: Sequence[Parameter] = self.parameters
+    done: tuple[Parameter, ...] = ()
     while ready := [p for p in left if not any(q.key in p.when for q in left)]:
       done += tuple(ready)
       left = [p for p in left if p not in ready]
@@ -298,7 +299,7 @@ class Space:
 
   def active(self, point: Mapping[str, Any]) -> list[Parameter]:
     """The parameters that exist under the values of `point`, by config key."""
-    found = {}
+    found: dict[str, Parameter] = {}
     for p in self.ordered:
       # A switch that does not exist itself switches nothing on.
       if p.exists({key: plain(point.get(key)) for key in found}):

@@ -49,7 +49,8 @@ class DeviceFeed:
     self._one_by_one = steps_per_call == 1
     # The host says what a whole chunk of steps is made of at a time.
     self._chunk_steps = CHUNK_STEPS if self._one_by_one else steps_per_call
-    self._chunk, self._placed = None, None
+    self._chunk: int | None = None
+    self._placed = None
     self._order = dict(order_kwargs, num_examples=source.num_examples)
     self._microbatches = microbatches
     self._arrays = on_device(mesh, source)
@@ -251,7 +252,8 @@ def gathered(batch: dict) -> dict:
 
 def total(sums: Iterable) -> Any:
   """Adds up trees of sums that are computed on the devices, on the host."""
-  in_flight, fetched = collections.deque(), []
+  in_flight: collections.deque = collections.deque()
+  fetched = []
   for part in sums:
     in_flight.append(part)
     if len(in_flight) > 2:  # Bounds the batches that are held.

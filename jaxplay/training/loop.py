@@ -136,7 +136,8 @@ class Loop:
     self._progress, self._tracer = progress, tracer or host.Tracer()
     self._total = config.max_train_steps
     self._live = np.array([not one.has_ended() for one in records])
-    self._values = [[] for _ in records]  # Finite objectives, ascending.
+    # Finite objectives of each, ascending.
+    self._values: list[list[float]] = [[] for _ in records]
 
   def train(self) -> bool:
     """Trains from the newest checkpoint to the end.
@@ -148,7 +149,7 @@ class Loop:
     states, start = self._restore()
     trials.start(start)
     clock = host.Clock(start)
-    in_flight = collections.deque()
+    in_flight: collections.deque = collections.deque()
     at, stop = start, self._next_stop(start)
     arguments = trials.arguments(at, stop) if at < self._total else None
     with host.Preemption() as preemption:
@@ -170,7 +171,8 @@ class Loop:
             arguments = trials.arguments(at, stop)
         rests_here = rests(at, config)
         while len(in_flight) > (0 if rests_here else 1):
-          lines = self._settle(*in_flight.popleft(), clock)
+          done, tally = in_flight.popleft()
+          lines = self._settle(done, tally, clock)
         if rests_here:
           self._rest(at, states, lines)
           clock.restart(at)

@@ -16,15 +16,15 @@ def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
     train/grad_norm_max its largest value since the last line. train/clipped:
     share of the updates that were clipped. learning_rate: of this step.
   """
-  tally = {name: float(value) for name, value in tally.items()}
-  steps = tally["steps"]
+  sums = {name: float(value) for name, value in tally.items()}
+  steps = sums["steps"]
   return {
-    "train/loss": tally["loss"] / steps,
-    "train/error_rate": tally["error_rate"] / steps,
-    "train/grad_norm": tally["grad_norm"],
-    "train/grad_norm_max": tally["grad_norm_max"],
-    "train/clipped": tally["clipped"] / steps,
-    "learning_rate": tally["learning_rate"],
+    "train/loss": sums["loss"] / steps,
+    "train/error_rate": sums["error_rate"] / steps,
+    "train/grad_norm": sums["grad_norm"],
+    "train/grad_norm_max": sums["grad_norm_max"],
+    "train/clipped": sums["clipped"] / steps,
+    "learning_rate": sums["learning_rate"],
   }
 
 

@@ -61,7 +61,7 @@ def unpack(run: rundir.RunDir, like: Any) -> bool:
     return False
   run.check_metrics()
   folder, place = _found(run, where), where["place"]
-  states = {}
+  states: dict[int, tuple] = {}
   for step in files.steps(folder):
     states |= _of_trial(run, folder, step, place, like)
   if jax.process_index() == 0:

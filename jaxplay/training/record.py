@@ -130,7 +130,7 @@ class Record:
       "majority_error_rate": 1 - float(counts.max() / counts.sum()),
       "num_valid": int(counts.sum()),
     }
-    line = {}
+    line: dict[str, float] = {}
     for suffix, of_weights in sums.items():
       line |= self._eval_line("valid", suffix, of_weights)
     return line
