@@ -39,12 +39,8 @@ class DeviceFeed:
       own: Whether each trial has an order of its own.
       chunk_steps: Steps that the host brings at a time.
     """
-    self._mesh, self._arrays, self._chunk_steps = (
-      workload.mesh,
-      arrays,
-      chunk_steps,
-    )
-    self._seeds, self._own = seeds, own
+    self._mesh, self._arrays = workload.mesh, arrays
+    self._seeds, self._own, self._chunk_steps = seeds, own, chunk_steps
     self._order = dict(
       workload_lib.order(workload, config),
       microbatches=config.microbatches,
@@ -101,11 +97,13 @@ class HostFeed:
     self._mesh, self._own = workload.mesh, own
     self._size = config.batch_size // config.microbatches
     rows = np.arange(config.batch_size).reshape(-1, self._size)
-    if not own:
-      seeds, rows = (
-        seeds[:1],
-        rows[:, sharding.local_rows(workload.mesh, self._size)],
-      )
+    if own:  # Each host reads whole batches, of the trials that it has.
+      here = sharding.local_trials(workload.mesh, len(seeds))
+      # The others are placed by other hosts, and stand for nothing here.
+      seeds = [s if i in here else seeds[here[0]] for i, s in enumerate(seeds)]
+    else:
+      rows = rows[:, sharding.local_rows(workload.mesh, self._size)]
+      seeds = seeds[:1]
     self._seeds = seeds
     self._batches = {
       seed: data.train_batches(

@@ -315,6 +315,12 @@ def place_trials(
   )
 
 
+def local_trials(mesh: Mesh, size: int) -> np.ndarray:
+  """Which of so many trials this host's devices train, ascending."""
+  slices = trials(mesh).addressable_devices_indices_map((size,)).values()
+  return np.unique(np.concatenate([np.arange(size)[i] for i in slices]))
+
+
 def to_host(tree: Any) -> Any:
   """Whole numpy arrays on every host."""
   if jax.process_count() > 1:
