@@ -314,6 +314,10 @@ class Programs:
         states, _ = self._program(
           hparams, states, own, (np.int32(i), shared, *steps)
         )
+        # Emulated devices that exchange must not have many calls under way:
+        # these wait for each other's threads.
+        if self.mesh.size > self._groups:
+          jax.block_until_ready(states.step)
     # The next call takes the states, and with them their tallies.
     return states, jax.tree.map(jax.numpy.copy, states.tally)
 
