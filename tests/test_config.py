@@ -861,3 +861,14 @@ def test_a_key_that_is_younger_than_a_run():
   assert config_lib.differences(old, new) == {}
   new["model"]["strides"] = [1, 1, 2]
   assert list(config_lib.differences(old, new)) == ["model.strides"]
+
+
+def test_the_way_out_that_is_named_exists(tmp_path):
+  """Errors: what a broken config file is told to start from can be imported."""
+  for text in ("return 3", "return ml_collections.ConfigDict()"):
+    path = tmp_path / "config.py"
+    path.write_text(f"import ml_collections\ndef get_config():\n  {text}\n")
+    message = _refusal(config_lib.load, str(path))
+    name = re.search(r"start from ([\w.]+)\(\)", message)[1]
+    assert name in ("config.base", "jaxplay.config.base")
+    assert getattr(config_lib, name.rpartition(".")[2]) is config_lib.base

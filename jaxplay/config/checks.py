@@ -30,7 +30,7 @@ def validate(
   """Checks values, ranges and pairs that must agree; resolves the objective.
 
   Args:
-    config: A config with exactly the keys of `keys.base()`; see also `resolve`.
+    config: A config with exactly the keys of `base()`; see also `resolve`.
     num_devices: Devices over all hosts; None: do not check the mesh.
     trials: Whether they are groups that train trials of their own.
 

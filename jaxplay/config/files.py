@@ -81,7 +81,7 @@ def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
       f"{name}() in {path!r} fails",
     )
   if not isinstance(made, kind):
-    start = "; start from jaxplay.config.keys.base() and return it"
+    start = "; start from jaxplay.config.base() and return it"
     raise jaxplay.UserError(
       f"{name}() in {path!r} returns {type(made).__name__}, not a"
       f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}"

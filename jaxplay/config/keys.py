@@ -590,7 +590,7 @@ KEYS: Mapping[str, Key] = types.MappingProxyType(
 )
 TRACED = tuple(name for name, key in KEYS.items() if key.traced)
 # Features, and the keys that turn each off. What then has no effect, such as a
-# rate of dropout, falls back to its default: see `changes.without`.
+# rate of dropout, falls back to its default: see `edits.without`.
 OFF: dict[str, dict[str, Any]] = {}
 for _name, _key in KEYS.items():
   if _key.off:

@@ -53,7 +53,7 @@ def from_json(
     path: Of the file that holds it, for the sentence of an error.
 
   Raises:
-    jaxplay.UserError: It has other keys or types than `keys.base()`.
+    jaxplay.UserError: It has other keys or types than `base()`.
   """
   config = keys.base()
   try:
@@ -183,7 +183,7 @@ def _as_tuple(value):
 
 
 def _leaves(nested, groups, prefix=""):
-  """As `flatten`, down to the depth of `keys.base()`.
+  """As `flatten`, down to the depth of `base()`.
 
   What others made may be nested without end, or contain itself.
   """
@@ -204,12 +204,12 @@ def _leaves(nested, groups, prefix=""):
 
 
 def _groups():
-  """The names of the groups of `keys.base()`, and none of the whole."""
+  """The names of the groups of `base()`, and none of the whole."""
   return {name.rpartition(".")[0] for name in keys.defaults()} - {""}
 
 
 def check_keys(config):
-  """Refuses a config that has not the keys and types of `keys.base()`."""
+  """Refuses a config that has not the keys and types of `base()`."""
   found = dict(_leaves(config, _groups()))
   for key, value in found.items():
     typed(key, value, keys.defaults())
@@ -219,5 +219,5 @@ def check_keys(config):
 def refuse_missing(flat):
   for key in sorted(keys.defaults().keys() - flat.keys()):
     raise jaxplay.UserError(
-      f"config.{key} is missing; start from config.keys.base()"
+      f"config.{key} is missing; start from config.base()"
     )
