@@ -86,12 +86,12 @@ def mesh_sizes(
     jaxplay.UserError: It does not cover the devices.
   """
   sizes = {axis: mesh[axis] for axis in keys.MESH_AXES}
-  told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  listed = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   left = [axis for axis, size in sizes.items() if size == -1]
   if len(left) > 1:
     raise jaxplay.UserError(
-      f"config.mesh has two axes of -1, all devices that are left ({told}); one"
-      " of them can have that"
+      f"config.mesh has two axes of -1, all devices that are left ({listed});"
+      " one of them can have that"
     )
   if trials:
     left, sizes = ["trial"], {a: abs(size) for a, size in sizes.items()}
@@ -101,7 +101,7 @@ def mesh_sizes(
   covered = math.prod(sizes.values())
   if covered != num_devices:
     raise jaxplay.UserError(
-      f"a mesh of {told} does not cover {num_devices} devices; the product of"
+      f"a mesh of {listed} does not cover {num_devices} devices; the product of"
       f" its axes must {'divide' if trials else 'be'} {num_devices}"
     )
   return sizes

@@ -77,12 +77,12 @@ def other_seeds(seed: int, number: int) -> list[int]:
 
 def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
   """The first of some `differences` in words."""
-  told = "; ".join(
+  listed = "; ".join(
     f"config.{key} was {old!r} and is now {new!r}"
     for key, (old, new) in list(different.items())[:most]
   )
   more = len(different) - most
-  return told + (f" and {more} more" if more > 0 else "")
+  return listed + (f" and {more} more" if more > 0 else "")
 
 
 def is_resumable(key: str) -> bool:

@@ -78,11 +78,13 @@ class Trials(Protocol):
   def fetch(self, tallies: Any) -> dict[str, np.ndarray]:
     """Tallies from the devices, once they are there."""
 
-  def evaluate(self, split: str, states: Any) -> dict[str, dict]:
-    """Sums over a split: suffix of the weights -> name -> [N, ...]."""
+  def evaluate(self, split: str, states: Any) -> tuple[dict, dict | None]:
+    """Sums over a split: suffix of the weights -> name -> [N, ...].
 
-  def predictions(self, states: Any) -> dict[str, np.ndarray]:
-    """Of the sample: name -> [N, examples, ...]."""
+    Returns:
+      (sums, predictions of the sample: name -> [N, examples, ...]); of the
+      test split, and without a sample, there are no predictions: None.
+    """
 
   def keep(self, states: Any, ranks: Mapping[int, int]) -> bool:
     """Keeps states that are among the best.
@@ -293,13 +295,11 @@ class Loop:
   def _evaluate(self, at, states, lines):
     """Adds the evaluation to the lines; whether it is to be saved for that."""
     trials, ranks = self._trials, {}
-    sums = trials.evaluate("valid", states)
-    if trials.sample is not None:
-      predictions = trials.predictions(states)
+    sums, predictions = trials.evaluate("valid", states)
 
     def note(i):
       one, of_trial = self._records[i], _at(sums, i)
-      if trials.sample is not None:
+      if predictions is not None:
         of_sample = _at(predictions, i)
         one.write_predictions(at, trials.sample, of_sample, of_trial[""])
       lines[i] |= one.evaluation(of_trial)
@@ -356,7 +356,7 @@ class Loop:
       self._records[i].complete()
     best, states = self._trials.best(self._records)
     if best and config.report_test:
-      sums = self._trials.evaluate("test", states)
+      sums, _ = self._trials.evaluate("test", states)
       tests = sums[evaluate.suffix(config.objective)]
 
     def end(i):

@@ -60,10 +60,12 @@ def unpack(run: rundir.RunDir, like: Any) -> bool:
   if where is None:
     return False
   run.check_metrics()
-  folder, place = _found(run, where), where["place"]
+  folder, covered = _found(run, where)
   states: dict[int, tuple] = {}
-  for step in files.steps(folder):
-    states |= _of_trial(run, folder, step, place, like)
+  for step, (lines, num) in covered.items():
+    tree = _read(folder, step, num, like)
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf)[where["place"]], tree)
+    states |= _of_trial(run, step, lines, tree, step == max(covered))
   if jax.process_index() == 0:
     rundir.remove(run.checkpoints)
   files.write(run.checkpoints, states)
@@ -73,7 +75,7 @@ def unpack(run: rundir.RunDir, like: Any) -> bool:
 
 
 def _found(run, where):
-  """The folder of checkpoints in which this run has its place."""
+  """(folder of checkpoints in which this run has its place, `_covered`)."""
   path = rundir.absolute(run.path)
   # STUDY/trials/INDEX, STUDY/reruns/INDEX/SEED; or it was copied from there.
   studies = [*path.parents[1:3], rundir.at(where["study"])]
@@ -81,11 +83,8 @@ def _found(run, where):
     folder = study / "populations" / where["population"] / "checkpoints"
     if folder.is_dir():
       rundir.refuse_links(study, folder)
-      if any(
-        _lines(run, folder, step, where["place"]) is not None
-        for step in files.steps(folder)
-      ):
-        return folder
+      if covered := _covered(run, folder, where["place"]):
+        return folder, covered
   raise jaxplay.UserError(
     f"the checkpoints of {str(run.path)!r} were saved with those of its"
     f" population, in {str(folder)!r}, which is not there, or not what it was;"
@@ -93,26 +92,23 @@ def _found(run, where):
   )
 
 
-def _lines(run, folder, step, place):
-  """The lines of a trial up to a checkpoint; None: it is of another run."""
-  try:
-    digests = files.lines(folder, step) or []
-  except files.Damaged as error:
-    raise _damaged(folder, step, error) from None
-  if place >= len(digests):
-    return None
-  lines = run.metrics()[: digests[place]["count"]]
-  is_same = rundir.Digest(lines).as_json() == digests[place]
-  return lines if is_same else None
+def _covered(run, folder, place):
+  """Step -> (lines of the run up to it, number of trials); {}: of another."""
+  lines, covered = run.metrics(), {}
+  for step in files.steps(folder):
+    try:
+      digests = files.lines(folder, step) or []
+    except files.Damaged as error:
+      raise _damaged(folder, step, error) from None
+    if place < len(digests):
+      before = lines[: digests[place]["count"]]
+      if rundir.Digest(before).as_json() == digests[place]:
+        covered[step] = before, len(digests)
+  return covered
 
 
-def _of_trial(run, folder, step, place, like):
-  """Of one checkpoint, what is of a trial: for `files.write`."""
-  lines = _lines(run, folder, step, place)
-  if lines is None:
-    return {}
-  objective, made = run.objective(), run.status().get("step", 0)
-  num = len(files.lines(folder, step))
+def _read(folder, step, num, like):
+  """The checkpoint of all trials, as arrays of numpy."""
   stacked = jax.tree.map(
     # Never written to, so it takes no memory.
     lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num, *leaf.shape)),
@@ -122,12 +118,16 @@ def _of_trial(run, folder, step, place, like):
     names = [name.split("/") for name in files.shapes(folder, step)]
     kept = len({name[1] for name in names if name[0] == "best"})
     like = {"states": stacked, "best": [stacked] * kept}
-    tree = files.read(folder, step, like)
+    return files.read(folder, step, like)
   except files.Damaged as error:
     raise _damaged(folder, step, error) from None
-  tree = jax.tree.map(lambda leaf: np.asarray(leaf)[place], tree)
+
+
+def _of_trial(run, step, lines, tree, is_newest):
+  """Of one checkpoint, what is of a trial: for `files.write`."""
+  objective, made = run.objective(), run.status().get("step", 0)
   found = {}
-  if step == files.steps(folder)[-1]:
+  if is_newest:
     best = rundir.best_lines(lines, objective)
     for line, state in zip(best, tree["best"], strict=False):
       found[line["step"]] = state

@@ -43,9 +43,6 @@ class Group:
         argument: `hparams`, `seed`, and which schedule it is.
       tell: Called with sentences.
       **kwargs: Of `programs.Programs`.
-
-    Raises:
-      jaxplay.UserError: The training split does not fit on a device.
     """
     self.programs = programs.Programs(configs, tell, **kwargs)
     self._tell = tell
@@ -192,10 +189,10 @@ class _Population:
     return sharding.to_host(tallies)
 
   def evaluate(self, split, states):
-    return self._of.evaluate(split, self._hparams, states)
-
-  def predictions(self, states):
-    return self._of.predictions(self._hparams, states)
+    sums, predictions = self._of.evaluate(split, self._hparams, states), None
+    if split == "valid" and self.sample is not None:
+      predictions = self._of.predictions(self._hparams, states)
+    return sums, predictions
 
   def keep(self, states, ranks):
     keep_best = self._of.config.keep_best

@@ -176,9 +176,10 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
       )
     loop, step = _loop_seconds(config, workload)
   except jax.errors.JaxRuntimeError as error:
-    if not memory.exhausted(error):
+    short = memory.exhausted(error)
+    if not short:
       raise
-    return Speed(too_large=memory.exhausted(error), **known)
+    return Speed(too_large=short, **known)
   return Speed(
     step_seconds=step, loop_seconds=loop, text=compiled.as_text(), **known
   )

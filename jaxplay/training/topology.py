@@ -164,11 +164,11 @@ def compile_for(
       compiled = dry_run.lower_train_step(config, workload).compile()
       evaluation = dry_run.lower_eval_step(config, workload).compile()
   except jax.errors.JaxRuntimeError as error:
-    if not memory.exhausted(error):
+    short = memory.exhausted(error)
+    if not short:
       raise
     seconds = time.monotonic() - start
-    told = memory.exhausted(error)
-    return Compiled(parts, math.nan, math.nan, "", "", seconds, told)
+    return Compiled(parts, math.nan, math.nan, "", "", seconds, short)
   seconds = time.monotonic() - start
   sizes = compiled.memory_analysis()
   parts["batch"] = max(0.0, sizes.argument_size_in_bytes - sum(parts.values()))

@@ -93,7 +93,7 @@ def _train(config, run, console, extend, profile, workload):
   status, done = run.status(), record.Record(run, config).has_ended()
   if done:
     run.check_metrics()
-  is_whole = done and not _lacks(run, config)
+  is_whole = done and not _lacks(run, config, status)
   if is_whole and run.packed() is None:
     console.tell(
       f"{run.path} holds a finished run ({status['status']} at step"
@@ -144,9 +144,8 @@ def _train(config, run, console, extend, profile, workload):
   return one.content
 
 
-def _lacks(run, config):
+def _lacks(run, config, status):
   """Whether a run that has ended lacks something that is asked for."""
-  status = run.status()
   if status["status"] != "completed":
     return False
   if config.report_test and "test" not in status:
@@ -219,11 +218,14 @@ class _Run:
     return _of_one(jax.device_get(tally))
 
   def evaluate(self, split, state):
+    variables, predictions = self._variables(state), None
     sums = {
       suffix: self._evaluator(split)(weights)
-      for suffix, weights in self._variables(state).items()
+      for suffix, weights in variables.items()
     }
-    return _of_one(sums)
+    if split == "valid" and self.sample is not None:
+      predictions = _of_one(self._predictor(variables[""]))
+    return _of_one(sums), predictions
 
   @functools.cache  # noqa: B019
   def _evaluator(self, split):
@@ -236,9 +238,6 @@ class _Run:
       device_bytes=config.dataset.device_bytes,
       workers=config.dataset.workers,
     )
-
-  def predictions(self, state):
-    return _of_one(self._predictor(self._variables(state)[""]))
 
   @functools.cached_property
   def _predictor(self):
