@@ -12,9 +12,9 @@ import shutil
 import pytest
 
 from jaxplay import cli
-from jaxplay.planning import answer as answer_lib
+from jaxplay.playbook import result as answer_lib
 from tests.launch import launches
-from tests.planning import ladders
+from tests.scaling import ladders
 from tests.study import studies
 
 _DIGITS, _DASHES = "9" * 5_000, "-" * 100_000

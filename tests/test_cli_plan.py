@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxplay import rundir
-from jaxplay.planning import answer as answer_lib
+from jaxplay.playbook import result as answer_lib
 from jaxplay.study import study as study_lib
 from tests.study import studies
 

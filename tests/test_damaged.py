@@ -14,11 +14,13 @@ import pytest
 
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
-from jaxplay.planning import answer, ladder, throughput
-from jaxplay.procedures import playbook
+from jaxplay.playbook import loop as playbook
+from jaxplay.playbook import result as answer
+from jaxplay.playbook.batch_size import throughput
+from jaxplay.scaling import ladder
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
-from tests.planning import ladders
+from tests.scaling import ladders
 from tests.study import studies
 
 # What readers write anew, of what they have read.

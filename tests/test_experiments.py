@@ -8,8 +8,9 @@ import pytest
 
 from jaxplay import config as config_lib
 from jaxplay.cli import common
+from jaxplay.pods import topology
 from jaxplay.study import study as study_lib
-from jaxplay.training import topology, train
+from jaxplay.training import train
 from tests.training import runs
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "experiments"

@@ -16,7 +16,7 @@ from scipy import stats
 import jaxplay
 from jaxplay import finding, report
 from jaxplay.analysis import checklist, compare, plots, plots_compare
-from jaxplay.planning import answer as answer_lib
+from jaxplay.playbook import result as answer_lib
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
 from tests.analysis import by_hand

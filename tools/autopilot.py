@@ -22,7 +22,7 @@ from scipy import stats
 from jaxplay import cli, report, rundir
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
-from jaxplay.planning import answer as answer_lib
+from jaxplay.playbook import result as answer_lib
 from jaxplay.study import space as space_lib
 
 TASKS = ("digits", "synthetic", "language")

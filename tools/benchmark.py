@@ -729,8 +729,7 @@ def _peak_flops():
   """Of all devices: the maker's for a known chip, else as measured."""
   import jax
 
-  from jaxplay.planning import roofline
-  from jaxplay.training import probe
+  from jaxplay.pods import probe, roofline
 
   chip = roofline.chip(jax.devices()[0].device_kind)
   if chip is not None:

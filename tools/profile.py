@@ -77,7 +77,7 @@ def _utilization(run):
 
   from jaxplay import config as config_lib
   from jaxplay import rundir
-  from jaxplay.planning import roofline
+  from jaxplay.pods import roofline
   from jaxplay.training import dry_run
   from jaxplay.training import workload as workload_lib
 

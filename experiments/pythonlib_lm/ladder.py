@@ -8,7 +8,7 @@ Expect  L(N, D) = 0.468 + 9.86 / N^0.257 + 750 / D^0.520 nats per byte, one seed
         jaxplay scaling run experiments/pythonlib_lm/ladder.py --workdir=...
 """
 
-from jaxplay.planning import ladder
+from jaxplay.scaling import ladder
 
 _STEPS = (300, 600, 1_200, 2_400)
 

@@ -50,8 +50,8 @@ def add(plan):
 
 
 def _batch_size(arguments, rest):
-  from jaxplay.planning import steps as steps_lib
-  from jaxplay.procedures import batch_size
+  from jaxplay.playbook.batch_size import run as batch_size
+  from jaxplay.playbook.steps import decide as steps_lib
 
   if arguments.epochs is not None:
     # B7.
@@ -128,8 +128,7 @@ def here(arguments, config):
 
   import jax
 
-  from jaxplay.planning import program
-  from jaxplay.training import probe
+  from jaxplay.pods import probe, program
 
   devices = jax.devices()
   if devices[0].platform == "cpu" and arguments.fake_devices is None:
@@ -158,8 +157,7 @@ def _abstract(arguments, config):
   """As `here`, of TPUs that are not here: compiled, not timed."""
   common.start_jax_to_compile()
 
-  from jaxplay.planning import program, roofline
-  from jaxplay.training import topology
+  from jaxplay.pods import program, roofline, topology
   from jaxplay.training import workload as workload_lib
 
   found = topology.topology(arguments.topology)

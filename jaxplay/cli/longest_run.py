@@ -68,7 +68,7 @@ def _date(text):
 
 
 def _longest_run(arguments, rest):
-  from jaxplay.planning import longest_run
+  from jaxplay import longest_run
 
   common.no_more(rest, arguments)
   if arguments.deadline is None:

@@ -57,8 +57,8 @@ def _add_steps(plan):
 
 def _steps(arguments, rest):
   from jaxplay.analysis import results as results_lib
-  from jaxplay.planning import steps as planning
-  from jaxplay.procedures import steps
+  from jaxplay.playbook.steps import decide as planning
+  from jaxplay.playbook.steps import run as steps
 
   if arguments.study is not None:
     common.no_more(rest, arguments)
@@ -121,7 +121,7 @@ def _add_stability(plan):
 
 
 def _stability(arguments, rest):
-  from jaxplay.procedures import stability
+  from jaxplay.playbook.stability import run as stability
 
   config = question.load_config(arguments, rest)
   rates = question.rates(arguments, config)
@@ -150,7 +150,7 @@ def _add_clip(plan):
 
 
 def _clip(arguments, rest):
-  from jaxplay.procedures import stability
+  from jaxplay.playbook.stability import run as stability
 
   common.no_more(rest, arguments)
   answer = stability.clip(rundir.RunDir(arguments.run))
@@ -193,7 +193,7 @@ def _add_rounds(plan):
 
 def _rounds(arguments, rest):
   from jaxplay.analysis import results as results_lib
-  from jaxplay.procedures import rounds
+  from jaxplay.playbook.rounds import run as rounds
 
   common.no_more(rest, arguments)
   first = results_lib.read_study(arguments.study)

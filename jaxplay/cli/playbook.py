@@ -33,9 +33,9 @@ def add(verbs):
 
 
 def _playbook(arguments, rest):
-  from jaxplay.planning import playbook as planning
-  from jaxplay.procedures import batch_size as batch_size_lib
-  from jaxplay.procedures import playbook
+  from jaxplay.playbook import budget as planning
+  from jaxplay.playbook import loop as playbook
+  from jaxplay.playbook.batch_size import run as batch_size_lib
 
   budget = planning.Budget.parse(arguments.budget)
   config = question.load_config(arguments, rest)
@@ -82,7 +82,7 @@ def _playbook(arguments, rest):
 def _keep(options):
   """What writes the page of a part of the loop."""
   from jaxplay.analysis import results as results_lib
-  from jaxplay.planning import answer as answer_lib
+  from jaxplay.playbook import result as answer_lib
 
   def keep(folder, asked, answer):
     if answer is None:

@@ -57,7 +57,7 @@ def load_config(arguments, rest):
 
 def _lab(arguments):
   """Where the studies of a plan run."""
-  from jaxplay.procedures import lab as lab_lib
+  from jaxplay.playbook import study_runner as lab_lib
 
   def train(directory, jobs):
     return study_verbs.train_jobs(arguments, directory, jobs)[0]
@@ -75,8 +75,8 @@ def num_train(config):
 def run(arguments, question, options, config, goal, procedure):
   """Answers a question in its folder, and shows the answer."""
   from jaxplay import config as config_lib
-  from jaxplay.planning import answer as answer_lib
-  from jaxplay.procedures import lab as lab_lib
+  from jaxplay.playbook import result as answer_lib
+  from jaxplay.playbook import study_runner as lab_lib
 
   directory = answer_lib.PlanDir(arguments.workdir)
   common.make_folder(arguments.figures)
@@ -103,7 +103,7 @@ def run(arguments, question, options, config, goal, procedure):
 
 def tell(arguments, question, options, goal, answer):
   """Shows an answer that took no training; kept if there is a folder."""
-  from jaxplay.planning import answer as answer_lib
+  from jaxplay.playbook import result as answer_lib
 
   directory = None
   common.make_folder(arguments.figures)
@@ -149,7 +149,7 @@ def _to_train(directory, answer):
 def _show(arguments, question, answer, goal, directory=None):
   """The answer on the terminal, its page and its pictures."""
   from jaxplay import report, rundir
-  from jaxplay.planning import answer as answer_lib
+  from jaxplay.playbook import result as answer_lib
 
   if directory is not None:
     write_page(directory, question, goal, answer)

@@ -223,7 +223,7 @@ def _format(arguments):
 
 def _report_ladder(arguments):
   from jaxplay import report
-  from jaxplay.planning import ladder as ladder_lib
+  from jaxplay.scaling import ladder as ladder_lib
 
   if arguments.objective:
     raise jaxplay.UserError(

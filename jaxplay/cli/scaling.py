@@ -74,7 +74,7 @@ def add(verbs):
 
 
 def _run(arguments, rest):
-  from jaxplay.planning import ladder as ladder_lib
+  from jaxplay.scaling import ladder as ladder_lib
 
   common.no_more(rest, arguments)
   definition = ladder_lib.load(arguments.file)
@@ -136,8 +136,9 @@ def _run(arguments, rest):
 
 
 def _fit(arguments, rest):
-  from jaxplay.planning import ladder as ladder_lib
-  from jaxplay.planning import scaling, traps
+  from jaxplay.scaling import ladder as ladder_lib
+  from jaxplay.scaling import law as scaling
+  from jaxplay.scaling import traps
 
   common.no_more(rest, arguments)
   results = ladder_lib.read(arguments.ladder, arguments.count)
@@ -186,7 +187,8 @@ def write_report(results, out=None):
     (law or None, why there is none, findings, path of the report)
   """
   from jaxplay import report
-  from jaxplay.planning import scaling, traps
+  from jaxplay.scaling import law as scaling
+  from jaxplay.scaling import traps
 
   law, why, findings = None, "", []
   try:

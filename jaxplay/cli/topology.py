@@ -67,7 +67,7 @@ def _topology(arguments, rest):
   else:
     common.start_jax_to_compile()
 
-  from jaxplay.training import topology
+  from jaxplay.pods import topology
 
   # All names are looked at before the first is compiled for, which may take
   # minutes.
@@ -105,8 +105,7 @@ def _devices(name, topology):
 def _case(name, devices, shape, config):
   """What is known of a config on a topology, as JSON."""
   from jaxplay import config as config_lib
-  from jaxplay.planning import program, roofline
-  from jaxplay.training import probe, topology
+  from jaxplay.pods import probe, program, roofline, topology
 
   compiled = topology.compile_for(config, devices)
   kind = devices[0].device_kind
@@ -185,7 +184,7 @@ def _tell_compiling(name, config):
 def _largest(name, config, devices, row):
   """The largest batch that fits, by doubling or halving; None: none does."""
   from jaxplay import config as config_lib
-  from jaxplay.training import topology
+  from jaxplay.pods import topology
 
   def fits(size):
     sized = config_lib.with_batch_size(config, size)

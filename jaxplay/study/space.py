@@ -29,7 +29,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.study import checks
+from jaxplay.study import space_checks as checks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.study import checks
 from jaxplay.study import space as space_lib
+from jaxplay.study import space_checks as checks
 from jaxplay.study.space import Choice, Float, Int, Space
 
 LEARNING_RATE = "hparams.learning_rate"

@@ -1,1 +1,0 @@
-"""Planning: batch size, steps, stability, scaling laws, the longest run."""

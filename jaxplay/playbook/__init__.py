@@ -1,0 +1,1 @@
+"""The procedures of the Deep Learning Tuning Playbook."""

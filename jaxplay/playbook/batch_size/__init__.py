@@ -1,0 +1,1 @@
+"""Which batch size: what fits, what is fast, what reaches a target first."""

@@ -1,0 +1,356 @@
+"""Which batch size: the playbook's rules, on numbers.
+
+Playbook, choosing the batch size: it governs the speed of training, and is not
+tuned for validation performance. `throughput` says which sizes are worth
+having, `critical` how many steps each takes to a target.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxplay import finding
+from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook.batch_size import critical as critical_lib
+from jaxplay.playbook.batch_size import throughput
+from jaxplay.playbook.steps import decide as steps_lib
+
+_SIZE = answer_lib.Axis("batch size, examples", log=True)
+
+
+def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
+  """What a change of the batch size asks for (B8).
+
+  Args:
+    old: The config's size.
+    new: The recommended one.
+    keys: Hyperparameters of the optimizer and of regularization in use.
+  """
+  if old == new:
+    return []
+  return [
+    finding.Finding(
+      "retune_after_change",
+      "warn",
+      "batch_size",
+      {"old": old, "new": new, "hyperparameters": list(keys)},
+      f"From {old} to {new} examples the best values of {', '.join(keys)}"
+      " change: tune them again for the new size, before comparing anything.",
+      critical_lib.RETUNE,
+    )
+  ]
+
+
+def answer(
+  speeds: Sequence[throughput.Speed],
+  *,
+  batch_size: int,
+  eval_batch_size: int,
+  retuned: Sequence[str],
+  microbatches: int = 1,
+  num_devices: int = 1,
+  ended: str = "",
+  measured: bool = True,
+  target: steps_lib.Target | None = None,
+  reached: Sequence[critical_lib.Reached] = (),
+) -> answer_lib.Answer:
+  """The whole answer.
+
+  Args:
+    speeds: Of each size that was tried, ascending; at least one fits.
+    batch_size: The config's.
+    eval_batch_size: The config's.
+    retuned: Hyperparameters to tune again at another size.
+    microbatches: The config's.
+    num_devices: That times are of.
+    ended: Why no larger size was tried, a sentence.
+    measured: Whether times are no estimates.
+    target: What was to be reached, if anything.
+    reached: Of each size that was trained, ascending.
+  """
+  fitting = [s for s in speeds if not s.too_large]
+  timed = [s for s in fitting if s.loop_seconds > 0]
+  known = [one for one in reached if one.is_known]
+  largest = fitting[-1].batch_size
+  outcome = critical_lib.outcome(known, _seconds(timed)) if known else None
+
+  def decide(speeds):
+    """(the largest size worth having, that of the least time)."""
+    last = largest
+    if speeds:
+      last = speeds[throughput.saturation(speeds)].batch_size
+    fastest = known and critical_lib.cheapest(known, _seconds(speeds))
+    return last, fastest or None
+
+  last, fastest = decide(timed)
+  chosen = last if target is None else fastest
+  findings, said, settings = [], [], {}
+  if timed:
+    findings += throughput.findings(
+      timed, microbatches=microbatches, measured=measured
+    )
+    said.append(_told_throughput(timed, last, measured))
+  if target is None:
+    said.insert(
+      0,
+      f"Use {last} examples: the largest batch that fits"
+      + (" and up to which throughput grows" if timed else "")
+      + ", a rule of thumb that takes no training."
+      + (" --target measures what it takes to reach one." if measured else ""),
+    )
+  else:
+    findings += critical_lib.findings(reached, target, outcome)
+    said = _told_target(known, outcome, target, timed, findings) + said
+  if measured:
+    agree = throughput.passes_agree(timed, decide)
+    findings.insert(0, agree)
+    said += _told_others(timed, decide, target is not None)
+    if agree.verdict == "unknown":
+      # In place of what to use, if that would be told.
+      said[: chosen is not None] = [agree.advice]
+      chosen = None
+  too_large = next((s for s in speeds if s.too_large), None)
+  if too_large:
+    said.append(
+      f"{too_large.batch_size} examples do not fit:"
+      f" {too_large.too_large.rstrip('.')}."
+    )
+  elif ended:
+    said.append(ended)
+  if chosen is not None:
+    findings += retune(batch_size, chosen, retuned)
+    if chosen != batch_size:
+      settings["batch_size"] = chosen
+    if chosen > eval_batch_size:
+      settings["eval_batch_size"] = chosen
+  pictures = [_throughput_picture(timed, last, measured)] if timed else []
+  if outcome:
+    pictures.append(_steps_picture(known, outcome, target))
+    pictures.append(_cost_picture(known, outcome, timed, num_devices))
+  return answer_lib.Answer(
+    said=said,
+    settings=settings,
+    findings=findings,
+    tables=[_table(speeds, reached, num_devices, target, measured)],
+    pictures=pictures,
+    details={
+      "batch_size": chosen,
+      "saturation": last,
+      "speeds": [dataclasses.asdict(s) for s in speeds],
+      "reached": [
+        dataclasses.asdict(one) | {"rate": one.best.rate, "steps": one.steps}
+        for one in reached
+      ],
+      "outcome": outcome and dataclasses.asdict(outcome),
+      "num_devices": num_devices,
+      "target": target and str(target),
+    },
+  )
+
+
+def _seconds(speeds) -> Mapping[int, float]:
+  return {s.batch_size: s.loop_seconds for s in speeds}
+
+
+def _told_throughput(timed, last, measured):
+  at = [s.batch_size for s in timed].index(last)
+  about = "" if measured else " at most, by the roofline"
+  told = (
+    f"Throughput is {_short(timed[at].throughput)} examples per second{about}"
+    f" at {last} examples"
+  )
+  if at == len(timed) - 1:
+    return told + (", and still grows there." if at else ".")
+  what, _ = throughput.binding(timed[at:])
+  if timed[at].bound and what == "saturation":
+    what = f"{timed[-1].bound} of the device"
+  return (
+    told + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
+  )
+
+
+def _told_others(timed, decide, by_target):
+  """What timings that are no better than 10 % leave open."""
+  swayed = throughput.swayed(timed, decide, lambda _: throughput.AGREE)
+  said = decide(timed)[by_target]
+  others = sorted({other[by_target] for _, other in swayed} - {said, None})
+  if not others:
+    return []
+  told = " or ".join(str(size) for size in others)
+  return [
+    f"Were a time {throughput.AGREE:.0%} shorter, which is as well as times are"
+    f" known, it would be {told} examples: about as good."
+  ]
+
+
+def _told_target(known, outcome, target, timed, findings):
+  if outcome is None:
+    return [next(f.advice for f in findings if f.check == "steps_to_target")]
+  one = next(o for o in known if o.batch_size == outcome.time)
+  seconds = _seconds(timed)[one.batch_size]
+  said = [
+    f"Use {one.batch_size} examples: they reach {target} in the least time, and"
+    f" with the least device-seconds, on these devices:"
+    f" {_short(seconds * one.mean)} s = {one.mean:,.0f} steps of"
+    f" {_short(1e3 * seconds)} ms, at a constant learning rate of"
+    f" {one.best.rate:g}.",
+    "If each doubling of the batch doubled the devices, and a step took as"
+    f" long: {outcome.time_scaled} for time, {outcome.resources_scaled} for"
+    " device-seconds.",
+    f"Scaling is perfect up to {outcome.perfect} examples.",
+  ]
+  fit = outcome.critical
+  found = next(f for f in findings if f.check == "critical_batch_size")
+  if found.verdict == "unknown":
+    said[-1] += f" {found.advice}"
+  else:
+    said[-1] += (
+      f" Critical batch size: {fit.critical:,.0f} examples ({fit.low:,.0f} to"
+      f" {fit.high:,.0f} over seeds and the choice of the rate), at which"
+      f" {2 * fit.least_steps:,.0f} steps are needed; no batch needs fewer than"
+      f" {fit.least_steps:,.0f}."
+    )
+  return said
+
+
+def _short(number):
+  return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
+def _table(speeds, reached, num_devices, target, measured):
+  by_size = {one.batch_size: one for one in reached}
+  heads = ["batch size", "fits", "MiB", "examples/s", "ms per step"]
+  heads += ["passes differ", "without feed, ms"] if measured else []
+  if target is not None:
+    heads += ["rate", "steps", "+-", "examples", "seconds"]
+    heads += ["device-seconds"] * (num_devices > 1)
+  rows = []
+  for s in speeds:
+    row: list[Any] = [s.batch_size, "NO" if s.too_large else "yes"]
+    row += [_number(s.bytes / 2**20), _number(s.throughput)]
+    row.append(_number(1e3 * s.loop_seconds))
+    if measured:
+      row.append(f"{s.differ:.0%}" if s.loop_seconds > 0 else None)
+      row.append(_number(1e3 * s.step_seconds))
+    one = by_size.get(s.batch_size)
+    if one is not None and one.is_known:
+      spread = float(np.std(one.steps, ddof=1)) if len(one.steps) > 1 else None
+      time = s.loop_seconds * one.mean
+      row += [one.best.rate, round(one.mean), spread and round(spread)]
+      row += [round(one.examples), _number(time), _number(num_devices * time)]
+    elif target is not None:
+      row += ["-", f"> {one.budget}" if one else "-", *["-"] * 4]
+    rows.append(row[: len(heads)])
+  return answer_lib.Table(
+    "Batch sizes",
+    heads,
+    rows,
+    note="A step in the training loop, and the same calls with their examples"
+    " there already: the best of several passes over all sizes, with the share"
+    " by which the second best took longer."
+    if measured
+    else "By the roofline, at most: nothing is timed.",
+  )
+
+
+def _number(value):
+  return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _throughput_picture(timed, last, measured):
+  first, most = timed[0], max(s.throughput for s in timed)
+  name = "training loop" if measured else "roofline, at most"
+  rows = [dict(x=s.batch_size, y=s.throughput, series=name) for s in timed]
+  rows += [
+    dict(x=s.batch_size, y=s.batch_size / s.step_seconds, series="without feed")
+    for s in timed
+    if math.isfinite(s.step_seconds)
+  ]
+  ideal = [
+    (s.batch_size, first.throughput * s.batch_size / first.batch_size)
+    for s in timed
+  ]
+  name = "twice as much for each doubling"
+  # Far above what is reached, it would only press that flat.
+  lines = [dict(x=x, y=y, series=name) for x, y in ideal if y <= 4 * most]
+  return answer_lib.Picture(
+    "throughput against batch size",
+    _SIZE,
+    answer_lib.Axis("examples per second", log=True),
+    lines=rows + lines,
+    points=rows,
+    rules={f"grows up to {last}": last} if last < timed[-1].batch_size else {},
+    caption="Where the line leaves the ideal one, something binds; past the"
+    " rule a larger batch gives no more throughput.",
+  )
+
+
+def _steps_picture(known, outcome, target):
+  least = min(one.examples for one in known)
+  sizes = [one.batch_size for one in known]
+  lines = [
+    dict(x=size, y=least / size, series="perfect scaling") for size in sizes
+  ]
+  rules, fit = {}, outcome.critical
+  if fit is not None:
+    lines += [
+      dict(x=float(x), y=fit.steps(x), series="fit")
+      for x in np.geomspace(sizes[0], sizes[-1], 40)
+    ]
+    if critical_lib.is_between(fit, sizes):
+      rules[f"critical: {fit.critical:,.0f}"] = fit.critical
+  errors = 2 * critical_lib.relative_errors(known)
+  return answer_lib.Picture(
+    "steps to the target",
+    _SIZE,
+    answer_lib.Axis(f"steps to {target}", log=True),
+    lines=lines,
+    points=[
+      dict(
+        x=one.batch_size,
+        y=one.mean,
+        low=one.mean * math.exp(-error),
+        high=one.mean * math.exp(error),
+        series="best learning rate of each size",
+      )
+      for one, error in zip(known, errors, strict=True)
+    ],
+    rules=rules,
+    caption="Bars are of two standard errors. Along the line twice the batch"
+    " takes half the steps; beyond the critical size a larger one gains less"
+    " and less.",
+  )
+
+
+def _cost_picture(known, outcome, timed, num_devices):
+  seconds = _seconds(timed)
+  first = known[0].batch_size
+  costs = {
+    "time, these devices": lambda size: seconds[size],
+    "time, devices grow with the batch": lambda _: seconds[first],
+    "device-seconds, devices grow": lambda size: (
+      num_devices * seconds[first] * size / first
+    ),
+  }
+  if num_devices > 1:
+    costs["device-seconds, these devices"] = lambda size: (
+      num_devices * seconds[size]
+    )
+  rows = [
+    dict(x=one.batch_size, y=one.mean * cost(one.batch_size), series=name)
+    for one in known
+    for name, cost in costs.items()
+  ]
+  return answer_lib.Picture(
+    "time and device-seconds to the target",
+    _SIZE,
+    answer_lib.Axis("seconds, device-seconds", log=True),
+    lines=rows,
+    points=rows,
+    rules={f"least time: {outcome.time}": outcome.time},
+    caption="Where devices grow with the batch, a step takes as long as that of"
+    " the smallest batch. On one device, time and device-seconds are one.",
+  )

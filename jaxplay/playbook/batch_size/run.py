@@ -1,0 +1,348 @@
+"""`plan batch-size`: what fits, what is fast, and what reaches a target."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook.batch_size import critical, throughput
+from jaxplay.playbook.batch_size import decide as planning
+from jaxplay.playbook.steps import decide as steps_lib
+
+GOAL = "Which batch size trains fastest, and which costs least?"
+
+_SMALLEST = 8
+_EVALUATIONS = 50  # of each trial
+# A larger batch never needs more steps if it is well tuned; but seeds differ.
+_ROOM = 1.5
+# So many sizes past the saturation of throughput show that it stays.
+_BEYOND = 2
+# Passes over the sizes; and how many more, each time the command is given, over
+# those of which no two agree.
+_PASSES, _MORE = 3, 3
+_WIDER = 10.0
+_RERUN = 3  # So many rates of a size are run with other seeds.
+
+
+def smallest(unit: int) -> int:
+  """The first size: the least doubling of `unit` that is at least 8.
+
+  Args:
+    unit: Devices times microbatches, over which a batch divides.
+  """
+  return unit * 2 ** max(0, math.ceil(math.log2(_SMALLEST / unit)))
+
+
+def retuned(config) -> list[str]:
+  """Hyperparameters that a change of the batch size asks to tune again (B8)."""
+  flat = config_lib.flatten(config)
+  return [
+    key
+    for key in config_lib.RETUNE
+    if flat[key] and config_lib.has_effect(key, flat)
+  ]
+
+
+def check(target: steps_lib.Target, config) -> None:
+  """Refuses a target of an evaluation that no trial makes, before all training.
+
+  Raises:
+    jaxplay.UserError: No such metric of the validation set is logged.
+  """
+  config = config.copy_and_resolve_references()
+  for key, value in config_lib.without(config, "averages").items():
+    config_lib.override(config, key, value)
+  known = (*steps_lib.TRAINED, *config_lib.evaluated(config))
+  if target.metric not in known:
+    raise jaxplay.UserError(
+      f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
+    )
+
+
+def batch_size(
+  lab: lab_lib.Lab,
+  config,
+  *,
+  measure: Callable[[Any], Mapping[str, Any]],
+  num_devices: int,
+  num_train: int | None,
+  sizes: Sequence[int] | None = None,
+  largest: int | None = None,
+  measured: bool = True,
+  target: steps_lib.Target | None = None,
+  learning_rates: tuple[float, float] = (1e-3, 1.0),
+  seeds: int = 3,
+  max_train_steps: int = 0,
+) -> answer_lib.Answer:
+  """Feasible sizes and their speed; with a target, steps to it at each.
+
+  Args:
+    lab: Where to run it.
+    config: The base config.
+    measure: Of a config, the fields of `throughput.Speed` but the size, once.
+    num_devices: That it measures on.
+    num_train: Examples of the training split; None: not known.
+    sizes: Instead of doubling from a small one.
+    largest: Size beyond which not to go; None: the training split's.
+    measured: Whether what it returns is no estimate.
+    target: What each size is to reach.
+    learning_rates: Lowest and highest of each size's sweep.
+    seeds: With which the best rates of each size are run again.
+    max_train_steps: Of each trial of the smallest size.
+
+  Raises:
+    jaxplay.UserError: No size fits, or no trial logs the target's metric.
+  """
+  speeds, ended = _speeds(
+    lab,
+    config,
+    measure,
+    sizes=sizes,
+    first=smallest(num_devices * config.microbatches),
+    largest=largest,
+    num_train=num_train,
+    passes=_PASSES if measured else 1,
+  )
+  fitting = [s for s in speeds if not s.too_large]
+  if not fitting:
+    raise jaxplay.UserError(
+      f"no batch size fits: {speeds[0].batch_size} examples need"
+      f" {speeds[0].too_large}; use a smaller model, model.remat, or split"
+      " parameters by config.mesh.fsdp"
+    )
+  reached = []
+  if target is not None:
+    # Of sizes past saturation there is nothing to hope (B3).
+    candidates = fitting
+    if sizes is None:
+      candidates = fitting[: throughput.saturation(fitting) + 1]
+    reached = _reach(
+      lab,
+      config,
+      [s.batch_size for s in candidates],
+      target=target,
+      learning_rates=learning_rates,
+      seeds=seeds,
+      max_train_steps=max_train_steps,
+    )
+  return planning.answer(
+    speeds,
+    batch_size=config.batch_size,
+    eval_batch_size=config.eval_batch_size,
+    retuned=retuned(config),
+    microbatches=config.microbatches,
+    num_devices=num_devices,
+    ended=ended,
+    measured=measured,
+    target=target,
+    reached=reached,
+  )
+
+
+def _speeds(lab, config, measure, *, passes, **limits):
+  """(speed of each size that was tried, why no larger one was).
+
+  All sizes are timed one after another, and then all of them again: what else
+  runs on the machine does not run at one size only. Sizes of which no two
+  passes agree are timed some more.
+  """
+
+  def speed(size, number):
+    """The best of so many passes, or of all that there are."""
+    changed = config_lib.with_batch_size(config, size)
+    config_lib.validate(changed)
+    name = f"speed/{size:07d}"
+    while True:
+      kept = lab.measured(name, throughput.Pass)
+      # What does not fit does not fit; it is compiled once.
+      if len(kept) >= number or (kept and kept[-1].get("too_large")):
+        return throughput.best_of(size, kept)
+      which = f", pass {len(kept) + 1}" if passes > 1 else ""
+      lab.tell(f"batch size {size}{which}")
+      lab.measure(name, lambda: measure(changed))
+
+  for number in range(1, passes + 1):
+    # Where to end is seen anew in each pass, by the best ones so far.
+    speeds, ended = _doubled(lambda size, n=number: speed(size, n), **limits)
+  for _ in range(_MORE):
+    for one in speeds:
+      if one.differ > throughput.AGREE:
+        name = f"speed/{one.batch_size:07d}"
+        taken = len(lab.measured(name, throughput.Pass))
+        speed(one.batch_size, taken + 1)
+    speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
+  return speeds, ended
+
+
+def _doubled(speed, *, sizes, first, largest, num_train):
+  """(speed of each size to the last one, why that is the last one)."""
+  speeds, refused, ended = [], [], ""
+  queue = sorted(set(sizes)) if sizes else None
+  size = queue.pop(0) if queue else first
+  while True:
+    if num_train is not None and size > num_train:
+      ended = (
+        f"A batch of {size} would be larger than the training split,"
+        f" {num_train:,} examples; larger ones were not tried."
+      )
+      break
+    if largest is not None and size > largest:
+      ended = f"No batch larger than {largest} was tried (--largest)."
+      break
+    try:
+      speeds.append(speed(size))
+    except jaxplay.UserError as error:
+      if sizes:
+        raise  # It was asked for.
+      refused.append(str(error))
+      if speeds or len(refused) > 10:
+        ended = f"No larger batch can be had: {error}."
+        break
+    if speeds and speeds[-1].too_large:
+      break
+    timed = [s for s in speeds if s.loop_seconds > 0]
+    if (
+      queue is None
+      and timed
+      and throughput.saturation(timed) < len(timed) - _BEYOND
+    ):
+      ended = (
+        f"Larger batches than {speeds[-1].batch_size} were not tried, since"
+        " throughput no longer grows."
+      )
+      break
+    if queue == []:
+      break
+    size = queue.pop(0) if queue else 2 * size
+  if not speeds:
+    raise jaxplay.UserError(
+      refused[0]
+      if refused
+      else f"there is no batch size to try: {ended or 'none was named'}"
+    )
+  return speeds, ended
+
+
+def _reach(
+  lab, config, sizes, *, target, learning_rates, seeds, max_train_steps
+):
+  """Steps to the target of each size, its learning rate tuned for it (B5)."""
+  found, budget = [], max_train_steps
+  for size in sizes:
+    one = _reach_at(
+      lab,
+      config_lib.with_batch_size(config, size),
+      target=target,
+      rates=lab_lib.rates(*learning_rates),
+      seeds=seeds,
+      budget=budget,
+    )
+    found.append(one)
+    if one.is_known:
+      budget = min(budget, math.ceil(_ROOM * one.mean))
+  return found
+
+
+def _reach_at(lab, config, *, target, rates, seeds, budget):
+  """Of one size."""
+  size = config.batch_size
+  every = max(1, budget // _EVALUATIONS)
+  overrides = {
+    **config_lib.without(config, "decay", "warmup", "averages"),
+    "max_train_steps": budget,
+    "log_every": every,
+    "eval_every": every,
+    "checkpoint_every": budget,
+    **lab_lib.CURVES_ONLY,
+  }
+
+  def sweep(name, rates):
+    results = lab.sweep(
+      name,
+      rates,
+      config,
+      goal=f"How many steps to {target} with batches of {size}?",
+      overrides=overrides,
+    )
+    if results.metrics and target.metric not in results.metrics:
+      raise jaxplay.UserError(
+        f"no trial logged {target.metric!r}; --target can be of"
+        f" {', '.join(results.metrics)}"
+      )
+    return [
+      (_rank(target, trial), trial.point[lab_lib.RATE], name, trial)
+      for trial in results.trials
+      if trial.status in ("completed", "infeasible")
+    ]
+
+  name = f"size_{size:07d}"
+  trials = sweep(f"{name}_sweep", rates)
+  if edge := _edge(trials):
+    # Once, by a decade beyond.
+    tried = [row[1] for row in trials]
+    low, high = {
+      "lowest": (min(tried) / _WIDER, min(tried)),
+      "highest": (max(tried), max(tried) * _WIDER),
+    }[edge]
+    beyond = [r for r in lab_lib.rates(low, high) if r not in tried]
+    trials += sweep(f"{name}_beyond", beyond)
+  tried = [row[1] for row in trials]
+  values = [trial.best(target.metric)[0] for *_, trial in trials]
+  ahead = sorted(row[:3] + (row[3].index,) for row in trials)[:_RERUN]
+  ahead = [row for row in ahead if math.isfinite(row[0][0])]
+  again = {}
+  for where in sorted({row[2] for row in ahead}):
+    indices = sorted(row[3] for row in ahead if row[2] == where)
+    again[where] = lab.rerun(where, indices, seeds).reruns
+  return critical.Reached(
+    size,
+    # The trials themselves were chosen for being fast: their seed tells too
+    # few steps.
+    tuple(
+      critical.Rate(
+        rate, tuple(_steps(target, run) for run in again[where][index])
+      )
+      for _, rate, where, index in ahead
+    ),
+    budget,
+    every,
+    lowest=min(tried),
+    highest=max(tried),
+    least=min((v for v in values if math.isfinite(v)), default=math.nan),
+  )
+
+
+def _steps(target, trial):
+  """To the target; None: it was not reached."""
+  if trial.status != "completed":
+    return None
+  return target.reached(trial.curves)
+
+
+def _rank(target, trial):
+  """What is less is better: steps to the target, then how far it went."""
+  reached = _steps(target, trial)
+  best = trial.best(target.metric)[0]
+  return (
+    math.inf if reached is None else reached,
+    best if math.isfinite(best) else math.inf,
+  )
+
+
+def _edge(trials):
+  """Where the rate of the best of trials is the last one.
+
+  Also where none reaches the target, and one at an end comes closest to it.
+  Rates that all diverge beyond the best one are an edge of stability, not of
+  the range.
+  """
+  ranks = [row[0] for row in sorted(trials, key=lambda row: row[1])]
+  at = ranks.index(min(ranks))
+  if math.isinf(ranks[at][1]):
+    return ""
+  if at == 0:
+    return "lowest"
+  return "highest" if at == len(ranks) - 1 else ""

@@ -1,0 +1,171 @@
+"""Draws the pictures of an answer: lines, points, bars, and rules."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+from altair.utils import schemapi
+
+from jaxplay.analysis import plots
+from jaxplay.playbook import result as answer_lib
+
+_INK = plots.GREY
+
+
+def figures(pictures: Sequence[answer_lib.Picture]) -> list[plots.Figure]:
+  """A figure for each picture; they hold their rows."""
+  with schemapi.debug_mode(False):
+    return [
+      plots.Figure(
+        name=picture.name,
+        group="pictures",
+        source="own",
+        chart=alt.layer(*_layers(picture)).properties(
+          width=plots.WIDTH, height=plots.HEIGHT
+        ),
+        caption=picture.caption,
+      )
+      for picture in pictures
+    ]
+
+
+def _layers(picture):
+  x = _axis(alt.X, "x:Q", picture, "x")
+  y = _axis(alt.Y, "y:Q", picture, "y")
+  series = list(
+    dict.fromkeys(
+      row["series"]
+      for rows in (picture.points, picture.lines, picture.bars)
+      for row in rows
+    )
+  )
+  colour = _colour(series)
+  tooltip = ["series:N", alt.Tooltip("x:Q", format=".4g")]
+  tooltip.append(alt.Tooltip("y:Q", format=".4g"))
+  layers = []
+  if picture.bars:
+    foot = {}
+    if not picture.y.log:
+      # From 0, and with room above for the names of rules.
+      rows = (*picture.bars, *picture.lines, *picture.points)
+      top = max(row["y"] for row in rows) * (1.3 if picture.rules else 1.05)
+      y.scale, foot = alt.Scale(domainMax=top), {"y2": alt.Y2Datum(0)}
+    layers.append(
+      _data(picture, picture.bars)
+      .mark_bar(opacity=0.75)
+      .encode(*(x, y, colour), x2="x2:Q", tooltip=tooltip, **foot)
+    )
+  if any("low" in row for row in picture.lines):
+    layers.append(
+      _data(picture, [row for row in picture.lines if "low" in row])
+      .mark_area(opacity=0.2)
+      .encode(
+        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
+      )
+    )
+  if picture.lines:
+    layers.append(
+      _data(picture, picture.lines)
+      .mark_line(strokeWidth=1.4)
+      .encode(x=x, y=y, color=colour, tooltip=tooltip)
+    )
+  if any("low" in row for row in picture.points):
+    layers.append(
+      _data(picture, [row for row in picture.points if "low" in row])
+      .mark_rule(strokeWidth=1.4)
+      .encode(
+        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
+      )
+    )
+  if picture.points:
+    layers.append(
+      _data(picture, picture.points)
+      .mark_point(filled=True, size=50)
+      .encode(x=x, y=y, color=colour, tooltip=tooltip)
+    )
+  for label, value in picture.rules.items():
+    rule = alt.Chart(alt.InlineData([{"x": value, "label": label}]))
+    layers += [
+      rule.mark_rule(color=_INK, strokeDash=[4, 3]).encode(x=x),
+      rule.mark_text(
+        color=_INK, align="left", baseline="top", dx=4, fontSize=10
+      ).encode(
+        x=x, y=alt.value(2 + 13 * (len(layers) // 2 % 3)), text="label:N"
+      ),
+    ]
+  for label, value in picture.levels.items():
+    layers += _level(label, value, y, picture)
+  return layers
+
+
+def _level(label, value, y, picture):
+  """A dashed line; of one far above the rest only its value, on the edge."""
+  ink = dict(color=_INK, fontSize=10, align="right")
+  right = alt.value(plots.WIDTH - 2)
+  values = [r["y"] for rows in (picture.points, picture.lines) for r in rows]
+  low, high = min(values, default=value), max(values, default=value)
+  if value > high + 2 * (high - low) and not picture.y.log:
+    text = f"{label}: {value:.4g}, above"
+    far = alt.Chart(alt.InlineData([{"label": text}]))
+    mark = far.mark_text(baseline="top", **ink)
+    return [mark.encode(x=right, y=alt.value(2), text="label:N")]
+  level = alt.Chart(alt.InlineData([{"y": value, "label": label}]))
+  return [
+    level.mark_rule(color=_INK, strokeDash=[4, 3]).encode(y=y),
+    level.mark_text(baseline="bottom", dy=-2, **ink).encode(
+      x=right, y=y, text="label:N"
+    ),
+  ]
+
+
+def _data(picture, rows):
+  """Rows as they can be drawn: finite, and above 0 on a logarithmic scale."""
+
+  def drawable(row):
+    return all(
+      math.isfinite(row[name])
+      and (row[name] > 0 or not axis.log or axis.with_zero)
+      for name, axis in (("x", picture.x), ("y", picture.y))
+    )
+
+  return alt.Chart(alt.InlineData([dict(r) for r in rows if drawable(r)]))
+
+
+def _axis(channel, field, picture, name) -> Any:
+  axis = getattr(picture, name)
+  options: dict[str, Any] = {"labelOverlap": "greedy", "tickCount": 6}
+  scale = alt.Scale(zero=False, nice=False, padding=8)
+  if axis.whole:
+    options |= {"format": "d", "tickMinStep": 1}
+  if axis.log:
+    scale = alt.Scale(type="log", nice=False, padding=8)
+  values = [r[name] for rows in (picture.points, picture.lines) for r in rows]
+  positive = [value for value in values if value > 0]
+  if axis.log and axis.with_zero and 0 in values and positive:
+    least, most = min(positive), max(positive)
+    scale = alt.Scale(type="symlog", constant=least, nice=False, padding=8)
+    options["values"] = [0, *plots.log_ticks(least, most)]
+  return channel(
+    field,
+    title=axis.title,
+    scale=scale,
+    axis=alt.Axis(**({"format": ".4~g"} | options)),
+  )
+
+
+def _colour(series):
+  few = len(series) <= len(plots.COLOURS)
+  colours = (
+    {"range": list(plots.COLOURS[: len(series)])}
+    if few
+    else {"scheme": "turbo"}
+  )
+  return alt.Color(
+    "series:N",
+    title=None,
+    sort=series,
+    scale=alt.Scale(domain=series, **colours),
+    # The same in all layers: they share one legend.
+    legend=alt.Legend(labelLimit=300) if len(series) > 1 else None,
+  )

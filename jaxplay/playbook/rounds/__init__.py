@@ -1,0 +1,1 @@
+"""From the best trial of a short study to longer training."""

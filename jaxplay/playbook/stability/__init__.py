@@ -1,0 +1,1 @@
+"""Whether training is unstable, and which fix costs least; clipping."""

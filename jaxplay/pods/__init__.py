@@ -1,0 +1,1 @@
+"""Programs on TPUs that are not here: memory, traffic, roofline."""

@@ -1,0 +1,1 @@
+"""Scaling laws: base runs and cooldowns, the fit, and what makes it wrong."""

@@ -1,0 +1,490 @@
+"""A ladder: model sizes, each one constant run with cooldown branches.
+
+    LADDER/ladder.json      goal, base config, sizes, lengths, cooldown
+           provenance.json  what made it
+           sizes/64x2/counts.json   parameters and FLOPs
+                      trunk/        the constant run, a run directory
+                      00002000/     cooled down, 2,000 steps in all, one too
+           findings.json, report.html    derived
+
+Each pair of a size and a length is a point of a scaling law, and costs only a
+cooldown once the trunk is there (Hägele et al. 2024, section 5). What trains is
+handed in: nothing here knows JAX.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Required, TypedDict
+
+import ml_collections
+
+import jaxplay
+from jaxplay import commands, provenance, rundir
+from jaxplay import config as config_lib
+from jaxplay.scaling import law as scaling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ladder:
+  """What `get_ladder()` of a ladder file returns.
+
+  Attributes:
+    goal: The question, in a sentence.
+    config: The base config as `--config` takes it, FILE[:ARG]; the path is
+      relative to the ladder file or, failing that, to the current folder.
+    sizes: Name -> config keys of that size, with its learning rate.
+    steps: Lengths, in steps with their cooldown: of every size, or name ->
+      lengths.
+    overrides: Config keys fixed for all sizes at another value than the base
+      config's.
+    cooldown_fraction: Share of the steps that each cooldown takes.
+    cooldown_shape: One of `config.COOLDOWN_SHAPES`.
+    notes: Anything that the reader of the report should know.
+  """
+
+  goal: str
+  config: str
+  sizes: Mapping[str, Mapping[str, Any]]
+  steps: Sequence[int] | Mapping[str, Sequence[int]]
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  cooldown_fraction: float = 0.2
+  cooldown_shape: str = "1-sqrt"
+  notes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+  """One size: its constant run and the lengths of its branches.
+
+  Attributes:
+    name: Of the size.
+    config: Of the constant run, as long as the last branch needs it.
+    branches: Steps in all -> config of the branch.
+    starts: Steps in all -> step at which the branch begins.
+  """
+
+  name: str
+  config: ml_collections.ConfigDict
+  branches: Mapping[int, ml_collections.ConfigDict]
+  starts: Mapping[int, int]
+
+
+def load(path: str) -> dict[str, Any]:
+  """Reads a ladder file: what ladder.json is to hold.
+
+  Raises:
+    jaxplay.UserError: It does not run, or asks for what makes no sense.
+  """
+  ladder = config_lib.from_user_file(path, "get_ladder", Ladder)
+  if not ladder.goal.strip():
+    raise jaxplay.UserError(
+      f"ladder file {path!r} has no goal; say in one sentence what the ladder"
+      " is to find out"
+    )
+  _check_sizes(path, ladder.sizes)
+  if not 0 < ladder.cooldown_fraction < 1:
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: cooldown_fraction is {ladder.cooldown_fraction};"
+      " it must lie in (0, 1)"
+    )
+  config_file = config_lib.beside(path, ladder.config)
+  config = config_lib.load(config_file)
+  for key, value in ladder.overrides.items():
+    _check_key(path, key, _DECIDED)
+    config_lib.override(config, key, value)
+  config_lib.resolve(config)
+  if not config.objective.endswith("/loss"):
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: config.objective is {config.objective!r}; a"
+      " scaling law is of a loss"
+    )
+  steps = ladder.steps
+  if not isinstance(steps, Mapping):
+    steps = {name: steps for name in ladder.sizes}
+  for name in steps:
+    if name not in ladder.sizes:
+      raise jaxplay.UserError(
+        f"ladder file {path!r} has lengths of {name!r}, which is no size;"
+        f" {', '.join(map(repr, ladder.sizes))} are"
+      )
+  for name in ladder.sizes:
+    lengths = steps.get(name)
+    if not isinstance(lengths, Sequence) or not (
+      lengths and all(type(n) is int and n > 0 for n in lengths)
+    ):
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: the lengths of size {name!r} are {lengths!r};"
+        " they must be numbers of steps"
+      )
+  return json.loads(
+    json.dumps(
+      {
+        "goal": ladder.goal,
+        "notes": ladder.notes,
+        "config_file": config_lib.absolute(config_file),
+        "config": config_lib.as_json(config),
+        "sizes": {k: config_lib.as_json(v) for k, v in ladder.sizes.items()},
+        "steps": {name: sorted(set(steps[name])) for name in ladder.sizes},
+        "cooldown_fraction": ladder.cooldown_fraction,
+        "cooldown_shape": ladder.cooldown_shape,
+      }
+    )
+  )
+
+
+# Keys that a ladder decides, and those that would make its points differ in
+# more than their size.
+_DECIDED = ("schedule", "cooldown_shape", "max_train_steps", "keep_steps")
+_SHARED = (*_DECIDED, "dataset.", "objective", "seed")
+
+
+def _check_sizes(path, sizes):
+  if not isinstance(sizes, Mapping) or not all(
+    isinstance(name, str) and isinstance(size, Mapping)
+    for name, size in sizes.items()
+  ):
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: sizes are {sizes!r}; they must be name -> config"
+      " keys with their values"
+    )
+  if len(sizes) < 2:
+    raise jaxplay.UserError(
+      f"ladder file {path!r} has {len(sizes)} of the several sizes that a"
+      " scaling law needs, at least 3 to say how loss falls with size"
+    )
+  models: dict = {}
+  for name, size in sizes.items():
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: {name!r} names a size, and a folder; use"
+        " letters, digits and hyphens"
+      )
+    for key in size:
+      _check_key(path, key, _SHARED)
+    model = {k: v for k, v in size.items() if not k.startswith("hparams.")}
+    twin = models.setdefault(json.dumps(model, sort_keys=True), name)
+    if twin != name:
+      raise jaxplay.UserError(
+        f"ladder file {path!r}: sizes {twin!r} and {name!r} are the same model"
+      )
+
+
+def _check_key(path, key, refused):
+  if key.startswith(refused) or key == "hparams.cooldown_fraction":
+    raise jaxplay.UserError(
+      f"ladder file {path!r} sets {key!r}, which is the ladder's to decide, or"
+      " the same for all sizes"
+    )
+
+
+class _Config(rundir.Config):
+  objective: Required[str]
+
+
+class LadderFile(TypedDict):
+  """ladder.json."""
+
+  goal: str
+  notes: str
+  config_file: str
+  config: _Config
+  sizes: dict[rundir.Name, dict[str, Any]]
+  steps: dict[rundir.Name, list[rundir.Positive]]
+  cooldown_fraction: rundir.Share
+  cooldown_shape: str
+  command: list[str]
+
+
+class _Flops(TypedDict):
+  formula: float
+  compiled: float | None
+
+
+class Counts(TypedDict):
+  """counts.json of a size; see `run`."""
+
+  parameters: dict[str, rundir.Count]
+  flops_per_step: _Flops
+  tokens_per_step: rundir.Positive
+
+
+class LadderDir:
+  """Reads and writes one ladder directory."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = rundir.at(path)
+    # The files that a ladder shares with a run: provenance, findings, lock.
+    self.own = rundir.RunDir(path)
+
+  def ladder(self) -> dict[str, Any]:
+    """What ladder.json holds.
+
+    Raises:
+      jaxplay.UserError: There is no ladder here.
+    """
+    ladder = self._read()
+    if ladder is None:
+      raise rundir.absent(self.path, "a ladder")
+    return ladder
+
+  def _read(self):
+    """What ladder.json holds, or None where there is none."""
+    path = self.path / "ladder.json"
+    ladder = rundir.read_json(path, LadderFile)
+    if ladder is not None and ladder["sizes"].keys() != ladder["steps"].keys():
+      raise rundir.Damaged(path, "$.steps: it has other sizes than $.sizes")
+    return ladder
+
+  def create(self, definition: Mapping[str, Any]) -> None:
+    """Makes the ladder, or goes on with the one that is here.
+
+    Sizes and lengths may be added, but none taken away; goal and notes are
+    taken over.
+
+    Raises:
+      jaxplay.UserError: Another ladder is here, or something else.
+    """
+    here = self._read()
+    rundir.refuse_other(self.path, "a ladder")
+    if here is not None:
+      self._check_same(here, definition)
+    self.own.create()
+    self.own.note_start(provenance.record())
+    command = (here or {}).get("command", commands.typed())
+    rundir.write_json(
+      self.path / "ladder.json", dict(definition, command=command)
+    )
+
+  def _check_same(self, here, definition):
+    """Refuses what would make the points of a ladder incomparable."""
+    changed = config_lib.differences(here["config"], definition["config"])
+    told = [config_lib.changes(changed)] if changed else []
+    for key in ("cooldown_fraction", "cooldown_shape"):
+      if here[key] != definition[key]:
+        told.append(f"{key} was {here[key]!r} and is now {definition[key]!r}")
+    for name, size in here["sizes"].items():
+      if definition["sizes"].get(name) != size:
+        told.append(
+          f"size {name!r} was {size!r} (use another name for another size)"
+        )
+        continue
+      gone = sorted({*here["steps"][name]} - {*definition["steps"][name]})
+      if gone:
+        told.append(f"size {name!r} had the lengths {gone}, which are gone")
+    if told:
+      raise jaxplay.UserError(
+        f"{str(self.path)!r} holds another ladder: {told[0]}; restore that in"
+        " the ladder file, or use another workdir"
+      )
+
+  def trunk(self, size: str) -> rundir.RunDir:
+    """The constant run of a size, there or not."""
+    return rundir.RunDir(self.path / "sizes" / size / "trunk", self.path)
+
+  def branch(self, size: str, steps: int) -> rundir.RunDir:
+    """The branch of so many steps in all, there or not."""
+    path = self.path / "sizes" / size / f"{steps:08d}"
+    return rundir.RunDir(path, self.path)
+
+  def counts(self, size: str) -> dict[str, Any] | None:
+    """counts.json of a size; see `run`."""
+    return rundir.read_json(self._counts(size), Counts)
+
+  def write_counts(self, size: str, counts: Mapping[str, Any]) -> None:
+    """Writes counts.json of a size."""
+    path = self._counts(size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(path, counts)
+
+  def _counts(self, size):
+    return self.path / "sizes" / size / "counts.json"
+
+
+def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
+  """Every size with the configs of its runs, smallest lengths first.
+
+  Args:
+    ladder: What ladder.json holds.
+    plan: `plan(constant config, start, steps, fraction, shape)` is the config
+      of a branch (`training.branch.planned`).
+
+  Raises:
+    jaxplay.UserError: A config is refused.
+  """
+  fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
+  found = []
+  for name, size in ladder["sizes"].items():
+    starts = {
+      steps: steps - config_lib.cooldown_steps(steps, fraction)
+      for steps in ladder["steps"][name]
+    }
+    constant = config_lib.from_json(ladder["config"])
+    settings = {
+      "schedule": "constant",
+      "max_train_steps": max(max(starts.values()), 1),
+      "keep_steps": tuple(starts.values()),
+      "export": False,
+    }
+    for key, value in (size | settings).items():
+      config_lib.override(constant, key, value)
+    branches = {
+      # Two lengths may begin their cooldowns at one step: it says which.
+      steps: plan(constant, start, steps, fraction, shape)
+      for steps, start in starts.items()
+    }
+    config_lib.validate(constant)
+    found.append(Rung(name, constant, branches, starts))
+  return found
+
+
+def run(
+  directory: LadderDir,
+  rungs: Sequence[Rung],
+  *,
+  train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
+  branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
+  count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
+  tell: Callable[[str], None],
+) -> str:
+  """Runs what is not finished of a ladder.
+
+  Args:
+    directory: The ladder.
+    rungs: From `rungs`.
+    train: Trains a config in a run directory, or makes a shorter run there
+      longer; returns its status.
+    branch: `training.branch.begin`.
+    count: Parameters and FLOPs of a config: {"parameters": {group: number},
+      "flops_per_step": {"formula", "compiled"}, "tokens_per_step"}.
+    tell: Called with sentences.
+
+  Returns:
+    The status of the last run: "completed", or "preempted" when asked to stop.
+    A size that diverges is left with what it has.
+  """
+  for rung in rungs:
+    branches = {n: directory.branch(rung.name, n) for n in rung.branches}
+    for made in (directory.trunk(rung.name), *branches.values()):
+      made.refuse_links()
+    if directory.counts(rung.name) is None:
+      directory.write_counts(rung.name, count(rung.config))
+    trunk = directory.trunk(rung.name)
+    wanted = rung.config.max_train_steps
+    tell(f"size {rung.name}: a constant run of {wanted} steps")
+    status = train(rung.config, trunk)
+    if status == "preempted":
+      return status
+    for steps, config in rung.branches.items():
+      start = rung.starts[steps]
+      if status == "infeasible" and start > trunk.status()["step"]:
+        tell(f"size {rung.name} diverged before step {start}")
+        continue
+      run = branches[steps]
+      if run.status().get("status") in rundir.DONE:
+        continue
+      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
+      branch(trunk, start, run, config)
+      if train(config, run) == "preempted":
+        return "preempted"
+  return "completed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What a ladder left on disk.
+
+  Attributes:
+    path: The ladder directory.
+    ladder: ladder.json.
+    points: One for each finished branch, the smallest size first.
+    spent: Compute against one run from scratch for each point; None: nothing is
+      finished.
+    trunks: Size -> its constant run, the smallest first.
+    branches: Size -> steps in all -> its branch.
+    tokens_per_step: Of each size.
+    unique_tokens: Of the training split; None: not known.
+  """
+
+  path: pathlib.Path
+  ladder: Mapping[str, Any]
+  points: Sequence[scaling.Point]
+  spent: scaling.Spent | None
+  trunks: Mapping[str, rundir.RunDir]
+  branches: Mapping[str, Mapping[int, rundir.RunDir]]
+  tokens_per_step: Mapping[str, int]
+  unique_tokens: float | None
+
+
+def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
+  """Reads a ladder, finished or not.
+
+  Args:
+    path: The ladder directory.
+    flops_source: "formula" or "compiled": how FLOPs are counted.
+
+  Raises:
+    jaxplay.UserError: There is no ladder here.
+  """
+  directory = LadderDir(path)
+  ladder = directory.ladder()
+  objective = ladder["config"]["objective"]
+  points, trunks, steps_made = [], {}, {}
+  branches: dict[str, dict[int, rundir.RunDir]] = {}
+  ends: dict[str, list[tuple[int, int]]] = {}
+  flops_per_step, tokens_per_step, unique = {}, {}, None
+  counted = {
+    name: counts
+    for name in ladder["sizes"]
+    if (counts := directory.counts(name)) is not None
+  }
+  smallest_first = sorted(
+    counted.items(), key=lambda item: sum(item[1]["parameters"].values())
+  )
+  for name, counts in smallest_first:
+    trunks[name], branches[name], ends[name] = directory.trunk(name), {}, []
+    steps_made[name] = trunks[name].status().get("step", 0)
+    flops_per_step[name] = counts["flops_per_step"][flops_source]
+    tokens_per_step[name] = counts["tokens_per_step"]
+    dataset = (trunks[name].provenance() or {}).get("dataset") or {}
+    unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)
+    for steps in ladder["steps"][name]:
+      run = directory.branch(name, steps)
+      status = run.status()
+      loss = (status.get("final") or {}).get(objective)
+      if status.get("status") != "completed" or loss is None:
+        continue
+      branches[name][steps] = run
+      if "branch" not in (facts := run.provenance() or {}):
+        raise rundir.Damaged(
+          run.path / "provenance.json", "it does not say where it branched off"
+        )
+      ends[name].append((facts["branch"]["step"], steps))
+      embedding = counts["parameters"].get("embedding", 0)
+      points.append(
+        scaling.Point(
+          size=name,
+          parameters=sum(counts["parameters"].values()) - embedding,
+          embedding_parameters=embedding,
+          tokens=steps * counts["tokens_per_step"],
+          loss=loss,
+          flops=steps * flops_per_step[name],
+          cooled=True,
+        )
+      )
+  spent = None
+  if points:
+    spent = scaling.compute_spent(steps_made, ends, flops_per_step)
+  return Results(
+    path=directory.path,
+    ladder=ladder,
+    points=points,
+    spent=spent,
+    trunks=trunks,
+    branches=branches,
+    tokens_per_step=tokens_per_step,
+    unique_tokens=unique,
+  )

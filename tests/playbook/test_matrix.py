@@ -1,0 +1,294 @@
+"""Every procedure on every feature of a config: what it trains, and hands over.
+
+Training is planted here: under test is which configs a procedure makes. The
+same rows, trained, are in `test_trained.py`.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay.analysis import checklist, refine
+from jaxplay.analysis import results as results_lib
+from jaxplay.playbook import budget as playbook_lib
+from jaxplay.playbook import loop as playbook
+from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook.batch_size import run as batch_size
+from jaxplay.playbook.rounds import run as rounds
+from jaxplay.playbook.stability import run as stability
+from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook.steps import run as steps
+from jaxplay.study import runners
+from jaxplay.study import study as study_lib
+from tests.playbook import features, planted
+
+each_row = pytest.mark.parametrize("row", features.ROWS, ids=features.name)
+few_rows = pytest.mark.parametrize("row", features.FEW, ids=features.name)
+
+
+# The rows themselves.
+
+
+def test_the_rows_hold_everything():
+  """R7: each value of each feature, and each pair of values that meet."""
+  for feature, values in features.FEATURES.items():
+    assert {row[feature] for row in features.ROWS} == values.keys()
+  for one, other in features.MEET:
+    met = {(row[one], row[other]) for row in features.ROWS}
+    for pair in itertools.product(
+      features.FEATURES[one], features.FEATURES[other]
+    ):
+      agree = features.agree(dict(zip((one, other), pair, strict=True)))
+      assert (pair in met) == agree, pair
+
+
+@pytest.mark.parametrize("part", features.NEEDS, ids=" ".join)
+def test_what_is_in_no_row_is_no_config(part):
+  """R7: only what the config itself refuses is left out."""
+  feature, value = part
+  for other, fitting in features.NEEDS[part].items():
+    for wrong in features.FEATURES[other].keys() - set(fitting):
+      with pytest.raises(jaxplay.UserError):
+        config_lib.validate(features.make({feature: value, other: wrong}))
+
+
+# What procedures train, and hand over.
+
+
+def _checked(given, train):
+  """As `train`, of configs that are valid and in which all has an effect."""
+
+  def checked(directory, jobs):
+    for job in jobs:
+      _assert_sound(job.config, given)
+    return train(directory, jobs)
+
+  return checked
+
+
+def _assert_sound(config, given):
+  """A config that trains, and holds nothing that is switched off in it."""
+  config_lib.validate(config)
+  was, now = (set(config_lib.without_effect(c)) for c in (given, config))
+  assert now <= was
+
+
+def _assert_pastes(answer, given):
+  """The lines of an answer make a sound config of the one that it was asked."""
+  config = given.copy_and_resolve_references()
+  for key, value in answer.settings.items():
+    config_lib.override(config, key, value)
+  _assert_sound(config, given)
+  assert config.objective == given.objective
+  assert config.weights == given.weights
+
+
+def _assert_next_study_loads(path):
+  """The study file that a report writes is one, and goes on from its study."""
+  results = results_lib.read_study(path)
+  text = refine.next_study(results, checklist.check_study(results))
+  (path / "next_study.py").write_text(text)
+  definition, _ = study_lib.load(str(path / "next_study.py"))
+  old, new = (
+    config_lib.from_json(study["config"])
+    for study in (results.study, definition)
+  )
+  changed = config_lib.differences(
+    config_lib.as_json(old), config_lib.as_json(new)
+  )
+  steps = config_lib.with_steps(config_lib.flatten(old), new.max_train_steps)
+  assert changed.keys() == steps.keys()
+
+
+def _lab(path, given, **kwargs):
+  train = planted.trains(10 * given.hparams.learning_rate, **kwargs)
+  return lab_lib.Lab(path, train=_checked(given, train), tell=lambda _: None)
+
+
+def _rates(given):
+  rate = given.hparams.learning_rate
+  return rate / 10, rate * 10
+
+
+@pytest.mark.slow
+@each_row
+def test_steps(row, tmp_path):
+  """R7, F2: without what keeps it from fitting, and a length to paste."""
+  given = features.make(row)
+  answer = steps.sweep(
+    _lab(tmp_path, given),
+    given,
+    learning_rates=_rates(given),
+    max_train_steps=24,
+    target=steps_lib.Target("train/loss", 1.0),
+    num_train=64,
+    per_decade=2,
+  )
+  assert 0 < answer.details["steps"] < 24
+  assert answer.settings["max_train_steps"] == answer.details["steps"]
+  _assert_pastes(answer, given)
+  study = study_lib.StudyDir(tmp_path / "sweep").study()
+  trained = config_lib.from_json(study["config"])
+  assert not config_lib.without(
+    trained, "dropout", "augmentation", "averages", "decay", "warmup"
+  )
+  _assert_next_study_loads(tmp_path / "sweep")
+
+
+def _unstable(given, fix):
+  """Trains; rates above the config's are unstable, but for a fix."""
+
+  def train(directory, jobs):
+    for job in jobs:
+      new = job.config
+      mended = {
+        "warmup": new.hparams.warmup_steps != given.hparams.warmup_steps,
+        "clipping": new.clipping
+        and new.hparams.clip_norm != given.hparams.clip_norm,
+        "none": False,
+      }[fix]
+      rate = new.hparams.learning_rate / given.hparams.learning_rate
+      rises = rate > 1 and not mended
+      lines = [
+        {
+          "step": step,
+          "train/loss": 2 * step if rises else 1 / step,
+          "train/grad_norm": 1.0 + 0.01 * step,
+          "train/clipped": 0.0,
+        }
+        for step in range(1, new.max_train_steps + 1)
+      ]
+      value = 5.0 if rises else abs(math.log(rate / 2))
+      for metric in config_lib.evaluated(new):
+        lines[-1][metric] = value
+      job.run.create()
+      job.run.write_config(config_lib.as_json(new))
+      job.run.append_metrics(lines)
+      job.run.write_status("completed", step=new.max_train_steps)
+    return True
+
+  return train
+
+
+@pytest.mark.slow
+@each_row
+def test_stability(row, tmp_path):
+  """R7, I4, I5: each fix, by turns, is one of the config that it was asked."""
+  given = features.make(row)
+  fix = ("warmup", "clipping", "none")[features.ROWS.index(row) % 3]
+  if fix == "warmup" and row["warmup"] == "short":
+    fix = "none"  # The ladder of so few steps has that warmup alone.
+  train = _checked(given, _unstable(given, fix))
+  lab = lab_lib.Lab(tmp_path, train=train, tell=lambda _: None)
+  answer = stability.stability(
+    lab, given, learning_rates=_rates(given), seeds=2, per_decade=2
+  )
+  assert answer.details["fix"] == fix
+  _assert_pastes(answer, given)
+
+
+def _measured(config):
+  """That each size is as fast per example as every other."""
+  config_lib.validate(config)
+  seconds = 1e-3 * config.batch_size
+  return {
+    "step_seconds": seconds,
+    "loop_seconds": seconds,
+    "exchange_seconds": 0.0,
+    "bytes": 1e6,
+    "too_large": "",
+  }
+
+
+@few_rows
+def test_batch_size(row, tmp_path):
+  """R7, B5: sizes that the config can have, each trained to a target."""
+  given = features.make(row)
+  target = steps_lib.Target("valid/loss", 1.2)
+  batch_size.check(target, given)
+  answer = batch_size.batch_size(
+    _lab(tmp_path, given),
+    given,
+    measure=_measured,
+    num_devices=2,
+    num_train=256,
+    largest=64,
+    target=target,
+    learning_rates=_rates(given),
+    seeds=2,
+    max_train_steps=24,
+  )
+  sizes = [one["batch_size"] for one in answer.details["speeds"]]
+  assert sizes and answer.details["batch_size"] in sizes
+  _assert_pastes(answer, given)
+
+
+@pytest.mark.slow
+@each_row
+def test_rounds(row, tmp_path):
+  """R7, F4: the next length, and rounds up to it, and their next studies."""
+  given = features.make(row)
+  lab = _lab(tmp_path, given)
+  rates = lab_lib.rates(*_rates(given))
+  first = lab.sweep("first", rates, given, goal="Which rate?")
+  number = 2 * (features.ROWS.index(row) % 2)
+  if number and row["schedule"] == "linear":
+    number = 1
+  answer = rounds.rounds(lab, first, steps=100, number=number)
+  config = config_lib.load(str(tmp_path / "next.json"))
+  _assert_sound(config, given)
+  assert config.max_train_steps == 100
+  _assert_pastes(answer, given)
+  if number:
+    _assert_next_study_loads(tmp_path / f"round_{number + 1}")
+  jobs = runners.rerun_jobs(study_lib.StudyDir(first.path), [0], 3)
+  for job in jobs:
+    _assert_sound(job.config, given)
+  assert len({given.seed, *(job.config.seed for job in jobs)}) == 4
+
+
+def _ask_batch_size(row, given):
+  """Of every second row: a batch that is twice as large is worth it."""
+  at = features.ROWS.index(row)
+  if at % 2 or row["warmup"] == "nearly all":
+    return None
+
+  def ask(lab):
+    answer = batch_size.batch_size(
+      lab,
+      given,
+      measure=lambda config: _measured(config) | {"loop_seconds": 1e-3},
+      num_devices=1,
+      num_train=256,
+      sizes=[32, 64],
+    )
+    return dataclasses.replace(answer, settings={})
+
+  return ask
+
+
+@pytest.mark.slow
+@few_rows
+def test_playbook(row, tmp_path):
+  """R7: the whole loop, and the config that it ends with."""
+  given = features.make(row)
+  answer = playbook.playbook(
+    _lab(tmp_path, given, noise=0.0),
+    given,
+    budget=playbook_lib.Budget(trials=14),
+    num_train=256,
+    learning_rates=_rates(given),
+    seeds=1,
+    seed=0,
+    batch_size=_ask_batch_size(row, given),
+    keep=lambda *_: None,
+  )
+  _assert_pastes(answer, given)
+  config = config_lib.load(str(tmp_path / "best.json"))
+  _assert_sound(config, given)
+  looks = ("export", "num_predictions", "report_test", "seed")
+  assert [config[key] for key in looks] == [given[key] for key in looks]

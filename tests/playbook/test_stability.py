@@ -1,0 +1,193 @@
+"""Instability, warmup and clipping: the rules, on curves with planted ends."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxplay import config as config_lib
+from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook.stability import decide as stability
+from jaxplay.playbook.stability import run as procedure
+
+_STEPS = np.arange(1, 101)
+_FALL = 2.3 * np.exp(-_STEPS / 30)
+
+
+def _bump(start, height):
+  return height * np.exp(-(((_STEPS - start) / 6) ** 2))
+
+
+_CURVES = {
+  "": _FALL,
+  "rises": _FALL + _bump(60, 1.8),
+  "above start": _FALL + _bump(10, 4.0),
+  "never trains": np.full(100, 2.3),
+  "diverged": np.where(_STEPS > 50, np.nan, _FALL),
+}
+
+
+def _run(rate, kind="", value=0.1, **fields):
+  loss = _CURVES[kind]
+  status = "infeasible" if kind == "diverged" else "completed"
+  norms = np.ones(100)
+  return stability.Run(rate, status, _STEPS, loss, norms, value=value, **fields)
+
+
+@pytest.mark.parametrize("kind", _CURVES)
+@pytest.mark.parametrize("seed", range(5))
+def test_kinds_of_instability(kind, seed):
+  """I2: loss that goes up, not down; noise of batches is none."""
+  noise = 1 + 0.03 * np.random.default_rng(seed).standard_normal(100)
+  run = _run(0.1, kind)
+  noisy = stability.Run(
+    run.rate, run.status, _STEPS, run.loss * noise, run.norms
+  )
+  assert stability.unstable(noisy) == kind
+
+
+def test_only_up_to_a_step():
+  """I4: a run of the ladder is judged while its warmup counts."""
+  assert stability.unstable(_run(0.1, "rises"), until=40) == ""
+  assert stability.unstable(_run(0.1, "diverged"), until=40) == ""
+  assert stability.unstable(_run(0.1, "diverged"), until=60) == "diverged"
+
+
+def test_instability_above_the_best_rate_is_worth_fixing():
+  """I2: it keeps us from a higher rate; one far above does not."""
+  near = [_run(0.01, value=0.3), _run(0.1), _run(1, "rises", 0.5)]
+  sweep, finding = stability.judge(near, "valid/error_rate")
+  assert (sweep.best, sweep.unstable_rate) == (0.1, 1)
+  assert sweep.worth_fixing and finding.verdict == "warn"
+  far = [_run(0.1), *(_run(r, value=0.4) for r in (1, 2)), _run(4, "diverged")]
+  sweep, finding = stability.judge(far, "valid/error_rate")
+  assert sweep.worth_fixing is False and finding.verdict == "ok"
+
+
+def test_what_a_sweep_cannot_tell():
+  """I2: nothing above the best rate, or no result at all: `unknown`."""
+  top = [_run(0.1, value=0.3), _run(1)]
+  sweep, finding = stability.judge(top, "valid/error_rate")
+  assert sweep.worth_fixing is None and finding.verdict == "unknown"
+  none = [_run(0.1, "diverged", math.nan), _run(1, "diverged", math.nan)]
+  sweep, finding = stability.judge(none, "valid/error_rate")
+  assert sweep.best is None and finding.verdict == "unknown"
+
+
+@pytest.mark.parametrize("every, seen", [(1, True), (20, False)])
+def test_a_jump_between_evaluations(every, seen):
+  """I3: evaluated at every step, what the usual schedule would miss."""
+  loss = _FALL + np.where((_STEPS > 45) & (_STEPS < 55), 2.0, 0.0)
+  run = stability.Run(0.2, "completed", _STEPS, loss, np.zeros(0))
+  finding = stability.every_step(run, every)
+  assert finding.verdict == "warn" and finding.evidence["first_jump"] == 46
+  assert finding.evidence["seen_by_usual_evaluations"] == seen
+  assert ("would not be seen" in finding.advice) == (not seen)
+
+
+def test_warmup_ladder():
+  """I4: orders of magnitude, and no more than a tenth of the steps."""
+  assert stability.warmup_lengths(400) == [10, 40]
+  assert stability.warmup_lengths(100_000) == [10, 100, 1000, 10_000]
+  assert stability.warmup_lengths(7) == [1]
+
+
+def test_the_shortest_warmup_of_the_highest_rate():
+  """I4: of stable bases the highest, of its warmups the shortest."""
+  runs = [
+    (10, _run(1.0)),
+    (30, _run(1.0)),
+    (10, _run(3.0, "above start")),
+    (20, _run(3.0)),
+    (30, _run(3.0)),
+    (30, _run(10.0, "above start")),
+  ]
+  chosen, finding = stability.warmup(runs, 1.0, 1000)
+  assert chosen == (3.0, 20) and finding.verdict == "ok"
+  chosen, finding = stability.warmup(runs, 1.0, 300)
+  assert chosen == (3.0, 20) and "5 %" in finding.advice
+  chosen, finding = stability.warmup(runs[-1:], 1.0, 300)
+  assert chosen is None and finding.verdict == "warn"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_clips_a_tenth(seed):
+  """I5: just above the typical norm; of the norms above, at most a tenth."""
+  norms = np.random.default_rng(seed).lognormal(size=2000)
+  limit = stability.threshold(norms)
+  assert 0.08 <= (norms > limit).mean() <= 0.1
+  assert stability.threshold(np.append(norms, np.nan)) == limit
+
+
+@pytest.mark.parametrize("share, verdict", [(0.5, "ok"), (0.51, "warn")])
+def test_clipping_most_updates_is_cutting_the_rate(share, verdict):
+  """I5: over 50 %: cut the learning rate instead."""
+  finding = stability.clipping_share(share, 1.0)
+  assert finding.verdict == verdict
+  assert ("Cut the rate" in finding.advice) == (verdict == "warn")
+
+
+def _fix(name, kind, value, extra=0, clipped=0.0, spread=0.01):
+  runs = [_run(0.1, value=0.3), _run(1.0, kind, value, clipped=clipped)]
+  values = value + spread * np.array([-1.0, 0.0, 1.0])
+  return stability.Fix(name, {name: 1}, runs, extra, values)
+
+
+@pytest.mark.parametrize(
+  "warmup, clipping, expected",
+  [
+    # Both repair it, and are equal within their spread: the cheaper one.
+    (("", 0.10, 40), ("", 0.105, 0), "clipping"),
+    (("", 0.10, 40), ("", 0.20, 0), "warmup"),
+    (("", 0.10, 40), ("rises", 0.05, 0), "warmup"),
+    (("", 0.10, 40), ("", 0.05, 0, 0.8), "warmup"),
+    (("rises", 0.10, 40), ("rises", 0.1, 0), "none"),
+    (("", 0.50, 40), ("", 0.5, 0), "none"),
+  ],
+)
+def test_the_fix_with_the_smallest_cost(warmup, clipping, expected):
+  """I4, I5: it repairs, is not worse than nothing, and costs least."""
+  none = _fix("none", "rises", 0.3)
+  fixes = [none, _fix("warmup", *warmup), _fix("clipping", *clipping)]
+  chosen, finding = stability.decide(fixes, 1.0)
+  assert chosen.name == expected
+  assert finding.verdict == ("warn" if expected == "none" else "ok")
+
+
+_UNSTABLE = 0.32  # Of the rates of the sweep the lowest that is.
+
+
+def _train(directory, jobs):
+  """Leaves what training would; clipped, the unstable rate crashes."""
+  for job in jobs:
+    rate = job.config.hparams.learning_rate
+    crashes = job.config.clipping and rate == _UNSTABLE
+    job.run.create()
+    job.run.write_config(config_lib.as_json(job.config))
+    if crashes:
+      job.failed("out of memory", failures=1)
+      continue
+    loss = _CURVES["above start" if rate >= _UNSTABLE else ""]
+    lines = [
+      {"step": int(step), "train/loss": x, "train/grad_norm": 1.0}
+      for step, x in zip(_STEPS, loss.tolist(), strict=True)
+    ]
+    value = abs(math.log(rate / 0.2))
+    lines[-1] |= {"valid/loss": loss[-1], "valid/error_rate": value}
+    job.run.append_metrics(lines)
+    job.run.write_status("completed", step=100, final=lines[-1])
+  return True
+
+
+def test_a_crashed_trial_is_told(tmp_path):
+  """I5, reliability: what cannot be told is `unknown`, with what is missing."""
+  lab = lab_lib.Lab(tmp_path, train=_train, tell=lambda _: None)
+  config = config_lib.base()
+  config_lib.validate(config)
+  answer = procedure.stability(
+    lab, config, learning_rates=(0.01, 10.0), seeds=2
+  )
+  verdicts = {found.check: found for found in answer.findings}
+  assert verdicts["clipping"].verdict == "unknown"
+  assert verdicts["fix_of_instability"].verdict == "unknown"
+  assert "clipping" in answer.said[0] and "crashed" in answer.said[0]

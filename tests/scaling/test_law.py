@@ -1,0 +1,598 @@
+"""Scaling laws, on ladders generated from a law that is known."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+import jaxplay
+from jaxplay.scaling import law as scaling
+from jaxplay.scaling import traps
+
+# About that of Hoffmann et al. 2022.
+TRUE = dict(
+  irreducible=1.7,
+  coefficient_n=400.0,
+  exponent_n=0.34,
+  coefficient_d=410.0,
+  exponent_d=0.28,
+)
+TRUE_OPTIMAL_EXPONENT = 0.28 / (0.34 + 0.28)
+SIZES = tuple(np.geomspace(5e6, 160e6, 5))
+TOKENS = (4e8, 8e8, 16e8, 32e8)
+
+
+def _loss(n, d, *, irreducible, coefficient_n, exponent_n, **of_d):
+  of_n = coefficient_n / n**exponent_n
+  return irreducible + of_n + of_d["coefficient_d"] / d ** of_d["exponent_d"]
+
+
+def _ladder(noise=0.0, seed=0, *, sizes=SIZES, tokens=TOKENS, law=TRUE):
+  """Points of all sizes by all tokens, with noise as a share of the loss."""
+  random = np.random.default_rng(seed)
+  return [
+    scaling.Point(
+      size=f"{n:.3g}",
+      parameters=n,
+      embedding_parameters=0.02 * n,
+      tokens=d,
+      loss=_loss(n, d, **law) * math.exp(noise * random.standard_normal()),
+      flops=6 * n * d,
+      cooled=True,
+    )
+    for n in sizes
+    for d in tokens
+  ]
+
+
+def _fit(points, num_bootstrap=0, **kwargs):
+  return scaling.fit(points, num_bootstrap=num_bootstrap, **kwargs)
+
+
+def _changed(points, **changes):
+  """Each of the points with fields that are functions of the point."""
+  return [
+    dataclasses.replace(p, **{k: f(p) for k, f in changes.items()})
+    for p in points
+  ]
+
+
+@pytest.mark.parametrize(
+  "noise, irreducible, exponent, optimal, loss",
+  [
+    (0.0, 1e-6, 1e-6, 1e-6, 1e-8),
+    (0.001, 0.04, 0.05, 0.015, 0.001),
+    (0.005, 0.2, 0.25, 0.07, 0.006),
+  ],
+)
+def test_known_coefficients_are_recovered(
+  noise, irreducible, exponent, optimal, loss
+):
+  """S5: the law that made a ladder is found, at several levels of noise."""
+  errors = []
+  for seed in range(9):
+    points = _ladder(noise, seed)
+    law = _fit(points)
+    best = law.optimal(max(p.flops for p in points))
+    there = best.parameters.value, best.tokens.value
+    errors.append(
+      [
+        abs(law.irreducible / TRUE["irreducible"] - 1),
+        abs(law.exponent_n / TRUE["exponent_n"] - 1),
+        abs(law.exponent_d / TRUE["exponent_d"] - 1),
+        abs(law.optimal_exponent.value - TRUE_OPTIMAL_EXPONENT),
+        abs(best.loss.value / _loss(*there, **TRUE) - 1),
+      ]
+    )
+  allowed = np.array([irreducible, exponent, exponent, optimal, loss])
+  assert (np.median(errors, axis=0) < allowed).all()
+
+
+def test_other_laws_and_magnitudes_are_recovered():
+  """S5: nothing is tied to Hoffmann's numbers, or to large models."""
+  law = dict(
+    irreducible=0.9,
+    coefficient_n=50.0,
+    exponent_n=0.5,
+    coefficient_d=900.0,
+    exponent_d=0.45,
+  )
+  sizes = np.geomspace(2e4, 1e6, 4)
+  fitted = _fit(_ladder(sizes=sizes, tokens=(1e6, 3e6, 9e6), law=law))
+  for name, value in law.items():
+    assert getattr(fitted, name) == pytest.approx(value, rel=1e-5)
+
+
+def test_residuals_are_of_the_logs():
+  """S5: residuals are log(measured) - log(law), 0 without noise."""
+  assert np.abs(_fit(_ladder()).residuals).max() < 1e-9
+  law = _fit(_ladder(0.005))
+  n, d, loss = np.array(
+    [(p.parameters, p.tokens, p.loss) for p in law.points]
+  ).T
+  np.testing.assert_allclose(
+    law.residuals, np.log(loss) - np.log(law.predict(n, d).loss), atol=1e-12
+  )
+
+
+@pytest.mark.parametrize(
+  "law",
+  [TRUE, TRUE | dict(irreducible=1e-6, coefficient_n=20, exponent_n=0.05)],
+  ids=["inside", "at a bound"],
+)
+def test_lbfgs_finds_no_better_minimum(law):
+  """S5: the fit is the least sum of Huber's losses, as L-BFGS finds it, too."""
+  points = _ladder(0.005, 2, law=law)
+  x, y, log_loss = np.log([(p.parameters, p.tokens, p.loss) for p in points]).T
+  x0, y0 = x.mean(), y.mean()
+
+  def objective(theta):
+    e, a_n, a, b_d, b = theta
+    terms = np.stack([e + 0 * x, a_n - a * (x - x0), b_d - b * (y - y0)])
+    residual = special.logsumexp(terms, axis=0) - log_loss
+    shares = special.softmax(terms, axis=0)
+    slope = np.clip(residual / 1e-3, -1, 1) * 1e3
+    e, n, d = shares * slope
+    gradient = [e, n, -n * (x - x0), d, -d * (y - y0)]
+    return special.huber(1e-3, residual).sum() * 1e6, np.sum(gradient, axis=1)
+
+  fitted = _fit(points)
+  a, b = fitted.exponent_n, fitted.exponent_d
+  a_n = np.log(fitted.coefficient_n) - a * x0
+  b_d = np.log(fitted.coefficient_d) - b * y0
+  ours, _ = objective([np.log(fitted.irreducible), a_n, a, b_d, b])
+  # The same minimum from far away, and nothing below it.
+  for start in ([0, 0, 0.5, 0, 0.5], [0.5, -1, 0.2, -1, 0.8]):
+    found = optimize.minimize(
+      objective,
+      start,
+      jac=True,
+      method="L-BFGS-B",
+      bounds=scaling._bounds(math.exp(log_loss.min())),
+      options=dict(ftol=1e-12, maxiter=2000),
+    )
+    assert found.fun == pytest.approx(ours, rel=1e-5)
+
+
+def test_unit_of_tokens_changes_only_their_coefficient():
+  """S5: D in thousands is the same law, B apart."""
+  points = _ladder(0.003)
+  one = scaling.fit(points, num_bootstrap=20)
+  other = scaling.fit(
+    _changed(points, tokens=lambda p: p.tokens / 1000), num_bootstrap=20
+  )
+  for name, found in one.coefficients.items():
+    if name == "coefficient_d":
+      assert getattr(other, name) == pytest.approx(
+        found.value / 1000**one.exponent_d, rel=1e-4
+      )
+    else:
+      np.testing.assert_allclose(other.coefficients[name], found, rtol=1e-4)
+
+
+def test_an_outlier_does_not_bend_the_law():
+  """S5: with one loss 10 % too high, least squares errs far more."""
+  points = _ladder(0.001)
+  points[7] = dataclasses.replace(points[7], loss=points[7].loss * 1.1)
+  law = _fit(points)
+  n, d, loss = np.array([(p.parameters, p.tokens, p.loss) for p in points]).T
+
+  def residuals(theta):
+    e, a_n, a, b_d, b = theta
+    n_term, d_term = (n / 3e7) ** -a, (d / 1e9) ** -b
+    return np.log((e + a_n * n_term + b_d * d_term) / loss)
+
+  squares = optimize.least_squares(
+    residuals, [1.5, 1, 0.3, 1, 0.3], bounds=([0] * 5, [9] * 5)
+  ).x
+  error = abs(law.optimal_exponent.value - TRUE_OPTIMAL_EXPONENT)
+  power = squares[4] / (squares[2] + squares[4])
+  assert error < 0.02
+  assert abs(power - TRUE_OPTIMAL_EXPONENT) > 4 * error
+
+
+def test_intervals_hold_the_truth():
+  """S5: of 90 % intervals about nine in ten, and they are not just wide."""
+  inside, widths = [], []
+  for seed in range(20):
+    law = scaling.fit(_ladder(0.002, seed), num_bootstrap=100)
+    found = law.coefficients
+    inside += [found[k].low <= v <= found[k].high for k, v in TRUE.items()]
+    low, high = law.optimal_exponent[1:]
+    inside.append(low <= TRUE_OPTIMAL_EXPONENT <= high)
+    widths.append(high - low)
+  assert 0.78 < np.mean(inside)
+  assert np.mean(widths) < 0.12
+
+
+def test_noise_widens_intervals():
+  """S5: five times the noise, a wider interval of everything."""
+  widths = []
+  for noise in (0.001, 0.005):
+    law = scaling.fit(_ladder(noise, 3), num_bootstrap=100)
+    far = law.predict(4 * max(SIZES), 2 * max(TOKENS))
+    low, high = np.array(list(law.coefficients.values()))[:, 1:].T
+    widths.append([*np.log(high / low), float(far.high - far.low)])
+  assert (np.array(widths[1]) > 2 * np.array(widths[0])).all()
+
+
+def test_bootstrap_is_a_function_of_the_seed():
+  """S5: the same seed draws the same samples, another one others."""
+  one, same, other = (
+    scaling.fit(_ladder(0.003), num_bootstrap=20, seed=seed).samples
+    for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one, same)
+  assert (one != other).all()
+  assert one.shape == (20, 5)
+
+
+def test_without_a_bootstrap_there_are_no_intervals():
+  """S5: what is not known is NaN, and null in JSON."""
+  law = _fit(_ladder(0.003))
+  assert math.isnan(law.optimal(1e18).parameters.low)
+  assert law.as_json()["intervals"]["irreducible"][1:] == [None, None]
+
+
+def test_results_are_json():
+  """S5: the law and the checks go to a file as they are."""
+  law = scaling.fit(_ladder(0.003), num_bootstrap=20)
+  row = json.loads(json.dumps(law.as_json(), allow_nan=False))
+  assert row["exponent_n"] == law.exponent_n
+  assert row["intervals"]["exponent_n"] == list(law.coefficients["exponent_n"])
+  for found in traps.checks(law, unique_tokens=1e9):
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_embeddings_are_counted_on_request():
+  """S5: N is with or without embeddings, and the fit says which."""
+  points = _changed(
+    _ladder(),
+    embedding_parameters=lambda p: 0.3 * p.parameters,
+    parameters=lambda p: 0.7 * p.parameters,
+  )
+  law = _fit(points, count_embeddings=True)
+  assert law.count_embeddings
+  assert law.coefficient_n == pytest.approx(TRUE["coefficient_n"], rel=1e-4)
+  without = _fit(points)
+  assert not without.count_embeddings
+  assert without.coefficient_n == pytest.approx(
+    TRUE["coefficient_n"] * 0.7**0.34, rel=1e-4
+  )
+
+
+@pytest.mark.parametrize("power", [1.0, 0.9])
+@pytest.mark.parametrize("factor", [0.1, 1.0, 5.0])
+def test_optimum_is_least_on_its_budget(power, factor):
+  """S5: it spends the budget, and both its neighbours there are worse."""
+  points = _changed(
+    _ladder(0.002), flops=lambda p: 8 * p.parameters**power * p.tokens
+  )
+  law = scaling.fit(points, flops_source="compiled", num_bootstrap=20)
+  budget = factor * max(p.flops for p in points)
+  best = law.optimal(budget)
+  n, d = best.parameters.value, best.tokens.value
+  assert 8 * n**power * d == pytest.approx(budget)
+  assert best.loss.value == pytest.approx(law.predict(n, d).loss)
+  near = n * np.exp([-0.01, 0.01])
+  around = law.predict(near, budget / (8 * near**power)).loss
+  assert (around > best.loss.value).all()
+  # Of first order the two neighbours are equal.
+  assert abs(np.diff(around)) < 0.05 * (around - best.loss.value).min()
+  for found in (best.parameters, best.tokens, best.loss):
+    assert found.low < found.value < found.high
+
+
+def test_optimum_grows_as_the_exponent_says():
+  """S5: N = G C^p, and D takes what is left."""
+  law = _fit(_ladder())
+  one, ten = law.optimal(1e17), law.optimal(1e18)
+  grown = math.log10(ten.parameters.value / one.parameters.value)
+  assert grown == pytest.approx(law.optimal_exponent.value)
+  grown = math.log10(ten.tokens.value / one.tokens.value)
+  assert grown == pytest.approx(1 - law.optimal_exponent.value)
+
+
+def test_flops_are_counted_as_said():
+  """S5: the points' own count, named, or a given ratio."""
+  points = _ladder()
+  assert _fit(points).optimal(1e18).flops_source == "formula"
+  compiled = _changed(points, flops=lambda p: 9 * p.parameters * p.tokens)
+  law = _fit(compiled, flops_source="compiled")
+  assert law.flops_coefficient == pytest.approx(9)
+  assert law.flops_exponent == pytest.approx(1)
+  measured = law.optimal(1e18)
+  assert measured.flops_source == "compiled"
+  given = law.optimal(1e18, flops_per_parameter_token=6)
+  assert given.flops_source == "given"
+  for best, ratio in ((measured, 9), (given, 6)):
+    assert best.parameters.value * best.tokens.value * ratio == pytest.approx(
+      1e18
+    )
+
+
+def test_predictions_are_arrays():
+  """S5: N and D broadcast; more of either is better."""
+  law = scaling.fit(_ladder(0.002), num_bootstrap=20)
+  n, d = np.array(SIZES)[:, None], np.array(TOKENS)
+  found = law.predict(n, d)
+  assert found.loss.shape == found.low.shape == found.factor.shape == (5, 4)
+  assert (np.diff(found.loss, axis=0) < 0).all()
+  assert (np.diff(found.loss, axis=1) < 0).all()
+  assert (found.low <= found.high).all()
+  assert (found.factor == 1).all() and not found.extrapolated.any()
+  assert law.predict(n[2, 0], d[1]).loss == pytest.approx(found.loss[2, 1])
+
+
+def test_outside_is_in_factors():
+  """S5: how far beyond the points: in N, in D and in compute."""
+  law = _fit(_ladder())
+  far = law.outside(np.array([2 * max(SIZES), min(SIZES) / 3]), max(TOKENS))
+  np.testing.assert_allclose(far["parameters"], [2, 3], rtol=1e-6)
+  np.testing.assert_allclose(far["tokens"], [1, 1], rtol=1e-6)
+  np.testing.assert_allclose(far["flops"], [2, 1], rtol=1e-6)
+
+
+def test_extrapolation_is_asked_for_and_said():
+  """S5: beyond 10 times the points a prediction is refused, or flagged."""
+  law = scaling.fit(_ladder(0.003), num_bootstrap=50)
+  largest = max(p.flops for p in law.points)
+  n, d = 5 * max(SIZES), 4 * max(TOKENS)
+  with pytest.raises(jaxplay.UserError, match="20 times outside the flops"):
+    law.predict(n, d)
+  with pytest.raises(jaxplay.UserError, match="12 times outside the tokens"):
+    law.predict(min(SIZES), 12 * max(TOKENS))
+  with pytest.raises(jaxplay.UserError, match="supports 10; train"):
+    law.optimal(30 * largest)
+  assert law.predict(n, d, extrapolate=True).extrapolated
+  far = law.optimal(30 * largest, extrapolate=True)
+  assert far.extrapolated and far.factor == pytest.approx(30)
+  near = law.optimal(3 * largest)
+  assert not near.extrapolated and near.factor == pytest.approx(3)
+  assert far.loss.high - far.loss.low > near.loss.high - near.loss.low
+
+
+@pytest.mark.parametrize(
+  "points, message",
+  [
+    (_ladder(sizes=SIZES[:1]), "1 size (5e+06)"),
+    (_ladder(sizes=SIZES[:2]), "2 sizes (5e+06, 1.19e+07)"),
+    (_ladder()[::5][:4], "4 points with 4 numbers of tokens"),
+    (_ladder(tokens=TOKENS[:2]), "10 points with 2 numbers of tokens"),
+    ([], "0 sizes (none)"),
+    (_changed(_ladder(), loss=lambda p: math.nan), "has loss nan"),
+    (_changed(_ladder(), tokens=lambda p: 0), "has tokens 0"),
+  ],
+)
+def test_points_that_determine_no_law_are_refused(points, message):
+  """S5: bad input is a sentence with the values and the way out."""
+  with pytest.raises(jaxplay.UserError) as error:
+    scaling.fit(points)
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_bad_requests_are_refused():
+  """S5: so are a budget of nothing and an unknown count."""
+  with pytest.raises(jaxplay.UserError, match="'formula' or 'compiled'"):
+    scaling.fit(_ladder(), flops_source="guess")
+  law = _fit(_ladder())
+  for budget in (0, -1.0, math.nan, math.inf):
+    with pytest.raises(jaxplay.UserError, match="buys no training"):
+      law.optimal(budget, extrapolate=True)
+
+
+@pytest.mark.parametrize(
+  "sizes, tokens",
+  [
+    (SIZES, TOKENS),
+    # Wide slices, in which one parabola through all sizes errs by 4 %.
+    (5e6 * 3.0 ** np.arange(5), 2e8 * 3.0 ** np.arange(5)),
+  ],
+  ids=["narrow", "wide"],
+)
+def test_isoflop_minima_agree_with_the_law(sizes, tokens):
+  """S5: without noise, approach 2 finds the optimum of approach 3."""
+  law = _fit(_ladder(sizes=sizes, tokens=tokens))
+  found = scaling.iso_flops(law, num_draws=1)
+  bracketed = [part for part in found.slices if part.bracketed]
+  assert len(bracketed) >= 3
+  for part in bracketed:
+    n = part.optimum.value
+    best = law.optimal(part.flops)
+    assert n == pytest.approx(best.parameters.value, rel=0.02)
+    assert np.polyval(part.parabola, math.log(n)) == pytest.approx(
+      best.loss.value, rel=2e-3
+    )
+    assert found.coefficient * part.flops**found.exponent.value == (
+      pytest.approx(n, rel=0.02)
+    )
+  assert found.exponent.value == pytest.approx(TRUE_OPTIMAL_EXPONENT, abs=0.01)
+
+
+def test_isoflop_slices_are_at_equal_compute():
+  """S5: each slice has 3 sizes, with the losses that the law has there."""
+  law = _fit(_ladder())
+  for part in scaling.iso_flops(law, num_draws=1).slices:
+    n = part.parameters
+    assert len(n) >= 3 and (np.diff(n) > 0).all()
+    loss = _loss(n, part.flops / (6 * n), **TRUE)
+    np.testing.assert_allclose(part.losses, loss, rtol=2e-3)
+
+
+def test_isoflop_intervals_grow_with_noise():
+  """S5: the residuals' noise is that of the minima and of their exponent."""
+  widths = []
+  for noise in (0.0005, 0.002):
+    law = _fit(_ladder(noise, 1))
+    found = scaling.iso_flops(law)
+    part = found.slices[len(found.slices) // 2]
+    assert part.optimum.low < part.optimum.value < part.optimum.high
+    widths.append(found.exponent.high - found.exponent.low)
+  assert widths[1] > 2 * widths[0]
+
+
+def test_isoflop_minimum_at_an_edge_is_flagged():
+  """S5: where the largest size is the best, the optimum is not bracketed."""
+  sizes = np.geomspace(1e6, 8e6, 4)
+  law = _fit(_ladder(sizes=sizes, tokens=[8 * d for d in TOKENS]))
+  found = scaling.iso_flops(law, num_draws=1)
+  assert found.slices and not any(part.bracketed for part in found.slices)
+  assert found.exponent is None and found.coefficient is None
+
+
+def test_isoflops_need_common_budgets():
+  """S5: sizes whose durations do not overlap in compute make no slices."""
+  apart = [
+    point
+    for i, n in enumerate(np.geomspace(1e6, 1e8, 3))
+    for point in _ladder(sizes=[n], tokens=[10.0**i * d for d in TOKENS])
+  ]
+  with pytest.raises(jaxplay.UserError, match="3 of the 3 sizes"):
+    scaling.iso_flops(_fit(apart))
+
+
+def test_frontier_is_what_nothing_cheaper_matches():
+  """S5: the envelope of loss against compute, by hand."""
+  rows = [(1, 3.0), (2, 2.5), (2, 2.4), (3, 2.4), (4, 2.6), (5, 2.0)]
+  template = _ladder()[0]
+  points = [
+    dataclasses.replace(template, flops=flops, loss=loss)
+    for flops, loss in rows
+  ]
+  found = [(p.flops, p.loss) for p in scaling.frontier(points[::-1])]
+  assert found == [(1, 3.0), (2, 2.4), (5, 2.0)]
+
+
+def test_branches_are_cheaper_than_runs_of_their_own():
+  """S5: compute against one cosine run for each point, by hand."""
+  found = scaling.compute_spent(
+    trunks={"small": 80, "large": 80},
+    branches={"small": [(40, 50), (80, 100)], "large": [(80, 100)]},
+    flops_per_step={"small": 1.0, "large": 10.0},
+  )
+  assert found.spent == 80 + 10 + 20 + 10 * (80 + 20)
+  assert found.from_scratch == 50 + 100 + 10 * 100
+  assert found.saved == pytest.approx(1 - 1110 / 1150)
+
+
+@pytest.mark.parametrize(
+  "branches, message",
+  [
+    ({"small": []}, "has no branches"),
+    ({"small": [(90, 100)]}, "constant run has 80 steps"),
+    ({"small": [(50, 40)]}, "from step 50 to 40"),
+    ({"large": [(1, 2)]}, "constant run has 0 steps"),
+  ],
+)
+def test_impossible_branches_are_refused(branches, message):
+  """S5: a branch leaves a run that exists, and does not end before."""
+  with pytest.raises(jaxplay.UserError, match=message):
+    scaling.compute_spent({"small": 80}, branches, {"small": 1.0, "large": 2.0})
+
+
+# A point of each trap, and the checks that see it.
+_BENT = _changed(
+  _ladder(0.001, 1),
+  loss=lambda p: p.loss * math.exp(0.01 * math.log(p.parameters / 3e7) ** 2),
+)
+_EMBEDDED = _changed(
+  _ladder(0.001, 1),
+  parameters=lambda p: p.parameters - 4e6,
+  embedding_parameters=lambda p: 4e6,
+)
+_ONE_RATIO = [
+  point
+  for n in SIZES
+  for point in _ladder(0.001, 1, sizes=[n], tokens=(20 * n, 30 * n, 40 * n))
+]
+_BADLY_SPREAD = "range_of_tokens_per_parameter"
+TRAPS = {
+  "embeddings": (_EMBEDDED, {"embedding_parameters": "warn"}),
+  "no embeddings": (
+    _changed(_ladder(0.001), embedding_parameters=lambda p: 0.0),
+    {"embedding_parameters": "unknown"},
+  ),
+  "narrow N": (
+    _ladder(sizes=np.geomspace(2e7, 8e7, 5)),
+    {"range_of_parameters": "warn"},
+  ),
+  "narrow D": (
+    _ladder(tokens=np.geomspace(4e8, 12e8, 4)),
+    {"range_of_tokens": "warn"},
+  ),
+  "one D / N": (_ONE_RATIO, {_BADLY_SPREAD: "warn"}),
+  "optimum not tried": (
+    _ladder(tokens=[20 * d for d in TOKENS]),
+    {_BADLY_SPREAD: "warn"},
+  ),
+  "some uncooled": (
+    _changed(_ladder(), cooled=lambda p: p.tokens > 5e8),
+    {"cooldown": "fail"},
+  ),
+  "all uncooled": (
+    _changed(_ladder(), cooled=lambda p: False),
+    {"cooldown": "warn"},
+  ),
+  "no E": (
+    _ladder(law=TRUE | {"irreducible": 1e-6}),
+    {"irreducible_loss": "warn"},
+  ),
+  "strange exponent": (
+    _ladder(law=TRUE | {"coefficient_n": 1e9, "exponent_n": 1.3}),
+    {"exponents": "fail"},
+  ),
+  "much noise": (_ladder(0.03), {"exponents": "warn"}),
+  "unlike FLOPs": (
+    _changed(_ladder(), flops=lambda p: 6 * (p.parameters + 3e6) * p.tokens),
+    {"flops_per_token": "warn"},
+  ),
+  "bent": (_BENT, {"residuals": "warn"}),
+  "few": (_ladder()[::3], {"enough_points": "warn", "residuals": "unknown"}),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_traps_are_seen(name):
+  """S5: each known trap has a check that says so, with advice and source."""
+  points, expected = TRAPS[name]
+  found = {
+    check.check: check
+    for check in traps.checks(scaling.fit(points, num_bootstrap=40))
+  }
+  for check, verdict in expected.items():
+    assert found[check].verdict == verdict
+    assert found[check].advice and found[check].source
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_healthy_ladder_is_quiet(seed):
+  """S5: no check complains of a ladder without a trap."""
+  law = scaling.fit(_ladder(0.001, seed), num_bootstrap=50)
+  found = traps.checks(law, unique_tokens=2e9)
+  assert {check.verdict for check in found} == {"ok"}
+  assert not any(check.advice for check in found)
+  assert len({check.check for check in found}) == len(found) == 11
+
+
+def test_embeddings_move_the_optimum():
+  """S5: the check says by how much, from both fits."""
+  law = _fit(_EMBEDDED)
+  found = {check.check: check for check in traps.checks(law)}
+  evidence = found["embedding_parameters"].evidence
+  without, counted = evidence["exponent_without_and_with"]
+  assert without == law.optimal_exponent.value
+  assert abs(counted - TRUE_OPTIMAL_EXPONENT) < 0.03
+  assert abs(without - TRUE_OPTIMAL_EXPONENT) > 0.05
+
+
+@pytest.mark.parametrize(
+  "unique_tokens, verdict", [(1e10, "ok"), (8e8, "ok"), (7e8, "warn")]
+)
+def test_repetition_beyond_four_epochs_is_seen(unique_tokens, verdict):
+  """S5: tokens that repeat up to 4 times are nearly new ones."""
+  found = traps.checks(_fit(_ladder()), unique_tokens=unique_tokens)[-1]
+  assert (found.check, found.verdict) == ("repeated_data", verdict)
