@@ -54,6 +54,11 @@ def typed() -> list[str]:
   return [*launched.get("program", ["jaxplay"]), *launched["arguments"]]
 
 
+def is_typed() -> bool:
+  """Whether a command line is being carried out."""
+  return _arguments is not None
+
+
 def launch() -> dict[str, Any] | None:
   """What the launcher of this process says, see `LAUNCH`; None: it has none.
 
@@ -194,3 +199,29 @@ def _with(arguments, name, value):
     elif not is_there:
       found, is_there = found + new, True
   return found if is_there else found + new
+
+
+def suggested(
+  *verb: Any,
+  keep: Sequence[str] = (),
+  of: Sequence[str] | None = None,
+  options: Mapping[str, Any] | None = None,
+  overrides: Mapping[str, Any] | None = None,
+) -> str:
+  """A command to paste: the one that was typed, or another verb, changed.
+
+  Args:
+    *verb: Words of the other verb; none: the command that was typed.
+    keep: Options of the typed command that the other verb takes, too.
+    of: Keep them of this command instead, such as that which made a study.
+    options: Option -> its new value, as `changed` takes them.
+    overrides: Config key -> its new value.
+  """
+  words = typed()
+  if verb:
+    options_kept = kept(of or words, keep)
+    words = [*program(words), *map(str, verb), *options_kept]
+  words = changed(words, options or {}, overrides or {})
+  if "file" in (launch() or {}):  # It starts no other command.
+    return f"arguments = {json.dumps(words[1:], ensure_ascii=False)}"
+  return line(words)

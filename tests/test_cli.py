@@ -30,7 +30,7 @@ _CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
     (["--config.seed"], "write --config.seed=VALUE"),
     (["--workdri=x"], "did you mean --workdir?"),
     (["--config.hparams=1"], "is a group of keys"),
-    (["--fake_devices=0"], "it must be at least 1"),
+    (["--fake_devices=0"], "at least 1"),
     # Of what has eight devices.
     (["--config.mesh.fsdp=3"], "its axes must be 8"),
     (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
@@ -141,10 +141,10 @@ BRANCHES = {
   "no step": (["RUN"], "one of the arguments --step --steps is required"),
   "missing": (["RUN", "--step=9"], "no checkpoint of step 9; it has 8, 12, 16"),
   "one of two": (["RUN", "--steps=8,9"], "no checkpoint of step 9"),
-  "not a step": (["RUN", "--steps=8,x"], "it must be at least 1, and whole"),
+  "not a step": (["RUN", "--steps=8,x"], "at least 1"),
   "fraction": (["RUN", "--step=8", "--cooldown_fraction=1"], "lie in (0, 1)"),
   "shape": (["RUN", "--step=8", "--shape=sqr"], "did you mean 'square'?"),
-  "mixture": (["RUN", "--step=8", "--mixture=a"], "it must be NAME=WEIGHT"),
+  "mixture": (["RUN", "--step=8", "--mixture=a"], "expected NAME=WEIGHT"),
   "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "is of text"),
   "model": (
     ["RUN", "--step=8", "--config.model.width=9"],
@@ -157,7 +157,7 @@ BRANCHES = {
   "typo": (["RUN", "--step=8", "--shap=linear"], "did you mean --shape?"),
   "weight": (
     ["RUN", "--step=8", "--mixture=pythonlib=0"],
-    "a weight must be above 0",
+    "positive weights",
   ),
   # What the branch itself decides.
   "schedule": (

@@ -149,7 +149,7 @@ def test_a_report_of_what_cannot_be_written(unwritable, tmp_path, capsys, part):
   ("out", "sentence"),
   [
     ("{0}", "html"),
-    ("{0}/none/page.html", "no folder"),
+    ("{0}/none/page.html", "does not exist"),
     ("/proc/page.html", "cannot write"),
     ("{0}/study.json", "html"),
   ],

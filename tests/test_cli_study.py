@@ -179,11 +179,11 @@ def test_status_of_a_study_under_way(tmp_path, capsys):
   path, study = studies.write(tmp_path), tmp_path / "study"
   command = ("study", "run", path, f"--workdir={study}", "--trials=1")
   assert studies.call(*command) == 0
-  assert "3 trials of the study are still to come" in capsys.readouterr().out
+  assert "3 trials of the study are not finished" in capsys.readouterr().out
   assert studies.call("study", "status", study) == 0
   told = capsys.readouterr().out
   assert told.startswith("Which?\n")
-  for line in ("completed   1", "pending     3", "by trial 1, of 1"):
+  for line in ("completed   1", "pending     3", "trial 1 of 1"):
     assert line in told
 
 
@@ -697,12 +697,12 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     ("study list {nowhere}", "there is no folder"),
     ("study extend {study} --trials=4", "4 is less"),
     ("study extend {study}", "--trials"),
-    ("study extend {study} --trials=many", "it must be at least 1, and whole"),
+    ("study extend {study} --trials=many", "at least 1"),
     ("study extend {nowhere} --trials=9", "there is no folder"),
     ("study rerun {study}", "--best"),
     ("study rerun {study} --trial=99", "trials 0 to 7"),
     ("study rerun {study} --trial=-1", "at least 0"),
-    ("study rerun {study} --best --seeds=0", "it must be at least 1"),
+    ("study rerun {study} --best --seeds=0", "at least 1"),
     ("study rerun {study} --best --trial=1", "not allowed with"),
     ("study run {nowhere}.py --workdir={nowhere}", "there is no study file"),
     ("study run {config} --workdir={nowhere}", "no get_study()"),
@@ -712,7 +712,7 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     ("study run {file} --workdir={study}", "holds another study"),
     ("study run {file} --workdir={config}", "is a file"),
     ("study suggest {study}", "--trials"),
-    ("study suggest {study} --trials=1 --batch=0", "it must be at least 1"),
+    ("study suggest {study} --trials=1 --batch=0", "at least 1"),
     ("study suggest {study} --trials=1 --seed=-1", "at least 0"),
     ("study suggest {nowhere} --trials=1", "there is no folder"),
     ("study final {nowhere}", "there is no folder"),
@@ -730,7 +730,7 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     ("compare {study} {study} --objective=x", "no trial logged"),
     ("compare {study} {study} --smallest=-1", "at least 0"),
     ("compare {study} {study} --smallest=nan", "at least 0"),
-    ("compare {study} {study} --log={nowhere}/log.md", "there is no folder"),
+    ("compare {study} {study} --log={nowhere}/log.md", "does not exist"),
     ("study", "ACTION"),
     ("stduy", "invalid choice"),
   ],

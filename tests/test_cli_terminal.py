@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from jaxplay import rundir
-from jaxplay.cli import terminal
+from jaxplay import rundir, terminal
 from tests.study import studies
 from tests.training import runs
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxplay import config as config_lib
-from jaxplay.cli import common
+from jaxplay.api import devices
 from jaxplay.pods import topology
 from jaxplay.study import study as study_lib
 from jaxplay.training import train
@@ -150,7 +150,7 @@ _LIKE_OTHERS = {"cifar10_wrn/config.py", "c4_lm/config.py:1b"}
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - _LIKE_OTHERS))
 def test_each_fits_its_pod(name):
   """Experiments: as they are, they compile for the pod that they name."""
-  common.quiet_without_tpu()
+  devices.quiet_without_tpu()
   pod = topology.topology(EXPERIMENTS[name][0])
   compiled = topology.compile_for(_load(name, {}), pod.devices)
   assert not compiled.too_large, compiled.too_large

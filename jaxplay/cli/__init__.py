@@ -11,16 +11,15 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands, lifeline, provenance, storage
+from jaxplay import commands, lifeline, provenance, storage, terminal
+from jaxplay.api import devices
 from jaxplay.cli import (
   common,
   config,
   plan,
-  playbook,
   report,
   scaling,
   study,
-  terminal,
   train,
 )
 
@@ -39,7 +38,7 @@ def _main(words, is_program):
   arguments = None
   try:
     arguments, rest = _parser().parse_known_args(words)
-    common.check_processes(arguments)
+    common.set_devices(arguments)
     code = arguments.verb(arguments, rest)
     sys.stdout.flush()
   except BrokenPipeError:
@@ -50,6 +49,14 @@ def _main(words, is_program):
   except PermissionError as error:
     print(f"jaxplay: no permission: {error.filename!r}", file=sys.stderr)
     code = common.EXIT_WRONG
+  except jaxplay.Stopped:
+    # Standard output may be for the result alone, as JSON.
+    if devices.is_first():
+      print("stopped; the same command resumes", flush=True)
+    code = common.EXIT_PREEMPTED
+  except jaxplay.RunError as error:
+    print(f"jaxplay: {common.sentence(error)}", file=sys.stderr)
+    code = common.EXIT_FAILED
   except MemoryError as error:
     what = f": {common.sentence(error)}" if str(error) else ""
     print(f"jaxplay: out of memory{what}", file=sys.stderr)
@@ -62,7 +69,7 @@ def _main(words, is_program):
       return _lost(lost, arguments, is_program)
     traceback.print_exc()
     code = common.EXIT_FAILED
-  if code not in (0, common.EXIT_PREEMPTED) and common.has_joined(arguments):
+  if code not in (0, common.EXIT_PREEMPTED) and devices.has_joined():
     # Without the farewell of Python and JAX: they would wait for the others.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -80,7 +87,7 @@ def _lost(problem, arguments, is_program):
     print(f"jaxplay: {common.sentence(problem)}", file=sys.stderr, flush=True)
   with contextlib.suppress(OSError):
     sys.stdout.flush()
-  if is_program or common.has_joined(arguments):
+  if is_program or devices.has_joined():
     # Threads of orbax wait for minutes for each other, and then complain.
     os._exit(code)
   return code
@@ -109,6 +116,6 @@ def _parser():
   )
   verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-  for module in (train, config, study, report, scaling, plan, playbook):
+  for module in (train, config, study, report, scaling, plan):
     module.add(verbs)
   return parser

@@ -4,6 +4,7 @@ import json
 import shutil
 import textwrap
 
+from jaxplay.api import runs
 from jaxplay.cli import common
 from jaxplay.config import keys
 
@@ -34,12 +35,10 @@ def add(verbs):
 
 def _config(arguments, rest):
   from jaxplay import config as config_lib
-  from jaxplay.cli import train
 
-  overrides = common.overrides(rest, vars(arguments))
-  spec = train.spec(arguments.config) if arguments.config else {}
-  config = config_lib.load(spec, overrides)
-  config_lib.validate(config)
+  config = runs.load_config(
+    arguments.config or {}, common.overrides(rest, arguments)
+  )
   flat = config_lib.flatten(config)
   shown = {
     name: key

@@ -1,214 +1,249 @@
-"""`jaxplay plan QUESTION`: the playbook's procedures as commands."""
+"""`jaxplay plan PROCEDURE` and `jaxplay playbook`: procedures as commands."""
+
+import argparse
+import contextlib
+import json
+import sys
 
 import jaxplay
-from jaxplay import provenance, rundir
-from jaxplay.cli import batch_size, common, longest_run, question, topology
+from jaxplay import rundir
+from jaxplay.api import arguments as arguments_lib
+from jaxplay.api import plans, runs
+from jaxplay.cli import common, topology
+from jaxplay.playbook import result as answer_lib
+
+_METAVARS = {"workdir": "PLAN", "config": "CONFIG"}
+_SWEEP = ("learning_rates", "seeds")
 
 
 def add(verbs):
   plan = verbs.add_parser(
     "plan",
     help="the playbook's procedures: steps, stability, topology, ...",
-    description="Each question runs the playbook's own procedure, decides by"
-    " its rules, shows its evidence, and ends with the lines to paste into the"
+    description="Each procedure trains what it needs, decides by the playbook's"
+    " rules, shows its evidence, and ends with the lines to paste into the"
     " config. The same command resumes.",
   )
-  plan = plan.add_subparsers(metavar="QUESTION", required=True)
-  _add_steps(plan)
-  _add_stability(plan)
-  _add_clip(plan)
-  _add_rounds(plan)
-  batch_size.add(plan)
-  longest_run.add(plan)
-  topology.add(plan)
+  plan = plan.add_subparsers(metavar="PROCEDURE", required=True)
 
-
-# plan steps
-
-_FITTED = "train/error_rate<=0"
-
-
-def _add_steps(plan):
-  steps = question.add(
-    plan, "steps", "how many steps to train: a first value, or the next"
-  )
-  steps.add_argument(
-    "--from",
-    dest="study",
-    type=common.place,
-    metavar="STUDY",
-    help="judge by where the trials of a study were best, and train nothing",
-  )
-  question.add_rates(steps)
-  steps.add_argument(
-    "--steps",
-    type=common.number,
-    metavar="N",
-    help="of each trial of the sweep; default: config.max_train_steps",
-  )
-  steps.add_argument(
-    "--fit",
-    metavar="'METRIC<=X'",
-    help="what counts as a fitted training set, over an epoch; default:"
-    f" {_FITTED}",
+  steps = _procedure(
+    plan,
+    "steps",
+    "how many steps to train: a first value, or the next",
+    plans.plan_steps,
+    *("study", "learning_rates", "steps", "fit"),
+    rename={"study": "from"},
   )
   steps.set_defaults(verb=_steps)
 
-
-def _steps(arguments, rest):
-  from jaxplay.analysis import results as results_lib
-  from jaxplay.playbook.steps import decide as planning
-  from jaxplay.playbook.steps import run as steps
-
-  if arguments.study is not None:
-    common.no_more(rest, arguments)
-    for name in ("config", "learning_rates", "steps", "fit"):
-      if getattr(arguments, name) is not None:
-        raise jaxplay.UserError(
-          f"--{name} is of a sweep, and --from={arguments.study} judges a study"
-          " instead; leave one of them out"
-        )
-    results = results_lib.read_study(arguments.study)
-    return question.run(
-      arguments,
-      "steps",
-      {"from": arguments.study},
-      None,
-      "Were the trials of the study as long as they should be?",
-      lambda lab: steps.from_study(results),
-    )
-  config = question.load_config(arguments, rest)
-  target = planning.Target.parse(arguments.fit or _FITTED)
-  if target.metric not in planning.TRAINED:
-    raise jaxplay.UserError(
-      f"--fit={target} is not of the training set; it can be of"
-      f" {' or '.join(planning.TRAINED)}"
-    )
-  low, high = question.rates(arguments, config)
-  length = arguments.steps or config.max_train_steps
-  options = {
-    "learning_rates": [low, high],
-    "steps": length,
-    "fit": str(target),
-  }
-  return question.run(
-    arguments,
-    "steps",
-    options,
-    config,
-    steps.GOAL,
-    lambda lab: steps.sweep(
-      lab,
-      config,
-      learning_rates=(low, high),
-      max_train_steps=length,
-      target=target,
-      num_train=question.num_train(config),
-    ),
-  )
-
-
-# plan stability, plan clip
-
-
-def _add_stability(plan):
-  stability = question.add(
-    plan, "stability", "is training unstable, and which fix costs least"
-  )
-  question.add_rates(stability)
-  question.add_seeds(stability, "the best rate of each fix is run again")
-  stability.set_defaults(verb=_stability)
-
-
-def _stability(arguments, rest):
-  from jaxplay.playbook.stability import run as stability
-
-  config = question.load_config(arguments, rest)
-  rates = question.rates(arguments, config)
-  return question.run(
-    arguments,
+  _procedure(
+    plan,
     "stability",
-    {"learning_rates": list(rates), "seeds": arguments.seeds},
-    config,
-    stability.GOAL,
-    lambda lab: stability.stability(
-      lab, config, learning_rates=rates, seeds=arguments.seeds
-    ),
+    "is training unstable, and which fix costs least",
+    plans.plan_stability,
+    *_SWEEP,
   )
-
-
-def _add_clip(plan):
-  clip = question.add(
+  clip = _procedure(
     plan,
     "clip",
     "a clipping threshold, from the gradient norms of a run",
-    config=False,
+    plans.plan_clip,
+    "run",
+    positional=("run",),
     trains=False,
   )
-  clip.add_argument("run", type=common.place, metavar="RUN")
   clip.set_defaults(verb=_clip)
 
-
-def _clip(arguments, rest):
-  from jaxplay.playbook.stability import run as stability
-
-  common.no_more(rest, arguments)
-  answer = stability.clip(rundir.RunDir(arguments.run))
-  return question.tell(
-    arguments,
-    "clip",
-    {"run": arguments.run},
-    "At which norm is the gradient to be clipped?",
-    answer,
-  )
-
-
-# plan rounds
-
-
-def _add_rounds(plan):
-  rounds = question.add(
+  rounds = _procedure(
     plan,
     "rounds",
     "from the best of a short study to longer training",
-    config=False,
-  )
-  rounds.add_argument("study", type=common.place, metavar="STUDY")
-  rounds.add_argument(
-    "--steps",
-    type=common.number,
-    required=True,
-    metavar="N",
-    help="of the last round",
-  )
-  rounds.add_argument(
-    "--rounds",
-    type=common.number,
-    metavar="K",
-    help="run K rounds, whose steps grow by the same factor; default: only"
-    " write the config of the next one",
+    plans.plan_rounds,
+    *("study", "steps", "rounds"),
+    positional=("study",),
   )
   rounds.set_defaults(verb=_rounds)
 
+  batch_size = _procedure(
+    plan,
+    "batch-size",
+    "which batch sizes fit, are fast, and reach a target first",
+    plans.plan_batch_size,
+    *("batch_sizes", "largest", "topology", "target", *_SWEEP, "steps"),
+  )
+  batch_size.add_argument("--epochs", help=argparse.SUPPRESS)
+  batch_size.set_defaults(verb=_batch_size)
+
+  longest = _procedure(
+    plan,
+    "longest-run",
+    "how long a run is worth starting, while all else grows",
+    plans.plan_longest_run,
+    *("hardware", "investment", "software", "spread", "seed"),
+    *("deadline", "today", "budget"),
+    trains=False,
+  )
+  longest.epilog = "Model and derivations: docs/longest_run.md."
+  longest.set_defaults(verb=_longest_run)
+  topology.add(plan)
+
+  _procedure(
+    verbs,
+    "playbook",
+    "the whole playbook, unattended: from a config to a better one in a budget",
+    plans.run_playbook,
+    *("config", "budget", *_SWEEP, "seed", "keep_batch_size"),
+    positional=("config",),
+  )
+
+
+def _procedure(
+  parent,
+  name,
+  help,
+  function,
+  *names,
+  positional=(),
+  rename=None,
+  trains=True,
+):
+  """A verb of a procedure, with the function that it calls."""
+  takes_config = "config" in arguments_lib.of(function)
+  verb = parent.add_parser(
+    name,
+    help=help,
+    allow_abbrev=False,
+    epilog="Config keys are set by --config.KEY=VALUE."
+    if takes_config
+    else None,
+  )
+  if takes_config and "config" not in positional:
+    verb.add_argument("--config", metavar="FILE", help="experiment file[:ARG]")
+  common.add_options(
+    verb,
+    function,
+    "workdir",
+    *names,
+    positional=positional,
+    required=("workdir",) if trains else (),
+    rename=rename,
+    metavars=_METAVARS | {"study": "STUDY", "run": "RUN"},
+  )
+  verb.add_argument("--json", action="store_true", help="the result as JSON")
+  verb.add_argument(
+    "--figures",
+    type=common.reader(arguments_lib.Folder),
+    metavar="DIR",
+    help="write each figure as an SVG file, too",
+  )
+  if trains:
+    common.add_devices(verb)
+
+  def run(arguments, rest):
+    config = _load_config(arguments, rest)
+    return _call(function, arguments, ("workdir", *names), config=config)
+
+  verb.set_defaults(verb=run)
+  return verb
+
+
+def _load_config(arguments, rest):
+  if arguments.config is None:
+    raise jaxplay.UserError("--config is missing: the experiment file to plan")
+  return runs.load_config(
+    arguments.config, common.overrides(rest, arguments)
+  )
+
+
+def _steps(arguments, rest):
+  names = ("workdir", "study", "learning_rates", "steps", "fit")
+  config = arguments.config
+  if arguments.study is None:
+    config = _load_config(arguments, rest)
+  else:
+    common.no_more(rest, arguments)
+  return _call(plans.plan_steps, arguments, names, config=config)
+
+
+def _clip(arguments, rest):
+  common.no_more(rest, arguments)
+  return _call(plans.plan_clip, arguments, ("run", "workdir"))
+
 
 def _rounds(arguments, rest):
-  from jaxplay.analysis import results as results_lib
-  from jaxplay.playbook.rounds import run as rounds
-
   common.no_more(rest, arguments)
-  first = results_lib.read_study(arguments.study)
-  provenance.carry(rundir.RunDir(arguments.study).provenance())
-  return question.run(
+  names = ("study", "workdir", "steps", "rounds")
+  return _call(plans.plan_rounds, arguments, names)
+
+
+def _batch_size(arguments, rest):
+  if arguments.epochs is not None:
+    # B7.
+    raise jaxplay.UserError(
+      "--epochs cannot be given: comparing batch sizes at equal epochs only"
+      " probes the perfect-scaling regime, even when larger batches still need"
+      " fewer steps; compare them at an equal --target, with --steps of room"
+      " (Playbook, choosing the batch size to minimize training time)"
+    )
+  names = ("workdir", "batch_sizes", "largest", "topology", "target", *_SWEEP)
+  return _call(
+    plans.plan_batch_size,
     arguments,
-    "rounds",
-    {
-      "study": arguments.study,
-      "steps": arguments.steps,
-      "rounds": arguments.rounds,
-    },
-    None,
-    rounds.GOAL,
-    lambda lab: rounds.rounds(
-      lab, first, steps=arguments.steps, number=arguments.rounds or 0
-    ),
+    (*names, "steps"),
+    config=_load_config(arguments, rest),
   )
+
+
+def _longest_run(arguments, rest):
+  common.no_more(rest, arguments)
+  names = ("workdir", "hardware", "investment", "software", "spread", "seed")
+  return _call(
+    plans.plan_longest_run, arguments, (*names, "deadline", "today", "budget")
+  )
+
+
+def _call(function, arguments, names, **more):
+  """Runs a procedure, and shows its result."""
+  from jaxplay import report
+
+  arguments_lib.make_folder(arguments.figures)
+  aside = contextlib.nullcontext()
+  if arguments.json:  # Then the result alone is for standard output.
+    aside = contextlib.redirect_stdout(sys.stderr)
+  with aside:
+    answer = function(**common.given(arguments, *names) | more)
+  path = arguments.workdir and rundir.at(arguments.workdir)
+  if arguments.figures:
+    if path is not None:
+      rundir.refuse_links_in(path, arguments.figures)
+    report.answer_figures(answer, arguments.figures)
+  if arguments.json:
+    print(json.dumps(answer.as_json(), indent=1))
+  else:
+    _show(answer, path)
+  return 0
+
+
+def _show(answer, path):
+  """The result on the terminal."""
+  # The others are on the page, if there is one.
+  tables = answer.tables if path is None else answer.tables[:1]
+  for table in tables:
+    if len(tables) > 1:
+      print(table.title)
+    print(common.as_table(table.heads, table.rows))
+    print()
+  for sentence in answer.said:
+    print(sentence)
+  for finding in answer.findings:
+    is_shown = finding.verdict in ("warn", "fail")
+    if is_shown and finding.advice not in answer.said:
+      print(f"  {finding.verdict}: {finding.check}: {finding.advice}")
+  if answer.settings:
+    print("\nfor the config:")
+    for line in answer_lib.as_config_lines(answer.settings).split("\n"):
+      print(f"  {line}")
+  if path is not None:
+    print(f"report: {path / 'report.html'}")
+    if command := plans.to_train(path, answer):
+      common.show_next("to train the config", command)

@@ -6,7 +6,10 @@ import math
 import sys
 
 import jaxplay
+from jaxplay.api import arguments as arguments_lib
+from jaxplay.api import devices, runs
 from jaxplay.cli import common
+from jaxplay.terminal import short
 
 _HERE = "here"
 # A batch that doubles more often than this from what was asked for is not what
@@ -35,7 +38,7 @@ def add(plan):
   )
   topology.add_argument(
     "--batch_sizes",
-    type=common.numbers,
+    type=common.reader(arguments_lib.Counts),
     metavar="B[,B...]",
     help="examples per update; default: the config's",
   )
@@ -47,7 +50,7 @@ def add(plan):
   topology.add_argument("--json", action="store_true", help="as JSON")
   topology.add_argument(
     "--fake_devices",
-    type=common.devices,
+    type=common.reader(arguments_lib.Devices),
     metavar="N",
     help="'here': emulate N devices on the CPU",
   )
@@ -57,15 +60,14 @@ def add(plan):
 def _topology(arguments, rest):
   from jaxplay import config as config_lib
 
-  config = config_lib.load(
-    arguments.config, common.overrides(rest, vars(arguments))
+  config = runs.load_config(
+    arguments.config, common.overrides(rest, arguments)
   )
-  config_lib.validate(config)
   names = arguments.topologies.split(",")
   if _HERE in names:
-    common.start_jax(arguments)
+    devices.start()
   else:
-    common.start_jax_to_compile()
+    devices.start_to_compile()
 
   from jaxplay.pods import topology
 
@@ -73,17 +75,17 @@ def _topology(arguments, rest):
   # minutes.
   found = {name: _devices(name, topology) for name in names}
   cases = []
-  for name, (devices, shape) in found.items():
+  for name, (chips, shape) in found.items():
     for size in arguments.batch_sizes or [config.batch_size]:
       sized = config_lib.with_batch_size(config, size)
-      topology.check(sized, devices)
-      cases.append((name, devices, shape, sized))
+      topology.check(sized, chips)
+      cases.append((name, chips, shape, sized))
   rows = []
-  for name, devices, shape, sized in cases:
+  for name, chips, shape, sized in cases:
     _tell_compiling(name, sized)
-    row = _case(name, devices, shape, sized)
+    row = _case(name, chips, shape, sized)
     if arguments.largest:
-      row["largest_batch"] = _largest(name, sized, devices, row)
+      row["largest_batch"] = _largest(name, sized, chips, row)
     rows.append(row)
   if arguments.json:
     print(json.dumps(rows, indent=1))
@@ -216,7 +218,7 @@ def _as_table(rows):
   def line(title, of_row):
     lines.append((title, [of_row(row) for row in rows]))
 
-  def of(key, form=common.short):
+  def of(key, form=short):
     return lambda row: form(row[key]) if row.get(key) is not None else "-"
 
   line("", of("topology"))

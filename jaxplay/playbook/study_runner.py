@@ -28,10 +28,6 @@ _BASE = "base_config.json"  # in the folder of a study that has no other
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 
 
-class Stopped(Exception):
-  """A signal asked to stop; the same command goes on."""
-
-
 class Lab:
   """Runs studies and measurements in a folder, each once."""
 
@@ -151,7 +147,7 @@ class Lab:
     if any(job.is_open() for job in jobs):
       self.tell(what)
       if not self._train(directory, jobs):
-        raise Stopped
+        raise jaxplay.Stopped
     for job in jobs:
       examples = job.config.max_train_steps * job.config.batch_size
       self.ran[str(job.run.path)] = examples

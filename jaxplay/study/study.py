@@ -144,8 +144,11 @@ class FinalFile(_Chosen):
   log: NotRequired[str]
 
 
-def load(path: str) -> tuple[dict[str, Any], list[str]]:
+def load(file: "str | os.PathLike | Study") -> tuple[dict[str, Any], list[str]]:
   """Reads and checks a study file.
+
+  Args:
+    file: Of the user, with `get_study`; or a study.
 
   Returns:
     What study.json is to hold, and sentences worth a line on the terminal.
@@ -153,7 +156,11 @@ def load(path: str) -> tuple[dict[str, Any], list[str]]:
   Raises:
     jaxplay.UserError: It does not run, or asks for what makes no sense.
   """
-  study = config_lib.from_user_file(path, "get_study", Study)
+  if isinstance(file, Study):
+    path, study = "", file
+  else:
+    path = os.fspath(file)
+    study = config_lib.from_user_file(path, "get_study", Study)
   for name, kind in _KINDS.items():
     value = getattr(study, name)
     if not isinstance(value, kind) or isinstance(value, bool):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jaxplay.cli import common
+from jaxplay.api import devices
 from tests.training import runs
 
 pytestmark = pytest.mark.pods
@@ -53,7 +53,7 @@ def test_missing_hosts_are_told(tmp_path, came):
 
 def test_the_default_leaves_a_minute():
   """M1: nobody waits longer than a minute, the start of Python included."""
-  assert common.WAIT_SECONDS + 3 + 10 <= 60
+  assert devices.WAIT_SECONDS + 3 + 10 <= 60
 
 
 @pytest.mark.parametrize(

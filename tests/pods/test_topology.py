@@ -7,8 +7,9 @@ import re
 import pytest
 
 import jaxplay
+from jaxplay import cli
 from jaxplay import config as config_lib
-from jaxplay.cli import common
+from jaxplay.api import devices
 from jaxplay.pods import program, roofline, topology
 from tests.study import studies
 from tests.training import runs
@@ -43,7 +44,7 @@ _LM = runs.overrides(
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
   """No TPU is looked for in the network."""
-  common.quiet_without_tpu()
+  devices.quiet_without_tpu()
 
 
 def test_a_pod_on_a_laptop():
@@ -186,6 +187,6 @@ def test_batch_sizes_end_where_memory_does(tmp_path, capsys):
 )
 def test_mistakes(tmp_path, capsys, arguments, told):
   """Errors: one sentence before anything is compiled."""
-  assert _plan(tmp_path, *arguments) == common.EXIT_WRONG
+  assert _plan(tmp_path, *arguments) == cli.common.EXIT_WRONG
   error = capsys.readouterr().err
   assert told in error and error.count("\n") == 1

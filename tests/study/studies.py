@@ -7,6 +7,7 @@ import sys
 from unittest import mock
 
 from jaxplay import cli, commands
+from jaxplay.api import devices
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 from tests.training import runs
@@ -49,7 +50,7 @@ from jaxplay import cli, commands
 number, moment, *arguments = sys.argv[1:]
 
 
-class Console(cli.common.Console):
+class Console(terminal.Console):
   def progress(self, done, total, line):
     super().progress(done, total, line)
     at = {"step": done, "trials": int(line.get("trials", "0").split("/")[0])}
@@ -57,7 +58,7 @@ class Console(cli.common.Console):
       os.kill(os.getpid(), int(number))
 
 
-cli.common.Console = Console
+terminal.Console = Console
 sys.argv = ["jaxplay", *arguments]
 sys.exit(cli.main())
 """
@@ -81,7 +82,7 @@ def load(folder, **fields):
 
 def call(*arguments) -> int:
   """Runs `jaxplay` in this process, on its devices; returns the exit code."""
-  with mock.patch.object(cli.common, "start_jax"):  # JAX has begun already.
+  with mock.patch.object(devices, "start"):  # JAX has begun already.
     return cli.main([str(argument) for argument in arguments])
 
 

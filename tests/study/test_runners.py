@@ -11,7 +11,7 @@ import signal
 import pytest
 
 import jaxplay
-from jaxplay import cli, rundir
+from jaxplay import cli, rundir, terminal
 from jaxplay.study import runners
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -314,7 +314,7 @@ def test_two_runners_on_overlapping_slices(tmp_path, monkeypatch, capsys):
   """No trial twice: a second runner begins while the first is at work."""
   path, study = studies.write(tmp_path, num_trials=6), tmp_path / "study"
   began = []
-  show = cli.common.Console.progress
+  show = terminal.Console.progress
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -324,7 +324,7 @@ def test_two_runners_on_overlapping_slices(tmp_path, monkeypatch, capsys):
       expected = ["running"] * 4 + ["completed"] * 2
       assert studies.statuses(study) == expected
 
-  monkeypatch.setattr(cli.common.Console, "progress", progress)
+  monkeypatch.setattr(terminal.Console, "progress", progress)
   assert _run(path, study, "--trials=0:4", "--no_report") == 0
   assert began and studies.statuses(study) == ["completed"] * 6
   assert "belongs to another runner" in capsys.readouterr().out
@@ -352,7 +352,7 @@ def test_a_locked_trial_is_left_and_run_later(tmp_path, capsys):
 
 def _stop(path, study, step, monkeypatch, *more):
   """Runs a study that a SIGTERM stops at a step of its four trials."""
-  show, asked = cli.common.Console.progress, []
+  show, asked = terminal.Console.progress, []
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -360,7 +360,7 @@ def _stop(path, study, step, monkeypatch, *more):
       asked.append(runs.preempt())
 
   with monkeypatch.context() as patch:
-    patch.setattr(cli.common.Console, "progress", progress)
+    patch.setattr(terminal.Console, "progress", progress)
     assert _run(path, study, *more) == cli.common.EXIT_PREEMPTED
   assert set(studies.statuses(study)) == {"preempted"}
 
@@ -583,7 +583,7 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
   at = studies.trial(study, 0).status()["step"]
   assert 0 < at < steps
   # Goes on, and the first child that trains is killed as by the kernel.
-  show, killed = cli.common.Console.progress, []
+  show, killed = terminal.Console.progress, []
 
   def progress(console, done, total, line):
     show(console, done, total, line)
@@ -593,7 +593,7 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
         os.kill(child, signal.SIGKILL)
         killed.append(child)
 
-  monkeypatch.setattr(cli.common.Console, "progress", progress)
+  monkeypatch.setattr(terminal.Console, "progress", progress)
   more = ("--runner=processes", "--parallel=2", "--no_report")
   assert _run(path, study, *more) == 0
   assert killed and studies.statuses(study) == ["completed"] * 2

@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-from jaxplay import cli, rundir
+from jaxplay import cli, rundir, terminal
 from tests.study import studies
 from tests.training import runs
 
@@ -104,18 +104,18 @@ def _fills_up(where, command, told, options):
 
 def _breaks(where, command, act):
   """A disk that something happens to in the middle of a run."""
-  show, acted = cli.common.Console.progress, []
+  show, acted = terminal.Console.progress, []
 
   def progress(console, done, total, line):
     show(console, done, total, line)
     if done >= 12 and not acted:
       acted.append(act())
 
-  cli.common.Console.progress = progress
+  terminal.Console.progress = progress
   try:
     return _call(command, cli.common.EXIT_FAILED)
   finally:
-    cli.common.Console.progress = show
+    terminal.Console.progress = show
     assert acted
 
 

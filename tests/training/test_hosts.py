@@ -224,23 +224,21 @@ def test_hosts_with_different_data_do_not_begin(tmp_path, which):
 
 
 _HOSTS = """
-import argparse, sys, time
+import sys, time
 import numpy as np
 import jaxplay
-from jaxplay.cli import common
+from jaxplay.api import devices
 
-common.STOP_SECONDS = 2
+devices.STOP_SECONDS = 2
 host, address = int(sys.argv[1]), sys.argv[2]
-common.start_jax(
-  argparse.Namespace(
-    fake_devices=1,
-    distributed=False,
-    coordinator=address,
-    num_processes=2,
-    process_id=host,
-    wait_seconds=600,
-  )
+jaxplay.use_devices(
+  fake_devices=1,
+  coordinator=address,
+  num_processes=2,
+  process_id=host,
+  wait_seconds=600,
 )
+devices.start()
 from jax.experimental import multihost_utils
 from jaxplay.training import sharding
 

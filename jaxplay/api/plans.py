@@ -1,0 +1,617 @@
+"""The playbook's procedures: each trains what it needs, and decides."""
+
+import datetime
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jaxplay
+from jaxplay import commands, provenance, rundir
+from jaxplay import config as config_lib
+from jaxplay.analysis import results as results_lib
+from jaxplay.api import arguments, devices, reading, runs, studies
+from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import study_runner as lab_lib
+
+# What counts as a fitted training set, over an epoch.
+FITTED = "train/error_rate<=0"
+# Compiling for larger and larger batches has to end where memory does not.
+_LARGEST_PLANNED = 2**20
+
+
+@arguments.public("plan", "steps")
+def plan_steps(
+  config: runs.Config | None = None,
+  workdir: arguments.Folder | None = None,
+  *,
+  study: arguments.Place | None = None,
+  learning_rates: arguments.LearningRates | None = None,
+  steps: arguments.Count | None = None,
+  fit: str | None = None,
+) -> answer_lib.Answer:
+  """Decides how many steps to train: a first value, or the next.
+
+  Args:
+    config: Experiment file, or a config.
+    workdir: Folder of the plan, with its studies and its report.
+    study: Judge by where the trials of this study were best, and train nothing.
+    learning_rates: Range of the sweep; default: the config's learning rate / 30
+      to * 30.
+    steps: Steps of each trial of the sweep; default: config.max_train_steps.
+    fit: METRIC<=X, what counts as a fitted training set, over an epoch;
+      default: train/error_rate<=0.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: The config or an option is refused.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  from jaxplay.playbook.steps import decide, run
+
+  if study is not None:
+    given = {
+      "config": config,
+      "learning_rates": learning_rates,
+      "steps": steps,
+      "fit": fit,
+    }
+    for name, value in given.items():
+      if value is not None:
+        raise jaxplay.UserError(
+          f"--{name} is for a sweep, and --from={study} judges a study instead;"
+          " leave one of them out"
+        )
+    results = results_lib.read_study(study)
+    return _procedure(
+      workdir,
+      "steps",
+      {"from": os.fspath(study)},
+      None,
+      "Were the trials of the study as long as they should be?",
+      lambda lab: run.from_study(results),
+    )
+  loaded = _config(config)
+  target = decide.Target.parse(fit or FITTED)
+  if target.metric not in decide.TRAINED:
+    raise jaxplay.UserError(
+      f"--fit={target} is not a metric of the training set; expected"
+      f" {' or '.join(decide.TRAINED)}"
+    )
+  rates = _rates(learning_rates, loaded)
+  length = steps or loaded.max_train_steps
+  return _procedure(
+    workdir,
+    "steps",
+    {"learning_rates": list(rates), "steps": length, "fit": str(target)},
+    loaded,
+    run.GOAL,
+    lambda lab: run.sweep(
+      lab,
+      loaded,
+      learning_rates=rates,
+      max_train_steps=length,
+      target=target,
+      num_train=_num_train(loaded),
+    ),
+  )
+
+
+@arguments.public("plan", "stability")
+def plan_stability(
+  config: runs.Config,
+  workdir: arguments.Folder,
+  *,
+  learning_rates: arguments.LearningRates | None = None,
+  seeds: arguments.Seeds = 3,
+) -> answer_lib.Answer:
+  """Decides whether training is unstable, and which fix costs least.
+
+  Args:
+    config: Experiment file, or a config.
+    workdir: Folder of the plan, with its studies and its report.
+    learning_rates: Range of the sweep; default: the config's learning rate / 30
+      to * 30.
+    seeds: Number of seeds with which the best learning rate of each fix is run
+      again.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: The config or an option is refused.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  from jaxplay.playbook.stability import run
+
+  loaded = _config(config)
+  rates = _rates(learning_rates, loaded)
+  return _procedure(
+    workdir,
+    "stability",
+    {"learning_rates": list(rates), "seeds": seeds},
+    loaded,
+    run.GOAL,
+    lambda lab: run.stability(lab, loaded, learning_rates=rates, seeds=seeds),
+  )
+
+
+@arguments.public("plan", "clip")
+def plan_clip(
+  run: arguments.Place, workdir: arguments.Folder | None = None
+) -> answer_lib.Answer:
+  """Derives a clipping threshold from the gradient norms of a run.
+
+  Args:
+    run: Run directory.
+    workdir: Folder of the plan; default: nothing is written.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: There is no such run.
+  """
+  from jaxplay.playbook.stability import run as run_lib
+
+  answer = run_lib.clip(rundir.RunDir(run))
+  goal = "At which norm should the gradient be clipped?"
+  return _keep(workdir, "clip", {"run": os.fspath(run)}, goal, answer)
+
+
+@arguments.public("plan", "rounds")
+def plan_rounds(
+  study: arguments.Place,
+  workdir: arguments.Folder,
+  *,
+  steps: arguments.Count,
+  rounds: arguments.Count | None = None,
+) -> answer_lib.Answer:
+  """Goes from the best trial of a short study to longer training.
+
+  Args:
+    study: Study directory.
+    workdir: Folder of the plan, with its studies and its report.
+    steps: Steps of the last round.
+    rounds: Run K rounds, whose steps grow by the same factor; default: only
+      write the config of the next round.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: The study has no best trial, or an option is refused.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  from jaxplay.playbook.rounds import run
+
+  first = results_lib.read_study(study)
+  provenance.carry(rundir.RunDir(study).provenance())
+  return _procedure(
+    workdir,
+    "rounds",
+    {"study": os.fspath(study), "steps": steps, "rounds": rounds},
+    None,
+    run.GOAL,
+    lambda lab: run.rounds(lab, first, steps=steps, number=rounds or 0),
+  )
+
+
+@arguments.public("plan", "batch-size")
+def plan_batch_size(
+  config: runs.Config,
+  workdir: arguments.Folder,
+  *,
+  batch_sizes: arguments.Counts | None = None,
+  largest: arguments.Count | None = None,
+  topology: str | None = None,
+  target: str | None = None,
+  learning_rates: arguments.LearningRates | None = None,
+  seeds: arguments.Seeds = 3,
+  steps: arguments.Count | None = None,
+) -> answer_lib.Answer:
+  """Decides which batch sizes fit, are fast, and reach a target first.
+
+  Args:
+    config: Experiment file, or a config.
+    workdir: Folder of the plan, with its studies and its report.
+    batch_sizes: Examples per update to try; default: doubling from a small one
+      until memory ends, or the training split, or the growth of throughput.
+    largest: Batch size to end at.
+    topology: TPUs that are not here, such as v5e:2x2: memory and roofline, no
+      timing.
+    target: METRIC<=X, train until it is reached, at each size with its own
+      learning rate.
+    learning_rates: Range of the sweep; default: the config's learning rate / 30
+      to * 30.
+    seeds: Number of seeds with which the best learning rates of each size are
+      run again.
+    steps: Steps of each trial at the smallest size; default:
+      config.max_train_steps.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: The config or an option is refused.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  from jaxplay.playbook.batch_size import run
+  from jaxplay.playbook.steps import decide
+
+  parsed = None
+  if target is not None:
+    if topology is not None:
+      raise jaxplay.UserError(
+        "--target trains, and the devices of --topology are not here; leave one"
+        " of them out"
+      )
+    parsed = decide.Target.parse(target)
+  else:
+    for name, value in (("learning_rates", learning_rates), ("steps", steps)):
+      if value is not None:
+        raise jaxplay.UserError(
+          f"--{name} is for training to a target; add --target='METRIC<=X'"
+        )
+  loaded = _config(config)
+  options: dict[str, Any] = {
+    "batch_sizes": batch_sizes,
+    "largest": largest,
+    "topology": topology,
+  }
+  training: dict[str, Any] = {}
+  if parsed is not None:
+    run.check(parsed, loaded)
+    training = {
+      "learning_rates": _rates(learning_rates, loaded),
+      "seeds": seeds,
+      "max_train_steps": steps or loaded.max_train_steps,
+    }
+    options |= {"target": str(parsed)} | {
+      name: list(value) if isinstance(value, tuple) else value
+      for name, value in training.items()
+    }
+  if topology is not None:
+    found, measure, num_train = _abstract(loaded, topology)
+  else:
+    found, measure, num_train = _here(loaded)
+  if topology is not None and num_train is None:
+    largest = largest or _LARGEST_PLANNED
+  return _procedure(
+    workdir,
+    "batch-size",
+    options,
+    loaded,
+    run.GOAL,
+    lambda lab: run.batch_size(
+      lab,
+      loaded,
+      measure=measure,
+      num_devices=len(found),
+      num_train=num_train,
+      sizes=batch_sizes,
+      largest=largest,
+      measured=topology is None,
+      target=parsed,
+      **training,
+    ),
+  )
+
+
+@arguments.public("playbook")
+def run_playbook(
+  config: runs.Config,
+  workdir: arguments.Folder,
+  *,
+  budget: str,
+  learning_rates: arguments.LearningRates | None = None,
+  seeds: arguments.Seeds = 3,
+  seed: arguments.Index = 0,
+  keep_batch_size: bool = False,
+) -> answer_lib.Answer:
+  """Runs the whole playbook unattended: from a config to a better one.
+
+  Args:
+    config: Experiment file, or a config.
+    workdir: Folder of the plan, with its studies and its report.
+    budget: Of all that is trained: a number of runs of the config's length,
+      such as 64, or hours, such as 2h.
+    learning_rates: Range of the first sweep; default: the config's learning
+      rate / 30 to * 30.
+    seeds: Number of seeds with which the candidates and the config are run.
+    seed: Seed of the studies.
+    keep_batch_size: Do not look for a batch size that is faster.
+
+  Returns:
+    The decision: tables, summary, settings for the config, findings.
+
+  Raises:
+    jaxplay.UserError: The config or an option is refused.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  from jaxplay.playbook import budget as budget_lib
+  from jaxplay.playbook import loop
+  from jaxplay.playbook.batch_size import run
+
+  parsed = budget_lib.Budget.parse(budget)
+  loaded = _config(config)
+  rates = _rates(learning_rates, loaded)
+  loop.check(loaded, parsed, rates, seeds)
+  options = {
+    "budget": str(parsed),
+    "learning_rates": list(rates),
+    "seeds": seeds,
+    "seed": seed,
+    "keep_batch_size": keep_batch_size,
+  }
+
+  def find_batch_size(lab):
+    found, measure, num_train = _here(loaded)
+    return run.batch_size(
+      lab,
+      loaded,
+      measure=measure,
+      num_devices=len(found),
+      num_train=num_train,
+    )
+
+  def keep(folder, asked, answer):
+    if answer is None:
+      reading.write_study(results_lib.read_study(folder))
+      return
+    directory = answer_lib.PlanDir(folder)
+    directory.create(asked, options)
+    directory.write(answer)
+    _write_page(directory, asked, answer.said[0], answer)
+
+  return _procedure(
+    workdir,
+    "playbook",
+    options,
+    loaded,
+    loop.GOAL,
+    lambda lab: loop.playbook(
+      lab,
+      loaded,
+      budget=parsed,
+      num_train=_num_train(loaded),
+      learning_rates=rates,
+      seeds=seeds,
+      seed=seed,
+      batch_size=None if keep_batch_size else find_batch_size,
+      keep=keep,
+    ),
+  )
+
+
+@arguments.public("plan", "longest-run")
+def plan_longest_run(
+  workdir: arguments.Folder | None = None,
+  *,
+  hardware: arguments.Growth = 0.281,
+  investment: arguments.Growth = 1.03,
+  software: arguments.Growth = 0.541,
+  spread: arguments.Growth = 0.3,
+  seed: arguments.Index = 0,
+  deadline: arguments.Date | None = None,
+  today: arguments.Date | None = None,
+  budget: arguments.Measure | None = None,
+) -> answer_lib.Answer:
+  """Computes how long a run is worth starting, while all else grows.
+
+  Args:
+    workdir: Folder of the plan; default: nothing is written.
+    hardware: Growth rate of FLOP/s per dollar per year, ln(2) / doubling time.
+    investment: Growth rate of the dollars of a run, likewise.
+    software: Growth rate of algorithmic efficiency, likewise.
+    spread: Relative uncertainty of the growth rate of hardware.
+    seed: Seed of the draws.
+    deadline: The last day of the run, such as 2028-06-30: when to start?
+    today: The first day that can be chosen; default: today.
+    budget: Dollars of today.
+
+  Returns:
+    The decision: tables, summary, findings.
+
+  Raises:
+    jaxplay.UserError: An option is out of its range.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> plan = jp.plan_longest_run(hardware=0.3)
+    >>> len(plan.tables) > 0
+    True
+  """
+  from jaxplay import longest_run
+
+  if deadline is None:
+    for name, value in (("today", today), ("budget", budget)):
+      if value is not None:
+        raise jaxplay.UserError(
+          f"--{name} is for the start before a deadline; add --deadline=DATE"
+        )
+  rates = longest_run.Rates(hardware, investment, software)
+  asked: dict[str, Any] = {
+    "spread": spread,
+    "seed": seed,
+    "deadline": deadline,
+    "today": deadline and (today or datetime.date.today()),
+    "budget": budget,
+  }
+  answer = longest_run.answer(rates, **asked)
+  options = {
+    name: value.isoformat() if isinstance(value, datetime.date) else value
+    for name, value in {**vars(rates), **asked}.items()
+  }
+  goal = "How long is a training run worth starting, by growth rates alone?"
+  return _keep(workdir, "longest-run", options, goal, answer)
+
+
+def _config(config):
+  if config is None:
+    raise jaxplay.UserError("--config is missing: the experiment file to plan")
+  return runs.resolved(config)
+
+
+def _rates(learning_rates, config):
+  """The given range, or 1.5 decades to each side of the config's."""
+  rate = config.hparams.learning_rate
+  return learning_rates or (rate / 30, rate * 30)
+
+
+def _num_train(config):
+  """Number of examples of the training split."""
+  from jaxplay.training import workload
+
+  return workload.load_dataset(config).splits["train"].num_examples
+
+
+def _procedure(
+  workdir: str | os.PathLike[str] | None,
+  name: str,
+  options: Mapping[str, Any],
+  config: Any,
+  goal: str,
+  procedure: Callable[[lab_lib.Lab], answer_lib.Answer],
+) -> answer_lib.Answer:
+  """Runs a procedure in its folder, and writes its page."""
+  if workdir is None:
+    raise jaxplay.UserError("--workdir is missing: the folder of the plan")
+  directory = answer_lib.PlanDir(workdir)
+  nested = config and config_lib.as_json(config)
+  is_new = directory.create(name, options, nested)
+
+  def train(study, jobs):
+    studies.train_jobs(study, jobs)
+    return True
+
+  with directory.own.lock():
+    for sentence in config_lib.notes(config) if config else ():
+      print(f"note: {sentence}")
+    try:
+      answer = procedure(lab_lib.Lab(workdir, train=train, tell=print))
+    except jaxplay.UserError:
+      if is_new:  # What cannot begin leaves nothing behind.
+        directory.discard()
+      raise
+  directory.write(answer)
+  _write_page(directory, name, goal, answer)
+  return answer
+
+
+def _keep(workdir, name, options, goal, answer):
+  """Writes an answer that took no training, if there is a folder."""
+  if workdir is not None:
+    directory = answer_lib.PlanDir(workdir)
+    directory.create(name, options)
+    directory.write(answer)
+    _write_page(directory, name, goal, answer)
+  return answer
+
+
+def _write_page(directory, name, goal, answer):
+  from jaxplay import report
+
+  plan = directory.plan()
+  report.write_answer(
+    answer,
+    path=directory.path / "report.html",
+    title=f"Plan {name}: {directory.path.name}",
+    goal=goal,
+    facts={
+      "plan": str(directory.path),
+      "command": commands.line(plan["command"]),
+      "to train the config": to_train(directory.path, answer),
+      "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
+    },
+    provenance=directory.own.provenance() or {},
+  )
+
+
+def to_train(
+  path: str | os.PathLike[str], answer: answer_lib.Answer
+) -> str | None:
+  """The command that trains the config that a plan has written, if any."""
+  config = answer.details.get("config")
+  if config is None:
+    return None
+  workdir = commands.fresh(str(path), "run")
+  return commands.suggested(
+    *("train", f"--config={config}", f"--workdir={workdir}"),
+    keep=commands.DEVICES,
+  )
+
+
+def _here(config):
+  """(devices, what measures on them, examples of the training split)."""
+  # The populations that follow need each core as a device.
+  devices.start(cores_as_devices=True)
+
+  import jax
+
+  from jaxplay.pods import probe, program
+
+  found = jax.devices()
+  if found[0].platform == "cpu" and devices.current().fake_devices is None:
+    found = found[:1]  # As `train` has it.
+
+  def measure(config):
+    speed = probe.measure(config, found)
+    exchanges = ()
+    if speed.text and len(found) > 1:
+      exchanges = program.traffic(speed.text).collectives
+    return {
+      "step_seconds": speed.step_seconds,
+      "loop_seconds": speed.loop_seconds,
+      "exchange_seconds": sum(
+        one.times * probe.exchange_seconds(found, one.wire_bytes / one.times)
+        for one in exchanges
+      ),
+      "bytes": speed.bytes,
+      "too_large": speed.too_large,
+    }
+
+  return found, measure, _num_train(config)
+
+
+def _abstract(config, name):
+  """As `_here`, of TPUs that are not here: compiled, not timed."""
+  devices.start_to_compile()
+
+  from jaxplay.pods import program, roofline, topology
+  from jaxplay.training import workload as workload_lib
+
+  found = topology.topology(name)
+  chip = roofline.chip(found.kind)
+
+  def measure(config):
+    compiled = topology.compile_for(config, found.devices)
+    if compiled.too_large:  # How much it would be is not known then.
+      return {"too_large": compiled.too_large}
+    too_large = ""
+    needed = max(sum(compiled.memory.values()), compiled.eval_bytes)
+    if chip is not None and needed > chip.memory:
+      too_large = f"{needed / 2**30:.1f} GiB of {chip.memory / 2**30:.1f} GiB"
+    row = {"bytes": sum(compiled.memory.values()), "too_large": too_large}
+    if chip is None:
+      return row
+    traffic = program.traffic(compiled.text)
+    line = roofline.estimate(
+      chip,
+      flops=compiled.flops,
+      memory_bytes=traffic.memory_bytes,
+      collectives=traffic.collectives,
+      slice_shape=found.shape,
+    )
+    return row | {
+      "loop_seconds": line.step_seconds[0],
+      "exchange_seconds": line.seconds["links"] + line.seconds["network"],
+      "bound": line.bound,
+    }
+
+  workload = workload_lib.make_workload(
+    config, devices=found.devices, planned=True
+  )
+  split = workload.dataset.splits.get("train")
+  return found.devices, measure, split and split.num_examples

@@ -1,0 +1,170 @@
+"""Scaling laws: ladders of model sizes, and the law fitted to them."""
+
+import os
+import pathlib
+from typing import Any, Literal
+
+import jaxplay
+from jaxplay import rundir, terminal
+from jaxplay.api import arguments, devices, reading
+from jaxplay.finding import Finding
+from jaxplay.scaling import ladder as ladder_lib
+from jaxplay.scaling import law as law_lib
+
+
+@arguments.public("scaling", "run")
+def run_ladder(
+  ladder: str | os.PathLike[str], workdir: arguments.Folder
+) -> ladder_lib.Results:
+  """Runs what is not finished of a ladder; the same call resumes.
+
+  Args:
+    ladder: Ladder file with get_ladder(): model sizes, each one constant run
+      with cooldown branches.
+    workdir: Ladder directory, made if need be.
+
+  Returns:
+    The points of the ladder.
+
+  Raises:
+    jaxplay.UserError: The ladder is refused, or the directory holds another.
+    jaxplay.Stopped: A signal asked to stop.
+  """
+  definition = ladder_lib.load(os.fspath(ladder))
+  devices.start()
+
+  import jax
+
+  from jaxplay import config as config_lib
+  from jaxplay.training import branch, dry_run, host, sharding, train
+  from jaxplay.training import workload as workload_lib
+
+  quiet = jax.process_index() != 0
+  console = terminal.Console(quiet=quiet)
+
+  def plan(constant, start, steps, fraction, shape):
+    config_lib.validate(constant, jax.device_count())
+    return branch.planned(
+      constant,
+      step=start,
+      cooldown_fraction=fraction,
+      cooldown_shape=shape,
+      overrides={"max_train_steps": steps},
+    )
+
+  # All is checked before anything is written.
+  rungs = ladder_lib.rungs(definition, plan)
+  for rung in rungs:
+    workload_lib.make_workload(rung.config)
+  directory = ladder_lib.LadderDir(workdir)
+  sharding.from_first_host(lambda: directory.create(definition))
+
+  def trained(config, run):
+    if jax.process_count() == 1 and preemption.now():
+      return "preempted"
+    names = ("train/loss", config.objective)
+    with terminal.Console(quiet=quiet, names=names, log_seconds=10.0) as shown:
+      extend = config.schedule == "constant" and run.config() is not None
+      status = train.train(config, str(run.path), shown, extend=extend)
+    return status["status"]
+
+  with host.Preemption() as preemption:
+    status = ladder_lib.run(
+      directory,
+      rungs,
+      train=trained,
+      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
+      count=dry_run.count,
+      tell=console.tell,
+    )
+  if status != "completed":
+    raise jaxplay.Stopped
+  return ladder_lib.read(directory.path)
+
+
+def read_ladder(
+  path: arguments.Place, count: Literal["formula", "compiled"] = "formula"
+) -> ladder_lib.Results:
+  """Reads the points of a ladder.
+
+  Args:
+    path: Ladder directory, finished or not.
+    count: FLOPs by the formula, or as the compiler counts them.
+
+  Raises:
+    jaxplay.UserError: There is no ladder.
+  """
+  return ladder_lib.read(path, count)
+
+
+def fit_scaling_law(
+  ladder: str | os.PathLike[str] | ladder_lib.Results,
+  *,
+  count: Literal["formula", "compiled"] = "formula",
+  count_embeddings: bool = False,
+) -> tuple[law_lib.Fit, list[Finding]]:
+  """Fits L(N, D) = E + A/N^a + B/D^b to the points of a ladder.
+
+  Args:
+    ladder: Ladder directory, or its points.
+    count: FLOPs by the formula, or as the compiler counts them.
+    count_embeddings: Count the parameters of embeddings, too.
+
+  Returns:
+    (the law, with intervals and `optimal(flops)`, what its checks reported)
+
+  Raises:
+    jaxplay.UserError: There are too few points.
+  """
+  from jaxplay.scaling import traps
+
+  results = ladder
+  if not isinstance(results, ladder_lib.Results):
+    results = ladder_lib.read(results, count)
+  law = law_lib.fit(
+    results.points, count_embeddings=count_embeddings, flops_source=count
+  )
+  return law, traps.checks(law, unique_tokens=results.unique_tokens)
+
+
+def write_ladder(
+  results: ladder_lib.Results, out: str | os.PathLike[str] | None = None
+) -> tuple[Any, str, list[Finding], pathlib.Path]:
+  """Fits the law as far as the points allow, and writes the page.
+
+  Args:
+    results: The ladder.
+    out: Where to write the page, and nothing else; None: all, in the ladder.
+
+  Returns:
+    (law or None, why there is none, findings, path of the report)
+  """
+  from jaxplay import report
+
+  law, why, findings = None, "", []
+  try:
+    law, findings = fit_scaling_law(results)
+  except jaxplay.UserError as error:
+    why = str(error)
+  path = rundir.at(out) if out else results.path / "report.html"
+  with rundir.written(path, reading.OUT):
+    if out is None:
+      rundir.RunDir(results.path).write_findings(
+        [finding.as_json() for finding in findings]
+      )
+    report.write_ladder(results, law, findings, path=path, why=why)
+  return law, why, findings, path
+
+
+def write_figures(
+  results: ladder_lib.Results,
+  law: Any,
+  folder: str | os.PathLike[str] | None,
+  format: str | None = None,
+) -> None:
+  """Writes each figure of a ladder as a file, if there is a folder for them."""
+  from jaxplay import report
+
+  if folder is not None:
+    arguments.make_folder(folder)
+    report.ladder_figures(results, law, folder, format or "svg")
