@@ -512,7 +512,7 @@ def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path):
   [
     (OSError(errno.ENOSPC, "x", "/f"), "'/f'.*room there for.*free some"),
     (OSError(errno.EDQUOT, "x"), "free some"),
-    (OSError(errno.ESTALE, "x"), "see to the disk"),
+    (OSError(errno.ESTALE, "x"), "check the disk"),
     (OSError(errno.EROFS, "x"), "mount it"),
     (OSError(errno.EMFILE, "x"), "ulimit -n"),
     (ValueError("RESOURCE_EXHAUSTED: [os_error_code='28']"), "free some"),
