@@ -14,10 +14,10 @@ How scientific and nuisance parameters share the trials:
 2. Every other parameter is a dimension of the sequence, and the trials of a
    combination (a group) take its points one after the other. All groups take
    the same points, which pairs the comparison: no value gets "luckier with the
-   sampling of the nuisance hyperparameters" (Playbook, striking a balance between informative
-   and affordable experiments). Points by the number of the trial instead would
-   give each of two values one half of the range, because a Halton sequence
-   alternates between the halves.
+   sampling of the nuisance hyperparameters" (Playbook, striking a balance
+   between informative and affordable experiments). Points by the number of the
+   trial instead would give each of two values one half of the range, because a
+   Halton sequence alternates between the halves.
 """
 
 import itertools
