@@ -234,7 +234,7 @@ def _read(folder, name, length, splits):
         )
       raise jaxplay.UserError(
         f"the {split} split of dataset {name!r} has {sizes['tokens']:,} tokens"
-        f" in {sizes['documents']} documents, not enough for a row of"
+        f" in {sizes['documents']} documents, not enough for one row of"
         f" config.dataset.sequence_length={length}; {advice}"
       )
   return Text(
