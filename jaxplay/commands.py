@@ -1,9 +1,8 @@
-"""Commands to paste: the one that was typed, with as little changed as meant.
+"""Commands to paste: the command that was typed, with some options changed.
 
-A command is a list of words that a shell runs as they are, the program first:
-`jaxplay`, `python -m jaxplay.cli`, or a launcher up to its `--`. What is
-printed keeps all that the user gave: the config and its argument, overrides,
-devices.
+A command is a list of words for a shell, the program first: `jaxplay`,
+`python -m jaxplay.cli`, or a launcher up to its `--`. A printed command keeps
+what the user gave: the config and its argument, overrides, devices.
 """
 
 import contextlib
@@ -16,11 +15,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# A launcher says here how it was started, as JSON: its file, or the words
+# A launcher describes its own command here, as JSON: its file, or the words
 # before those of jaxplay, and these, without what it adds for each process.
 LAUNCH = "JAXPLAY_LAUNCH"
 
-# Where and how a command computes: what another command is to keep of it.
+# Options for where and how a command computes, which other commands keep.
 DEVICES = (
   "--fake_devices",
   "--distributed",
@@ -37,7 +36,7 @@ _arguments: list[str] | None = None
 
 @contextlib.contextmanager
 def typed_as(arguments: Sequence[str]) -> Iterator[None]:
-  """What follows is done for these arguments of `jaxplay`."""
+  """Sets the arguments of `jaxplay` that are carried out inside."""
   global _arguments
   before, _arguments = _arguments, list(arguments)
   try:
@@ -47,7 +46,7 @@ def typed_as(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def typed() -> list[str]:
-  """The command that this process carries out."""
+  """Returns the command that this process carries out."""
   launched = launch()
   if launched is None:
     return [*_started_by(), *_now()]
@@ -60,10 +59,10 @@ def is_typed() -> bool:
 
 
 def launch() -> dict[str, Any] | None:
-  """What the launcher of this process says, see `LAUNCH`; None: it has none.
+  """Returns the launcher's command, see `LAUNCH`, or None without a launcher.
 
   Returns:
-    {"arguments": of jaxplay, "program" or "file": what to give them to}
+    {"arguments": of jaxplay, "program" or "file": what runs them}
   """
   try:
     launched = json.loads(os.environ.get(LAUNCH, "null"))
@@ -79,15 +78,15 @@ def _now():
 
 
 def _started_by():
-  """The words that start jaxplay as it was started."""
-  path, found = sys.argv[0], shutil.which("jaxplay")
+  """Returns the words that start jaxplay as it was started."""
+  path, installed = sys.argv[0], shutil.which("jaxplay")
   if os.path.basename(path) == "jaxplay" and os.path.isfile(path):
-    is_found = found is not None and os.path.samefile(found, path)
-    return ["jaxplay" if is_found else path]
-  if found is not None and os.path.basename(path) != "__main__.py":
-    return ["jaxplay"]  # Started by a program of somebody's.
-  is_found = shutil.which("python") == sys.executable
-  return ["python" if is_found else sys.executable, "-m", "jaxplay.cli"]
+    is_on_path = installed is not None and os.path.samefile(installed, path)
+    return ["jaxplay" if is_on_path else path]
+  if installed is not None and os.path.basename(path) != "__main__.py":
+    return ["jaxplay"]  # Another program imported it.
+  is_on_path = shutil.which("python") == sys.executable
+  return ["python" if is_on_path else sys.executable, "-m", "jaxplay.cli"]
 
 
 def changed(
@@ -95,11 +94,11 @@ def changed(
   options: Mapping[str, Any] = {},
   overrides: Mapping[str, Any] = {},
 ) -> list[str]:
-  """A command with some of its options and overrides at other values.
+  """Returns a command with other options and overrides.
 
   Args:
     words: The command.
-    options: Option -> value; None takes it away, True gives it without a value.
+    options: Option -> value; None removes it, True sets it without a value.
     overrides: Config key -> value.
   """
   start = _begin(words)
@@ -113,15 +112,16 @@ def changed(
 
 
 def program(words: Sequence[str]) -> list[str]:
-  """The words of a command before the verb; it may be not known, or empty."""
-  found = list(words[: _begin(words)]) or ["jaxplay"]
-  if os.path.basename(found[0]) == "__main__.py":  # Of earlier versions.
+  """Returns the words of a command before the verb; "jaxplay" if unknown."""
+  start = list(words[: _begin(words)])
+  # Earlier versions recorded __main__.py.
+  if not start or os.path.basename(start[0]) == "__main__.py":
     return ["jaxplay"]
-  return found
+  return start
 
 
 def kept(words: Sequence[str], names: Sequence[str]) -> list[str]:
-  """The options of a command that are in `names`, such as `DEVICES`."""
+  """Returns the options of a command that are in `names`, as `DEVICES`."""
   return [
     word
     for name, option in _options(words[_begin(words) :], names)
@@ -131,12 +131,12 @@ def kept(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def line(words: Sequence[str]) -> str:
-  """A command for a shell."""
+  """Returns a command as a line for a shell."""
   return shlex.join(words)
 
 
 def fresh(folder: str, name: str, value: Any = "") -> str:
-  """A folder beside another, for a command that is to begin anew.
+  """Returns a folder beside another, for a command that starts a new run.
 
   Args:
     folder: A workdir, here or in a bucket.
@@ -147,11 +147,11 @@ def fresh(folder: str, name: str, value: Any = "") -> str:
   if os.path.basename(folder) in ("", ".", ".."):
     folder = os.path.abspath(folder)
   folder = re.sub(rf"(?<=[^/])-{name}-[\d.e+-]+$", "", folder)
-  return f"{folder}-{name}" + (f"-{value}" if value != "" else "")
+  return f"{folder}-{name}" if value == "" else f"{folder}-{name}-{value}"
 
 
 def fresh_number(folder: str, name: str, last: int) -> tuple[str, int]:
-  """As `fresh`, with the first number after `last` that has no folder yet."""
+  """As `fresh`, with the first number after `last` whose folder is free."""
   while True:
     last = (last + 1) % 2**32  # As seeds have it.
     other = fresh(folder, name, last)
@@ -160,7 +160,7 @@ def fresh_number(folder: str, name: str, last: int) -> tuple[str, int]:
 
 
 def _begin(words):
-  """Number of words of the program."""
+  """Returns the number of words of the program."""
   if list(words[1:3]) == ["-m", "jaxplay.cli"]:
     return 3
   if len(words) > 1 and words[1].endswith(".py") and "--" in words:
@@ -169,7 +169,7 @@ def _begin(words):
 
 
 def _options(arguments, names):
-  """(option, its words) in order; of other words, each with itself.
+  """Yields (option, its words) in order; other words each by itself.
 
   Args:
     arguments: Words after the program.
@@ -187,18 +187,21 @@ def _options(arguments, names):
 
 
 def _with(arguments, name, value):
-  """The arguments with one option at another value."""
-  new = [name] if value is True else [f"{name}={value}"]
+  """Returns the arguments with another value of an option."""
   if value is None:
     new = []
-  found, is_there = [], False
+  elif value is True:
+    new = [name]
+  else:
+    new = [f"{name}={value}"]
+  result, is_set = [], False
   # A bare option takes no value, now or before.
   for other, words in _options(arguments, () if value is True else (name,)):
     if other != name:
-      found += words
-    elif not is_there:
-      found, is_there = found + new, True
-  return found if is_there else found + new
+      result += words
+    elif not is_set:
+      result, is_set = result + new, True
+  return result if is_set else result + new
 
 
 def suggested(

@@ -1,4 +1,4 @@
-"""A finding: what every check of a run or a study returns."""
+"""A finding: the result of a check of a run or a study."""
 
 import dataclasses
 from typing import Any, Literal
@@ -8,14 +8,14 @@ Verdict = Literal["ok", "warn", "fail", "unknown"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One answered question about a run or a study.
+  """The result of one check.
 
   Attributes:
     check: Name of the check, e.g. `better_than_chance`.
-    verdict: `ok`, `warn`, `fail`, or `unknown` when the data cannot tell.
+    verdict: `ok`, `warn`, `fail`, or `unknown` if the data do not suffice.
     subject: What it is about: a metric, a hyperparameter, a trial.
     evidence: The numbers behind the verdict, JSON values only.
-    advice: What to do about it, one or two sentences; empty when `ok`.
+    advice: What to do, one or two sentences; empty if `ok`.
     source: Where the rule comes from, e.g. "Playbook, <section>".
   """
 
@@ -27,5 +27,5 @@ class Finding:
   source: str
 
   def as_json(self) -> dict[str, Any]:
-    """The row of `findings.json`."""
+    """Returns the row of `findings.json`."""
     return dataclasses.asdict(self)

@@ -1,8 +1,8 @@
-"""Ends processes with the one that started them, also where that was killed.
+"""Ends child processes when their parent ends, even if it is killed.
 
-The one that starts them holds an end of a pipe, and they wait at the other:
-whatever ends it, its end is closed. Unlike Linux's PR_SET_PDEATHSIG this works
-on every Unix, and there is no moment at which its death goes unnoticed.
+The parent holds one end of a pipe, and the children wait at the other: however
+the parent ends, its end is closed. Unlike Linux's PR_SET_PDEATHSIG this works
+on every Unix, and the parent's death is never missed.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ _VARIABLE = "JAXPLAY_LIFELINE"  # launch/local.py writes it, too.
 
 @contextlib.contextmanager
 def hold() -> Iterator[dict[str, Any]]:
-  """Inside, processes can be tied to this one.
+  """Ties child processes to this process.
 
   Yields:
-    More arguments of `subprocess.Popen`, for each of them.
+    More arguments of `subprocess.Popen`, for each child.
   """
   waits, held = os.pipe()
   try:
@@ -31,13 +31,13 @@ def hold() -> Iterator[dict[str, Any]]:
 
 
 def watch() -> None:
-  """Sends this process SIGTERM once the one that holds it is gone."""
+  """Sends this process SIGTERM once its parent in `hold` has ended."""
   end = os.environ.pop(_VARIABLE, None)
   if end is not None:
     threading.Thread(target=_wait, args=[int(end)], daemon=True).start()
 
 
 def _wait(end):
-  with contextlib.suppress(OSError):  # It is of another process.
+  with contextlib.suppress(OSError):  # The number is of another process.
     if not os.read(end, 1):
       os.kill(os.getpid(), signal.SIGTERM)

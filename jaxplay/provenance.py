@@ -1,14 +1,14 @@
 """What made a run: the command, the code and files, the machine (G8).
 
-    git_commit, git_diff   of jaxplay itself; null: not known
+    git_commit, git_diff   of jaxplay itself; null: unknown
     jaxplay                its version, and its repository as below
     files                  the user's files that ran: the config, the study, and
                            what they import from beside them, each with its text
                            and its state in the repository that holds it
     repositories           these: folder, remote, commit, uncommitted changes
 
-Nothing is taken from the environment, and remotes are without passwords. What
-git does not answer is not known, which is another thing than none.
+Nothing is read from the environment, and remotes have no passwords. Where git
+fails a value is unknown, which differs from "none".
 """
 
 import functools
@@ -30,27 +30,27 @@ from jaxplay import commands, userfiles
 _MOST_TEXT = 64 * 1024  # bytes of a file
 _MOST_DIFF = 64 * 1024  # bytes of the changes of a repository
 _CUT = "\n... (there is more)\n"
-_SECONDS = 20.0  # until git is taken not to answer
+_SECONDS = 20.0  # until git is considered to have failed
 
-# Of what was made by an earlier command; see `carry`.
+# Files and repositories of an earlier command; see `carry`.
 _carried: dict[str, Any] = {}
 
 
 def record(
   devices: str = "", versions: Mapping[str, str] = {}
 ) -> dict[str, Any]:
-  """What makes a run, study, ladder or plan, for `RunDir.write_provenance`.
+  """Returns what makes a run or study, for `rundir.Directory.note_start`.
 
   Args:
-    devices: Kind and count of the devices, in words.
-    versions: Versions of the libraries that computed it.
+    devices: Kind and count of the devices, as text.
+    versions: Library -> version.
   """
   source = os.path.dirname(os.path.abspath(__file__))
   own = _repository(source)
   if own["state"] == "known" and not _git(
     source, "ls-files", "--", "__init__.py"
   ):
-    # Installed into a folder of somebody's, whose commit says nothing of it.
+    # Installed into a folder of another repository.
     own = {"state": "none"}
   if own["state"] == "known":
     own = own | {"untracked": _untracked(source)}
@@ -74,12 +74,12 @@ def record(
 
 
 def carry(earlier: Mapping[str, Any] | None) -> None:
-  """What is made from now on comes of the user's files of an earlier command.
+  """Attributes what is made from now on to the files of an earlier command.
 
-  Such as a rerun, which has its config from the study.
+  Such as for a rerun, whose config is from the study.
 
   Args:
-    earlier: As from `record`; None: nothing is known.
+    earlier: From `record`; None if unknown.
   """
   _carried.clear()
   for key in ("files", "repositories"):
@@ -87,7 +87,7 @@ def carry(earlier: Mapping[str, Any] | None) -> None:
 
 
 def forget() -> None:
-  """What is made from now on is another command's."""
+  """Starts another command, without the files of the one before."""
   _carried.clear()
   userfiles.forget()
   for known in (_repository, _state, _untracked):
@@ -95,33 +95,33 @@ def forget() -> None:
 
 
 def in_words(provenance: Mapping[str, Any]) -> dict[str, str]:
-  """Name -> text of what a provenance says of code and files."""
+  """Returns name -> text, of the code and files in a provenance."""
   own = provenance.get("jaxplay") or {}
-  commit = provenance.get("git_commit") or "not known"
-  found = {
-    "jaxplay": f"{own.get('version', 'version not known')}, commit {commit}",
+  commit = provenance.get("git_commit") or "unknown"
+  texts = {
+    "jaxplay": f"{own.get('version', 'version unknown')}, commit {commit}",
     "uncommitted changes of jaxplay": _changes(provenance.get("git_diff")),
   }
   untracked = (own.get("repository") or {}).get("untracked")
   if untracked:
-    found["files of jaxplay that no commit holds"] = ", ".join(untracked)
+    texts["untracked files of jaxplay"] = ", ".join(untracked)
   for repository in provenance.get("repositories", ()):
     folder = repository["folder"]
-    found[f"repository {folder}"] = (
+    texts[f"repository {folder}"] = (
       f"{repository['remote'] or 'no remote'}, commit"
       f" {repository['commit'] or 'not known'}"
     )
-    found[f"uncommitted changes of {folder}"] = _changes(repository["diff"])
+    texts[f"uncommitted changes of {folder}"] = _changes(repository["diff"])
   files = provenance.get("files")
   if files is None:
-    return found | {"files of the user": "not known"}
+    return texts | {"files of the user": "unknown"}
   lines = [f"{file['path']}: {file['state']}" for file in files]
-  found["files of the user"] = "\n".join(lines) or "none ran"
-  return found | {f"text of {file['path']}": file["text"] for file in files}
+  texts["files of the user"] = "\n".join(lines) or "none ran"
+  return texts | {f"text of {file['path']}": file["text"] for file in files}
 
 
 def is_changed(provenance: Mapping[str, Any]) -> bool | None:
-  """Whether the user's files differ from what a commit holds; None: unknown."""
+  """Returns whether the user's files are not committed; None if unknown."""
   files = provenance.get("files")
   states = {file["state"] for file in files or ()}
   if states & {"changed", "untracked", "ignored", "in no repository"}:
@@ -130,11 +130,11 @@ def is_changed(provenance: Mapping[str, Any]) -> bool | None:
 
 
 def _changes(diff):
-  return "not known" if diff is None else diff or "none"
+  return "unknown" if diff is None else diff or "none"
 
 
 def without_password(url: str) -> str:
-  """The URL of a remote without what opens it."""
+  """Returns the URL of a remote without credentials."""
   match = re.fullmatch(r"(\w[\w+.-]*://)([^/]*@)?([^?#]*)(.*)", url, re.DOTALL)
   if match is None:  # A path, or host:path of ssh.
     return re.sub(r"^([^/@]*):[^/@]*@", r"\1@", url)
@@ -145,7 +145,7 @@ def without_password(url: str) -> str:
 
 
 def _files(ran):
-  """(each of the user's files, the repositories that hold them)"""
+  """Returns (each of the user's files, their repositories)."""
   files, repositories = [], {}
   for path, content in ran.items():
     folder = os.path.dirname(os.path.realpath(path))
@@ -171,10 +171,11 @@ def _bounded(content, most):
 
 @functools.cache
 def _state(path):
-  """Of a file: "committed", "changed", "untracked", "ignored", ..."""
+  """Returns "committed", "changed", "untracked", "ignored", ..."""
   repository = _repository(os.path.dirname(os.path.realpath(path)))
   if repository["state"] != "known":
-    return {"none": "in no repository"}.get(repository["state"], "unknown")
+    is_none = repository["state"] == "none"
+    return "in no repository" if is_none else "unknown"
   real = os.path.realpath(path)
   status = _git(
     os.path.dirname(real),
@@ -189,11 +190,11 @@ def _state(path):
 
 @functools.cache
 def _repository(folder):
-  """The repository that holds a folder, as a command found it.
+  """Returns the repository of a folder, as it was when first asked for.
 
   Returns:
-    {"state": "none", "unknown" or "known"; and of a known one "folder",
-    "remote", "commit" and "diff"}, the latter None where not known
+    {"state": "none", "unknown" or "known"}; if known also "folder", "remote",
+    "commit" and "diff", the last two None if unknown.
   """
   try:
     done = _run_git(folder, "rev-parse", "--show-toplevel")
@@ -215,25 +216,25 @@ def _repository(folder):
     "state": "known",
     "folder": top,
     "remote": without_password(url.decode("utf-8", "replace").strip()),
-    "commit": commit and commit.decode().strip(),
+    "commit": commit.decode().strip() if commit else None,
     "diff": _diff(top) if commit else None,
   }
 
 
 @functools.cache
 def _untracked(folder):
-  """Names of modules in a folder that are not tracked; None: not known."""
-  found = _git(
+  """Returns names of untracked modules in a folder; None if unknown."""
+  names = _git(
     folder, *("ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
   )
-  if found is None:
+  if names is None:
     return None
-  return found.decode("utf-8", "replace").split("\0")[:-1]
+  return names.decode("utf-8", "replace").split("\0")[:-1]
 
 
 def _diff(folder):
-  """Uncommitted changes of tracked files, bounded; None: not known."""
-  # What the repository's settings would run instead is not wanted.
+  """Returns uncommitted changes of tracked files, cut; None if unknown."""
+  # Without the programs that the repository's settings would run instead.
   words = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color")
   process = subprocess.Popen(
     _command(folder, *words, "--ignore-submodules=dirty"),
@@ -246,7 +247,7 @@ def _diff(folder):
   with process:
     content = process.stdout.read(_MOST_DIFF + 1)
     if len(content) > _MOST_DIFF:
-      process.kill()  # Changes may be without end.
+      process.kill()  # Changes may be very long.
       late.cancel()
       return _bounded(content, _MOST_DIFF)
   late.cancel()
@@ -254,7 +255,7 @@ def _diff(folder):
 
 
 def _git(folder, *words):
-  """What git answers, bytes; None: it does not."""
+  """Returns git's output as bytes; None if it fails."""
   try:
     done = _run_git(folder, *words)
   except (OSError, subprocess.TimeoutExpired):
@@ -278,14 +279,14 @@ def _command(folder, *words):
 
 
 def _setting():
-  """Of every process of git."""
-  # A hook that started us would have git answer of its own repository.
+  """Returns arguments of every git process."""
+  # In a git hook, these variables would name another repository.
   environment = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith("GIT_")
   }
-  # It only reads, here.
+  # It only reads.
   environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
   return {
     "stdin": subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""Whether an error is one of storage, and what to say of it.
+"""Errors of storage: a full disk, a lost mount, a deleted folder.
 
-A full disk, a lost mount or a deleted folder is no crash: nothing is wrong with
-what is computed, so nothing is deleted and no attempt counted, and the same
-command goes on once the disk is well.
+They are not crashes: nothing is wrong with the computation, so nothing is
+deleted and no attempt is counted, and the same command resumes once the disk is
+available again.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from typing import Any
 import jaxplay
 
 _FREE = "free some space there"
-_MOUNT = "see to the disk"
+_MOUNT = "check the disk"
 _FILES = "raise the limit of open files (ulimit -n)"
-# What to do about each of them. Names that never were there are not among
-# them: those are mistakes.
+# What to do about each error. Names that do not exist are not among them: those
+# are mistakes.
 _ADVICE = {
   errno.ENOSPC: _FREE,
   errno.EDQUOT: _FREE,
@@ -41,7 +41,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 # TensorStore, below orbax, raises ValueErrors that end like this.
 _TENSORSTORE = re.compile(r"os_error_code='(\d+)'")
 _TENSORSTORE_FILE = re.compile(r'local file "([^"]+)"')
-# Whose errors are those of buckets, and the words of TensorStore's.
+# Packages that raise the errors of buckets, and what TensorStore's contain.
 _CLIENTS = (
   *("aiohttp", "botocore", "fsspec", "gcsfs", "google", "requests"),
   *("s3fs", "urllib3"),
@@ -55,57 +55,59 @@ _OUT_OF_REACH = re.compile(
 def problem(
   error: BaseException, folder: Any = None
 ) -> jaxplay.StorageError | None:
-  """The sentence about an error, if it is one of storage.
+  """Returns an error with a sentence, if an error is about storage.
 
   Args:
-    error: Any; what it was raised from counts, too.
-    folder: The run or study that was at work; that it is gone is an error of
-      storage. A path from `rundir.at`, or None.
+    error: Any error; the errors that it was raised from count as well.
+    folder: The run or study in use, a path from `rundir.at`, or None. If it was
+      removed, that is an error of storage.
   """
-  for one in _chain(error):
-    if isinstance(one, jaxplay.StorageError):
-      return one
-    number, path = _of_file(one)
+  for cause in _chain(error):
+    if isinstance(cause, jaxplay.StorageError):
+      return cause
+    number, path = _of_file(cause)
     if number in _GONE and is_gone(folder):
       return gone(folder)
     if number in _ADVICE:
       where = _where(path, folder)
-      told = f"{os.strerror(number)}" + (f" in {str(where)!r}" if where else "")
-      return _sentence(f"{told}{_room(where)}", _ADVICE[number])
+      what = os.strerror(number)
+      if where:
+        what += f" in {str(where)!r}"
+      return _sentence(what + _room(where), _ADVICE[number])
     if folder is not None and not isinstance(folder, pathlib.Path):
-      if _of_bucket(one):
-        reason = str(one).split("\n")[0][:200]
+      if _of_bucket(cause):
+        reason = str(cause).split("\n")[0][:200]
         what = f"{str(folder)!r} is out of reach ({reason})"
-        return _sentence(what, "see to the network")
+        return _sentence(what, "check the network")
   return None
 
 
 @contextlib.contextmanager
 def reported(folder: Any = None) -> Iterator[None]:
-  """Makes errors of storage `jaxplay.StorageError`s; see `problem`."""
+  """Raises errors of storage as `jaxplay.StorageError`; see `problem`."""
   try:
     yield
   except Exception as error:
-    found = problem(error, folder)
-    if found is None or found is error:
+    storage_error = problem(error, folder)
+    if storage_error is None or storage_error is error:
       raise
-    raise found from error
+    raise storage_error from error
 
 
 def full(folder: Any) -> jaxplay.StorageError:
-  """What to raise where a process could not even write its error."""
-  found = problem(OSError(errno.ENOSPC, "", str(folder)), folder)
-  assert found is not None
-  return found
+  """Returns the error for a process that could not even write its error."""
+  error = problem(OSError(errno.ENOSPC, "", str(folder)), folder)
+  assert error is not None
+  return error
 
 
 def is_gone(folder: Any) -> bool:
-  """Whether a folder of this machine, which was there, is not any more."""
+  """Returns whether a folder of this machine was removed."""
   return isinstance(folder, pathlib.Path) and not folder.is_dir()
 
 
 def gone(folder: Any) -> jaxplay.StorageError:
-  """What to raise where `is_gone`."""
+  """Returns the error for a folder that `is_gone`."""
   return jaxplay.StorageError(
     f"the folder {str(folder)!r} was removed or unmounted; put it back and"
     " start the same command again, or start in another workdir"
@@ -114,13 +116,13 @@ def gone(folder: Any) -> jaxplay.StorageError:
 
 def _sentence(what, advice):
   return jaxplay.StorageError(
-    f"{what}; {advice} and start the same command again, which goes on from"
+    f"{what}; {advice} and start the same command again, which resumes from"
     " what was saved"
   )
 
 
 def _chain(error):
-  """An error and what it was raised from, as far as that is shown."""
+  """Returns an error and those it was raised from, as tracebacks show them."""
   seen = []
   while error is not None and error not in seen:
     seen.append(error)
@@ -130,7 +132,7 @@ def _chain(error):
 
 
 def _where(path, folder):
-  """The folder, if the path is in it, else the path; None: neither is known."""
+  """Returns the folder if the path is in it, else the path, if any."""
   if path is None or isinstance(path, int):
     return folder
   inside = isinstance(folder, pathlib.Path) and (
@@ -140,16 +142,18 @@ def _where(path, folder):
 
 
 def _of_file(error):
-  """(errno, path) of an error about a file; None where it says nothing."""
+  """Returns (errno, path) of an error about a file; None if unknown."""
   if isinstance(error, OSError):
     return error.errno, error.filename
-  text = str(error) if isinstance(error, ValueError) else ""
-  found, path = _TENSORSTORE.search(text), _TENSORSTORE_FILE.search(text)
-  return found and int(found[1]), path and path[1]
+  if not isinstance(error, ValueError):
+    return None, None
+  number = _TENSORSTORE.search(str(error))
+  path = _TENSORSTORE_FILE.search(str(error))
+  return int(number[1]) if number else None, path[1] if path else None
 
 
 def _of_bucket(error):
-  """Whether an error is of the client of a bucket, or of its network."""
+  """Returns whether an error is from a bucket's client or the network."""
   kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
   if kinds & set(_CLIENTS) or isinstance(error, ConnectionError):
     return True
@@ -159,17 +163,17 @@ def _of_bucket(error):
 
 
 def _room(path):
-  """How much is free where a path is, in words; empty: it is not known."""
+  """Returns how much is free at a path, as text; empty if unknown."""
   if not isinstance(path, str | pathlib.Path):
     return ""
   path = pathlib.Path(path).absolute()
   try:
     while not path.exists():
       path = path.parent
-    found = os.statvfs(path)
+    stats = os.statvfs(path)
   except OSError:
     return ""
-  free = f"{found.f_bavail * found.f_frsize / 2**20:,.1f} MiB"
-  # Some file systems have no fixed number of files, and say 0 of 0.
-  files = f" and {found.f_favail:,} more files" if found.f_files else ""
+  free = f"{stats.f_bavail * stats.f_frsize / 2**20:,.1f} MiB"
+  # Some file systems have no fixed number of files, and report 0 of 0.
+  files = f" and {stats.f_favail:,} more files" if stats.f_files else ""
   return f" (room there for {free}{files})"

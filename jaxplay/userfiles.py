@@ -1,9 +1,9 @@
-"""Runs a Python file of the user's, whose folder is importable meanwhile.
+"""Runs Python files of the user, which can import modules beside them.
 
-`import common` finds the common.py beside the file, as it does in a program.
-But several files run in one process, each perhaps with a common.py of its own:
-what was imported from a folder is in `sys.modules` only while a file of that
-folder runs. What ran is kept as text, for the provenance.
+`import common` imports the common.py beside the file, as in a program. But
+several files run in one process, each perhaps with its own common.py, so
+modules imported from a folder are in `sys.modules` only while a file of that
+folder runs. The content of files that ran is kept for the provenance.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ from typing import Any
 
 @dataclasses.dataclass
 class _Folder:
-  """What was imported from a folder of the user's."""
+  """Modules that were imported from a folder of the user."""
 
   path: str
-  # Imported once, as in a program: name -> module, path -> what was in it.
+  # Imported once, as in a program: name -> module, path -> content.
   modules: dict[str, Any] = dataclasses.field(default_factory=dict)
   contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
-  # Names in `sys.modules` that are of others.
+  # Names in `sys.modules` that are not of this folder.
   others: set[str] = dataclasses.field(default_factory=set)
 
 
 _folders: dict[str, _Folder] = {}
-_running: list[_Folder] = []  # A file may have another one run.
-_ran: dict[str, bytes] = {}  # path -> what was in the file, in order
+_running: list[_Folder] = []  # A file may run another file.
+_ran: dict[str, bytes] = {}  # path -> content, in order
 
 
 @contextlib.contextmanager
 def importable(path: str) -> Iterator[None]:
-  """Meanwhile, the modules beside the file `path` can be imported."""
+  """Makes the modules beside the file `path` importable."""
   where = os.path.realpath(os.path.dirname(path))
   folder = _folders.setdefault(where, _Folder(where))
   outer = _running[-1] if _running else None
@@ -48,7 +48,7 @@ def importable(path: str) -> Iterator[None]:
   _running.append(folder)
   _take_out(folder)
   sys.path.insert(0, where)
-  # Compiled, a module is known by size and second: an edit would be missed.
+  # Bytecode is checked by size and second, so a quick edit would be missed.
   sys.dont_write_bytecode = True
   try:
     yield
@@ -61,27 +61,27 @@ def importable(path: str) -> Iterator[None]:
 
 
 def run(path: str) -> dict[str, Any]:
-  """The names that a Python file defines."""
+  """Runs a Python file and returns the names that it defines."""
   note(path)
   return runpy.run_path(path)
 
 
 def note(path: str) -> None:
-  """Counts a file as one of the user's that ran, with what is in it."""
+  """Adds a file, with its content, to those that ran."""
   with open(path, "rb") as file:
     _ran[os.path.abspath(path)] = file.read()
 
 
 def ran() -> dict[str, bytes]:
-  """Path -> content of each file of the user's that ran since `forget`.
+  """Returns path -> content of each user file that ran since `forget`.
 
-  Modules that were imported from beside such a file are among them.
+  Modules that such a file imported from its folder are included.
   """
   return dict(_ran)
 
 
 def forget() -> None:
-  """What runs from now on is another command's."""
+  """Starts another command, for which no file has run yet."""
   _ran.clear()
 
 
@@ -110,7 +110,7 @@ def _put_away(folder):
 
 
 def _is_beside(folder, name):
-  """Whether the module or package `name` is of this folder alone."""
+  """Returns whether the module or package `name` is from this folder."""
   if name in folder.others:
     return False
   module = sys.modules.get(name)
@@ -124,5 +124,5 @@ def _content(path):
   try:
     with open(path, "rb") as file:
       return file.read()
-  except OSError:  # It is gone meanwhile.
+  except OSError:  # It was removed.
     return b""

@@ -33,7 +33,7 @@ _CONFIG = str(runs.ROOT / "tests" / "training" / "base_config.py")
     (["--fake_devices=0"], "at least 1"),
     # Of what has eight devices.
     (["--config.mesh.fsdp=3"], "its axes must be 8"),
-    (["--config.dataset.name=digit"], "there is no dataset 'digit'"),
+    (["--config.dataset.name=digit"], "unknown dataset 'digit'"),
   ],
 )
 def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):

@@ -63,7 +63,7 @@ def test_a_finished_study_ends_with_its_report(finished_study, study, capsys):
   assert studies.call("study", "run", path, f"--workdir={study}") == 0
   told = capsys.readouterr().out
   best = _best(study)
-  assert f"by trial {best.index}" in told and "8 trials:" in told
+  assert f"trial {best.index}" in told and "8 trials:" in told
   for name in ("report.html", "next_study.py", "trials.csv", "findings.json"):
     assert (study / name).stat().st_size
   assert str(study / "report.html") in told

@@ -73,7 +73,7 @@ DOORS = {
   "vl_convert": ("report/",),
   "tokenizers": ("data/text.py",),
   # data, which imports nothing of ours: the facts of its cache.
-  "msgspec": ("rundir.py", "data/text.py"),
+  "msgspec": ("rundir/", "data/text.py"),
   "argparse": ("cli/",),
   # data: grain's workers ask absl whether its flags were parsed.
   "absl": ("data/__init__.py",),

@@ -100,12 +100,12 @@ def test_files_of_no_repository_and_of_no_git(tmp_path, monkeypatch):
   assert entry["files"][0]["state"] == "unknown"
   assert entry["git_commit"] is None and entry["git_diff"] is None
   told = provenance.in_words(entry)
-  assert told["uncommitted changes of jaxplay"] == "not known"
-  assert "not known" in told["jaxplay"]
+  assert told["uncommitted changes of jaxplay"] == "unknown"
+  assert "unknown" in told["jaxplay"]
   assert "unknown" in told["files of the user"]
   assert provenance.is_changed(entry) is None
   # Of what an earlier version wrote.
-  assert provenance.in_words({})["files of the user"] == "not known"
+  assert provenance.in_words({})["files of the user"] == "unknown"
   assert provenance.is_changed({}) is None
 
 
@@ -117,7 +117,7 @@ def test_a_repository_without_a_commit(tmp_path):
   entry = _record(folder / "config.py")
   assert entry["files"][0]["state"] == "untracked"
   told = provenance.in_words(entry)
-  assert told[f"uncommitted changes of {folder}"] == "not known"
+  assert told[f"uncommitted changes of {folder}"] == "unknown"
 
 
 def test_large_files_and_changes_are_cut(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 import jaxplay
 from jaxplay import finding, rundir, storage
+from jaxplay.rundir import writing
 
 
 @pytest.fixture
@@ -435,7 +436,8 @@ def test_an_interrupted_copy_of_a_folder_is_removed(run, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(os, "replace", replace)
-    patch.setattr(rundir, "remove", lambda path: None)  # A kill cleans nothing.
+    # A kill cleans nothing.
+    patch.setattr(writing, "remove", lambda path: None)
     with pytest.raises(Killed):
       rundir.copy(run.path / "old", run.checkpoints / "5")
   assert len(list(run.checkpoints.iterdir())) == 1
@@ -510,7 +512,7 @@ def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path):
   [
     (OSError(errno.ENOSPC, "x", "/f"), "'/f'.*room there for.*free some"),
     (OSError(errno.EDQUOT, "x"), "free some"),
-    (OSError(errno.ESTALE, "x"), "see to the disk"),
+    (OSError(errno.ESTALE, "x"), "check the disk"),
     (OSError(errno.EROFS, "x"), "mount it"),
     (OSError(errno.EMFILE, "x"), "ulimit -n"),
     (ValueError("RESOURCE_EXHAUSTED: [os_error_code='28']"), "free some"),

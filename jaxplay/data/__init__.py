@@ -1,9 +1,9 @@
 """Data: examples by index, in an order that is a function of (seed, step).
 
-The same batches can be assembled in two ways. `indices` and `moves` say what a
-stretch of steps is made of, for sets that live on the device; `train_batches`
-and `eval_batches` read, decode and ship arrays from the host, through grain's
-threads or worker processes, in that very order.
+The same batches can be assembled in two ways. `train_examples` and
+`eval_examples` return indices and augmentations of many steps, for sets in
+device memory; `train_batches` and `eval_batches` read, decode and yield arrays
+on the host, through grain's threads or worker processes, in the same order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def train_examples(
   augment_pixels: int,
   phases: Sequence = (),
 ) -> dict[str, np.ndarray]:
-  """What `num_steps` training batches from `step` on are made of.
+  """Returns the examples of `num_steps` training batches from `step` on.
 
   Args:
     seed: The run's seed.
@@ -65,7 +65,7 @@ def train_examples(
 
 
 def eval_examples(num_examples: int, batch_size: int) -> dict[str, np.ndarray]:
-  """A whole split in batches; the last is padded with weight zero.
+  """Returns a whole split in batches; padding has weight zero.
 
   Returns:
     {"index": int32 [batches, batch_size], "weight": float32, same shape}.
@@ -89,7 +89,7 @@ def train_batches(
   workers: int,
   **order_kwargs,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's part of each training batch, read ahead.
+  """Yields this host's part of each training batch, read ahead.
 
   Args:
     source: Examples by index.
@@ -118,7 +118,7 @@ def train_batches(
 def eval_batches(
   source: sources.Source, *, batch_size: int, rows: np.ndarray, workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This host's part of each evaluation batch, with "weight", read ahead."""
+  """Yields this host's part of each evaluation batch, with "weight"."""
   parts = eval_examples(source.num_examples, batch_size)
 
   def examples(step):
@@ -151,7 +151,7 @@ class _Steps:
 
 def _read(steps, start, workers):
   """Iterates in order over `steps[start:]`, a few batches ahead."""
-  import grain  # Costs start-up time that sets on the device do not owe.
+  import grain  # Slow to import, and not needed for sets on the device.
 
   dataset = grain.MapDataset.source(steps)[start:].to_iter_dataset(
     grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)

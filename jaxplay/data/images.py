@@ -23,7 +23,7 @@ def draw_moves(
   augment: str,
   pixels: int,
 ) -> Int32[np.ndarray, "... 3"]:
-  """How to move each image.
+  """Draws how to move each image.
 
   Args:
     seed: The run's seed.
@@ -36,11 +36,12 @@ def draw_moves(
     int32 [*examples.shape, 3]: shift down, shift right, whether to mirror.
   """
   words = order.draws(seed, "augment", steps, examples, 3)
-  shifts = words[..., :2] % np.uint32(2 * pixels + 1)
-  shifts = shifts.astype(np.int32) - pixels
-  # The top bit: the low ones of the three words already serve the shifts.
-  mirror = (words[..., 2:] >> np.uint32(31)).astype(np.int32)
-  return np.concatenate([shifts, mirror * (augment == "crop_flip")], axis=-1)
+  moves = np.zeros(words.shape, np.int32)
+  moves[..., :2] = words[..., :2] % np.uint32(2 * pixels + 1)
+  moves[..., :2] -= pixels
+  if augment == "crop_flip":
+    moves[..., 2] = words[..., 2] >> np.uint32(31)  # the top bit
+  return moves
 
 
 def move(
@@ -73,9 +74,9 @@ def move(
 # Of a random-resized crop (Szegedy et al. 2015, arXiv 1409.4842, section 6):
 # shares of the image's area, and width over height.
 _AREAS, _ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
-# Crops that are tried until one lies within the image.
+# Draws of a crop, of which the first within the image is used.
 _TRIES = 10
-# PIL's filters: means of areas, where an image shrinks, else bilinear.
+# PIL's filters: means of areas if an image shrinks, else bilinear.
 _BOX, _BILINEAR = 4, 2
 _WORDS = 4 * _TRIES + 1
 
@@ -85,7 +86,7 @@ def draw_crops(
   steps: Int[np.ndarray | np.generic, "..."],
   examples: Int[np.ndarray, "..."],
 ) -> UInt32[np.ndarray, "... words"]:
-  """What `crop_box` makes random-resized crops of, the last word the mirror's.
+  """Draws words for `crop_box`; the last word decides about mirroring.
 
   Args:
     seed: The run's seed.
@@ -98,11 +99,11 @@ def draw_crops(
 def crop_box(
   words: UInt32[np.ndarray, " words"], height: int, width: int
 ) -> tuple[float, float, float, float]:
-  """A random part of an image: left, top, right, bottom, in pixels.
+  """Returns a random part of an image: left, top, right, bottom, in pixels.
 
   Its area is uniform in [0.08, 1] of the image's, the logarithm of its aspect
-  in [log 3/4, log 4/3]; ten are tried until one lies within the image, else it
-  is the largest centered one of an aspect in that range.
+  in [log 3/4, log 4/3]. The first of ten draws that lies within the image, or
+  else the largest centered part with an aspect in that range.
 
   Args:
     words: Of one image, from `draw_crops`.
@@ -126,7 +127,7 @@ def crop_box(
 def center_box(
   height: int, width: int, share: float
 ) -> tuple[float, float, float, float]:
-  """The centered square of that share of the shorter side."""
+  """Returns the centered square of that share of the shorter side."""
   side = share * min(height, width)
   return _centered(height, width, side, side)
 
@@ -146,8 +147,8 @@ def decode(
 ) -> UInt8[np.ndarray, "size size channels"]:
   """Decodes a part of an image, resized to size x size.
 
-  A JPEG that is larger than what is wanted of it is decoded at a half, a
-  quarter or an eighth of its size, which its format offers and costs less.
+  A JPEG that is larger than needed is decoded at a half, a quarter or an eighth
+  of its size, which its format offers and costs less.
 
   Args:
     encoded: A JPEG or PNG file.
@@ -155,7 +156,7 @@ def decode(
     channels: 1 or 3.
     words: From `draw_crops`: a random part, half of the time mirrored; None:
       the centered square.
-    share: Of the shorter side, that the centered square has.
+    share: Side of the centered square over the image's shorter side.
   """
   from PIL import Image  # Costs start-up time that only such sets need.
 
@@ -175,7 +176,7 @@ def crop(
   image: UInt8[np.ndarray, "size size channels"],
   words: UInt32[np.ndarray, " words"],
 ) -> UInt8[np.ndarray, "size size channels"]:
-  """A random part of a square image, resized to the same size; see `decode`."""
+  """Crops a square image at random, to the same size; see `decode`."""
   from PIL import Image
 
   size, _, channels = image.shape
@@ -190,8 +191,8 @@ def _box(words, height, width, share):
 
 
 def _resized(picture, size, box, words):
-  """A part of a picture as an array [size, size, channels], mirrored or not."""
-  # A rounding error past the border is refused.
+  """Returns a part of a picture, resized to [size, size, channels]."""
+  # PIL refuses a box that a rounding error puts past the border.
   left, top = max(box[0], 0), max(box[1], 0)
   right, bottom = min(box[2], picture.size[0]), min(box[3], picture.size[1])
   shrinks = min(right - left, bottom - top) >= size

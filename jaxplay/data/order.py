@@ -27,7 +27,7 @@ STREAMS = {
   "predictions": (6, "all hosts: the sample of saved predictions"),
 }
 
-_SORTED = 1 << 22  # epochs of at most so many examples are sorted and kept
+_SORTED = 1 << 22  # examples: longer epochs are not sorted and kept
 _ROUNDS = 8
 
 
@@ -63,17 +63,17 @@ def mixed_indices(
 ) -> Int32[np.ndarray, " positions"]:
   """As `batch_indices`, from a mixture of several sets in given shares.
 
-  Each batch holds each set's share to within one example or so, and the counts
+  Each batch holds each set's share to within about one example, and the counts
   of examples so far are in closed form: so a mixture, too, is a function of
-  (seed, step). Each set goes through its own epochs, on through the phases.
+  (seed, step). Each set continues its own epochs from phase to phase.
 
   Args:
     seed: The run's seed.
     step: First step, from 0.
     batch_size: Examples per step, over all hosts.
-    phases: ((first step, ((first, num_examples, weight), ...)), ...): from each
-      step on, in which shares the sets are mixed that begin at index `first`.
-      The first phase begins at step 0; weights are positive.
+    phases: ((first step, ((first, num_examples, weight), ...)), ...): the
+      weights, above 0, from each step on, of the sets that begin at index
+      `first`. The first phase begins at step 0.
     num_steps: Number of consecutive steps.
   """
   sets = {first: size for _, parts in phases for first, size, _ in parts}
@@ -86,7 +86,7 @@ def mixed_indices(
       )
     ]
   )
-  # Which set each position is of: in a batch, one set after the other.
+  # The set of each position: in a batch, the sets follow one another.
   which = np.repeat(
     np.tile(np.arange(len(sets)), num_steps), np.diff(taken, axis=0).reshape(-1)
   )
@@ -101,8 +101,8 @@ def mixed_indices(
 
 
 def _taken(phases, step, batch_size):
-  """How many examples of each set the steps before `step` take."""
-  taken = collections.Counter()
+  """Returns the number of examples of each set before `step`."""
+  taken: collections.Counter[int] = collections.Counter()
   ends = [*(begin for begin, _ in phases[1:]), math.inf]
   for (begin, parts), end in zip(phases, ends, strict=True):
     positions = max(min(step, end) - begin, 0) * batch_size
@@ -113,10 +113,10 @@ def _taken(phases, step, batch_size):
 
 
 def _counts(weights, positions):
-  """How many of the first `positions` examples of a phase are of each set.
+  """Returns the number of examples per set in `positions` of a phase.
 
-  Each set takes its share of what those before it left, rounded down: so the
-  counts never fall, and add up to `positions`. In whole numbers, so exactly.
+  Each set takes its share of what the sets before it left, rounded down: so the
+  counts never fall, and add up to `positions`. Integers make it exact.
   """
   ratios = [weight.as_integer_ratio() for weight in weights]
   scale = math.lcm(*(below for _, below in ratios))
@@ -129,7 +129,7 @@ def _counts(weights, positions):
 
 
 def _indices(seed, position, count, num_examples):
-  """Examples at `count` positions of the endless order of one set."""
+  """Returns examples at `count` positions of the endless order of a set."""
   out = np.empty(count, np.int32)
   done = 0
   while done < len(out):
@@ -151,7 +151,7 @@ def draws(
   examples: Int[np.ndarray, "..."],
   num: int,
 ) -> UInt32[np.ndarray, "... {num}"]:
-  """Random 32-bit words for examples: a function of (seed, step, example).
+  """Draws random 32-bit words: a function of (seed, step, example).
 
   Args:
     seed: The run's seed.
@@ -172,7 +172,7 @@ def draws(
 
 
 def _epoch_keys(seed, epoch, num):
-  """`num` random words for one epoch."""
+  """Returns `num` random words for an epoch."""
   key = np.array([stream_seed(seed, "order") ^ (epoch >> 32)], np.uint32)
   key = _mix(key, np.uint32(epoch & 0xFFFFFFFF))
   return _mix(np.arange(num, dtype=np.uint32), key)
@@ -180,14 +180,14 @@ def _epoch_keys(seed, epoch, num):
 
 @functools.lru_cache(maxsize=4)  # 16 MB each at most
 def _sorted_epoch(size, seed, epoch):
-  """A whole permutation: the order of random words, one for each example."""
+  """Returns a whole permutation: the order of a random word per example."""
   words = _epoch_keys(seed, epoch, size).astype(np.uint64) << np.uint64(32)
   # `_mix` is a bijection, so no two words are equal.
   return np.sort(words | np.arange(size, dtype=np.uint64)).astype(np.uint32)
 
 
 def _feistel(offset, count, size, seed, epoch):
-  """A part of a permutation too long to store, position by position.
+  """Returns a part of a permutation that is too long to store.
 
   An unbalanced Feistel network with cycle walking (Black and Rogaway, CT-RSA
   2002).
@@ -198,7 +198,7 @@ def _feistel(offset, count, size, seed, epoch):
   # Blocks that stay in the cache: three times as fast.
   for a in range(0, count, 16384):
     values = _encrypt(out[a : a + 16384], bits, keys)
-    # What falls outside range(size), fewer than half, is encrypted again.
+    # Values outside range(size), fewer than half, are encrypted again.
     outside = np.flatnonzero(values >= size)
     while len(outside):
       values[outside] = _encrypt(values[outside], bits, keys)

@@ -1,8 +1,7 @@
-"""Labels and tokens that are none are refused, wherever they are read.
+"""Refuses labels and tokens out of range, wherever they are read.
 
-TFDS writes -1 for a label that is not known, as in hidden test sets. As an
-index that is the last class, or the last token: every number made from it would
-be wrong, and none would look so.
+TFDS writes -1 for an unknown label, as in hidden test sets. As an index that is
+the last class, or the last token: every result would be silently wrong.
 """
 
 import numpy as np
@@ -17,9 +16,9 @@ def check(
 
   Args:
     values: Integers of any shape, as they are stored.
-    limit: How many different ones there are.
-    what: Plural of what they are, such as "labels".
-    split: Where they are from.
+    limit: Number of different values.
+    what: Plural noun for the values, such as "labels".
+    split: The split that they are from.
     name: Name of the data set.
     fix: What the user can do.
 
@@ -33,7 +32,7 @@ def check(
     return
   number = int(np.count_nonzero((values < 0) | (values >= limit)))
   raise jaxplay.UserError(
-    f"the {split} split of dataset {name!r} has {number:,} {what} outside of"
+    f"the {split} split of dataset {name!r} has {number:,} {what} outside"
     f" [0, {limit:,}) among the {values.size:,} that were read, which lie in"
     f" [{lowest}, {highest}]; {fix}"
   )

@@ -1,6 +1,6 @@
 """Where examples come from: digits, made-up images, TFDS records, text.
 
-A source has a length, tells its size in memory, and fetches any examples by
+A source has a length and a size in memory, and fetches any examples by
 index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}, or
 {"tokens": [n, length + 1]}.
 """
@@ -19,16 +19,20 @@ import numpy as np
 import jaxplay
 from jaxplay.data import images, order, ranges, text
 
-# Of a split of records so many, spread evenly, stand for all: for what tells
-# two sets apart, and for the labels that are looked at before a run begins.
+# Number of records, evenly spread, that are read before a run begins: to
+# identify the set, and to check the labels.
 _SAMPLE = 256
 
 
 class Source(Protocol):
   """Examples by index."""
 
-  num_examples: int
-  nbytes: int  # Size of all examples in memory.
+  @property
+  def num_examples(self) -> int: ...
+
+  @property
+  def nbytes(self) -> int:
+    """Size of all examples in memory."""
 
   def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """The examples at int `indices` [n]."""
@@ -39,7 +43,7 @@ class Dataset:
   """Three splits and what a model must know about their examples."""
 
   splits: dict[str, Source]  # keys: train, valid, test
-  num_classes: int  # or how many different tokens there are
+  num_classes: int  # or number of different tokens
   example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
   pixel_max: int = 0  # Images: largest pixel value; the smallest is 0.
   # Text: of each split, to turn a loss per token into bits per byte.
@@ -81,21 +85,21 @@ def load(
   synthetic: dict,
   with_test: bool = True,
 ) -> Dataset:
-  """The set of images of that name.
+  """Loads a set of images.
 
   Args:
     name: `digits`, `synthetic` or `tfds:<name>[/config][:version]`.
     data_dir: Where TFDS data sets were prepared; empty: TFDS's own default.
     splits: TFDS split strings under `train`, `valid` and `test`.
     image_size: Resize TFDS images to this height and width; 0: as stored.
-    center_share: Of the shorter side, that is seen of a resized image where it
-      is not cropped at random.
+    center_share: Share of the shorter side that is used of a resized image,
+      unless it is cropped at random.
     synthetic: Keyword arguments of the synthetic set.
-    with_test: Whether the test split is used; else its labels may be unknown.
+    with_test: Whether the test split is used; if not, labels may be unknown.
 
   Raises:
     jaxplay.UserError: There is no such data set, or it is not prepared, or has
-      labels that are no class.
+      invalid labels.
   """
   if name == "digits":
     return _digits()
@@ -104,26 +108,31 @@ def load(
   if name.startswith("tfds:"):
     name = name.removeprefix("tfds:")
     dataset = _tfds(name, data_dir, splits, image_size, center_share)
-    for split in ("train", "valid", *["test"] * with_test):
-      dataset.splits[split].check_labels()
+    for split, source in dataset.splits.items():
+      if split != "test" or with_test:
+        source.check_labels()
     return dataset
   raise jaxplay.UserError(
-    f"there is no dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
+    f"unknown dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
   )
 
 
 def planned_images(*, image_size: int, num_classes: int) -> Dataset:
-  """What a model must know of an image set that is not there."""
+  """Describes an image set that need not exist."""
   return _images({}, num_classes, (image_size, image_size, 3), pixel_max=255)
 
 
 def planned_text(
   *, sequence_length: int, tokenizer: str, vocab_size: int
 ) -> Dataset:
-  """What a model must know of a text that is not there."""
+  """Describes a text that need not exist."""
   vocab_size = vocab_size or text.encoder_of(tokenizer).vocab_size
-  dtype = "uint8" if vocab_size <= 2**8 else "uint16"
-  dtype = dtype if vocab_size <= 2**16 else "uint32"
+  if vocab_size <= 2**8:
+    dtype = "uint8"
+  elif vocab_size <= 2**16:
+    dtype = "uint16"
+  else:
+    dtype = "uint32"
   return Dataset({}, vocab_size, {"tokens": ((sequence_length + 1,), dtype)})
 
 
@@ -179,7 +188,7 @@ def _digits():
 
 @dataclasses.dataclass(frozen=True)
 class _Synthetic:
-  """Made-up images: a pattern for each class under noise.
+  """Synthetic images: a pattern for each class under noise.
 
   An example is a function of its index alone, so a set of any size costs no
   memory until it is fetched.
@@ -227,9 +236,8 @@ def _synthetic(
   *, num_train, num_valid, num_test, num_classes, shape, difficulty
 ):
   first, splits = 0, {}
-  for split, number in dict(
-    train=num_train, valid=num_valid, test=num_test
-  ).items():
+  numbers = {"train": num_train, "valid": num_valid, "test": num_test}
+  for split, number in numbers.items():
     splits[split] = _Synthetic(
       first, number, num_classes, tuple(shape), difficulty
     )
@@ -241,7 +249,7 @@ def _synthetic(
 class _Records:
   """Records of a prepared TFDS set; only image and label are decoded.
 
-  Where images are resized, they are left as files, for their parts.
+  Images to be resized stay encoded, so that only a part is decoded.
   """
 
   source: object  # serialized records
@@ -250,7 +258,7 @@ class _Records:
   label_key: str
   shape: tuple[int, int, int]
   resize: bool
-  share: float  # of the shorter side, that is seen where nothing is cropped
+  share: float  # of the shorter side that is used without random crops
   labels: object  # how to decode the label alone
   num_classes: int
   split: str
@@ -264,7 +272,7 @@ class _Records:
     return _digest(self._sample())
 
   def check_labels(self):
-    """Refuses labels that are no class, among those of a sample of records."""
+    """Refuses invalid labels in a sample of records."""
     read = [self.labels.deserialize_example_np(r) for r in self._sample()]
     self._check([record[self.label_key] for record in read])
 
@@ -280,8 +288,8 @@ class _Records:
       what="labels",
       split=self.split,
       name=f"tfds:{self.name}",
-      fix="TFDS writes -1 for a label that is not known; use a split whose"
-      f" labels are, as config.dataset.{self.split}_split",
+      fix="TFDS writes -1 for an unknown label; set config.dataset."
+      f"{self.split}_split to a split with labels",
     )
 
   @property
@@ -289,7 +297,7 @@ class _Records:
     return self.num_examples * (int(np.prod(self.shape)) + 4)
 
   def fetch(self, indices, crops=None):
-    """As of `Source`; of `crops` from `images.draw_crops`, random parts."""
+    """As in `Source`; `crops`, from `images.draw_crops`, are random parts."""
     serialized = self.source.__getitems__([int(index) for index in indices])
     records = [
       self.features.deserialize_example_np(record) for record in serialized
@@ -310,7 +318,7 @@ class _Records:
 
 def _tfds_builder(name, data_dir):
   """What reads a prepared TFDS set, without TensorFlow."""
-  # Imported here: it costs seconds of start-up that other sets do not owe.
+  # Imported here: it takes seconds that other sets need not spend.
   import tensorflow_datasets as tfds
 
   where = data_dir or "TFDS's default folder"
@@ -324,7 +332,7 @@ def _tfds_builder(name, data_dir):
   try:
     builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
   except tfds.core.DatasetNotFoundError:
-    # Of TFDS's own sets: the list of all would take TensorFlow to read.
+    # Only TFDS's own sets: listing all would need TensorFlow.
     known = tfds.list_builders(with_community_datasets=False)
     close = difflib.get_close_matches(name, known, 1)
     hint = f" (nearest known name: {close[0]!r})" if close else ""
@@ -344,7 +352,7 @@ def _tfds(name, data_dir, splits, image_size, center_share):
 
   builder = _tfds_builder(name, data_dir)
   features = builder.info.features
-  # Of several, what TFDS names for supervised learning, then what is usual.
+  # Of several, TFDS's supervised keys, then the usual names.
   usual = (*(builder.info.supervised_keys or ()), "image", "label")
   by_type = {
     kind: sorted(
@@ -373,10 +381,10 @@ def _tfds(name, data_dir, splits, image_size, center_share):
       f"images of dataset {name!r} differ in size; set"
       " config.dataset.image_size to the size to train on"
     )
-  # Not PartialDecoding, which data sources ignore and TensorFlow has to make.
+  # Not PartialDecoding, which data sources ignore and which needs TensorFlow.
   partial = tfds.features.FeaturesDict(
     {
-      # In a record a file is a string, and a part of it is decoded later.
+      # Kept as the bytes of its file, of which a part is decoded later.
       image_key: tfds.features.Text() if image_size else features[image_key],
       label_key: features[label_key],
     }
@@ -384,8 +392,8 @@ def _tfds(name, data_dir, splits, image_size, center_share):
   classes = features[label_key].num_classes
   if not classes:
     raise jaxplay.UserError(
-      f"dataset {name!r} does not say how many classes its {label_key!r} has;"
-      " only image classification sets can be used"
+      f"dataset {name!r} has no number of classes for its {label_key!r}; only"
+      " image classification sets can be used"
     )
   sources = {
     split: _Records(
@@ -414,7 +422,7 @@ def _tfds(name, data_dir, splits, image_size, center_share):
 
 
 def _tfds_records(builder, name, splits):
-  """Of each split, its serialized records."""
+  """Returns the serialized records of each split."""
   import tensorflow_datasets as tfds
 
   records = {}
@@ -455,31 +463,31 @@ def load_text(
   vocab_size: int = 0,
   with_test: bool = True,
 ) -> Dataset:
-  """The text of that name, or a mixture of several, as rows of tokens.
+  """Loads a text, or a mixture of several, as rows of tokens.
 
   Args:
     name: `pythonlib`, `text:<path or glob>` or `tfds:<name>`. Validation and
-      test rows are always of this one, whatever is trained on.
+      test rows are always from this text.
     data_dir: Where TFDS sets were prepared, and token files are kept; empty:
       the defaults of both.
     splits: TFDS split strings under `train`, `valid` and `test`.
-    sequence_length: Next tokens that a row asks for.
+    sequence_length: Number of tokens to predict per row.
     tokenizer: "bytes", or the path of a `tokenizers` JSON file.
     valid_files: Path or glob, for `text:`.
     test_files: Path or glob, for `text:`.
-    mixtures: ((step, ((name, weight), ...)), ...): what is trained on from
+    mixtures: ((step, ((name, weight), ...)), ...): the training texts from
       each step on; empty: `name` alone.
     vocab_size: Different tokens of the model; 0: those of the tokenizer.
-    with_test: Whether the test split is needed; else there need not be one.
+    with_test: Whether the test split is needed; if not, it may be absent.
 
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
   """
-  # A mixture need not name the set itself, which is then held out only.
+  # A mixture need not contain `name`, which is then only evaluated on.
   trained = list(dict.fromkeys(n for _, parts in mixtures for n, _ in parts))
   trained = trained or [name]
 
-  def one(source):
+  def load_source(source):
     used = ["train"] if source in trained else []
     if source == name:
       used += ["valid", "test"] if with_test else ["valid"]
@@ -497,12 +505,13 @@ def load_text(
       splits=used,
     )
 
-  main = one(name)
-  texts = {n: main if n == name else one(n) for n in trained}
+  main = load_source(name)
+  texts = {n: main if n == name else load_source(n) for n in trained}
   for source, split in itertools.product(texts, main.splits):
     if source == name or split == "train":
       continue
-    if shared := text.shared_document(texts[source], main, split):
+    shared = text.shared_document(texts[source], main, split)
+    if shared is not None:
       raise jaxplay.UserError(
         f"the {split} split of dataset {name!r} shares {shared} with"
         f" {source!r}, which is trained on; leave it out of one of them"
@@ -510,17 +519,18 @@ def load_text(
   if 0 < vocab_size < main.vocab_size:
     raise jaxplay.UserError(
       f"config.dataset.vocab_size is {vocab_size}, and the tokenizer has"
-      f" {main.vocab_size} tokens; use that, or more"
+      f" {main.vocab_size} tokens; use at least that number"
     )
-  rows = [one.splits["train"] for one in texts.values()]
-  sizes = [one.num_examples for one in rows]
+  rows = [loaded.splits["train"] for loaded in texts.values()]
+  sizes = [split.num_examples for split in rows]
   first = itertools.accumulate([0, *sizes[:-1]])
   place = dict(zip(trained, zip(first, sizes, strict=True), strict=True))
+  train: Source = rows[0] if len(rows) == 1 else _Concatenated(tuple(rows))
+  facts = dict(main.facts)
+  if mixtures:
+    facts["mixture"] = [loaded.facts for loaded in texts.values()]
   return Dataset(
-    splits=dict(
-      main.splits,
-      train=rows[0] if len(rows) == 1 else _Concatenated(tuple(rows)),
-    ),
+    splits={**main.splits, "train": train},
     num_classes=vocab_size or main.vocab_size,
     example={"tokens": ((sequence_length + 1,), rows[0].dtype)},
     bytes_per_token=main.bytes_per_token,
@@ -528,8 +538,7 @@ def load_text(
       (step, tuple((*place[n], weight) for n, weight in parts))
       for step, parts in mixtures
     ),
-    facts=main.facts
-    | ({"mixture": [one.facts for one in texts.values()]} if mixtures else {}),
+    facts=facts,
   )
 
 
@@ -563,13 +572,13 @@ class _Concatenated:
 
 
 def tfds_documents(name: str, data_dir: str, split: str) -> Iterator[str]:
-  """The documents of a split of a TFDS text set, `tfds:<name>`."""
+  """Returns the documents of a split of a TFDS text set, `tfds:<name>`."""
   _, documents = _tfds_texts(name, data_dir, {"train": split})
   return (record.content.decode() for record in documents["train"])
 
 
 def _tfds_texts(name, data_dir, splits):
-  """What `text.load` is to be given for these splits of a TFDS set."""
+  """Returns `tfds_texts` of `text.load` for these splits of a TFDS set."""
   if not name.startswith("tfds:"):
     return None
   import tensorflow_datasets as tfds
@@ -583,7 +592,7 @@ def _tfds_texts(name, data_dir, splits):
       f"dataset {name!r} has no Text feature among {sorted(features)}; a"
       " language model cannot be trained on it"
     )
-  # Of several, what is usual, then what TFDS names for supervised learning.
+  # Of several, the usual name, then TFDS's supervised keys.
   usual = ("text", *(builder.info.supervised_keys or ()))
   key = min(keys, key=lambda key: ((*usual, key).index(key), key))
   partial = tfds.features.FeaturesDict({key: features[key]})

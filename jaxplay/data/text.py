@@ -2,15 +2,14 @@
 
 The first use of a text set writes its tokens to a folder of the user's cache,
 one file for each split; from then on they are mapped into memory, so a set may
-be larger than it. Of equal documents only the first is kept, and its side of a
-split is a function of its content: nothing is on two sides, and more documents
-move none; of few documents, see `_drawn`. (The records of a TFDS set are taken
-as TFDS splits them.)
+be larger than it. Of equal documents only the first is kept, and its split is a
+function of its content: nothing is in two splits, and adding documents moves
+none; for few documents, see `_drawn`. (TFDS sets keep the splits of TFDS.)
 
 A split is one long sequence of tokens, each document ended by a separator. Row
 `i` holds the tokens from `i * length` to `(i + 1) * length`, both included: it
-asks for `length` next tokens, and over all rows every token but the first is
-asked for exactly once. (Less than a row at the end is left out.)
+has `length` targets, and over all rows every token but the first is a target
+exactly once. (Less than a row at the end is left out.)
 """
 
 import dataclasses
@@ -37,7 +36,7 @@ from jaxplay.data import ranges
 SPLITS = ("train", "valid", "test")
 # Byte 0 ends a document: text does not hold it.
 _SEPARATOR = 0
-# Of the documents, where the user does not say which: by their content.
+# Shares of the documents, chosen by content, unless the user names files.
 _HELD_OUT = {"test": 0.02, "valid": 0.02}
 # A file of a larger share of the text is not held out as a whole.
 _LARGE = 0.1
@@ -45,7 +44,7 @@ _LARGE = 0.1
 # a line. Where one ends, subwords may differ from those of the whole document:
 # a line end and the indentation after it are not one token.
 _BLOCK_BYTES = 2**20
-_FORMAT = 2  # Of the files in the cache; counts up when they change.
+_FORMAT = 2  # version of the files in the cache
 
 # What differs between installations of one version, or is not source text.
 _NOT_STANDARD = {
@@ -93,7 +92,9 @@ class Rows:
 
 def _damaged(path):
   folder = os.path.dirname(path)
-  return f"{path!r} is damaged; delete the folder {folder!r}, to make it anew"
+  return (
+    f"{path!r} is damaged; delete the folder {folder!r} to prepare it again"
+  )
 
 
 # Not in `Rows`: that is sent to reader processes, and would take the tokens.
@@ -104,10 +105,10 @@ def _mapped(path, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """The splits of one text source, and what is known of them.
+  """The splits of a text source, and facts about them.
 
   Attributes:
-    splits: Those that were asked for, of `SPLITS`.
+    splits: The splits that are used, of `SPLITS`.
     vocab_size: Number of different tokens.
     bytes_per_token: Of each split, separators counted as one byte.
     facts: For the provenance: name, version, hash of the content, sizes.
@@ -132,21 +133,21 @@ def load(
   tfds_texts: Any = None,
   splits: Sequence[str] = SPLITS,
 ) -> Text:
-  """The text source of that name, tokenized at its first use.
+  """Loads a text source, which is tokenized at its first use.
 
   Args:
     name: `pythonlib`, the source of the running interpreter's standard
       library; `text:PATTERN`, a file, a folder or a glob; or `tfds:...`.
-    sequence_length: Next tokens that a row asks for.
+    sequence_length: Number of tokens to predict per row.
     tokenizer: "bytes", or the path of a Hugging Face `tokenizers` JSON file.
     valid_files: For `text:`, the validation files; empty: a share of the
       documents or, of few, the ends of them.
-    test_files: As `valid_files`, which they may be: the two may share files,
-      with each other but not with training.
+    test_files: As `valid_files`. The two may share files with each other, but
+      not with training.
     cache: Folder for token files; empty or a URL: in the user's cache.
-    tfds_texts: For `tfds:...`, (what identifies it, split -> `Record`s), of
-      the splits that will be used.
-    splits: Those that will be used: each has to hold a row.
+    tfds_texts: For `tfds:...`, (its identity, split -> `Record`s), of the
+      splits that will be used.
+    splits: Splits that will be used: each has to hold a row.
 
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
@@ -170,11 +171,9 @@ def load(
 
 
 def shared_document(train: Text, held_out: Text, split: str) -> str | None:
-  """The name of a document of a held-out split that is also trained on."""
-  trained, held = (
-    np.fromfile(text.folder / f"{of}.documents", np.uint64)
-    for text, of in ((train, "train"), (held_out, split))
-  )
+  """Returns the name of a held-out document that is also trained on, if any."""
+  trained = np.fromfile(train.folder / "train.documents", np.uint64)
+  held = np.fromfile(held_out.folder / f"{split}.documents", np.uint64)
   common = np.flatnonzero(np.isin(held, trained))
   if not len(common):
     return None
@@ -207,7 +206,7 @@ class _Facts(TypedDict):
 
 
 def _facts(folder):
-  """meta.json, whose sizes are those of the token files."""
+  """Returns meta.json, checked against the token files."""
   path = folder / "meta.json"
   try:
     facts = json.loads(path.read_bytes().decode())
@@ -216,7 +215,7 @@ def _facts(folder):
     for split in SPLITS:
       path = folder / f"{split}.tokens"
       if path.stat().st_size != facts["splits"][split]["tokens"] * size:
-        raise ValueError("it is of another size than meta.json says")
+        raise ValueError("its size differs from meta.json")
   # ValueError: no UTF-8, no JSON, or another shape.
   except (OSError, ValueError, KeyError, RecursionError) as error:
     raise jaxplay.UserError(f"{_damaged(str(path))} ({error})") from None
@@ -228,13 +227,15 @@ def _read(folder, name, length, splits):
   for split in splits:
     sizes = meta["splits"][split]
     if sizes["tokens"] <= length:
-      named = name.startswith("text:") and split != "train"
+      advice = "use a shorter length, or more text"
+      if name.startswith("text:") and split != "train":
+        advice += (
+          f" (2% of it is held out), or set config.dataset.{split}_files"
+        )
       raise jaxplay.UserError(
         f"the {split} split of dataset {name!r} has {sizes['tokens']:,} tokens"
         f" in {sizes['documents']} documents, not enough for one row of"
-        f" config.dataset.sequence_length={length}; use a shorter one, or more"
-        " text" + f" (2 % of it are held out), or name"
-        f" config.dataset.{split}_files" * named
+        f" config.dataset.sequence_length={length}; {advice}"
       )
   return Text(
     splits={
@@ -259,13 +260,13 @@ def _read(folder, name, length, splits):
   )
 
 
-# Documents have a name, pieces of bytes, and the digest of what they are cut
-# from, if they are.
+# Documents have a name, blocks of bytes and, if they are a part of a document,
+# the digest of the whole.
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """A document that is in memory."""
+  """A document in memory."""
 
   name: str
   content: bytes
@@ -280,7 +281,7 @@ class _File:
   """The bytes from `begin` to `end` of a file as a document."""
 
   path: pathlib.Path
-  name: str  # Without the part that differs between machines.
+  name: str  # without folders that differ between machines
   modified: int  # nanoseconds since 1970
   begin: int
   end: int
@@ -301,7 +302,7 @@ class _File:
 
 
 def _line_end(file, at, end):
-  """Where the line ends that holds byte `at`; if it is long, a character."""
+  """Returns the end of the line with byte `at`; of a long line, a character."""
   file.seek(at)
   line = file.readline(min(_BLOCK_BYTES, end - at))
   if line.endswith(b"\n") or at + len(line) == end:
@@ -310,10 +311,13 @@ def _line_end(file, at, end):
 
 
 def _character(file, at, end):
-  """Where the first character of UTF-8 from byte `at` on begins."""
+  """Returns the start of the first UTF-8 character from byte `at` on."""
   file.seek(at)
-  inside = [byte & 0xC0 == 0x80 for byte in file.read(3)]
-  return min(at + (inside + [False]).index(False), end)
+  for byte in file.read(3):
+    if byte & 0xC0 != 0x80:  # not a continuation byte
+      break
+    at += 1
+  return min(at, end)
 
 
 def _file(path, name):
@@ -332,21 +336,21 @@ def _standard_library():
         found.append(_file(path, path.relative_to(root).as_posix()))
   if not found:
     raise jaxplay.UserError(
-      f"dataset 'pythonlib' is not there: {str(root)!r} holds no source of the"
-      " standard library; use 'text:<path or glob>'"
+      f"dataset 'pythonlib' does not exist: {str(root)!r} holds no source of"
+      " the standard library; use 'text:<path or glob>'"
     )
   return sorted(found, key=lambda document: document.name)
 
 
 def _is_standard(name):
-  # Some are generated for one machine, and full of its paths.
+  # Files generated for a machine contain its paths.
   return name not in _NOT_STANDARD and not name.startswith(
     ("_sysconfig", "config-")
   )
 
 
 def _text_files(name, valid_files, test_files):
-  """Split -> documents; "" for what is still to be divided."""
+  """Returns split -> documents; "" for those still to be divided."""
   documents = {"": _matching(name.removeprefix("text:"), repr(name))}
   for split, pattern in (("valid", valid_files), ("test", test_files)):
     if pattern:
@@ -370,7 +374,7 @@ def _matching(pattern, where):
   paths = sorted(p for p in paths if p.is_file())
   if not paths:
     raise jaxplay.UserError(
-      f"no file matches {where}; it can be a file, a folder, or a glob such as"
+      f"no file matches {where}; expected a file, a folder, or a glob such as"
       " 'texts/**/*.txt'"
     )
   for path in paths:
@@ -408,8 +412,8 @@ def _prepare(folder, name, documents, encoder):
     if not os.path.exists(folder / "meta.json"):
       raise jaxplay.UserError(
         f"dataset {name!r} cannot be prepared in {str(folder.parent)!r}:"
-        f" {error}; its files have to be readable, and config.dataset.data_dir"
-        " a folder with room that can be written"
+        f" {error}; its files must be readable, and config.dataset.data_dir a"
+        " writable folder with free space"
       ) from None
     # Another process was faster; its files are the same.
   finally:
@@ -422,14 +426,14 @@ def _combined(splits, key):
 
 
 def _divided(name, documents):
-  """Split -> documents, each once, none of those held out among training's."""
-  found = {}
+  """Returns split -> documents, each once and in one of the splits."""
+  named: dict[str, dict[bytes, _File]] = {}  # split -> digest -> document
   for split, of_split in documents.items():
-    found[split] = {}
+    named[split] = {}
     for document in of_split:
-      found[split].setdefault(_digest(document), document)
-  rest = found.pop("")
-  for split, of_split in found.items():
+      named[split].setdefault(_digest(document), document)
+  rest = named.pop("")
+  for split, of_split in named.items():
     for digest, document in of_split.items():
       if digest in rest:
         raise jaxplay.UserError(
@@ -437,19 +441,19 @@ def _divided(name, documents):
           f" {document.name!r} equals {rest[digest].name!r}; narrow the dataset"
           f" or config.dataset.{split}_files"
         )
-  drawn = _drawn(rest, [split for split in _HELD_OUT if split not in found])
+  drawn = _drawn(rest, [split for split in _HELD_OUT if split not in named])
   return {
-    split: [*of_split.values()] for split, of_split in (drawn | found).items()
+    split: [*of_split.values()] for split, of_split in (drawn | named).items()
   }
 
 
 def _drawn(documents, to_draw):
   """Holds out some of the documents for the splits `to_draw`.
 
-  Each side is a function of the content. Where no document falls into a split,
-  as of few, it takes those that are next by content, until they are its share
-  of the text. Large documents are trained on, but for their ends where the
-  others are not enough.
+  The split of a document is a function of its content. If no document falls in
+  a split, because there are few, it takes those that are next by content, until
+  it has its share of the text. Large documents are trained on, except for their
+  ends where the others do not suffice.
 
   Returns:
     Split -> digest -> document.
@@ -474,9 +478,10 @@ def _drawn(documents, to_draw):
       cut = [split, *cut]
     else:
       drawn[split] = {digest: train.pop(digest) for digest in taken}
-  for digest in [d for d in train if cut and d in large]:
-    for split, part in _cut(train.pop(digest), digest, cut).items():
-      drawn[split][digest] = part
+  if cut:
+    for digest in [d for d in train if d in large]:
+      for split, part in _cut(train.pop(digest), digest, cut).items():
+        drawn[split][digest] = part
   return drawn
 
 
@@ -488,7 +493,7 @@ def _digest(document):
 
 
 def _side(digest):
-  """A split, as a function of the content alone."""
+  """Returns a split, as a function of the content alone."""
   at = 0.0
   for split, share in _HELD_OUT.items():
     at += share
@@ -498,18 +503,18 @@ def _side(digest):
 
 
 def _place(digest):
-  """A number in [0, 1), as a function of the content alone."""
+  """Returns a number in [0, 1), as a function of the content alone."""
   return int.from_bytes(digest[:8], "little") / 2**64
 
 
 def _cut(document, digest, to_draw):
-  """Split -> part of a file, whose end is held out; no part is empty."""
+  """Returns split -> part of a file, whose end is held out; none is empty."""
   edges, end = {}, document.end
   with open(document.path, "rb") as file:
     for split in to_draw:
       at = int(end - _HELD_OUT[split] * document.end)
       begin = _line_end(file, at, end)
-      if begin == end:  # No line on both sides, where there are lines.
+      if begin == end:  # No line ends in this part.
         begin = _character(file, at, end)
       edges[split], end = (begin, end), begin
   edges["train"] = (0, end)
@@ -559,7 +564,7 @@ def _write_split(folder, split, documents, encoder):
 
 
 def encoder_of(tokenizer: str):
-  """What makes tokens: of "bytes", or of a `tokenizers` JSON file's path."""
+  """Returns the encoder "bytes", or that of a `tokenizers` JSON file."""
   return _Bytes() if tokenizer == "bytes" else _Subwords(tokenizer)
 
 
@@ -573,13 +578,13 @@ class _Bytes:
     tokens = np.frombuffer(block, np.uint8)
     if (tokens == _SEPARATOR).any():
       raise jaxplay.UserError(
-        f"{name!r} is not text: it holds a zero byte, which here ends a"
-        " document; leave it out"
+        f"{name!r} is not text: it holds a zero byte, which ends a document in"
+        " token files; remove it"
       )
     return tokens
 
 
-# Special tokens that end a document, and here separate two.
+# Special tokens that end a document.
 _ENDS = (
   "<|endoftext|>",
   "</s>",
@@ -605,7 +610,7 @@ class _Subwords:
       content = pathlib.Path(path).expanduser().read_bytes()
       strict = json.dumps(_strict(json.loads(content)))
       self._tokenizer = tokenizers.Tokenizer.from_str(strict)
-      # What a document quotes of them is text: it does not end there.
+      # Special tokens within a document are text, and do not end it.
       self._tokenizer.encode_special_tokens = True
       vocabulary = self._tokenizer.get_vocab()
       self.vocab_size = max(vocabulary.values()) + 1
@@ -614,7 +619,7 @@ class _Subwords:
         f"config.dataset.tokenizer={path!r} is neither 'bytes' nor a file that"
         f" can be read: {error.strerror}"
       ) from None
-    except Exception as error:  # The library raises nothing narrower.
+    except Exception as error:  # The library has no narrower class.
       raise jaxplay.UserError(
         f"config.dataset.tokenizer={path!r} is neither 'bytes' nor a JSON file"
         f" of the tokenizers library: {type(error).__name__}: {error}"
@@ -640,31 +645,30 @@ class _Subwords:
       unknown = next((w for w in words if self._tokens(w) is None), text)
       raise jaxplay.UserError(
         f"{name!r} is not valid in tokenizer {self._path!r}, which has no"
-        f" tokens for {unknown[:80]!r}; use another one, or"
+        f" tokens for {unknown[:80]!r}; use another tokenizer, or"
         " config.dataset.tokenizer='bytes'"
       )
-    if self.separator in tokens:  # Of a model that knows it as a word.
+    if self.separator in tokens:  # The model's vocabulary has it as a word.
       raise jaxplay.UserError(
         f"{name!r} is not valid in tokenizer {self._path!r}: it holds the text"
-        f" {self._end!r}, which that encodes as the end of a document; remove"
-        " it, or use config.dataset.tokenizer='bytes'"
+        f" {self._end!r}, which it encodes as the end of a document; remove it,"
+        " or use config.dataset.tokenizer='bytes'"
       )
     return tokens
 
   def _tokens(self, text):
     try:
       return self._tokenizer.encode(text, add_special_tokens=False).ids
-    except Exception:  # As `_strict` makes it.
+    except Exception:  # See `_strict`.
       return None
 
 
 def _strict(content):
-  """A tokenizer that takes whole texts, always alike, or else raises.
+  """Returns a tokenizer that encodes whole texts deterministically, or raises.
 
-  What ends a document is made a special token, so that a text can spell it.
-
-  For a model whose token for the unknown is itself unknown, the library raises
-  where it would have put that token or, without one, dropped what it is for.
+  Tokens that end a document become special tokens, so that a text can contain
+  their characters. The token for unknown words is replaced by one that is not
+  in the vocabulary, so that the library raises where it would use it.
   """
   content |= {"truncation": None, "padding": None}
   for token in content.get("added_tokens", ()):
@@ -672,7 +676,7 @@ def _strict(content):
   model = content["model"]
   if "unk_id" not in model:
     model["unk_token"] = "\0unknown\0"
-  elif not model.get("byte_fallback"):  # Unigram; it has a token for any byte.
+  elif not model.get("byte_fallback"):  # Unigram, without tokens for bytes
     model["unk_id"] = None
   if "dropout" in model:
     model["dropout"] = None

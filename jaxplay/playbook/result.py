@@ -13,8 +13,6 @@ reads the results.
 
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -139,27 +137,19 @@ class PlanFile(TypedDict):
   answer: NotRequired[_AnswerRows]
 
 
-class PlanDir:
+class PlanDir(rundir.Directory):
   """Reads and writes one plan directory."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.path: pathlib.Path = rundir.at(path)
-    # The files that a plan shares with a run: provenance, findings, lock.
-    self.own = rundir.RunDir(path)
+  kind = "a plan"
+  shape = PlanFile
 
   def plan(self) -> dict[str, Any]:
-    """What plan.json holds.
+    """Returns the content of plan.json.
 
     Raises:
       jaxplay.UserError: There is no plan here.
     """
-    plan = self._read()
-    if plan is None:
-      raise rundir.absent(self.path, "a plan")
-    return plan
-
-  def _read(self):
-    return rundir.read_json(self.path / "plan.json", PlanFile)
+    return self._definition()
 
   def create(
     self,
@@ -175,59 +165,43 @@ class PlanDir:
       config: The base config, nested as from `config.as_json`.
 
     Returns:
-      Whether there was none.
+      Whether it is new.
 
     Raises:
       jaxplay.UserError: Another plan is here, or something else.
     """
-    rundir.refuse_other(self.path, "a plan")
-    asked = {"question": question, "options": options, "config": config}
-    asked = json.loads(json.dumps(rundir.plain(asked)))
-    here = self._read()
-    if here is not None:
-      self._check_same(here, asked)
-      self.own.note_start(provenance.record())
-      return False
-    self.own.create()
-    self.own.note_start(provenance.record())
-    asked["command"] = commands.typed()
-    rundir.write_json(self.path / "plan.json", asked)
-    return True
+    plan = {"question": question, "options": options, "config": config}
+    plan = json.loads(json.dumps(rundir.plain(plan)))
+    here = self._refuse_different(plan)
+    if here is None:
+      self.make()
+    self.note_start(provenance.record())
+    if here is None:
+      self._write(plan | {"command": commands.typed()})
+    return here is None
 
-  def discard(self) -> None:
-    """Takes back what `create` made, unless more came to it."""
-    own = {"plan.json", "provenance.json", ".lock"}
-    found = {path.name: path for path in self.path.iterdir()}
-    if found.keys() <= own:
-      for path in found.values():
-        path.unlink()
-      if rundir.is_local(self.path):
-        self.path.rmdir()
-
-  def _check_same(self, here, asked):
-    what = None
-    if here["question"] != asked["question"]:
-      what = f"it answers {here['question']!r}"
-    elif here["config"] is not None and asked["config"] is not None:
-      changed = config_lib.differences(here["config"], asked["config"])
-      what = config_lib.changes(changed, 1) or None
-    if what is None and here["options"] != asked["options"]:
-      names = here["options"].keys() | asked["options"].keys()
-      pairs = {
-        n: (here["options"].get(n), asked["options"].get(n)) for n in names
-      }
-      name, (old, new) = next(
-        (n, pair) for n, pair in sorted(pairs.items()) if pair[0] != pair[1]
-      )
-      what = f"--{name} was {old!r} and is now {new!r}"
-    if what is not None:
+  def _check_same(self, here, definition):
+    difference = self._difference(here, definition)
+    if difference:
       raise jaxplay.UserError(
-        f"{str(self.path)!r} holds another plan: {what}; use another workdir"
+        f"{str(self.path)!r} holds another plan: {difference}; use another"
+        " workdir"
       )
+
+  def _difference(self, here, definition):
+    if here["question"] != definition["question"]:
+      return f"it answers {here['question']!r}"
+    if here["config"] is not None and definition["config"] is not None:
+      changed = config_lib.differences(here["config"], definition["config"])
+      if changed:
+        return config_lib.changes(changed, 1)
+    old, new = here["options"], definition["options"]
+    for name in sorted(old.keys() | new.keys()):
+      if old.get(name) != new.get(name):
+        return f"--{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+    return None
 
   def write(self, answer: Answer) -> None:
     """Writes the answer into plan.json, and findings.json."""
-    rundir.write_json(
-      self.path / "plan.json", self.plan() | {"answer": answer.as_json()}
-    )
-    self.own.write_findings([found.as_json() for found in answer.findings])
+    self._write(self.plan() | {"answer": answer.as_json()})
+    self.write_findings([found.as_json() for found in answer.findings])

@@ -18,7 +18,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Required, TypedDict
+from typing import Any, TypedDict
 
 import ml_collections
 
@@ -181,17 +181,13 @@ def _check_key(path, key, refused):
     )
 
 
-class _Config(rundir.Config):
-  objective: Required[str]
-
-
 class LadderFile(TypedDict):
   """ladder.json."""
 
   goal: str
   notes: str
   config_file: str
-  config: _Config
+  config: rundir.BaseConfig
   sizes: dict[rundir.Name, dict[str, Any]]
   steps: dict[rundir.Name, list[rundir.Positive]]
   cooldown_fraction: rundir.Share
@@ -212,73 +208,65 @@ class Counts(TypedDict):
   tokens_per_step: rundir.Positive
 
 
-class LadderDir:
+class LadderDir(rundir.Directory):
   """Reads and writes one ladder directory."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = rundir.at(path)
-    # The files that a ladder shares with a run: provenance, findings, lock.
-    self.own = rundir.RunDir(path)
+  kind = "a ladder"
+  shape = LadderFile
 
   def ladder(self) -> dict[str, Any]:
-    """What ladder.json holds.
+    """Returns the content of ladder.json.
 
     Raises:
       jaxplay.UserError: There is no ladder here.
     """
-    ladder = self._read()
-    if ladder is None:
-      raise rundir.absent(self.path, "a ladder")
-    return ladder
+    return self._definition()
 
   def _read(self):
-    """What ladder.json holds, or None where there is none."""
-    path = self.path / "ladder.json"
-    ladder = rundir.read_json(path, LadderFile)
+    ladder = super()._read()
     if ladder is not None and ladder["sizes"].keys() != ladder["steps"].keys():
-      raise rundir.Damaged(path, "$.steps: it has other sizes than $.sizes")
+      raise rundir.Damaged(
+        self.path / "ladder.json", "$.steps: it has other sizes than $.sizes"
+      )
     return ladder
 
   def create(self, definition: Mapping[str, Any]) -> None:
     """Makes the ladder, or goes on with the one that is here.
 
-    Sizes and lengths may be added, but none taken away; goal and notes are
-    taken over.
+    Sizes and lengths may be added, but none removed; goal and notes are
+    replaced.
 
     Raises:
       jaxplay.UserError: Another ladder is here, or something else.
     """
-    here = self._read()
-    rundir.refuse_other(self.path, "a ladder")
-    if here is not None:
-      self._check_same(here, definition)
-    self.own.create()
-    self.own.note_start(provenance.record())
-    command = (here or {}).get("command", commands.typed())
-    rundir.write_json(
-      self.path / "ladder.json", dict(definition, command=command)
-    )
+    here = self._refuse_different(definition) or {}
+    self.make()
+    self.note_start(provenance.record())
+    command = here.get("command", commands.typed())
+    self._write(dict(definition, command=command))
 
   def _check_same(self, here, definition):
     """Refuses what would make the points of a ladder incomparable."""
     changed = config_lib.differences(here["config"], definition["config"])
-    told = [config_lib.changes(changed)] if changed else []
+    changes = [config_lib.changes(changed)] if changed else []
     for key in ("cooldown_fraction", "cooldown_shape"):
       if here[key] != definition[key]:
-        told.append(f"{key} was {here[key]!r} and is now {definition[key]!r}")
+        changes.append(
+          f"{key} was {here[key]!r} and is now {definition[key]!r}"
+        )
     for name, size in here["sizes"].items():
       if definition["sizes"].get(name) != size:
-        told.append(
+        changes.append(
           f"size {name!r} was {size!r} (use another name for another size)"
         )
         continue
       gone = sorted({*here["steps"][name]} - {*definition["steps"][name]})
       if gone:
-        told.append(f"size {name!r} had the lengths {gone}, which are gone")
-    if told:
+        changes.append(f"size {name!r} had the lengths {gone}, which are gone")
+    if changes:
       raise jaxplay.UserError(
-        f"{str(self.path)!r} holds another ladder: {told[0]}; restore that in"
-        " the ladder file, or use another workdir"
+        f"{str(self.path)!r} holds another ladder: {changes[0]}; restore that"
+        " in the ladder file, or use another workdir"
       )
 
   def trunk(self, size: str) -> rundir.RunDir:

@@ -1,8 +1,8 @@
 """Runs trials, each once: as populations in this process, or as processes.
 
-Who holds the lock of a run directory runs that trial, and looks at its status
-only then, so any number of runners, on overlapping slices, share a study. What
-trains is handed in: nothing here knows JAX.
+Whoever holds the lock of a run directory runs that trial, and reads its status
+only then, so any number of runners, on overlapping slices, share a study. The
+functions that train are arguments: nothing here imports JAX.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ from jaxplay import config as config_lib
 from jaxplay import lifeline, provenance, rundir, storage
 from jaxplay.study import study as study_lib
 
-# A trial that crashed is run once more, then it waits for a person.
+# A trial that crashed is run once more, then only with --retry_failed.
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.2
-# Of `jaxplay train --of_study`: it saved, to be resumed; the disk is full.
+# Exit codes of `jaxplay train --of_study`: disk is full; saved, resumable.
 _EXIT_STORAGE, _EXIT_PREEMPTED = 74, 75
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A trial, or a rerun of one, that is to be run.
+  """A trial, or a rerun of a trial, that is to be run.
 
   Attributes:
-    name: The run directory as seen from the study's, "trials/0007".
+    name: The run directory relative to the study's, "trials/0007".
     run: The run directory.
     config: What to train.
   """
@@ -52,21 +52,21 @@ class Job:
     return self.run.path.parents[self.name.count("/")]
 
   def is_done(self) -> bool:
-    """Whether there is nothing left to run."""
+    """Returns whether there is nothing left to run."""
     return self.run.status().get("status") in rundir.DONE
 
   def is_open(self) -> bool:
-    """Whether it is to be run: neither done nor crashed twice."""
+    """Returns whether it is to be run: neither done nor crashed twice."""
     status = self.run.status()
     if status.get("status") == "failed":
       return status.get("failures", 0) < _ATTEMPTS
     return status.get("status") not in rundir.DONE
 
   def check(self) -> None:
-    """Refuses to go on with a run that has trained something else.
+    """Refuses to resume a run that has trained another config.
 
     Raises:
-      jaxplay.UserError: Its config.json is of another point, or base config.
+      jaxplay.UserError: Its config.json has another point, or base config.
     """
     if not self.is_open() or (here := self.run.config()) is None:
       return
@@ -79,20 +79,20 @@ class Job:
       )
 
   def forgive(self) -> None:
-    """Forgets crashes, so that the job is open again."""
+    """Resets the number of crashes, so that the job is open again."""
     status = self.run.status()
     if status.get("status") == "failed":
       self.run.write_status(**status | {"failures": 0})
 
   def failures(self) -> int:
-    """How often it crashed."""
+    """Returns how often it crashed."""
     return self.run.status().get("failures", 0)
 
   def claim(self) -> contextlib.ExitStack | None:
-    """Takes the lock if nobody has it and the job is open; else None.
+    """Takes the lock if nobody holds it and the job is open; else None.
 
     Raises:
-      jaxplay.StorageError: The study is gone, and is not to be made again.
+      jaxplay.StorageError: The study was removed, and is not made again.
     """
     if storage.is_gone(self.study):
       raise storage.gone(self.study)
@@ -108,7 +108,7 @@ class Job:
     return None
 
   def failed(self, reason: str, failures: int) -> None:
-    """Writes that it crashed, unless it wrote so itself, or another runs it.
+    """Writes that it crashed, unless it did itself, or another runner has it.
 
     Args:
       reason: For status.json.
@@ -129,7 +129,7 @@ class Job:
 def trial_jobs(
   directory: study_lib.StudyDir, indices: Iterable[int]
 ) -> list[Job]:
-  """Trials of a study."""
+  """Returns the jobs of trials of a study."""
   study, points = directory.study(), directory.points()
   return [
     Job(
@@ -144,7 +144,7 @@ def trial_jobs(
 def rerun_jobs(
   directory: study_lib.StudyDir, indices: Iterable[int], number: int
 ) -> list[Job]:
-  """Trials again, each with so many other seeds than the study's."""
+  """Returns jobs that repeat trials, each with `number` other seeds."""
   study, points = directory.study(), directory.points()
   return [
     Job(
@@ -158,10 +158,10 @@ def rerun_jobs(
 
 
 class Progress:
-  """How far all jobs are together: one bar over the study."""
+  """The progress of all jobs: a single bar for the study."""
 
   def __init__(self, jobs: Sequence[Job], console):
-    """Looks at where each job stands.
+    """Reads the status of each job.
 
     Args:
       jobs: All of them, the done ones too.
@@ -169,17 +169,23 @@ class Progress:
     """
     self._console = console
     self._steps = {job.name: job.config.max_train_steps for job in jobs}
-    self._seen = {job.name: job.run.status() for job in jobs}
+    self._seen: dict[str, Mapping[str, Any]] = {
+      job.name: job.run.status() for job in jobs
+    }
 
   def update(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
-    """Takes note of what is, or could be, in status.json of some jobs."""
-    known = {name: s for name, s in statuses.items() if name in self._seen}
-    self._seen |= known
+    """Takes the statuses of some jobs, as they are or will be on disk."""
+    for name, status in statuses.items():
+      if name in self._seen:
+        self._seen[name] = status
     done, ended, infeasible, best = 0, 0, 0, None
     for name, status in self._seen.items():
       is_done = status.get("status") in rundir.DONE
       is_infeasible = status.get("status") == "infeasible"
-      ended, infeasible = ended + is_done, infeasible + is_infeasible
+      if is_done:
+        ended += 1
+      if is_infeasible:
+        infeasible += 1
       done += self._steps[name] if is_done else status.get("step", 0)
       value = (status.get("best") or {}).get("value")
       if value is not None and not is_infeasible:
@@ -201,10 +207,10 @@ class Group(Protocol):
   size: int
 
   def train(self, configs, runs, folder, progress) -> bool:
-    """Trains at most `size` trials; False: a signal asked to stop."""
+    """Trains at most `size` trials; returns False if a signal stopped it."""
 
   def close(self) -> None:
-    """Frees its programs; it is of no use any more."""
+    """Frees its programs; the group cannot be used afterwards."""
 
 
 def run_populations(
@@ -216,31 +222,31 @@ def run_populations(
   tell: Callable[[str], None],
   first: Callable[[Callable[[], Any]], Any] = lambda make: make(),
 ) -> bool:
-  """Runs jobs in this process, those of one static config in one program.
+  """Runs jobs in this process, those of the same static config together.
 
-  A population that was killed is continued as a whole. One that crashes,
-  crashes all its trials; each is tried once more, from what was saved.
+  A population that was killed is continued as a whole. If it crashes, all its
+  trials have crashed; each is tried once more, from what was saved.
 
   Args:
     jobs: What to run; those that are not open are left alone.
     study: The study directory; populations under way keep their state there.
     make_group: Compiles for the configs of a group.
-    progress: Is told of every trial as it moves.
+    progress: Updated with the status of every trial.
     tell: Called with sentences.
     first: `first(make)` is what `make()` returns on the first host, everywhere.
 
   Returns:
-    Whether the end was reached; False: a signal asked to stop.
+    Whether all was run; False: a signal stopped it.
 
   Raises:
     jaxplay.UserError: A run has begun with another config; nothing was run.
-    jaxplay.StorageError: The disk is full, or gone; no trial has crashed.
+    jaxplay.StorageError: The disk is full or lost; no trial has crashed.
   """
   for job in jobs:
     job.check()
   _allow_many_files()
   known = {job.name: job for job in jobs}
-  first(lambda: _tell_of_unknown(study, tell))
+  first(lambda: _report_unknown(study, tell))
   for _ in range(_ATTEMPTS):
     for name, members in first(lambda: _plan(known, study)):
       members = [_job(study, member, known) for member in members]
@@ -260,15 +266,16 @@ def run_populations(
 
 @contextlib.contextmanager
 def _crash_of(members, tell):
-  """Takes an error as a crash of all these trials; the others go on."""
+  """Records an error as a crash of all these trials; the others go on."""
   failures = [job.failures() for job in members]
   try:
     yield
   except jaxplay.UserError:
     raise
   except Exception as error:
-    if lost := storage.problem(error, members[0].study):
-      raise lost from error
+    problem = storage.problem(error, members[0].study)
+    if problem is not None:
+      raise problem from error
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     tell(f"{len(members)} trials crashed: {reason}")
     for job, before in zip(members, failures, strict=True):
@@ -283,7 +290,7 @@ def _allow_many_files():
 
 
 def _plan(known, study):
-  """(name, members): populations to go on with, and groups to begin."""
+  """Returns (name, members) of populations to continue and groups to begin."""
   waiting = {name: job for name, job in known.items() if job.is_open()}
   plan = []
   folder = study / "populations"
@@ -297,7 +304,7 @@ def _plan(known, study):
     begun = [job for job in members if job is not None]
     left = [job for job in begun if not job.is_done()]
     if None not in members and left and not any(j.is_open() for j in left):
-      continue  # All crashed twice: --retry_failed goes on from what it saved.
+      continue  # All crashed twice: --retry_failed continues it.
     if None in members or not left or not all(job.is_open() for job in left):
       _end(path.parent, begun)
     elif waiting.keys() & set(names):
@@ -311,10 +318,9 @@ def _plan(known, study):
 
 
 def _names(path):
-  """The members of a population; []: it is gone, None: this is no list of ours.
+  """Returns the members of a population; [] if it is gone, None if unknown.
 
-  Whose state a population holds that cannot be understood is not known, so it
-  is left alone.
+  A population with unknown members is left alone.
   """
   try:
     names = rundir.read_json(path, list[str])
@@ -326,20 +332,20 @@ def _names(path):
   return names if are_runs and 0 < len(names) == len(set(names)) else None
 
 
-def _tell_of_unknown(study, tell):
-  """Says which populations are left alone."""
+def _report_unknown(study, tell):
+  """Reports which populations are left alone."""
   for path in sorted((study / "populations").glob("*/members.json")):
     if _names(path) is None:
       tell(
-        f"{str(path)!r} is no list of runs of this study, so its population is"
-        " left alone; restore it from a copy, or remove its folder"
+        f"{str(path)!r} is not a list of runs of this study, so its population"
+        " is left alone; restore it from a copy, or remove its folder"
       )
 
 
 def _end(folder, members):
-  """Ends a population that made all its steps or cannot go on.
+  """Ends a population that made all its steps or cannot be continued.
 
-  What remains holds the checkpoints of those of its trials that are done.
+  Its folder stays if it holds checkpoints of trials that are done.
   """
   # Another process may be about to end it.
   with contextlib.suppress(jaxplay.UserError), contextlib.ExitStack() as locks:
@@ -353,14 +359,14 @@ def _end(folder, members):
 
 
 def _static(config):
-  """Equal for configs that one program serves."""
+  """Returns a string that is equal for configs that can share a program."""
   flat = config_lib.flatten(config_lib.as_json(config))
   static = {k: v for k, v in flat.items() if not config_lib.KEYS[k].traced}
   return json.dumps(static, sort_keys=True)
 
 
 def _job(study, name, known):
-  """The job of that name, also beyond those known; None: it never began."""
+  """Returns the job of that name, known or not; None if it never began."""
   run = rundir.RunDir(study / name)
   if name in known or run.config() is None:
     return known.get(name)
@@ -369,11 +375,11 @@ def _job(study, name, known):
 
 
 def _run_population(group, name, members, study, progress, first):
-  """Begins a population, or goes on with the one called `name`."""
+  """Begins a population, or continues that called `name`."""
   with contextlib.ExitStack() as locks:
     claimed = first(lambda: _claim(members, locks))
     if name and claimed != first(lambda: _open_names(members)):
-      claimed = []  # It can only go on as a whole.
+      claimed = []  # It can only be continued as a whole.
     if not claimed:
       return True
     if not name:
@@ -381,8 +387,8 @@ def _run_population(group, name, members, study, progress, first):
       name = first(lambda: _free_name(study, members))
     folder = study / "populations" / name
     first(lambda: _begin(folder, members))
-    # An error leaves the folder as it is: what was saved can be gone on with.
-    went_on = group.train(
+    # After an error the folder stays as it is, and can be continued.
+    is_complete = group.train(
       [job.config for job in members],
       [job.run for job in members],
       folder / "checkpoints",
@@ -390,13 +396,13 @@ def _run_population(group, name, members, study, progress, first):
         {members[i].name: status for i, status in statuses.items()}
       ),
     )
-    if went_on:
+    if is_complete:
       first(lambda: (folder / "members.json").unlink())
-    return went_on
+    return is_complete
 
 
 def _free_name(study, members):
-  """Of the folder of a new population."""
+  """Returns the name of a new population's folder."""
   name, number = members[0].name.replace("/", "-"), 1
   while (study / "populations" / name).exists():
     number += 1
@@ -405,7 +411,7 @@ def _free_name(study, members):
 
 
 def _claim(members, locks):
-  """Names of the members that are open and that nobody else runs."""
+  """Takes the locks of open members; returns their names."""
   claimed = []
   for job in members:
     held = job.claim()
@@ -423,7 +429,7 @@ def _begin(folder, members):
   folder.mkdir(parents=True, exist_ok=True)
   names = [job.name for job in members]
   if _names(folder / "members.json") != names:
-    # Of a population that could not go on, or not say who its members are.
+    # It is of a population that could not be continued or is unknown.
     rundir.remove(folder / "checkpoints")
   rundir.write_json(folder / "members.json", names)
 
@@ -440,17 +446,17 @@ def run_processes(
 
   Args:
     jobs: What to run; those that are not open are left alone.
-    parallel: Processes at a time.
-    progress: Is told of every trial as it moves.
+    parallel: Maximum number of processes in parallel.
+    progress: Updated with the status of every trial.
     tell: Called with sentences.
     options: More arguments of `jaxplay train`.
 
   Returns:
-    Whether the end was reached; False: a signal asked to stop.
+    Whether all was run; False: a signal stopped it.
 
   Raises:
     jaxplay.UserError: A run has begun with another config; nothing was run.
-    jaxplay.StorageError: The disk is full, or gone; no trial has crashed.
+    jaxplay.StorageError: The disk is full or lost; no trial has crashed.
   """
   for job in jobs:
     job.check()
@@ -469,10 +475,10 @@ def run_processes(
           progress.update({name: job.run.status()})
           if code is not None:
             del running[name]
-            said = _said(job, log)
+            output = _last_line(job, log)
             if code == _EXIT_STORAGE:
-              raise _lost(job, said)
-            if _is_to_run_again(job, failures, code, said, tell):
+              raise _storage_error(job, output)
+            if _is_to_run_again(job, failures, code, output, tell):
               waiting.append(job)
         stop.wait(_POLL_SECONDS)
     finally:
@@ -481,19 +487,19 @@ def run_processes(
       for job, _, process, log in running.values():
         process.wait()
         with contextlib.suppress(OSError):  # Of a bucket; it ends anyway.
-          _said(job, log)
+          _last_line(job, log)
   return not stop.is_set()
 
 
-def _lost(job, said):
-  """What a process said of the disk, if there was room to say it."""
-  if said.startswith("jaxplay: "):
-    return jaxplay.StorageError(said.removeprefix("jaxplay: "))
+def _storage_error(job, output):
+  """Returns a process's error about the disk, if there was room to log it."""
+  if output.startswith("jaxplay: "):
+    return jaxplay.StorageError(output.removeprefix("jaxplay: "))
   return storage.full(job.study)
 
 
-def _is_to_run_again(job, failures, code, said, tell):
-  """Looks at how the process of a job ended."""
+def _is_to_run_again(job, failures, code, output, tell):
+  """Records how the process of a job ended."""
   status = job.run.status().get("status")
   if status in rundir.DONE:
     return False
@@ -501,7 +507,7 @@ def _is_to_run_again(job, failures, code, said, tell):
   # earlier process, and this one crashed before it wrote its own.
   if status == "preempted" and code == _EXIT_PREEMPTED:
     return True
-  reason = f"exit code {code}: {said}"[:300]
+  reason = f"exit code {code}: {output}"[:300]
   job.failed(reason, failures)
   if job.failures() == failures:  # Another runner was faster.
     return False
@@ -513,13 +519,13 @@ def _is_to_run_again(job, failures, code, said, tell):
 
 
 def _start(job, options, tied):
-  """(process, its log); None: it is done, or another runner has it."""
+  """Returns (process, its log), or None if it is done or being run."""
   held = job.claim()
   if held is None:
     return None
   with held:  # The process takes the lock itself.
     job.run.write_config(config_lib.as_json(job.config))
-    if job.run.provenance() is None:  # The process knows the config alone.
+    if job.run.provenance() is None:  # The process has only the config.
       made_by = provenance.record()
       facts = {key: made_by[key] for key in ("files", "repositories")}
       rundir.write_json(job.run.path / "provenance.json", facts)
@@ -537,14 +543,14 @@ def _start(job, options, tied):
     stdin=subprocess.DEVNULL,
     stdout=log,
     stderr=subprocess.STDOUT,
-    start_new_session=True,  # Ctrl-C comes to us alone.
+    start_new_session=True,  # Only this process receives Ctrl-C.
     **tied,
   )
   return process, log
 
 
-def _said(job, log):
-  """The last line of a log, whose process ended."""
+def _last_line(job, log):
+  """Returns the last line of a log, whose process has ended."""
   with log:
     log.seek(0)
     text = log.read().decode(errors="replace")

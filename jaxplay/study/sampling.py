@@ -1,23 +1,23 @@
 """The trials of a study, each a pure function of (space, seed, index).
 
-So any number of machines agree on which trial is number 7 without asking each
-other, and more trials continue the same sequence. Low-discrepancy sequences
+So any number of machines agree on trial 7 without communication, and more
+trials continue the same sequence. Low-discrepancy sequences
 "spread out the search points more than random search" (Playbook, why use
 quasi-random search).
 
 How scientific and nuisance parameters share the trials:
 
 1. Scientific choices are covered uniformly whatever the algorithm (Playbook,
-   creating a set of studies): combinations of their values, the *cells*, take
-   turns in a random order that keeps every value of each choice, and every
-   combination, within one trial of each other at any number of trials.
-2. Every other parameter is one dimension of the sequence, and the trials of a
-   cell take its points one after the other. All cells take the same points,
-   which pairs the comparison: no value gets "luckier with the sampling of the
-   nuisance hyperparameters" (Playbook, striking a balance between informative
-   and affordable experiments). Points by the number of the trial instead would
-   give each of two values one half of the range, because a Halton sequence
-   alternates between the halves.
+   creating a set of studies): combinations of their values take turns in a
+   random order that keeps the counts of all values of each choice, and of all
+   combinations, within one trial of each other at any number of trials.
+2. Every other parameter is a dimension of the sequence, and the trials of a
+   combination (a group) take its points one after the other. All groups take
+   the same points, which pairs the comparison: no value gets "luckier with the
+   sampling of the nuisance hyperparameters" (Playbook, striking a balance
+   between informative and affordable experiments). Points by the number of the
+   trial instead would give each of two values one half of the range, because a
+   Halton sequence alternates between the halves.
 """
 
 import itertools
@@ -44,23 +44,23 @@ def points(
   start: int = 0,
   explicit: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-  """Trials `start` to `start + num - 1` of a study.
+  """Returns trials `start` to `start + num - 1` of a study.
 
   Args:
-    space: What varies; one that `Space.check` accepts.
+    space: The search space, which `Space.check` accepts.
     algorithm: One of `ALGORITHMS`.
       "halton": scrambled Halton sequence, for any number of trials.
-      "sobol": scrambled Sobol sequence, evenest at powers of two.
+      "sobol": scrambled Sobol sequence, most even at powers of two.
       "random": independent uniform points.
       "grid": for at most two numbers at a time. Choices are covered like
         scientific ones. Within a combination of them, one number takes its
         ends, then the middles of the gaps, so 2^k + 1 trials are an even grid
         with both ends; two numbers are even grids at the squares of these: 4,
         9, 25, 81 trials. More trials refine the grid.
-      "explicit": the points given.
-      "algoperf": the points of AlgoPerf's halton.py, before its last act, a
-        shuffle that is never seeded. Ignores the seed.
-    seed: Of the study, at least 0; another one is another set of points.
+      "explicit": the points of `explicit`.
+      "algoperf": the points of AlgoPerf's halton.py before its final shuffle,
+        which is unseeded. Ignores the seed.
+    seed: Seed of the study, at least 0.
     num: Number of trials.
     start: Index of the first trial.
     explicit: For "explicit": config keys to values, one for each trial.
@@ -70,19 +70,17 @@ def points(
     their values.
 
   Raises:
-    jaxplay.UserError: The request makes no sense, or has more trials than there
-      are points.
+    jaxplay.UserError: An argument is invalid, or there are fewer points than
+      trials.
   """
   for name, number in (("seed", seed), ("num", num), ("start", start)):
     if type(number) is not int or number < 0:
       raise jaxplay.UserError(
-        f"the study's {name} is {number!r}; it must be a whole number of at"
-        " least 0"
+        f"the study's {name} is {number!r}; expected an integer of at least 0"
       )
   if seed >= 2**63:
     raise jaxplay.UserError(
-      f"the study's seed is {seed}; it must be a whole number of 64 bits, at"
-      f" most {2**63 - 1}"
+      f"the study's seed is {seed}; expected at most {2**63 - 1}"
     )
   config_lib.one_of("the study's algorithm is", algorithm, ALGORITHMS)
   if (algorithm == "explicit") != (explicit is not None):
@@ -122,7 +120,7 @@ def points(
 
 
 def _trials(space, positions, units, num):
-  """Units to values, and of each trial those that exist."""
+  """Returns the values at the units, without parameters that do not exist."""
   columns = {}
   for p in space.ordered:
     exists = _exists(p, space.ordered, positions, num)
@@ -140,14 +138,14 @@ def _trials(space, positions, units, num):
   keys = [p.key for p in space.parameters]
   rows = zip(*(columns[p.label] for p in space.parameters), strict=True)
   return [
-    # No hyperparameter is None: that is one that does not exist.
+    # None stands for a parameter that does not exist.
     {k: v for k, v in zip(keys, row, strict=True) if v is not None}
     for row in rows
   ]
 
 
 def _exists(parameter, parameters, positions, num):
-  """bool [num], from the positions of choices: -1 where they do not exist."""
+  """Returns bool [num]: whether it exists; positions are -1 where not."""
   exists = np.ones(num, bool)
   for key, values in parameter.when.items():
     holds = np.zeros(num, bool)
@@ -160,14 +158,14 @@ def _exists(parameter, parameters, positions, num):
 
 
 def _cover(choices, seed, num):
-  """Positions of the values of choices in trials 0 to num - 1.
+  """Returns positions of the values of choices in trials 0 to num - 1.
 
-  Choices under the same condition share a design. Add 1 to each position,
-  modulo its number of values: this splits all combinations into circles, of a
-  length L that all numbers of values divide. Circles are walked in a random
-  order until all are done, and the values are named at random each time. So any
-  L trials that begin a walk hold every value of each choice equally often, and
-  all circles hold each combination once.
+  Choices under the same condition share a design. Adding 1 to each position,
+  modulo its number of values, splits all combinations into cycles of a length L
+  that all numbers of values divide. Cycles are taken in a random order until
+  all are done, and the values are permuted at random each time. So L trials of
+  a cycle hold every value of each choice equally often, and all cycles hold
+  each combination once.
   """
   groups = {}
   for p in choices:
@@ -176,7 +174,7 @@ def _cover(choices, seed, num):
   for group in groups.values():
     exists = _exists(group[0], choices, positions, num)
     sizes = np.array([len(p.values) for p in group])
-    starts, length = _circles(tuple(sizes.tolist()))
+    starts, length = _cycles(tuple(sizes.tolist()))
     rank = np.arange(np.count_nonzero(exists))
     turn, within = np.divmod(rank, len(starts) * length)
     walk, step = np.divmod(within, length)
@@ -192,12 +190,13 @@ def _cover(choices, seed, num):
   return positions
 
 
-def _circles(sizes):
-  """A combination of each circle, [circles, choices], and their length."""
+def _cycles(sizes):
+  """Returns a combination of each cycle, [cycles, choices], and the length."""
   if math.prod(sizes) > 100_000:
     raise jaxplay.UserError(
-      f"the choices that are covered have {math.prod(sizes):,} combinations;"
-      " make fewer of them scientific, or take algorithm 'halton', not a grid"
+      f"the choices to cover have {math.prod(sizes):,} combinations, more"
+      " than 100,000; make fewer of them scientific, or use algorithm 'halton',"
+      " not a grid"
     )
   length = math.lcm(*sizes)
   seen, starts = set(), []
@@ -212,21 +211,21 @@ def _circles(sizes):
 
 
 def _shuffles(seed, name, num, size):
-  """Independent permutations of range(size), [num, size]; rows do not move."""
+  """Returns [num, size], permutations; a row does not depend on num."""
   rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
   return np.argsort(rng.random((num, size)), axis=1)
 
 
 def _ranks(positions, num):
-  """How many trials before each have the same positions."""
-  cell = np.zeros(num, np.int64)
+  """Returns how many earlier trials have the same positions, for each trial."""
+  group = np.zeros(num, np.int64)
   for column in positions.values():
-    cell = cell * (column.max() + 2) + column + 1
-    cell = np.unique(cell, return_inverse=True)[1]  # small numbers again
-  order = np.argsort(cell, kind="stable")
-  first = np.searchsorted(cell[order], np.arange(cell.max() + 1))
+    group = group * (column.max() + 2) + column + 1
+    group = np.unique(group, return_inverse=True)[1]  # small numbers again
+  order = np.argsort(group, kind="stable")
+  first = np.searchsorted(group[order], np.arange(group.max() + 1))
   ranks = np.empty(num, np.int64)
-  ranks[order] = np.arange(num) - first[cell[order]]
+  ranks[order] = np.arange(num) - first[group[order]]
   return ranks
 
 
@@ -234,7 +233,7 @@ def _ranks(positions, num):
 
 
 def _qmc():
-  # It takes a second, and training, which ends with a diagnosis, needs it not.
+  # The import takes a second, and training does not need it.
   from scipy.stats import qmc
 
   return qmc
@@ -294,7 +293,7 @@ _SEQUENCES = {
 
 
 def _grid(numbers, choices, positions, ranks):
-  """Units of the trials, [trials, numbers], each a node of its cell's grid."""
+  """Returns units, [trials, numbers], each a node of its group's grid."""
   units = np.zeros((len(ranks), len(numbers)))
   exists = np.stack(
     [_exists(p, choices, positions, len(ranks)) for p in numbers]
@@ -310,7 +309,7 @@ def _grid(numbers, choices, positions, ranks):
 
 
 def _nodes(numbers, num):
-  """The first `num` nodes of a grid, [num, numbers]."""
+  """Returns the first `num` nodes of a grid, [num, numbers]."""
   if len(numbers) > 2:
     raise jaxplay.UserError(
       f"a grid of {len(numbers)} numbers"
@@ -323,7 +322,7 @@ def _nodes(numbers, num):
     names = " and ".join(p.label for p in numbers) or "choices alone"
     raise jaxplay.UserError(
       f"the grid of {names} has {len(axes[0]) * len(axes[1])} nodes for each"
-      f" combination of choices, and {num} trials of one were asked for"
+      f" combination of choices, fewer than the {num} trials of a combination"
     )
   # The product of the first n nodes of both axes comes before the rest.
   side = 1
@@ -335,7 +334,7 @@ def _nodes(numbers, num):
 
 
 def _axis(parameter, num):
-  """Up to `num` units of different values: 0, 1, 1/2, 1/4, 3/4, 1/8, ..."""
+  """Returns up to `num` units of different values: 0, 1, 1/2, 1/4, 3/4, ..."""
   tried = num
   while True:
     # Base 2 unscrambled: 0, 1/2, 1/4, 3/4, ...
@@ -352,15 +351,15 @@ def _axis(parameter, num):
 def _explicit(space, given, start, end):
   if end > len(given):
     raise jaxplay.UserError(
-      f"trials {start} to {end - 1} were asked for, and there are {len(given)}"
+      f"trials {start} to {end - 1} were requested, and there are {len(given)}"
       " explicit points"
     )
-  found = []
+  trials = []
   for index, point in enumerate(given[start:end], start):
     if not isinstance(point, Mapping):
       raise jaxplay.UserError(
-        f"explicit point {index} is {point!r}; it must map config keys to"
-        " values"
+        f"explicit point {index} is {point!r}; expected a mapping of config"
+        " keys to values"
       )
     active = space.active(point)
     for key in point:
@@ -379,5 +378,5 @@ def _explicit(space, given, start, end):
           f"explicit point {index} has {p.label} = {point[p.key]!r}, outside"
           f" its {p.domain}"
         )
-    found.append(dict(point))
-  return found
+    trials.append(dict(point))
+  return trials

@@ -60,7 +60,7 @@ class Float:
 
 @dataclasses.dataclass(frozen=True)
 class Int:
-  """A whole number; both ends belong to it. Attributes as of `Float`.
+  """An integer; both ends are included. Attributes as in `Float`.
 
   On the "log" scale n stands for the interval [n, n + 1).
   """
@@ -84,7 +84,7 @@ class Choice:
   Attributes:
     values: The values, in an order that plots keep.
     role: "nuisance" or "scientific".
-    when: As of `Float`.
+    when: As in `Float`.
   """
 
   values: Sequence[Any]
@@ -144,14 +144,16 @@ class Parameter:
     if self.kind == "choice":
       last = len(self.values) - 1
       return self.values.index(plain(value)) / last if last else 0.0
-    scaled = {
-      "linear": float,
-      "log": math.log,
-      "log_one_minus": lambda x: -math.log1p(-x),
-    }[self.scale]
     value = min(max(value, self.low), self.high)
-    low, high = scaled(self.low), scaled(self.high)
-    return min(max((scaled(value) - low) / (high - low), 0.0), 1.0)
+    low, high = self._scaled(self.low), self._scaled(self.high)
+    return min(max((self._scaled(value) - low) / (high - low), 0.0), 1.0)
+
+  def _scaled(self, value: float) -> float:
+    if self.scale == "log":
+      return math.log(value)
+    if self.scale == "log_one_minus":
+      return -math.log1p(-value)
+    return float(value)
 
   def from_unit(self, unit: float) -> Any:
     """The value at `unit` in [0, 1]; undoes `to_unit` up to rounding.
@@ -168,7 +170,8 @@ class Parameter:
     if self.kind == "choice":
       positions = np.minimum(units * len(self.values), len(self.values) - 1)
       return [self.values[i] for i in positions.astype(np.int64).tolist()]
-    low, high = self.low, self.high + (self.kind == "int")
+    low = self.low
+    high = self.high + 1 if self.kind == "int" else self.high
     if self.scale == "linear":
       numbers = low + units * (high - low)
     elif self.scale == "log":
@@ -234,32 +237,33 @@ class Space:
     """
     if not isinstance(mapping, Mapping):
       raise jaxplay.UserError(
-        f"the space is a {type(mapping).__name__}; it must map config keys to"
-        " domains, such as {'hparams.learning_rate': Float(1e-4, 1e-1, 'log')}"
+        f"the space is a {type(mapping).__name__}; expected a mapping of config"
+        " keys to domains, such as {'hparams.learning_rate': Float(1e-4, 1e-1,"
+        " 'log')}"
       )
     domains = []
     for key, given in mapping.items():
       if not isinstance(key, str):
         raise jaxplay.UserError(
-          f"the space has the key {key!r}; it must be a config key, such as"
+          f"the space has the key {key!r}; expected a config key, such as"
           " 'hparams.learning_rate'"
         )
       several = given if isinstance(given, list | tuple) and given else [given]
       for domain in several:
         if not isinstance(domain, Domain):
           raise jaxplay.UserError(
-            f"the space has {key} = {given!r}; it must be a Float, Int or"
+            f"the space has {key} = {given!r}; expected a Float, Int or"
             " Choice, such as Float(1e-4, 1e-1, 'log'), or a list of them"
           )
         if not isinstance(domain.when, Mapping | None):
           raise jaxplay.UserError(
-            f"the space has {key} with when={domain.when!r}; it must map a key"
-            " to a value, such as {'optimizer': 'adam'}"
+            f"the space has {key} with when={domain.when!r}; expected a mapping"
+            " of a key to a value, such as {'optimizer': 'adam'}"
           )
         if not all(isinstance(other, str) for other in domain.when or ()):
           raise jaxplay.UserError(
-            f"the space has {key} with when={domain.when!r}; its keys must be"
-            " config keys, such as 'optimizer'"
+            f"the space has {key} with when={domain.when!r}; expected config"
+            " keys, such as 'optimizer'"
           )
         domains.append((key, domain))
     switches: dict[str, list] = collections.defaultdict(list)
@@ -269,7 +273,7 @@ class Space:
     parameters = []
     for key, domain in domains:
       when = {
-        # A value that is itself a tuple is told from a tuple of values.
+        # A value may itself be a tuple, and is no tuple of values then.
         other: value
         if isinstance(value, tuple) and value not in switches[other]
         else (value,)
@@ -299,12 +303,12 @@ class Space:
 
   def active(self, point: Mapping[str, Any]) -> list[Parameter]:
     """The parameters that exist under the values of `point`, by config key."""
-    found: dict[str, Parameter] = {}
+    labels: dict[str, str] = {}  # by key
     for p in self.ordered:
       # A switch that does not exist itself switches nothing on.
-      if p.exists({key: plain(point.get(key)) for key in found}):
-        found[p.key] = p.label
-    return [p for p in self.parameters if p.label == found.get(p.key)]
+      if p.exists({key: plain(point.get(key)) for key in labels}):
+        labels[p.key] = p.label
+    return [p for p in self.parameters if p.label == labels.get(p.key)]
 
   def labelled(self, point: Mapping[str, Any]) -> dict[str, Any]:
     """Label to value, of the parameters that exist in `point`."""
@@ -351,15 +355,15 @@ class Space:
     points: Sequence[Mapping[str, Any]] | None = None,
     overrides: Collection[str] = (),
   ) -> None:
-    """Refuses a space that no good study has: see `checks.check`.
+    """Refuses an invalid space; see `checks.check`.
 
     Raises:
-      jaxplay.UserError: The first thing that is wrong.
+      jaxplay.UserError: For the first problem.
     """
     checks.check(self, config, points, overrides)
 
   def notes(self, config: ml_collections.ConfigDict) -> list[str]:
-    """Sentences worth a line on the terminal before a study begins."""
+    """Returns notes for the terminal, before a study begins."""
     return checks.notes(self, config)
 
 
@@ -368,7 +372,7 @@ def adam_space(
   learning_rate: tuple[float, float] = (1e-5, 1e-1),
   when: Mapping[str, Any] | None = None,
 ) -> dict[str, Domain]:
-  """What of Adam to tune with a number of trials, for `Space`.
+  """Returns which numbers of Adam to tune with a number of trials.
 
   Under 10 trials the learning rate; from 10 also beta1; from 25 also epsilon;
   "substantially more than 25" also beta2, for which the Playbook gives no
@@ -387,7 +391,7 @@ def adam_space(
   """
   if type(num_trials) is not int or num_trials < 1:
     raise jaxplay.UserError(
-      f"num_trials is {num_trials!r}; it must be a whole number above 0"
+      f"num_trials is {num_trials!r}; expected a positive integer"
     )
   ranges = (
     (1, "learning_rate", (*learning_rate, "log")),
@@ -407,13 +411,13 @@ def default_space(
   num_trials: int,
   learning_rate: tuple[float, float],
 ) -> dict[str, Domain]:
-  """What of a config's numbers to tune first, with a number of trials.
+  """Returns which numbers of a config to tune first, with a number of trials.
 
-  Of Adam and its kin what `adam_space` says. Of the others, in the same spirit:
+  For Adam and its variants as `adam_space`. For the others, in the same spirit:
   the learning rate; from 10 trials momentum, rho or betas; from 25 also weight
   decay and, where the config has dropout, its rate; from 50 also label
-  smoothing and, where the config clips, the threshold. What the config's
-  optimizer and model do not use is left out.
+  smoothing and, where the config clips, the threshold. Keys that the
+  config's optimizer and model do not use are left out.
 
   Args:
     config: The base config. Ranges enclose its weight decay and threshold.
@@ -428,18 +432,17 @@ def default_space(
   most_decay = max(10 * decay, min(100 * decay, 1.0))
   threshold = config.hparams.clip_norm
   ranges = (
-    (10, "momentum", (0.5, 0.99, "log_one_minus")),
-    (10, "rho", (0.5, 0.99, "log_one_minus")),
-    (25, "weight_decay", (decay / 100, most_decay, "log")),
-    (25, "dropout_rate", (0.0, 0.5)),
-    (50, "label_smoothing", (0.0, 0.2)),
-    (50, "clip_norm", (threshold / 10, threshold * 10, "log")),
+    (10, "momentum", 0.5, 0.99, "log_one_minus"),
+    (10, "rho", 0.5, 0.99, "log_one_minus"),
+    (25, "weight_decay", decay / 100, most_decay, "log"),
+    (25, "dropout_rate", 0.0, 0.5, "linear"),
+    (50, "label_smoothing", 0.0, 0.2, "linear"),
+    (50, "clip_norm", threshold / 10, threshold * 10, "log"),
   )
-  for least, name, domain in ranges:
+  for least, name, low, high, scale in ranges:
     if num_trials >= least:
-      low, high, *scale = domain
-      low, high = (float(f"{end:.2g}") for end in (low, high))
-      domains[f"hparams.{name}"] = Float(low, high, *scale)
+      low, high = float(f"{low:.2g}"), float(f"{high:.2g}")
+      domains[f"hparams.{name}"] = Float(low, high, scale)
   flat = config_lib.flatten(config)
   if config.model.name in config_lib.TEXT_MODELS:
     domains.pop("hparams.label_smoothing", None)
@@ -469,7 +472,7 @@ def from_algoperf(
     those points by config key, for algorithm "explicit".
 
   Raises:
-    jaxplay.UserError: The file cannot be read, or something in it has no
+    jaxplay.UserError: The file cannot be read, or has a parameter without a
       counterpart here.
   """
   try:
@@ -494,8 +497,9 @@ def from_algoperf(
     return points
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise jaxplay.UserError(
-      f"{str(path)!r} is no search space of AlgoPerf ({error!r}); it maps names"
-      ' to {"min", "max", "scaling"} or {"feasible_points"}, or lists points'
+      f"{str(path)!r} is not a search space of AlgoPerf ({error!r}); expected"
+      ' names with {"min", "max", "scaling"} or {"feasible_points"}, or a list'
+      " of points"
     ) from None
 
 
@@ -510,18 +514,18 @@ def _from_algoperf(specs, max_train_steps):
     key = key if key in flat else f"hparams.{key}"
     if key not in flat:
       raise jaxplay.UserError(
-        f"AlgoPerf's {name} is no hyperparameter here;"
+        f"AlgoPerf's {name} is not a hyperparameter here;"
         f" {config_lib.nearest(key, flat)}"
       )
     if key in domains:
       raise jaxplay.UserError(
-        f"AlgoPerf's {name} is config.{key}, which is there already; leave one"
-        " of them out"
+        f"AlgoPerf's {name} is config.{key}, which is in the file twice; remove"
+        " one of them"
       )
     if is_share and max_train_steps is None:
       raise jaxplay.UserError(
-        "AlgoPerf's warmup_factor is a share of all steps; say how many there"
-        " are, from_algoperf(path, max_train_steps=...)"
+        "AlgoPerf's warmup_factor is a share of all steps, whose number is"
+        " needed: from_algoperf(path, max_train_steps=...)"
       )
     if "feasible_points" in spec or spec["min"] == spec["max"]:
       values = spec.get("feasible_points") or [spec["min"]]

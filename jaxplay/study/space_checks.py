@@ -1,7 +1,7 @@
-"""What no good study has in its search space: refusals, and notes.
+"""Checks of search spaces: refusals, and notes.
 
-A space that is refused would waste its trials, or compare what cannot be
-compared; the sentence names the parameter, the reason and the mend.
+A space that is refused would waste its trials, or its comparisons would not be
+fair; the error names the parameter, the reason and the fix.
 """
 
 import itertools
@@ -37,7 +37,7 @@ def check(
   points: Sequence[Mapping[str, Any]] | None = None,
   overrides: Collection[str] = (),
 ) -> None:
-  """Refuses a space that no good study has.
+  """Refuses a space that would waste trials or compare unfairly.
 
   Tries up to some hundred trials on the config's validation: all combinations
   of choices (of many some), both ends of numbers, and what lies between. A
@@ -46,12 +46,12 @@ def check(
   Args:
     space: A `space.Space`.
     config: The base config, of which the trials differ in the space.
-    points: All the trials, where they are a given list: tried instead.
+    points: All the trials, if they are a list: tried instead.
     overrides: Keys that were set for this study, each to have an effect in some
       trial, and not varied by the space.
 
   Raises:
-    jaxplay.UserError: The first thing that is wrong.
+    jaxplay.UserError: For the first problem.
   """
   if not space.parameters:
     _refuse("the space is empty; vary a hyperparameter, or train one run")
@@ -79,7 +79,7 @@ def check(
 
 
 def _check_key(p, flat):
-  """Refuses what no space may hold."""
+  """Refuses keys and roles that no space can have."""
   if p.key not in flat:
     _typed(p, None, flat)
   if reason := config_lib.KEYS[p.key].fixed:
@@ -116,8 +116,8 @@ def _check_values(p, flat):
   kind = type(flat[p.key])
   seen = set()
   for value in p.values:
-    # 5 for (5,) or "5", as on a command line, would be another value than the
-    # one in the run's config.json.
+    # 5 for (5,) or "5", as on a command line, would not equal the value in the
+    # run's config.json.
     is_other = kind in (str, tuple) and type(value) is not kind
     if is_other or not _is_json(value):
       _refuse(
@@ -129,14 +129,14 @@ def _check_values(p, flat):
       value = _in_32_bits(p, value)
     if value in seen:
       _refuse(
-        f"{p.label} has {value!r} more than once, which would be tried more"
-        " often; give each value once"
+        f"{p.label} has {value!r} more than once, so it would be tried more"
+        " often; list each value once"
       )
     seen.add(value)
 
 
 def _is_json(value):
-  """Whether a value comes back from config.json as it was."""
+  """Returns whether a value is unchanged by config.json."""
   if isinstance(value, tuple):
     return all(map(_is_json, value))
   if isinstance(value, float):
@@ -145,29 +145,29 @@ def _is_json(value):
 
 
 def _check_width(p):
-  """Refuses a range in which a training step sees one number only."""
+  """Refuses a range that is a single number in 32 bits."""
   low, high = (_in_32_bits(p, end) for end in (p.low, p.high))
   if high - low < _NARROWEST * max(abs(low), abs(high)):
     _refuse(
-      f"{p.label} goes from {p.low!r} to {p.high!r}, nearly one number in the"
-      " 32 bits of a training step; widen it, or set it in the base config"
+      f"{p.label} goes from {p.low!r} to {p.high!r}, nearly a single number in"
+      " the 32 bits of a training step; widen it, or set it in the base config"
     )
 
 
 def _in_32_bits(p, value):
-  """As a training step has it."""
+  """Returns a number as it is in a training step."""
   rounded = config_lib.rounded(value)
   if not math.isfinite(rounded) or (value and abs(rounded) < _SMALLEST):
     _refuse(
-      f"{p.label} has the value {value!r}, which a training step cannot tell"
-      f" from {'0' if math.isfinite(rounded) else 'infinity'}; use 0, or"
+      f"{p.label} has the value {value!r}, which in 32 bits is"
+      f" {'0' if math.isfinite(rounded) else 'infinity'}; use 0, or"
       f" {_SMALLEST:.2g} to 3.4e+38"
     )
   return rounded
 
 
 def check_form(p) -> None:
-  """Refuses what is no parameter, whatever the config.
+  """Refuses a parameter that is invalid with any config.
 
   Args:
     p: A `space.Parameter`.
@@ -178,7 +178,7 @@ def check_form(p) -> None:
   _check_name(p, "role", ROLES)
   if p.kind == "choice":
     if not p.values:
-      _refuse(f"{p.label} is a Choice of nothing; give it values")
+      _refuse(f"{p.label} is a Choice without values; add some")
     return
   _check_name(p, "scale", SCALES[p.kind])
   for end in ("low", "high"):
@@ -186,13 +186,13 @@ def check_form(p) -> None:
     types = (int,) if p.kind == "int" else (int, float)
     if type(number) not in types or not math.isfinite(number):
       _refuse(
-        f"{p.label} has {end}={number!r}; it must be a"
-        f" {'whole' if p.kind == 'int' else 'finite'} number"
+        f"{p.label} has {end}={number!r}; expected"
+        f" {'an integer' if p.kind == 'int' else 'a finite number'}"
       )
     if p.kind == "int" and abs(number) > _LARGEST:
       _refuse(
-        f"{p.label} has {end}={number!r}, and whole numbers beyond"
-        f" {_LARGEST:,} cannot be drawn exactly"
+        f"{p.label} has {end}={number!r}, and integers beyond {_LARGEST:,}"
+        " cannot be drawn exactly"
       )
   if p.low >= p.high:
     _refuse(
@@ -230,16 +230,16 @@ def _check_condition(space, p):
     if not switches:
       names = ", ".join(q.key for q in choices if q != p) or "none"
       _refuse(
-        f"{p.label} has when={{{key!r}: ...}}, and {key} is no Choice of the"
-        f" space (there is: {names}); add it, or set it in the base config"
+        f"{p.label} has when={{{key!r}: ...}}, and {key} is not a Choice of the"
+        f" space (these are: {names}); add it, or set it in the base config"
         " and leave out when="
       )
     known = [value for q in switches for value in q.values]
     for value in values or [()]:
       if value not in known:
         _refuse(
-          f"{p.label} has when={{{key!r}: {value!r}}}, which is none of the"
-          f" values of {key}: {', '.join(map(repr, known))}"
+          f"{p.label} has when={{{key!r}: {value!r}}}, which is not among"
+          f" the values of {key}: {', '.join(map(repr, known))}"
         )
     if p.role == "scientific" and "nuisance" in [q.role for q in switches]:
       _refuse(
@@ -251,8 +251,8 @@ def _check_condition(space, p):
   if p not in space.ordered:
     circle = [q.label for q in space.parameters if q not in space.ordered]
     _refuse(
-      f"{', '.join(circle)} exist only under one another, so never; take one"
-      " of the when= away"
+      f"{', '.join(circle)} exist only under one another, so never; remove one"
+      " of the when="
     )
   if () in _implied(space, p).values():
     _refuse(
@@ -270,7 +270,7 @@ def _implied(space, p):
       for q in space.ordered
       if q.key == key and any(v in values for v in q.values)
     ]
-    # Of several switches it would be either's conditions: none is certain.
+    # With several switches neither's conditions are certain.
     if len(switches) == 1:
       for other, allowed in _implied(space, switches[0]).items():
         both = implied.get(other, allowed)
@@ -279,7 +279,7 @@ def _implied(space, p):
 
 
 def _overlap(conditions, others):
-  """Whether both can hold at once."""
+  """Returns whether both can hold at once."""
   return all(
     any(value in others[key] for value in values)
     for key, values in conditions.items()
@@ -288,7 +288,7 @@ def _overlap(conditions, others):
 
 
 def _check_trials(space, config, points):
-  """Refuses a space with a trial that cannot be, or varies what is not used."""
+  """Refuses a space with an invalid trial, or that varies unused keys."""
   for point in _probes(space) if points is None else points:
     trial = _trial(config, point)
     if points is None:
@@ -298,7 +298,7 @@ def _check_trials(space, config, points):
         if switch and not config_lib.is_on(flat[switch], values):
           _refuse_idle(space, p, switch, flat[switch], values)
     if error := _error(trial):
-      # What is at fault: it is named, or the base config's value would do.
+      # At fault: keys that are named, or whose base value would be valid.
       named = [
         key
         for key in point
@@ -307,7 +307,7 @@ def _check_trials(space, config, points):
       ]
       if not named and _error(config) == error:
         _refuse(f"the study's base config cannot be trained: {error}")
-      # Of several faults it may be that no single other value would do.
+      # With several faults it may be that no single change would do.
       values = ", ".join(f"{key}={point[key]!r}" for key in named or point)
       _refuse(f"the space allows {values}, which cannot be trained: {error}")
 
@@ -331,27 +331,27 @@ def _refuse_idle(space, p, switch, value, values):
   useful = [v for v in _values(space, switch) if config_lib.is_on(v, values)]
   if useful:
     when = {switch: tuple(useful) if len(useful) > 1 else useful[0]}
-    mend = f"give it when={when}"
+    fix = f"give it when={when}"
   else:
-    mend = (
+    fix = (
       f"take it out of the space, or set config.{switch} to"
       f" {' or '.join(map(repr, values))}"
     )
   _refuse(
-    f"{p.label} has no effect with config.{switch}={value!r}; {mend}"
+    f"{p.label} has no effect with config.{switch}={value!r}; {fix}"
     f" ({_SECTION})"
   )
 
 
 def _values(space, key):
-  """All values that a choice of the space, if it is one, takes somewhere."""
+  """Returns all values of a choice in the space; [] if it is not a choice."""
   return [v for p in space.parameters if p.key == key for v in p.values]
 
 
 def _probes(space) -> Iterator[dict[str, Any]]:
-  """Points to try: corners, integers between, and some of the inside."""
+  """Yields points to try: corners, integers between, and some inside."""
   rng = random.Random(0)
-  combinations = [{}]
+  combinations: list[dict[str, Any]] = [{}]
   for p in space.ordered:
     if p.kind == "choice":
       combinations = [
@@ -389,7 +389,7 @@ def _probes(space) -> Iterator[dict[str, Any]]:
 
 
 def notes(space, config: ml_collections.ConfigDict) -> list[str]:
-  """Sentences worth a line on the terminal before a study begins.
+  """Returns notes for the terminal, before a study begins.
 
   Args:
     space: A `space.Space` that `check` accepts.
@@ -398,7 +398,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   flat = config_lib.flatten(config)
   varied = {p.key for p in space.parameters}
   tuned = {p.key for p in space.parameters if p.role == "nuisance"}
-  found = [
+  sentences = [
     config_lib.without_effect_told(key, flat)
     for key in config_lib.idle(flat)
     if not _has_effect(space, key, flat)
@@ -409,7 +409,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
       for key in config_lib.RETUNE
       if key not in tuned and flat[key] and _has_effect(space, key, flat)
     ]
-    found.append(
+    sentences.append(
       "batch_size is varied, and the best values of most hyperparameters change"
       " with it"
       + (f"; nothing tunes {', '.join(untuned)}" if untuned else "")
@@ -423,7 +423,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
     if p.role == "scientific" and p.key not in config_lib.OPTIMIZER_NUMBERS
   ]
   if compared and not tuned & set(config_lib.OPTIMIZER_NUMBERS):
-    found.append(
+    sentences.append(
       f"values of {', '.join(compared)} are compared at one learning rate,"
       " which may suit some better than others; at least some of the"
       " optimizer's hyperparameters should be nuisance parameters"
@@ -436,22 +436,22 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
       and "optimizer" not in _implied(space, p)
     ):
       names = ", ".join(_values(space, "optimizer"))
-      found.append(
+      sentences.append(
         f"{p.label} has one range for {names}; the ranges that work typically"
         " differ by orders of magnitude, so give each optimizer its own with"
         f" when= ({_SECTION})"
       )
     if p.kind == "float" and p.scale == "linear" and 0 < 100 * p.low <= p.high:
-      found.append(
+      sentences.append(
         f"{p.label} is linear from {p.low:g} to {p.high:g}, so nine of ten"
         f" trials lie above {p.from_unit(0.1):.2g}; scale='log' spreads them"
         " over the orders of magnitude"
       )
-  return found
+  return sentences
 
 
 def _has_effect(space, key, flat):
-  """Whether some trial reads the key."""
+  """Returns whether some trial reads the key."""
   switch, values = config_lib.used_by(key) or (None, ())
   return switch is None or any(
     config_lib.is_on(value, values)

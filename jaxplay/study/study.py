@@ -18,6 +18,7 @@ is a batch of points that take the places 64, 65, ...; the sequence goes on
 behind them as if they were not there.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -25,7 +26,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, Required, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import ml_collections
 
@@ -43,7 +44,7 @@ class Study:
   """What `get_study()` of a study file returns.
 
   Attributes:
-    goal: The question, in a sentence.
+    goal: What the study is to find out, in a sentence.
     config: The base config as `--config` takes it, FILE[:ARG]; the path is
       relative to the study file or, failing that, to the current folder.
     space: Config key -> domain, or several under different `when`; see
@@ -73,14 +74,6 @@ class Study:
   notes: str = ""
 
 
-class _Config(rundir.Config):
-  """The base config, of which these keys are read."""
-
-  seed: Required[rundir.Count]
-  max_train_steps: Required[rundir.Positive]
-  objective: Required[str]
-
-
 class _Batch(TypedDict):
   """Adaptive trials: the points that follow `after` trials."""
 
@@ -92,8 +85,8 @@ class StudyFile(TypedDict):
   """study.json.
 
   Attributes:
-    file_trials: Of its trials those that the study file asked for; a study
-      that was begun before this was kept lacks it.
+    file_trials: Number of trials in the study file; studies of older versions
+      lack it.
     suggested: The adaptive trials; see the top of this file.
   """
 
@@ -101,7 +94,7 @@ class StudyFile(TypedDict):
   notes: str
   config_file: str
   overrides: dict[str, Any]
-  config: _Config
+  config: rundir.BaseConfig
   space: list[space_lib.Row]
   algorithm: Literal[
     "halton", "sobol", "grid", "random", "explicit", "algoperf"
@@ -129,7 +122,7 @@ class _Chosen(TypedDict):
 
 
 class FinalFile(_Chosen):
-  """final.json; what is in it is said in `analysis.final`."""
+  """final.json; `analysis.final` explains its content."""
 
   adaptive: bool
   point: dict[str, Any]
@@ -151,10 +144,10 @@ def load(file: "str | os.PathLike | Study") -> tuple[dict[str, Any], list[str]]:
     file: Of the user, with `get_study`; or a study.
 
   Returns:
-    What study.json is to hold, and sentences worth a line on the terminal.
+    The content of study.json, and notes for the terminal.
 
   Raises:
-    jaxplay.UserError: It does not run, or asks for what makes no sense.
+    jaxplay.UserError: It does not run, or its values are invalid.
   """
   if isinstance(file, Study):
     path, study = "", file
@@ -165,7 +158,7 @@ def load(file: "str | os.PathLike | Study") -> tuple[dict[str, Any], list[str]]:
     value = getattr(study, name)
     if not isinstance(value, kind) or isinstance(value, bool):
       raise jaxplay.UserError(
-        f"study file {path!r}: {name} is {value!r}; it must be of type"
+        f"study file {path!r}: {name} is {value!r}; expected type"
         f" {kind.__name__}"
       )
   if not study.goal.strip():
@@ -185,7 +178,7 @@ def define(
   """Checks a study of a config, which gets the study's overrides; see `load`.
 
   Args:
-    study: The study, whose `config` says where the config is from.
+    study: The study; its `config` is only recorded.
     config: The base config.
     path: Of the study file, if there is one.
   """
@@ -197,14 +190,14 @@ def define(
   num_trials = study.num_trials or len(points or ())
   if num_trials < 1:
     raise jaxplay.UserError(
-      f"study file {path!r}: num_trials is {num_trials}; it must be at least 1"
+      f"study file {path!r}: num_trials is {num_trials}; expected at least 1"
     )
-  # What is made by a program, and no file, may override what is switched off.
+  # Studies made by a program, without a file, may override unused keys.
   space.check(config, points, study.overrides if path else ())
   objective = study.objective or config.objective
   _, metric = parse_objective(objective)
   if metric not in (config.objective, *_TRAIN_OBJECTIVES):
-    # So that the best checkpoint is the best one by the study's objective.
+    # So that the best checkpoint is the best by the study's objective.
     config_lib.override(config, "objective", metric)
     config_lib.validate(config)
   definition = {
@@ -220,9 +213,9 @@ def define(
     "num_trials": num_trials,
     "objective": objective,
   }
-  # As it will be read again, so that comparing is comparing.
+  # As it will be read again, so that the two can be compared.
   definition = json.loads(json.dumps(definition))
-  _sample(definition)  # Whether there are so many.
+  _sample(definition)  # Fails if there are fewer points.
   return definition, space.notes(config)
 
 
@@ -230,7 +223,7 @@ def _check_keys(what, mapping):
   for key in mapping:
     if not isinstance(key, str):
       raise jaxplay.UserError(
-        f"{what} have the key {key!r}; it must be a config key, such as"
+        f"{what} have the key {key!r}; expected a config key, such as"
         " 'hparams.learning_rate'"
       )
 
@@ -245,33 +238,33 @@ _KINDS = {
   "objective": str,
   "notes": str,
 }
-# Logged in every run, but by them no checkpoint is chosen.
+# Logged in every run, but never used to choose a checkpoint.
 _TRAIN_OBJECTIVES = ("train/loss", "train/error_rate")
 
 
 def parse_objective(text: str) -> tuple[str, str]:
-  """Takes "METRIC", "best:METRIC" or "final:METRIC" apart.
+  """Splits "METRIC", "best:METRIC" or "final:METRIC".
 
   Returns:
     ("best" or "final", metric)
 
   Raises:
-    jaxplay.UserError: It begins with another word.
+    jaxplay.UserError: It has another prefix.
   """
   select, colon, metric = text.rpartition(":")
   if colon and select not in ("best", "final"):
     raise jaxplay.UserError(
-      f"objective {text!r} begins with {select!r}; it can be METRIC,"
+      f"objective {text!r} begins with {select!r}; expected METRIC,"
       " best:METRIC or final:METRIC"
     )
   return select or "best", metric
 
 
 def check_length(num_trials: int) -> None:
-  """Refuses a study of more trials than their folders have names.
+  """Refuses a study with more than `MOST_TRIALS` trials.
 
   Raises:
-    jaxplay.UserError: It has.
+    jaxplay.UserError: It has more.
   """
   if num_trials > MOST_TRIALS:
     raise jaxplay.UserError(
@@ -344,83 +337,80 @@ def _varied(points):
     for key, value in point.items():
       if value not in values.setdefault(key, []):
         values[key].append(value)
-  return {key: space_lib.Choice(found) for key, found in values.items()}
+  return {key: space_lib.Choice(choices) for key, choices in values.items()}
 
 
-class StudyDir:
+class StudyDir(rundir.Directory):
   """Reads and writes one study directory."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = rundir.at(path)
-    # The files that a study shares with a run: provenance, findings, lock.
-    self.own = rundir.RunDir(path)
+  kind = "a study"
+  shape = StudyFile
 
   def study(self) -> dict[str, Any]:
-    """What study.json holds.
+    """Returns the content of study.json.
 
     Raises:
       jaxplay.UserError: There is no study here, or it is damaged.
     """
-    study = self._read()
-    if study is None:
-      raise rundir.absent(self.path, "a study")
-    return study
+    return self._definition()
 
   def _read(self):
-    """What study.json holds, or None where there is none."""
-    path = self.path / "study.json"
-    study = rundir.read_json(path, StudyFile)
+    study = super()._read()
     if study is not None:
       try:
         _check(study)
       except jaxplay.UserError as error:
-        raise rundir.Damaged(path, str(error)) from None
+        raise rundir.Damaged(self.path / "study.json", str(error)) from None
     return study
 
   def merged(self, definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What study.json is to hold once the study was made here, or gone on with.
+    """Returns the study.json of a new study, or of one that goes on.
 
-    The goal, the notes and a larger number of trials are taken over, and what
-    the base config says of where and how trials are computed; anything else
-    would make the trials of one study incomparable.
+    The goal, the notes and a larger number of trials are replaced, and where
+    and how the base config computes trials. Anything else would make the trials
+    of one study incomparable.
 
     Raises:
       jaxplay.UserError: Another study is here, or something else.
     """
-    here, asked = self._read(), definition["num_trials"]
+    here, file_trials = (
+      self._refuse_different(definition),
+      definition["num_trials"],
+    )
     if here is None:
-      rundir.refuse_other(self.path, "a study")
-      return dict(definition, command=commands.typed(), file_trials=asked)
-    self._check_same(here, definition)
-    taken = {key: definition[key] for key in ("goal", "notes")}
-    taken["config"] = config_lib.resumed(here["config"], definition["config"])
-    num_trials = max(here["num_trials"], asked)
-    return here | taken | {"num_trials": num_trials, "file_trials": asked}
+      return dict(definition, command=commands.typed(), file_trials=file_trials)
+    return here | {
+      "goal": definition["goal"],
+      "notes": definition["notes"],
+      "config": config_lib.resumed(here["config"], definition["config"]),
+      "num_trials": max(here["num_trials"], file_trials),
+      "file_trials": file_trials,
+    }
 
   def create(self, definition: Mapping[str, Any]) -> None:
     """Makes the study, or goes on with the one that is here; see `merged`.
 
     Raises:
-      jaxplay.UserError: Another study is here, or a run.
+      jaxplay.UserError: Another study is here, or something else.
     """
     self.merged(definition)  # Before anything is written.
-    self.own.create()
-    with self.own.lock(wait=True):
-      self.own.note_start(provenance.record())
-      rundir.write_json(self.path / "study.json", self.merged(definition))
+    self.make()
+    with self.lock(wait=True):
+      self.note_start(provenance.record())
+      self._write(self.merged(definition))
 
   def _check_same(self, here, definition):
     changed = _differences(here, definition)
     if changed:
-      told = "; ".join(
-        f"{key} was {_told(old)} and is now {_told(new)}"
+      shown = "; ".join(
+        f"{key} was {_shown(old)} and is now {_shown(new)}"
         for key, (old, new) in list(changed.items())[:4]
       )
       more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
       raise jaxplay.UserError(
-        f"{str(self.path)!r} holds another study: {told}{more}; restore that in"
-        " the study file, or use another workdir (`jaxplay study extend` adds"
-        " trials to the one that is here)"
+        f"{str(self.path)!r} holds another study: {shown}{more}; restore that"
+        " in the study file, or use another workdir (to add trials to the study"
+        " that is here: `jaxplay study extend`)"
       )
 
   def extend(self, num_trials: int) -> None:
@@ -430,7 +420,7 @@ class StudyDir:
       jaxplay.UserError: That would shorten it, or there are no more points.
     """
     self.study()  # Before anything is written.
-    with self.own.lock(wait=True):
+    with self.lock(wait=True):
       study = self.study()
       if num_trials < study["num_trials"]:
         raise jaxplay.UserError(
@@ -438,26 +428,26 @@ class StudyDir:
           f" the new total, and {num_trials} is less"
         )
       study["num_trials"] = num_trials
-      _sample(study)  # Whether there are so many.
-      rundir.write_json(self.path / "study.json", study)
+      _sample(study)  # Fails if there are fewer points.
+      self._write(study)
 
   def append(self, batch: Mapping[str, Any]) -> bool:
     """Adds a batch of adaptive trials at the end of the study.
 
     Args:
-      batch: "after", the number of trials that it was made from; "points", as
-        `suggest.suggest` makes them; and whatever tells how it was made.
+      batch: "after", the number of trials that it was made from; "points", from
+        `suggest.suggest`; and anything that documents how it was made.
 
     Returns:
-      Whether it was added: not where the study has got more trials meanwhile.
+      Whether it was added: not if the study has more trials by now.
     """
-    with self.own.lock(wait=True):
+    with self.lock(wait=True):
       study = self.study()
       if study["num_trials"] != batch["after"]:
         return False
       study["num_trials"] += len(batch["points"])
       study["suggested"] = [*study.get("suggested", ()), dict(batch)]
-      rundir.write_json(self.path / "study.json", study)
+      self._write(study)
     return True
 
   def points(self) -> list[dict[str, Any]]:
@@ -465,11 +455,11 @@ class StudyDir:
     study = self.study()
     try:
       return _sample(study)
-    except jaxplay.UserError as error:  # It was not when it was written.
+    except jaxplay.UserError as error:  # It was changed after it was written.
       raise rundir.Damaged(self.path / "study.json", str(error)) from None
 
   def final(self) -> dict[str, Any] | None:
-    """What final.json holds, or None before anybody asked for it."""
+    """Returns the content of final.json, or None if there is none."""
     return rundir.read_json(self.path / "final.json", FinalFile)
 
   def write_final(self, final: Mapping[str, Any]) -> None:
@@ -492,12 +482,12 @@ class StudyDir:
 
   def reruns(self) -> list[tuple[int, rundir.RunDir]]:
     """(trial, run directory) of every rerun that was begun."""
-    found = [
+    names = [
       (int(folder.parent.name), int(folder.name))
       for folder in (self.path / "reruns").glob("*/*")
       if is_run(folder.relative_to(self.path).as_posix())
     ]
-    return [(index, self.rerun(index, seed)) for index, seed in sorted(found)]
+    return [(index, self.rerun(index, seed)) for index, seed in sorted(names)]
 
 
 _INDEX = "(?:0[0-9]{3}|[1-9][0-9]{3,})"
@@ -505,36 +495,30 @@ _RUN = re.compile(f"trials/{_INDEX}|reruns/{_INDEX}/(?:0|[1-9][0-9]*)")
 
 
 def is_run(name: Any) -> bool:
-  """Whether a name is that of a run of a study, as seen from its directory.
+  """Returns whether a value is the name of a run, relative to its study.
 
-  Such as "trials/0007" and "reruns/0007/3", and as the program writes them: a
-  name from a file becomes part of a path, and any other could lead anywhere.
+  Such as "trials/0007" and "reruns/0007/3". A name from a file becomes part of
+  a path, and any other could lead anywhere.
   """
   return isinstance(name, str) and _RUN.fullmatch(name) is not None
 
 
 def _check(study):
-  """Refuses what the types of study.json cannot say.
+  """Refuses values of study.json that its types allow.
 
   Raises:
     jaxplay.UserError: With the place in the file.
   """
-  try:
+  with _place("$.space"):
     space = space_lib.Space.from_json(study["space"])
-  except jaxplay.UserError as error:
-    raise jaxplay.UserError(f"$.space: {error}") from None
-  try:
+  with _place("$.objective"):
     parse_objective(study["objective"])
-  except jaxplay.UserError as error:
-    raise jaxplay.UserError(f"$.objective: {error}") from None
-  try:
+  with _place("$.num_trials"):
     check_length(study["num_trials"])
-  except jaxplay.UserError as error:
-    raise jaxplay.UserError(f"$.num_trials: {error}") from None
   if (study["algorithm"] == "explicit") != (study["points"] is not None):
     raise jaxplay.UserError(
       f"$.points: algorithm {study['algorithm']!r} has"
-      f" {'none' if study['points'] is None else 'some'}"
+      f" {'no points' if study['points'] is None else 'points'}"
     )
   keys, end = {p.key for p in space.parameters}, 0
   for number, batch in enumerate(study.get("suggested", ())):
@@ -547,8 +531,8 @@ def _check(study):
     for i, point in enumerate(batch["points"]):
       if not point.keys() <= keys:
         raise jaxplay.UserError(
-          f"{place}.points[{i}] has {', '.join(point.keys() - keys)}, which the"
-          " space has not"
+          f"{place}.points[{i}] has {', '.join(point.keys() - keys)}, which is"
+          " not in the space"
         )
   if end > study["num_trials"]:
     raise jaxplay.UserError(
@@ -557,11 +541,20 @@ def _check(study):
     )
 
 
+@contextlib.contextmanager
+def _place(place):
+  """Puts a place in study.json in front of a refusal."""
+  try:
+    yield
+  except jaxplay.UserError as error:
+    raise jaxplay.UserError(f"{place}: {error}") from None
+
+
 def _differences(here, definition):
   """Place in study.json -> (old, new) of what makes it another study.
 
-  The goal and the notes are words, and the config file may be moved: what is in
-  it is compared.
+  The goal and the notes do not count, and the config file may be moved: its
+  content is compared.
   """
   old, new = _places(here), _places(definition)
   changed = {
@@ -570,28 +563,28 @@ def _differences(here, definition):
     if old.get(key, _NOTHING) != new.get(key, _NOTHING)
   }
   of_config = config_lib.differences(here["config"], definition["config"])
-  for key, pair in of_config.items():  # The values in force, said once.
+  for key, pair in of_config.items():  # Reported once.
     changed.pop(f"overrides.{key}", None)
     changed[f"config.{key}"] = pair
-  # Beyond what the file asked for there may be more: extended, or suggested.
-  asked = here.get("file_trials", 1), definition["num_trials"]
-  if asked[1] < asked[0]:
-    changed["num_trials"] = asked
+  # The study may have more trials than its file: extended, or suggested.
+  file_trials, num_trials = here.get("file_trials", 1), definition["num_trials"]
+  if num_trials < file_trials:
+    changed["num_trials"] = file_trials, num_trials
   return changed
 
 
 _NOTHING = object()
 
 
-def _told(value):
-  return "not there" if value is _NOTHING else repr(value)
+def _shown(value):
+  return "absent" if value is _NOTHING else repr(value)
 
 
 def _places(study):
-  """What must not change of study.json but the config: place -> value."""
-  parts = {
-    key: study[key] for key in ("algorithm", "seed", "objective")
-  } | {f"overrides.{key}": value for key, value in study["overrides"].items()}
+  """Place -> value, of what must not change apart from the config."""
+  parts = {key: study[key] for key in ("algorithm", "seed", "objective")}
+  for key, value in study["overrides"].items():
+    parts[f"overrides.{key}"] = value
   for row in study["space"]:
     for name, value in row.items():
       parts[f"space.{row.get('label', row['key'])}.{name}"] = value
@@ -627,16 +620,18 @@ def find(root: str | os.PathLike) -> list[StudyDir]:
     jaxplay.UserError: There is no such folder, or it is in a bucket.
   """
   if not rundir.is_local(rundir.at(root)):
-    raise jaxplay.UserError("studies in buckets can be named, but not found")
+    raise jaxplay.UserError(
+      "studies in buckets cannot be listed; name each of them"
+    )
   if not os.path.isdir(root):
     raise jaxplay.UserError(f"there is no folder {str(root)!r}")
-  found = []
-  for folder, below, files in os.walk(root):
+  studies = []
+  for folder, below, files in os.walk(os.fspath(root)):
     below.sort()
-    if "study.json" in (*files, *below):  # A folder is damaged.
+    if "study.json" in (*files, *below):  # As a folder it is damaged.
       below.clear()  # Its trials hold no studies.
-      found.append(StudyDir(folder))
-  return found
+      studies.append(StudyDir(folder))
+  return studies
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

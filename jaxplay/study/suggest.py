@@ -3,7 +3,7 @@
 After exploration, when one good configuration counts more than insight,
 "Bayesian optimization tools should be used to automatically find the best
 hyperparameter configuration" (Playbook, after exploration concludes). Optuna is
-that tool. It is handed a fresh study in memory each time, so a suggestion is a
+that tool. It gets a fresh study in memory each time, so a suggestion is a
 function of the trials and a seed, and there is no state to keep.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import jaxplay
 from jaxplay.study import space as space_lib
 
-# Ended trials below which there is nothing to learn from: points are random.
+# Number of ended trials below which points are random.
 FEWEST = 8
 # A space of choices alone may have been tried nearly everywhere.
 _ATTEMPTS = 20
@@ -30,18 +30,17 @@ History = Sequence[tuple[Mapping[str, Any], float | None]]
 def suggest(
   space: space_lib.Space, history: History, *, num: int, seed: int
 ) -> list[dict[str, Any]]:
-  """The next points of a study, to be tried at the same time.
+  """Returns the next points of a study, to be tried at the same time.
 
   Optuna sees numbers as units on their scale, and choices without an order.
-  A diverged trial is told as the worst of values that violates a constraint: as
-  a failure or NaN it would teach nothing, and be suggested again. Source:
-  Gelbart et al., Bayesian Optimization with Unknown Constraints (2014).
+  A diverged trial has an infinite value and violates a constraint: as a failure
+  or NaN it would be ignored, and suggested again. Source: Gelbart et al.,
+  Bayesian Optimization with Unknown Constraints (2014).
 
   Args:
     space: Where the points are to lie.
-    history: (point, objective) of trials in this space; less is better, inf is
-      a trial that diverged, None one that has yet to end. Crashed trials, which
-      say nothing, are left out.
+    history: (point, objective) of trials in this space; less is better; inf if
+      the trial diverged, None if it has not ended. Crashed trials are left out.
     num: Number of points.
     seed: At least 0. The same history and seed give the same points.
 
@@ -53,33 +52,32 @@ def suggest(
     seeds = np.random.SeedSequence([seed, len(history)])
     seed = int(seeds.generate_state(1)[0])
     study = optuna.create_study(sampler=_sampler(optuna, space, seed))
-    for point, value in history:
-      study.add_trial(_told(optuna, space, point, value))
-    known = [dict(point) for point, _ in history]
-    found = []
+    for earlier, value in history:
+      study.add_trial(_optuna_trial(optuna, space, earlier, value))
+    known = [earlier for earlier, _ in history]
+    points: list[dict[str, Any]] = []
     for _ in range(num):
       for _ in range(_ATTEMPTS):
-        # It stays open: the next one is to keep away from it.
+        # The trial stays open, so that the next ones keep away from it.
         point = _ask(study.ask(), space)
-        if point not in known:
+        if point not in known and point not in points:
           break
-      known.append(point)
-      found.append(point)
-  return found
+      points.append(point)
+  return points
 
 
 def check_installed() -> None:
-  """Refuses early what would need Optuna late.
+  """Checks that Optuna is installed, before it is needed.
 
   Raises:
-    jaxplay.UserError: It is not installed.
+    jaxplay.UserError: It is not.
   """
   with _quiet_optuna():
     pass
 
 
 def sampler(space: space_lib.Space) -> str:
-  """Which of Optuna's samplers `suggest` uses in a space.
+  """Returns which of Optuna's samplers `suggest` uses in a space.
 
   Returns:
     "gp" where torch is installed and no parameter is conditional, else "tpe".
@@ -123,8 +121,8 @@ def _sampler(optuna, space, seed):
   )
 
 
-def _told(optuna, space, point, value):
-  """A trial as Optuna is told of it."""
+def _optuna_trial(optuna, space, point, value):
+  """Returns a trial for Optuna."""
   active = space.active(point)
   states = optuna.trial.TrialState
   outcome = {"state": states.RUNNING}
@@ -145,7 +143,7 @@ def _told(optuna, space, point, value):
 
 
 def _ask(trial, space):
-  """The point that Optuna suggests, by config key."""
+  """Returns the point that Optuna suggests, by config key."""
   point = {}
   for p in space.ordered:
     if p.key in point or not p.exists(point):

@@ -555,7 +555,7 @@ def test_a_process_that_dies_before_it_says_so(tmp_path, capsys):
   more = ("--runner=processes", "--no_report")
   assert _run(path, study, *more) == cli.common.EXIT_FAILED
   told = capsys.readouterr().out
-  assert told.count("there is no dataset 'digit'") == 2
+  assert told.count("unknown dataset 'digit'") == 2
   assert studies.trial(study, 0).status()["failures"] == 2
 
 

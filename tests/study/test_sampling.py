@@ -550,7 +550,7 @@ def test_grid_of_three_numbers_is_refused():
   "request_, words",
   [
     (dict(num=-1), ["num is -1", "at least 0"]),
-    (dict(num=20.0), ["num is 20.0", "whole number"]),
+    (dict(num=20.0), ["num is 20.0", "integer"]),
     (dict(num=True), ["num is True"]),
     (dict(start=-3), ["start is -3"]),
     (dict(seed=-1), ["seed is -1"]),

@@ -329,7 +329,10 @@ def test_spaces_do_not_change():
       [LEARNING_RATE, "(0.0001, 0.1)", "Float(1e-4, 1e-1, 'log')"],
     ),
     (lambda: Space({LEARNING_RATE: 0.1}), [LEARNING_RATE, "= 0.1"]),
-    (lambda: Space({LEARNING_RATE: Float}), [LEARNING_RATE, "must be a Float"]),
+    (
+      lambda: Space({LEARNING_RATE: Float}),
+      [LEARNING_RATE, "expected a Float"],
+    ),
     (lambda: Space({LEARNING_RATE: []}), [LEARNING_RATE, "= []"]),
     (
       lambda: Space({LEARNING_RATE: Float(0, 1, when="adam")}),
@@ -399,7 +402,7 @@ def test_what_is_no_domain(make, words):
     ({LEARNING_RATE: Float(0.1, math.inf)}, ["high=inf", "finite"]),
     ({LEARNING_RATE: Float(math.nan, 1)}, ["low=nan", "finite"]),
     ({LEARNING_RATE: Float(False, True)}, ["low=False"]),
-    ({WARMUP: Int(0, 1e3)}, ["high=1000.0", "whole"]),
+    ({WARMUP: Int(0, 1e3)}, ["high=1000.0", "integer"]),
     # Types.
     ({WARMUP: Float(0, 100)}, [WARMUP, "Float", "type int", "use Int"]),
     ({LEARNING_RATE: Int(1, 10)}, ["Int", "type float", "use Float"]),
@@ -407,39 +410,39 @@ def test_what_is_no_domain(make, words):
     ({"clipping": Choice((0, 1))}, ["search space", "clipping is 0", "bool"]),
     ({LEARNING_RATE: Choice(("high", "low"))}, ["'high'", "float"]),
     # Choices.
-    ({"optimizer": Choice(())}, ["optimizer", "nothing"]),
+    ({"optimizer": Choice(())}, ["optimizer", "without values"]),
     ({"optimizer": Choice(("sgd", "sgd"))}, ["'sgd' more than once"]),
     ({LEARNING_RATE: Choice((1, 0.1, 1.0))}, ["1.0 more than once"]),
     ({"optimizer": Choice(("adam", "adma"))}, ["'adma'", "'adam'?"]),
     # Conditions.
     (
       {LEARNING_RATE: Float(0.1, 1, when={"optimizer": "nesterov"})},
-      [LEARNING_RATE, "optimizer is no Choice", "there is: none"],
+      [LEARNING_RATE, "optimizer is not a Choice", "these are: none"],
     ),
     (
       {
         "optimizer": OPTIMIZERS,
         LEARNING_RATE: Float(0.1, 1, when={"optimiser": "adam"}),
       },
-      ["optimiser is no Choice", "there is: optimizer"],
+      ["optimiser is not a Choice", "these are: optimizer"],
     ),
     (
       {WARMUP: Int(0, 9), LEARNING_RATE: Float(0.1, 1, when={WARMUP: 3})},
-      [f"{WARMUP} is no Choice"],
+      [f"{WARMUP} is not a Choice"],
     ),
     (
       {
         "optimizer": OPTIMIZERS,
         LEARNING_RATE: Float(0.1, 1, when={"optimizer": ("adam", "lion")}),
       },
-      ["'lion'", "none of the values of optimizer", "'adam', 'nesterov'"],
+      ["'lion'", "not among the values of optimizer", "'adam', 'nesterov'"],
     ),
     (
       {
         "optimizer": OPTIMIZERS,
         LEARNING_RATE: Float(0.1, 1, when={"optimizer": ()}),
       },
-      ["when={'optimizer': ()}", "none of the values"],
+      ["when={'optimizer': ()}", "not among the values"],
     ),
     (
       {
@@ -945,14 +948,14 @@ def test_algoperf_points(search_space):
   "content, words",
   [
     ("{", ["cannot read", "tuning_search_space.json"]),
-    ("3", ["no search space of AlgoPerf", "feasible_points"]),
-    ({"learning_rate": 0.1}, ["no search space of AlgoPerf"]),
-    ({"learning_rate": {"min": 0.1, "max": 1}}, ["no search", "'scaling'"]),
-    ([0.1, 0.2], ["no search space of AlgoPerf"]),
-    ([{"learning_rate": {"feasible_points": []}}], ["no search space"]),
+    ("3", ["not a search space of AlgoPerf", "feasible_points"]),
+    ({"learning_rate": 0.1}, ["not a search space of AlgoPerf"]),
+    ({"learning_rate": {"min": 0.1, "max": 1}}, ["not a search", "'scaling'"]),
+    ([0.1, 0.2], ["not a search space of AlgoPerf"]),
+    ([{"learning_rate": {"feasible_points": []}}], ["not a search space"]),
     (
       {"leraning_rate": {"feasible_points": [0.1]}},
-      ["leraning_rate is no hyperparameter", f"config.{LEARNING_RATE}?"],
+      ["leraning_rate is not a hyperparameter", f"config.{LEARNING_RATE}?"],
     ),
     (
       {"one_minus_beta_1": {"min": 0.1, "max": 0.2, "scaling": "log"}},
@@ -972,7 +975,7 @@ def test_algoperf_points(search_space):
         "beta1": {"feasible_points": [0.1]},
         "one_minus_beta1": {"feasible_points": [0.9]},
       },
-      [f"config.{BETA1}", "there already"],
+      [f"config.{BETA1}", "in the file twice"],
     ),
   ],
 )
