@@ -192,7 +192,7 @@ def _edges(results, parameter) -> list[_Edge]:
   values = np.where(np.isnan(units), np.nan, results.values)
   cells = [
     (name, indices)
-    for name, indices in trials_lib.cells(
+    for name, indices in trials_lib.groups(
       results, False, parameter.label
     ).items()
     if np.isfinite(values[indices]).any()
@@ -412,7 +412,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   tolerance = between.tolerance
   ended = results.infeasible | ~np.isnan(results.values)
   cells = []
-  for name, indices in trials_lib.cells(results, slices=False).items():
+  for name, indices in trials_lib.groups(results, slices=False).items():
     values = np.where(results.infeasible, np.inf, results.values)[indices]
     values = values[ended[indices]]
     has = len(values) if np.isfinite(values).any() else 0
@@ -823,7 +823,7 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
   """
   rank = {trial.index: i for i, trial in enumerate(results.ranked)}
   votes = []
-  for indices in trials_lib.cells(results, slices=False).values():
+  for indices in trials_lib.groups(results, slices=False).values():
     trials = (results.trials[i] for i in indices)
     valued = [t for t in trials if t.index in rank]
     best = sorted(valued, key=lambda t: rank[t.index])[:3]
@@ -909,7 +909,7 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
   keys = {p.label: p.key for p in results.space.parameters}
   choices = [p for p in results.space.parameters if p.kind == "choice"]
   caveats, untuned = {}, []
-  for name, indices in trials_lib.cells(results, slices=False).items():
+  for name, indices in trials_lib.groups(results, slices=False).items():
     points = [results.trials[i].point for i in indices]
     varied = {keys[label] for point in points for label in point}
     # What has an effect depends on the choices alone.

@@ -234,7 +234,7 @@ def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
     best first; [] where there is nothing to compare.
   """
   results, sides = results.space_filling, {}
-  for name, indices in trials_lib.cells(results, slices=False).items():
+  for name, indices in trials_lib.groups(results, slices=False).items():
     trials = [results.trials[i] for i in indices]
     if len(results.values_of(trials)):
       sides[name] = dataclasses.replace(results, trials=trials)
