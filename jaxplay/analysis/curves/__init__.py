@@ -90,7 +90,7 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
     objective: The logged metric to check, less is better.
   """
 
-  def curve(name):
+  def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     return trial.curves.get(name, (np.zeros(0, np.int64), np.zeros(0)))
 
   steps, values = curve(objective)
