@@ -6,7 +6,7 @@ They are those of `plots`, each with its rows, and with the ends of both.
 import altair as alt
 from altair.utils import schemapi
 
-from jaxplay.analysis import plots
+from jaxplay.analysis import plot_rows, plots
 from jaxplay.analysis import results as results_lib
 
 SIDES = ("baseline", "candidate")
@@ -52,10 +52,12 @@ def _figures(both):
     x_ends, is_choice = None, parameters[0].kind == "choice"
     if not is_choice:
       all_ends = [
-        plots.position(p, end) for p in parameters for end in (p.low, p.high)
+        plot_rows.position(p, end)
+        for p in parameters
+        for end in (p.low, p.high)
       ]
       x_ends = [min(all_ends), max(all_ends)]
-      y_ends = _union([plots.ends(r, "trials") for r in both])
+      y_ends = _union([plot_rows.ends(r, "trials") for r in both])
       found += [
         _figure(
           side,
@@ -69,7 +71,7 @@ def _figures(both):
       ]
     sources = [f"isolation:{i}" for _, i in pairs]
     y_ends = _union(
-      [plots.ends(r, s) for r, s in zip(both, sources, strict=True)]
+      [plot_rows.ends(r, s) for r, s in zip(both, sources, strict=True)]
     )
     name = "value" if is_choice else "slice"
     found += [
@@ -84,7 +86,7 @@ def _figures(both):
       for side, (r, i), source in zip(SIDES, pairs, sources, strict=True)
     ]
   if all(len(r.ranked) > 1 for r in both):
-    y_ends = _union([plots.ends(r, "best_of") for r in both])
+    y_ends = _union([plot_rows.ends(r, "best_of") for r in both])
     found += [
       _figure(
         side,
@@ -111,7 +113,7 @@ def _union(ends):
 
 def _figure(side, results, name, title, source, chart, group="hyperparameters"):
   """One figure with its rows in it, and nothing to be selected."""
-  chart = chart.properties(datasets={"data": plots.rows(results, source)})
+  chart = chart.properties(datasets={"data": plot_rows.rows(results, source)})
   chart.params = [p for p in chart.params if p.name != "brush"]
   for layer in chart.layer:
     layer.params = alt.Undefined

@@ -40,8 +40,8 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
     advice = (
       f"{late:.0%} of the better trials reach their best step in the last"
       f" quarter of {steps:,} steps, which a decaying learning rate causes at"
-      " any length. To find out, train the best trials twice as long, and re-tune"
-      " the decay schedule."
+      " any length. To find out, train the best trials twice as long, and"
+      " re-tune the decay schedule."
     )
   elif late >= 0.85:
     verdict = "warn"
