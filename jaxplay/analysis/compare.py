@@ -463,8 +463,7 @@ def _caveats(sides, improvement, from_reruns):
   one, other = (side.commit for side in sides)
   if one != other:
     caveats.append(
-      f"The code differs: {one} in the baseline, {other} in the"
-      " candidate."
+      f"The code differs: {one} in the baseline, {other} in the candidate."
     )
   if not from_reruns:
     caveats.append(

@@ -19,7 +19,7 @@ from jaxplay.analysis import results as results_lib
 def chosen(
   results: results_lib.Results, *, trial: int, date: str, command: str
 ) -> dict[str, Any]:
-  """Record what is to be tested, chosen by validation: final.json before it.
+  """Record what is to be tested, chosen by validation, for final.json.
 
   Args:
     results: The study, with reruns of the trial.
@@ -29,8 +29,9 @@ def chosen(
 
   Returns:
     trial, adaptive, point, objective, seeds (of the completed reruns),
-    diverged (number of infeasible ones), valid (mean, std, values over the seeds, and
-    trial), num_trials (that had ended), commit, files_commit, date, command.
+    diverged (number of infeasible ones), valid (mean, std, values over the
+    seeds, and trial), num_trials (that had ended), commit, files_commit, date,
+    command.
 
   Raises:
     jaxplay.UserError: No rerun was completed.

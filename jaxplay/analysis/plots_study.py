@@ -27,8 +27,8 @@ GROUPS = {
     "Search and length",
     "Left, the distribution of the best of n trials: if it still falls at the"
     " right end, more trials would help. Right, the step at which each trial"
-    " was best: if all are in the first shaded tenth, training is too long; if most"
-    " are in the last shaded quarter, it is too short.",
+    " was best: if all are in the first shaded tenth, training is too long; if"
+    " most are in the last shaded quarter, it is too short.",
   ),
   "optimization": (
     "Gradients and learning rates",
@@ -79,7 +79,10 @@ def _figures(results):
   if num > 1:
     title = "Best of n trials, by bootstrap"
     add("best of n", "search", "best_of", plots.best_of(results), fair, title)
-    chart, title = plots.best_steps(results), "Step at which each trial was best"
+    chart, title = (
+      plots.best_steps(results),
+      "Step at which each trial was best",
+    )
     add("best step", "search", "trials", chart, title=title)
   group = "optimization"
   if "grad_norm" in logged:

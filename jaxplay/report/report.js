@@ -1,11 +1,11 @@
-// Shows a report. Everything computed comes from Python, in one block of JSON;
-// here the reader chooses: an objective, trials, rows, curves. Texts from a
-// study become text nodes, never markup.
+// Shows a report. All numbers come from Python, in one block of JSON; here the
+// reader selects an objective, trials, rows and curves. Texts from a study become
+// text nodes, never markup.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
 const isStudy = report.kind === "study";
-const isPlain = report.kind === "plain";  // all of it is here: no choices
+const isPlain = report.kind === "plain";  // without an objective or trials to select
 
 const VERDICTS = {
   fail: "✕ fail", warn: "! warn", unknown: "? unknown", ok: "✓ ok",
@@ -15,15 +15,15 @@ const STATUSES = {
   running: "… running", preempted: "‖ preempted", pending: "· pending",
   excluded: "– excluded",
 };
-// The figures in which a check's evidence is to be seen.
+// The figure that shows the evidence of a check.
 const SEEN_IN = {
   search_space_boundary: "axis: ", enough_trials: "best of n",
   max_train_steps: "best step", compute_bound: "best step",
 };
 const FIRST_ROWS = 200;
-const COLOURED = 6;  // as many trials have a colour of their own in curves
-const MOST_NODES = 2000;  // a figure of more rows is a canvas, not SVG
-const MOST_POINTS = 5000;  // of curves, to be found by the pointer
+const COLOURED = 6;  // number of trials with a colour of their own in curves
+const MOST_NODES = 2000;  // a figure with more rows is a canvas, not SVG
+const MOST_POINTS = 5000;  // of curves with tooltips
 const RELOAD_MS = 15000;
 
 const state = {
@@ -43,7 +43,7 @@ function remember() {
   try {
     const picked = state.picked && [...state.picked];
     sessionStorage.setItem(location.pathname, JSON.stringify({...state, picked}));
-  } catch { /* A browser may refuse; only a reload would have used it. */ }
+  } catch { /* The browser may refuse; it is only used by a reload. */ }
 }
 
 // el("a", {href: "#x", onclick: f}, "text", child, ...): an element.
@@ -102,8 +102,8 @@ function copyable(content) {
   return el("div", {class: "copied"}, button, el("pre", {}, content));
 }
 
-// Trials under the objective of the moment, by index; `ranked` are those that
-// have a value, best first.
+// Trials under the current objective, by index; `ranked` are those with a value,
+// best first.
 let trials, ranked, byIndex, derived;
 
 function rank() {
@@ -130,7 +130,7 @@ function point(trial) {
 
 function objectiveTitle() { return `${state.metric} (${state.select})`; }
 
-// ---- The answer -------------------------------------------------------------
+// ---- Result -------------------------------------------------------------
 
 function config(trial) {
   const found = structuredClone(report.config);
@@ -156,7 +156,7 @@ function overrides(trial) {
   if (!pairs.length) return null;
   const flags = pairs.map(([key, value]) => quoted(`--config.${key}=${
     typeof value === "object" ? JSON.stringify(value) : value}`));
-  return [el("h4", {}, `What it changes in ${report.config_file}`),
+  return [el("h4", {}, `Overrides of ${report.config_file}`),
     copyable(flags.join("\n"))];
 }
 
@@ -166,7 +166,7 @@ function quoted(word) {  // for a shell
 
 function answer() {
   const best = ranked[0];
-  if (!best) return [el("p", {}, noAnswer())];
+  if (!best) return [el("p", {}, noResult())];
   const reruns = rerunValues(best.index);
   return [
     el("div", {class: "answer"},
@@ -178,16 +178,17 @@ function answer() {
           `best at step ${best.at} of ${best.max_train_steps}`,
           isStudy ? `; ${ranked.length} trials have a value.` : "."),
         numAdaptive() ? el("p", {id: "adaptive"}, `${numAdaptive()} trials were`
-          + " adaptive: suggested by the results of earlier ones. They may be the"
-          + " best, but are no sample of the space, so checks of the space,"
-          + " comparisons, slices and the best of n leave them out.") : null,
-        reruns.length ? el("p", {}, `Run again with ${reruns.length} other`
+          + " adaptive: suggested from the results of earlier trials. One of them"
+          + " may be the best, but they are not a fair sample of the space, so"
+          + " checks of the space, comparisons, slices and the best of n leave them"
+          + " out.") : null,
+        reruns.length ? el("p", {}, `Mean over ${reruns.length} other`
           + ` seeds: ${spread(reruns)} (standard deviation).`) : null,
         list(point(best).map(([p, value]) => [p.label, value]))),
       el("div", {},
-        el("h4", {}, "The command that repeats it"), copyable(command(best)),
+        el("h4", {}, "Command to train it again"), copyable(command(best)),
         overrides(best),
-        el("details", {}, el("summary", {}, "Its whole config"),
+        el("details", {}, el("summary", {}, "Full config"),
           copyable(config(best))))),
     ...report.parameters.map((p, i) =>
       p.role === "scientific" ? perValue(p, derived.isolation[i]) : null),
@@ -199,7 +200,7 @@ function numAdaptive() {
   return trials.filter((t) => t.kind === "adaptive").length;
 }
 
-// Whether the page shows the objective for which Python judged.
+// Whether the page shows the objective that the checks are for.
 function isOwnObjective() {
   return state.metric === report.metric && state.select === report.select;
 }
@@ -207,28 +208,26 @@ function isOwnObjective() {
 function comparisons() {
   if (!report.comparisons.length) return null;
   return el("div", {class: "scroll"},
-    el("h3", {}, "Is the best of them better?"),
+    el("h3", {}, "Comparison with the best"),
     el("table", {id: "comparisons"},
       el("thead", {}, el("tr", {}, ["best", "against", "improvement",
-        "95 % interval", "verdict"].map((head) => el("th", {}, head)))),
-      el("tbody", {}, report.comparisons.map((found) => el("tr", {},
-        [found.best, found.other, found.improvement,
-          found.interval.map(text).join(" to "), verdict(found)]
+        "95% interval", "verdict"].map((head) => el("th", {}, head)))),
+      el("tbody", {}, report.comparisons.map((pair) => el("tr", {},
+        [pair.best, pair.other, pair.improvement,
+          pair.interval.map(text).join(" to "), verdict(pair)]
           .map((cell) => el("td", {}, text(cell))))))));
 }
 
-function verdict(found) {
-  if (found.better) return "yes";
+function verdict(pair) {
+  if (pair.better) return "better";
   const none = "no significant difference";
-  return found.more_seeds
-    ? `${none}; ${found.more_seeds} seeds of each would show one of this size`
-    : none;
+  return pair.more_seeds
+    ? `${none}; it would take ${pair.more_seeds} seeds of each` : none;
 }
 
-function noAnswer() {
+function noResult() {
   if (!trials.length) return "No trials yet.";
-  return `No trial has a value of ${objectiveTitle()} yet: a trial has one when`
-    + " it is completed and logged it.";
+  return `No completed trial has logged ${state.metric} yet.`;
 }
 
 function rerunValues(index) {
@@ -262,19 +261,19 @@ function perValue(parameter, rows) {
 
 function checks() {
   const order = Object.keys(VERDICTS);
-  const found = report.findings.filter((f) => f.check !== "fixed_caveats")
+  const findings = report.findings.filter((f) => f.check !== "fixed_caveats")
     .sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
-  if (!found.length) return [el("p", {}, "No checks were made.")];
-  const count = (verdict) => found.filter((f) => f.verdict === verdict).length;
+  if (!findings.length) return [el("p", {}, "No checks were run.")];
+  const count = (verdict) => findings.filter((f) => f.verdict === verdict).length;
   const folded = (verdict, words) => count(verdict) && el("details",
     {class: "folded"}, el("summary", {}, `${count(verdict)} ${words}`),
-    found.filter((f) => f.verdict === verdict).map(checkCard));
+    findings.filter((f) => f.verdict === verdict).map(checkCard));
   return [
     el("p", {id: "verdicts"}, order.filter(count).map((verdict, i) => [
       i ? " · " : "", el("span", {class: verdict}, el("span",
         {class: "verdict"}, `${count(verdict)} ${VERDICTS[verdict]}`))])),
-    found.filter((f) => ["fail", "warn"].includes(f.verdict)).map(checkCard),
-    folded("unknown", "cannot be told from these trials"),
+    findings.filter((f) => ["fail", "warn"].includes(f.verdict)).map(checkCard),
+    folded("unknown", "inconclusive: not enough data"),
     folded("ok", "passed"),
   ];
 }
@@ -300,7 +299,7 @@ function figureLink(finding) {
   const start = SEEN_IN[finding.check];
   const name = start?.endsWith(": ") ? start + finding.subject : start;
   const i = report.figures.findIndex((figure) => figure.name === name);
-  return i < 0 ? null : el("a", {href: `#figure-${i}`}, "see the figure");
+  return i < 0 ? null : el("a", {href: `#figure-${i}`}, "show figure");
 }
 
 function caveats() {
@@ -338,7 +337,7 @@ function figureCard(figure, i) {
 
 function fewChooser() {
   const options = [["5", "best 5"], ["10", "best 10"], ["25", "best 25"],
-    ["all", "every trial"]];
+    ["all", "all trials"]];
   return el("p", {}, el("label", {}, "Curves of ", el("select",
     {id: "few", onchange: (event) => {
       state.few = event.target.value;
@@ -409,7 +408,7 @@ function filled(figure, rows) {
     }
     if (layer.mark.point && rows.length > MOST_POINTS) layer.mark.point = false;
   }
-  // A finger that starts on a figure wants to scroll, not to select.
+  // A touch that starts on a figure is meant to scroll, not to select.
   const coarse = matchMedia("(pointer: coarse)").matches;
   spec.params = spec.params.filter((p) => p.name !== "brush" || !coarse)
     .map((p) => p.name === "chosen" ? {...p, value: chosen()}
@@ -423,12 +422,12 @@ function chosen() {
     ? Object.fromEntries([...state.picked].map((index) => [index, true])) : false;
 }
 
-// A legend beside a narrow figure would leave it no room.
+// A legend beside a narrow figure would leave no room for the figure.
 function withLegendBelow(spec) {
   const below = structuredClone(spec);
   const colours = below.layer.map((layer) => layer.encoding?.color)
     .filter((colour) => colour?.field);
-  // Layers share a legend, and must agree on it.
+  // Layers share a legend, so its properties must agree.
   if (colours.every((colour) => colour.legend !== null)) {
     for (const colour of colours) {
       colour.legend = {orient: "bottom", columns: 1, ...colour.legend};
@@ -452,12 +451,12 @@ const CONFIG = {
 async function draw(item) {
   item.stale = false;
   const turn = ++item.drawing;
-  const isOwn = item.figure.source === "own";  // it holds its rows
+  const isOwn = item.figure.source === "own";  // it contains its rows
   const rows = isOwn ? [{}] : rowsOf(item.figure.source);
   item.view?.finalize();
   item.view = null;
   if (!rows.length) {
-    item.node.replaceChildren(el("p", {class: "soft empty"}, "Nothing to draw yet."));
+    item.node.replaceChildren(el("p", {class: "soft empty"}, "No data yet."));
     return;
   }
   const titleLimit = item.node.clientWidth - 80;
@@ -479,7 +478,7 @@ async function draw(item) {
   if (item.figure.spec.params?.some((p) => p.name === "brush")) {
     try {
       view.addSignalListener("brush", (_, ranges) => brushed(view, ranges));
-    } catch { /* taken out, for a finger */ }
+    } catch { /* removed for touch screens */ }
   }
 }
 
@@ -498,7 +497,7 @@ function brushed(view, ranges) {
   clearTimeout(brushing);
   const fields = Object.entries(ranges);
   if (!fields.length) return;
-  // What has no value is drawn on the upper edge.
+  // Trials without a value are drawn on the upper edge.
   const touchesEdge = Math.min(...view.signal("brush_y")) < 12;
   brushing = setTimeout(() => pick(trials.filter((trial) =>
     fields.every(([field, range]) => inside(trial[field], range)
@@ -539,13 +538,13 @@ function showTip(handler, event, mark, value) {
 }
 
 function idle() {
-  const timeout = 100;  // A page that nobody looks at may never be idle.
+  const timeout = 100;  // A hidden page may never be idle.
   return new Promise((done) => window.requestIdleCallback
     ? requestIdleCallback(done, {timeout}) : setTimeout(done, 0));
 }
 
-// Draws what is in sight first and the rest when the browser is idle, for the
-// printer and for a reader who scrolls.
+// Draws visible figures first, and the rest when the browser is idle, for
+// printing and scrolling.
 const inSight = new Set();
 const watch = new IntersectionObserver((entries) => {
   for (const {target, isIntersecting} of entries) {
@@ -592,14 +591,14 @@ function table() {
   return [
     el("div", {class: "bar"},
       el("input", {id: "words", type: "search", value: state.words, size: 24,
-        placeholder: "filter: any words", "aria-label": "filter the trials",
+        placeholder: "filter by words", "aria-label": "filter the trials",
         oninput: (event) => { state.words = event.target.value; fillTable(); }}),
       el("select", {id: "status", "aria-label": "status", onchange: (event) => {
         state.status = event.target.value;
         fillTable();
       }}, ["", ...statuses, "selected"].map((status) => el("option",
         {value: status, selected: status === state.status},
-        status ? STATUSES[status] ?? status : "every status"))),
+        status ? STATUSES[status] ?? status : "all statuses"))),
       el("button", {id: "pick-shown", onclick: () =>
         pick(shownRows().map((t) => t.index))}, "select these"),
       tableNote),
@@ -625,7 +624,7 @@ function shownRows() {
     return words.every((word) => hay.toLowerCase().includes(word));
   }).sort((a, b) => {
     const [x, y] = [column.of(a), column.of(b)];
-    // What is missing comes last, whichever way the column is sorted.
+    // Missing values come last in either order.
     if (x == null || y == null) return (x == null) - (y == null);
     const sign = state.down ? -1 : 1;
     return sign * (typeof x === typeof y && x < y ? -1
@@ -660,7 +659,7 @@ function fillTable() {
 
 const pickedBar = el("div", {id: "picked", class: "bar", hidden: true});
 
-// Selects trials everywhere; `more` adds them, or takes out the one that is in.
+// Selects trials in all views; `more` adds them, or removes a selected one.
 function pick(indices, more = false) {
   const picked = new Set(more ? state.picked ?? [] : []);
   for (const index of indices) {
@@ -674,7 +673,7 @@ function pick(indices, more = false) {
 function clearPicked() {
   for (const {view, figure} of views) {
     if (view && figure.spec.params?.some((p) => p.name === "brush")) {
-      try { view.data("brush_store", []); } catch { /* taken out, for a finger */ }
+      try { view.data("brush_store", []); } catch { /* removed for touch screens */ }
     }
   }
   pick([]);
@@ -702,8 +701,8 @@ function update(what) {
     rank();
     answerNode.replaceChildren(...answer().filter(Boolean));
     otherNote.textContent = isOwnObjective() ? ""
-      : `The checks were made for ${report.metric} (${report.select}); to have`
-        + ` them for another objective: ${report.again.program} report`
+      : `The checks are for ${report.metric} (${report.select}); to run them`
+        + ` for this objective: ${report.again.program} report`
         + ` ${quoted(report.again.folder)}`
         + ` ${quoted(`--objective=${state.select}:${state.metric}`)}`;
   }
@@ -748,8 +747,8 @@ function section(id, title, children) {
   return nodes.length ? el("section", {id}, el("h2", {}, title), nodes) : null;
 }
 
-// Words are read from the left, and numbers are compared from the right; the
-// first column is names.
+// Texts are aligned to the left, numbers to the right; the first column holds
+// names.
 function plainTable([title, note, heads, rows]) {
   const kinds = heads.map((_, place) => !place ? "text"
     : rows.some((row) => String(row[place]).includes(" ")) ? "words" : "");
@@ -762,7 +761,7 @@ function plainTable([title, note, heads, rows]) {
         el("th", {class: kinds[place]}, head)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, place) =>
         el("td", {class: kinds[place]}, shown(cell)))))))
-      : el("p", {}, "Nothing is finished yet."));
+      : el("p", {}, "No results yet."));
 }
 
 function plainAnswer() {
@@ -789,11 +788,11 @@ function build() {
   const figures = section("figures", "Figures",
     [trials.length || isPlain ? figureSections() : null]);
   const sections = [
-    section("the-answer", "Answer", isPlain ? plainAnswer() : [answerNode]),
+    section("the-answer", "Result", isPlain ? plainAnswer() : [answerNode]),
     ...(report.figures_first ? [figures, judged] : [judged, figures]),
     section("numbers", "Numbers", (report.numbers ?? []).map(plainTable)),
     section("table", "Trials", [isStudy && trials.length ? table() : null]),
-    section("caveats", "Caveats of what was fixed", [caveats()]),
+    section("caveats", "Fixed hyperparameters", [caveats()]),
     section("provenance", "Provenance", [el("div", {class: "card"},
       list(report.provenance.map(([name, value]) =>
         [name, value.includes("\n") ? el("details", {},
@@ -806,7 +805,7 @@ function build() {
     el("header", {}, el("h1", {}, report.goal || report.title),
       el("p", {class: "soft"}, report.goal ? `${report.title}. ` : "",
         counted(),
-        report.live ? " This page follows the study while it runs." : ""),
+        report.live ? " This page reloads while the study runs." : ""),
       report.notes ? el("p", {}, report.notes) : null,
       isPlain || !Object.keys(report.objectives).length ? null
         : objectiveChooser(),
@@ -821,7 +820,7 @@ build();
 update("objective");
 for (const {node} of views) watch.observe(node);
 
-// Opens what is folded, for paper.
+// Opens collapsed parts for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open])")]
@@ -831,7 +830,7 @@ addEventListener("beforeprint", () => {
 addEventListener("afterprint", () => {
   for (const node of opened) node.open = false;
 });
-// A canvas keeps the ink of the colour scheme it was drawn under.
+// A canvas keeps the colours of the scheme that it was drawn in.
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const item of views) item.stale = true;
   drawStale();
