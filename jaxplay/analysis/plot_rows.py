@@ -183,12 +183,12 @@ def curve_rows(
 
   The first trials get a colour each, those after them share one.
   """
-  found = []
+  points = []
   for place, trial in enumerate(trials):
     label = f"{trial.index}" if place < NUM_COLOURS else OTHERS
     for metric, (steps, values) in trial.curves.items():
       if family(metric) == name:
-        found += [
+        points += [
           {
             "index": trial.index,
             "trial": label,
@@ -200,7 +200,7 @@ def curve_rows(
             steps.tolist(), _finite(drawable(metric, values)), strict=True
           )
         ]
-  return found
+  return points
 
 
 def drawable(metric: str, values: np.ndarray) -> np.ndarray:

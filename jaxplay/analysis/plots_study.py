@@ -106,15 +106,15 @@ def slice_name(parameter: space_lib.Parameter) -> str:
 
 def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
   """A figure with its rows as Vega-Lite, for a file or a notebook."""
-  found = {"datasets": {}} | figure.chart.to_dict()
+  vega = {"datasets": {}} | figure.chart.to_dict()
   data = plot_rows.rows(results, figure.source)
   if figure.source.startswith("curves:"):
     kind = plot_rows.scale([row["value"] for row in data])
-    for layer in found["layer"]:
+    for layer in vega["layer"]:
       y = layer["encoding"].get("y", {})
       if y.get("field") == "value":
         y["scale"]["type"] = kind
         if kind == "log":
           y["scale"].pop("zero", None)
-  found["datasets"]["data"] = data
-  return found | {"title": figure.title or figure.name}
+  vega["datasets"]["data"] = data
+  return vega | {"title": figure.title or figure.name}

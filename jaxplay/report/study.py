@@ -294,14 +294,14 @@ def _curves(results):
   places, curves = {}, []
   for trial in results.trials:
     points = _MOST_POINTS if trial.index in detailed else most
-    found = {}
+    families: dict[str, list] = {}
     for metric, (steps, values) in trial.curves.items():
       steps, values = _thinned(steps, values, points)
       place = places.setdefault(steps.tobytes(), (len(places), steps))[0]
       values = _rounded(plot_rows.drawable(metric, values))
       row = [plot_rows.split(metric), place, values]
-      found.setdefault(plot_rows.family(metric), []).append(row)
-    curves.append(found)
+      families.setdefault(plot_rows.family(metric), []).append(row)
+    curves.append(families)
   return [steps.tolist() for _, steps in places.values()], curves
 
 

@@ -97,9 +97,9 @@ def check_runs(results: results_lib.Results) -> shared.Runs:
   """Run the checks of each trial that logged anything."""
   return {
     trial.index: {
-      found.check: found
-      for found in curves.check_trial(trial, results.objective)
-      if found.check != "better_than_chance"
+      result.check: result
+      for result in curves.check_trial(trial, results.objective)
+      if result.check != "better_than_chance"
     }
     for trial in results.trials
     if trial.curves
@@ -112,15 +112,15 @@ def _of_best_trials(results, runs):
     each = {"the best, adaptive": results.ranked[0]} | each
   for name, best in each.items():
     subject = f"trial {best.index}" + (f" ({name})" if name else "")
-    for found in runs[best.index].values():
-      yield dataclasses.replace(found, subject=subject)
+    for result in runs[best.index].values():
+      yield dataclasses.replace(result, subject=subject)
 
 
 def _of_all_trials(runs):
   for check in curves.CHECKS[1:]:
-    found = {index: run[check] for index, run in runs.items()}
-    judged = [i for i, f in found.items() if f.verdict != "unknown"]
-    faulty = [i for i in judged if found[i].verdict != "ok"]
+    by_trial = {index: run[check] for index, run in runs.items()}
+    judged = [i for i, f in by_trial.items() if f.verdict != "unknown"]
+    faulty = [i for i in judged if by_trial[i].verdict != "ok"]
     limit = _SHARE_OF_TRIALS.get(check, 0.5)
     share = len(faulty) / len(judged) if judged else None
     verdict: finding.Verdict = "ok"
@@ -133,7 +133,7 @@ def _of_all_trials(runs):
       advice = (
         f"{len(faulty)} of {len(judged)} trials show this, above the limit of"
         f" {limit:.0%}, so the best one may have been selected for avoiding it."
-        f" Trial {faulty[0]}: {found[faulty[0]].advice}"
+        f" Trial {faulty[0]}: {by_trial[faulty[0]].advice}"
       )
     yield finding.Finding(
       check=check,
@@ -147,5 +147,7 @@ def _of_all_trials(runs):
         trials=faulty[:20],
       ),
       advice=advice,
-      source=next(iter(found.values())).source if found else shared.INSIGHT,
+      source=next(iter(by_trial.values())).source
+      if by_trial
+      else shared.INSIGHT,
     )

@@ -136,17 +136,17 @@ def search_space_boundary(
   an edge that is the key's own bound is `ok`. Source: Playbook,
   identifying bad search space boundaries.
   """
-  found = []
+  findings = []
   for parameter in filter(trials_lib.is_ordered, results.space.parameters):
     located = edges(results, parameter)
     if located:
-      found.append(_boundary(results, parameter, located))
+      findings.append(_boundary(results, parameter, located))
       continue
     column = results.column(parameter.label)[np.isfinite(results.values)]
     has = sum(value is not None for value in column)
     check = "search_space_boundary"
-    found.append(shared.too_few(check, has, parameter.label))
-  return found
+    findings.append(shared.too_few(check, has, parameter.label))
+  return findings
 
 
 def _boundary(results, parameter, located):

@@ -106,7 +106,7 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   # By the loss, or by a gradient that no loss shows.
   diverged_at = trial.step if trial.status == "infeasible" else None
   losses = (loss_steps, loss, norms, trial.max_train_steps, diverged_at)
-  found = [
+  checks = [
     better_than_chance(
       error_rate if math.isfinite(error_rate) else None,
       trial.chance,
@@ -114,29 +114,29 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
     )
   ]
   if diverged_at is None:
-    found += [
+    checks += [
       overfitting(steps, values, num_examples),
       late_variance(steps, values, num_examples, rates),
     ]
   else:
     names = ("overfitting", "late_variance")
-    found += [findings.after_divergence(name) for name in names]
+    checks += [findings.after_divergence(name) for name in names]
   if trial.status == "completed":
-    found += [
+    checks += [
       still_improving(steps, values, num_examples, rates),
       saturated_early(steps, values, loss),
     ]
   else:
     names = ("still_improving", "saturated_early")
-    found += [findings.unfinished(name) for name in names]
+    checks += [findings.unfinished(name) for name in names]
   if diverged_at is None:
-    found.append(training_loss_rises(loss_steps, loss))
+    checks.append(training_loss_rises(loss_steps, loss))
   else:
     rises = findings.after_divergence("training_loss_rises", "train/loss")
-    found.append(rises)
+    checks.append(rises)
   return finding.Findings(
     [
-      *found,
+      *checks,
       periodic_validation(*curve(smooth)),
       early_instability(*losses),
       mid_training_instability(*losses),
