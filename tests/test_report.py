@@ -466,7 +466,7 @@ def test_page_draws_everything(page, study):
 def test_answer_comes_first(page, study):
   """D11: the best trial, its value and what repeats it open the page."""
   best = study.ranked[0]
-  assert texts(page, "h2")[:4] == ["Answer", "Checks", "Figures", "Trials"]
+  assert texts(page, "h2")[:4] == ["Result", "Checks", "Figures", "Trials"]
   assert float(texts(page, "#best-value")[0]) == pytest.approx(
     study.value(best), rel=1e-3
   )
@@ -727,7 +727,7 @@ def test_page_of_a_comparison(window, tmp_path):
   assert window.problems() == []
   assert window.run("document.documentElement.scrollWidth") <= 390
   heads = texts(window, "h2")
-  assert heads[:4] == ["Answer", "Figures", "Checks", "Numbers"]
+  assert heads[:4] == ["Result", "Figures", "Checks", "Numbers"]
   said = texts(window, "#the-answer p")
   assert f"{found.improvement:.4g}" in said[0]
   assert "too narrow" in said[1] and "0.0001 to 0.01" in said[1]

@@ -17,6 +17,9 @@ from jaxplay import provenance as provenance_lib
 from jaxplay.analysis import plots
 
 
+_SCRIPTS = ("report.js", "report.figures.js", "report.page.js")
+
+
 def write_static(
   path: str | os.PathLike,
   *,
@@ -102,7 +105,7 @@ def write(page: Mapping[str, Any], path: str | os.PathLike) -> None:
   """Write a page from its data, JSON values; replaces the file atomically."""
   parts = {
     "css": _asset("report.css"),
-    "js": _asset("report.js"),
+    "js": "\n".join(_asset(name) for name in _SCRIPTS),
     "vega": _vega(),
     "data": _as_script(page),
   }
