@@ -16,7 +16,6 @@ from jaxplay import commands, finding, rundir
 from jaxplay import provenance as provenance_lib
 from jaxplay.analysis import plots
 
-
 _SCRIPTS = ("report.js", "report.figures.js", "report.page.js")
 
 
