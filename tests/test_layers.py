@@ -20,7 +20,7 @@ SOURCES = {
 
 # Each package, and those of ours that it may import beside itself, as
 # docs/architecture.md explains. UserError, of `jaxplay` itself, is open to all.
-GROUND = ("models", "data", "rundir", "finding", "config")
+GROUND = ("models", "data", "rundir", "finding", "formats", "config")
 GROUND += ("commands", "lifeline", "storage", "terminal", "userfiles")
 BELOW = (*GROUND, "provenance")
 READS = (*BELOW, "study", "analysis")

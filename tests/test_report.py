@@ -15,8 +15,16 @@ from scipy import stats
 
 import jaxplay
 from jaxplay import finding, report
-from jaxplay.analysis import checklist, compare, plots, plots_compare
+from jaxplay.analysis import (
+  checklist,
+  compare,
+  plot_rows,
+  plots,
+  plots_compare,
+  plots_study,
+)
 from jaxplay.playbook import result as answer_lib
+from jaxplay.report import study as study_page
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
 from tests.analysis import by_hand
@@ -106,11 +114,11 @@ def test_adaptive_trials_are_marked(study):
     for trial in study.trials
   ]
   adaptive = dataclasses.replace(study, trials=trials)
-  kinds = [row["kind"] for row in plots.rows(adaptive, "trials")]
+  kinds = [row["kind"] for row in plot_rows.rows(adaptive, "trials")]
   assert kinds == ["planned"] * 50 + ["adaptive"] * 14
   for results, is_told in ((study, False), (adaptive, True)):
-    drawn = {figure.name: figure for figure in plots.figures(results)}
-    axis = json.dumps(plots.spec(drawn["axis: model.depth"], results))
+    drawn = {figure.name: figure for figure in plots_study.figures(results)}
+    axis = json.dumps(plots_study.spec(drawn["axis: model.depth"], results))
     assert ("diamond" in axis) == is_told
     for name in ("best of n", "isolation: model.depth"):
       assert ("14 adaptive" in drawn[name].caption) == is_told
@@ -120,17 +128,17 @@ def test_failed_and_infeasible_trials_are_drawn(study):
   """D1: each axis plot marks them on its upper edge, and drops none."""
   statuses = [trial.status for trial in study.trials]
   figure = next(
-    f for f in plots.figures(study) if f.name == "axis: model.depth"
+    f for f in plots_study.figures(study) if f.name == "axis: model.depth"
   )
-  assert {f.name for f in plots.figures(study)} >= {
+  assert {f.name for f in plots_study.figures(study)} >= {
     f"axis: {p.label}" for p in study.space.parameters
   }
-  rows = plots.rows(study, figure.source)
+  rows = plot_rows.rows(study, figure.source)
   drawn = [row for row in rows if row["x4"] is not None]
   assert [row["status"] for row in drawn] == statuses
   marked = {
     layer["transform"][-1]["filter"]: layer
-    for layer in plots.spec(figure, study)["layer"]
+    for layer in plots_study.spec(figure, study)["layer"]
     if "'" in layer.get("transform", [{}])[-1].get("filter", "")
   }
   cross = marked["datum.status === 'infeasible'"]
@@ -142,15 +150,15 @@ def test_failed_and_infeasible_trials_are_drawn(study):
 def test_conditional_hyperparameters_say_where_they_exist(study):
   """D1: an axis plot of beta1 shows the Adam trials and says so."""
   adam = sum(t.point["optimizer"] == "adam" for t in study.trials)
-  figure = next(f for f in plots.figures(study) if "beta1" in f.name)
+  figure = next(f for f in plots_study.figures(study) if "beta1" in f.name)
   assert figure.caption == f"Exists in {adam} of 64 trials."
-  rows = plots.rows(study, figure.source)
+  rows = plot_rows.rows(study, figure.source)
   assert sum(row["x3"] is not None for row in rows) == adam
 
 
 def test_isolation_counts_trials(study):
   """D10: a point is the best of its slice, and the slice's trials are told."""
-  rows = plots.rows(study, "isolation:0")
+  rows = plot_rows.rows(study, "isolation:0")
   for row in rows:
     here = [
       t
@@ -179,7 +187,7 @@ def _reruns(study, index, values):
 def test_isolation_shows_the_interval_of_reruns(study):
   """E2: the mean over other seeds and its 95 % interval, by Student's t."""
   best, values = study.ranked[0].index, np.array([0.02, 0.023, 0.031])
-  rows = plots.rows(_reruns(study, best, values), "isolation:0")
+  rows = plot_rows.rows(_reruns(study, best, values), "isolation:0")
   (row,) = [row for row in rows if row["index"] == best]
   expected = stats.t.interval(
     0.95, 2, values.mean(), values.std(ddof=1) / math.sqrt(3)
@@ -187,17 +195,21 @@ def test_isolation_shows_the_interval_of_reruns(study):
   assert row["mean"] == pytest.approx(values.mean())
   assert (row["from"], row["to"]) == pytest.approx(expected)
   assert all(r["mean"] is None for r in rows if r is not row)
-  assert plots.ends(_reruns(study, best, values), "isolation:0")[1] >= row["to"]
+  assert (
+    plot_rows.ends(_reruns(study, best, values), "isolation:0")[1] >= row["to"]
+  )
 
 
 def test_isolation_shows_what_it_compares():
   """D1: a bad slice does not press the others together; it is named."""
   values = np.repeat([0.9, 0.104, 0.103, 0.1, 0.101, 0.102], 6)
   results = by_hand.line(values)  # Six slices.
-  low, high = plots.ends(results, "isolation:0")
+  low, high = plot_rows.ends(results, "isolation:0")
   assert low == 0.1 and 0.104 <= high < 0.13
-  figure = next(f for f in plots.figures(results) if "isolation" in f.name)
-  spec = plots.spec(figure, results)
+  figure = next(
+    f for f in plots_study.figures(results) if "isolation" in f.name
+  )
+  spec = plots_study.spec(figure, results)
   assert {"name": "top", "value": high} in spec["params"]
   above = [r for r in spec["datasets"]["data"] if r["objective"] > high]
   assert [r["objective"] for r in above] == [0.9]
@@ -208,22 +220,22 @@ def test_isolation_shows_what_it_compares():
   # All of them where they are alike, and what is compared is all there is.
   for values in (np.linspace(0.1, 0.2, 36), [0.1, 0.9, *[0.5] * 3]):
     results = by_hand.line(values)
-    worst = max(r["objective"] for r in plots.rows(results, "isolation:0"))
-    assert plots.ends(results, "isolation:0")[1] >= worst
+    worst = max(r["objective"] for r in plot_rows.rows(results, "isolation:0"))
+    assert plot_rows.ends(results, "isolation:0")[1] >= worst
 
 
 def test_curves_best_few_first(study):
   """D5: the best trials' curves are drawn, training and validation."""
-  rows = plots.rows(study, "curves:loss")
+  rows = plot_rows.rows(study, "curves:loss")
   assert list(dict.fromkeys(row["index"] for row in rows)) == [
-    trial.index for trial in study.ranked[: plots.BEST_FEW]
+    trial.index for trial in study.ranked[: plot_rows.BEST_FEW]
   ]
   assert {row["split"] for row in rows} == {"train", "valid"}
 
 
 def test_best_of_n_falls_and_is_drawable(study):
   """D3: quartiles of the best of n never rise with n, and are finite."""
-  rows = plots.best_of_rows(study)
+  rows = plot_rows.best_of_rows(study)
   for name in ("low", "q25", "median", "q75", "high"):
     values = np.array([row[name] for row in rows])
     assert np.isfinite(values).all()
@@ -236,7 +248,7 @@ def test_scale_one_minus():
     {"hparams.beta1": space_lib.Float(0.9, 0.999, "log_one_minus")}
   )
   places = [
-    math.log10(plots.position(space.parameters[0], value))
+    math.log10(plot_rows.position(space.parameters[0], value))
     for value in (0.9, 0.99, 0.999)
   ]
   np.testing.assert_allclose(np.diff(places), -1)
@@ -255,8 +267,8 @@ def test_scale_one_minus():
 )
 def test_scale(values, expected):
   """Report: an axis is logarithmic where the numbers ask for it."""
-  assert plots.scale(values) == expected
-  low, high = plots.domain(values)
+  assert plot_rows.scale(values) == expected
+  low, high = plot_rows.domain(values)
   assert low < high
 
 
@@ -264,7 +276,7 @@ def test_scale(values, expected):
 def test_every_figure_as_a_file(tmp_path, study):
   """D11: all figures as SVG without a browser; labels are safe as names."""
   paths = report.figures(study, tmp_path / "svg")
-  assert len(paths) == len(plots.figures(study))
+  assert len(paths) == len(plots_study.figures(study))
   for path in paths:
     assert re.fullmatch(r"[\w.=-]+\.svg", path.name)
     tree = xml.etree.ElementTree.parse(path)
@@ -320,7 +332,7 @@ def test_thinned_curves_keep_spikes():
   """I1: a spike of the gradient norm survives the thinning of a long curve."""
   steps, values = np.arange(10_000), np.ones(10_000)
   values[7_123], values[42] = 50.0, math.nan
-  thin_steps, thin = report._thinned(steps, values, 100)
+  thin_steps, thin = study_page._thinned(steps, values, 100)
   assert len(thin) <= 102
   assert np.nanmax(thin) == 50.0 and 7_123 in thin_steps
   assert {0, 9_999} <= set(thin_steps.tolist())
@@ -330,7 +342,7 @@ def test_thinned_curves_keep_spikes():
 def test_rounding():
   """Report: five digits are kept of any number, however small or large."""
   values = [0.123456789, 1e300, -1e-300, 0.0, 123456.7, math.nan, math.inf]
-  rounded = report._rounded(values)
+  rounded = study_page._rounded(values)
   assert rounded[-2:] == [None, None]
   np.testing.assert_allclose(rounded[:5], values[:5], rtol=5e-5)
 
@@ -431,7 +443,7 @@ def drawn(page):
 @needs_browser
 def test_page_draws_everything(page, study):
   """D11: every figure is drawn, and the console stays silent."""
-  expected = [f.title or f.name for f in plots.figures(study)]
+  expected = [f.title or f.name for f in plots_study.figures(study)]
   assert texts(page, ".figures h4") == expected
   sizes = page.run(
     "[...document.querySelectorAll('.view')].map((view) =>"
@@ -454,7 +466,7 @@ def test_page_draws_everything(page, study):
 def test_answer_comes_first(page, study):
   """D11: the best trial, its value and what repeats it open the page."""
   best = study.ranked[0]
-  assert texts(page, "h2")[:4] == ["Answer", "Checks", "Figures", "Trials"]
+  assert texts(page, "h2")[:4] == ["Result", "Checks", "Figures", "Trials"]
   assert float(texts(page, "#best-value")[0]) == pytest.approx(
     study.value(best), rel=1e-3
   )
@@ -715,7 +727,7 @@ def test_page_of_a_comparison(window, tmp_path):
   assert window.problems() == []
   assert window.run("document.documentElement.scrollWidth") <= 390
   heads = texts(window, "h2")
-  assert heads[:4] == ["Answer", "Figures", "Checks", "Numbers"]
+  assert heads[:4] == ["Result", "Figures", "Checks", "Numbers"]
   said = texts(window, "#the-answer p")
   assert f"{found.improvement:.4g}" in said[0]
   assert "too narrow" in said[1] and "0.0001 to 0.01" in said[1]

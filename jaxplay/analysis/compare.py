@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 import jaxplay
-from jaxplay import commands, rundir
+from jaxplay import commands, formats, rundir
 from jaxplay import config as config_lib
 from jaxplay import provenance as provenance_lib
 from jaxplay.analysis import results as results_lib
@@ -30,23 +30,23 @@ _MOST_SEEDS = 100  # more than anybody will run
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """What one of the two brings to the comparison.
+  """The baseline or the candidate of a comparison.
 
   Attributes:
     name: Its directory.
     best: Objective of its best trial in the study.
-    trial: That trial's index; -1 for a run of no study.
-    mean: Mean over the reruns of that trial, or `best` where there are none.
+    trial: That trial's index; -1 for a single run.
+    mean: Mean over the reruns of that trial, or `best` without reruns.
     num_reruns: Reruns that have a value.
     diverged: Reruns that are infeasible.
     deviation: Standard deviation between trainings.
-    deviation_from: What that is taken from, in words.
+    deviation_from: What that was estimated from.
     search_deviation: Standard deviation of the best over searches as long as
       this one, by bootstrap of its trials; 0 for a single run.
-    rerun: The command that adds reruns, less their number; for a run of no
-      study one that trains it with another seed.
-    commit: Of the code that made it, and whether that was all, in words.
-    adaptive: Trials that were suggested by the results of others.
+    rerun: The command that adds reruns, without their number; for a single run
+      the command that trains it with another seed.
+    commit: Commit of its code, and whether there were uncommitted changes.
+    adaptive: Number of trials suggested from the results of others.
   """
 
   name: str
@@ -65,22 +65,22 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """A verdict and what it rests on.
+  """A verdict and the evidence for it.
 
   Attributes:
     verdict: "adopt", "do not adopt" or "inconclusive".
-    objective: What is compared; less is better.
+    objective: The metric compared; lower is better.
     baseline: One side.
     candidate: The other.
     improvement: How far the candidate lies below the baseline.
-    interval: Of the improvement; at 95 %, if not asked for otherwise.
+    interval: Confidence interval of the improvement, at 95% by default.
     more_seeds: Reruns of each side that would make an improvement of this size
-      certain; None: it is, or more than 100.
-    alike: Whether the two were measured alike; there is no verdict if not.
+      significant; None: it is, or more than 100.
+    alike: Whether the two are comparable; if not, the verdict is inconclusive.
     changes: Config key -> [of the baseline's best trial, of the candidate's]:
       the complexity that the change adds.
-    caveats: Sentences, those that forbid a verdict first.
-    advice: What to do now.
+    caveats: Sentences; first those that prevent a verdict.
+    advice: What to do next.
   """
 
   verdict: Verdict
@@ -103,7 +103,7 @@ class Comparison:
 def read(
   path: str | os.PathLike, objective: str | None = None
 ) -> results_lib.Results:
-  """Reads a study, one trial of it, or a run as a study of one trial.
+  """Read a study, one trial of it, or a run as a study of one trial.
 
   Args:
     path: A study directory; STUDY/trials/0007 or STUDY/reruns/0007, which is
@@ -111,7 +111,7 @@ def read(
     objective: As for `results.read_study`; a run has no "final:METRIC".
 
   Raises:
-    jaxplay.UserError: There is none of these, or it did not log the objective.
+    jaxplay.UserError: `path` is none of these, or lacks the objective.
   """
   path = rundir.at(path)
   if (path / "study.json").exists():
@@ -145,32 +145,32 @@ def compare(
   smallest: float = 0.0,
   confidence: float = 0.95,
 ) -> Comparison:
-  """Is the candidate's best trial better than the baseline's?
+  """Compare the candidate's best trial with the baseline's.
 
   The rule: the improvement and its interval, by Welch's t-test on the
   reruns where both have 2 or more. Otherwise from the best values themselves,
-  which were selected for their luck: then the interval also holds the variance
-  of the search, and a side without reruns varies between seeds at least as the
-  other does. `adopt` where the whole interval lies above 0 and the improvement
-  is at least `smallest`; `do not adopt` where no improvement in the interval is
-  above `smallest`; else `inconclusive`, and also where the two were not
-  measured alike.
+  which are biased by selection: then the interval also includes the variance of
+  the search, and a side without reruns is assumed to vary between seeds at
+  least as much as the other. `adopt` if the whole interval lies above 0 and the
+  improvement is at least `smallest`; `do not adopt` if no improvement in the
+  interval is above `smallest`; else `inconclusive`, and also if the two are not
+  comparable.
 
   Args:
     baseline: A study or, from `read`, a run.
     candidate: Another one.
-    smallest: The least improvement that is worth the complexity that the change
-      adds, in the objective's unit, at least 0.
-    confidence: Of the interval, in (0, 1).
+    smallest: The least improvement that is worth the complexity of the change,
+      in the objective's unit, at least 0.
+    confidence: Level of the interval, in (0, 1).
 
   Raises:
-    jaxplay.UserError: They have different objectives, or no trial has a value.
+    jaxplay.UserError: Their objectives differ, or no trial has a value.
   """
   for name in ("objective", "select"):
-    one, other = getattr(baseline, name), getattr(candidate, name)
-    if one != other:
+    ours, theirs = getattr(baseline, name), getattr(candidate, name)
+    if ours != theirs:
       raise jaxplay.UserError(
-        f"the baseline's {name} is {one!r}, the candidate's {other!r}; choose"
+        f"the baseline's {name} is {ours!r}, the candidate's {theirs!r}; choose"
         " one for both with --objective"
       )
   one, other = _side(baseline), _side(candidate)
@@ -192,7 +192,7 @@ def compare(
   reach = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
   low, high = improvement - reach, improvement + reach
   unlike = _unlike(baseline, candidate)
-  verdict = "inconclusive"
+  verdict: Verdict = "inconclusive"
   if not unlike and low > 0 and improvement >= smallest:
     verdict = "adopt"
   elif not unlike and high <= smallest and high < math.inf:
@@ -222,19 +222,19 @@ def compare(
 
 
 def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
-  """The best combination of scientific choices against each other one.
+  """Compare the best combination of scientific choices with each other one.
 
   Without adaptive trials, of which one combination may have had more than
   another. Best by the mean over the reruns of its best trial, or by that trial
-  where there are none. The intervals hold together at 95 %, by Bonferroni's
-  bound on all pairs: the best was not known before, and could have been any.
+  without reruns. The intervals hold jointly at 95%, by Bonferroni's bound over
+  all pairs, because the best one was not fixed in advance.
 
   Returns:
-    (its name, the other's, comparison) for each other one that has a value,
-    best first; [] where there is nothing to compare.
+    (name of the best, name of the other, comparison) for each other one that
+    has a value, best first; [] if there is nothing to compare.
   """
   results, sides = results.space_filling, {}
-  for name, indices in trials_lib.cells(results, slices=False).items():
+  for name, indices in trials_lib.groups(results, slices=False).items():
     trials = [results.trials[i] for i in indices]
     if len(results.values_of(trials)):
       sides[name] = dataclasses.replace(results, trials=trials)
@@ -249,20 +249,19 @@ def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
 
 
 def log_entry(comparison: Comparison, date: str) -> str:
-  """A comparison as an entry of a log of launches, in Markdown (E4).
+  """Format a comparison as an entry of a launch log, in Markdown (E4).
 
   "For each launch, we must make sure that the change is based on strong
-  evidence" (Playbook, the incremental tuning strategy): the entry holds it, and
-  what is needed to look again.
+  evidence" (Playbook, the incremental tuning strategy): the entry contains it.
 
   Args:
-    comparison: Whatever its verdict: what was not adopted is worth a line, too.
-    date: Of the decision.
+    comparison: With any verdict.
+    date: Date of the decision.
   """
   low, high = comparison.interval
   rows = [
     f"| {name} | {side.name} | {side.trial if side.trial >= 0 else ''} |"
-    f" {side.mean:.4g} +- {side.deviation:.2g} ({side.deviation_from}) |"
+    f" {formats.spread(side.mean, side.deviation)} ({side.deviation_from}) |"
     f" {side.commit} |"
     for name, side in (
       ("baseline", comparison.baseline),
@@ -277,8 +276,8 @@ def log_entry(comparison: Comparison, date: str) -> str:
     [
       f"## {date}: {comparison.verdict} {comparison.candidate.name}",
       "",
-      f"It improves {comparison.objective} by {comparison.improvement:.4g} (95"
-      f" %: {low:.4g} to {high:.4g}). {comparison.advice}",
+      f"It improves {comparison.objective} by {comparison.improvement:.4g}"
+      f" (95%: {formats.interval(low, high)}). {comparison.advice}",
       "",
       f"| | | trial | {comparison.objective} | commit |",
       "|---|---|---|---|---|",
@@ -295,20 +294,21 @@ def log_entry(comparison: Comparison, date: str) -> str:
 
 
 def commit(path: str | os.PathLike) -> str:
-  """The commit of jaxplay that made a study or run, in words."""
+  """The commit of jaxplay that made a study or run, as text."""
   provenance = rundir.RunDir(path).provenance() or {}
-  commit = (provenance.get("git_commit") or "not known")[:12]
+  commit = (provenance.get("git_commit") or "unknown")[:12]
   return commit + (" and changes" if provenance.get("git_diff") else "")
 
 
 def files_commit(path: str | os.PathLike) -> str:
-  """The commit of the user's files that made a study or run, in words."""
+  """The commit of the user's files that made a study or run, as text."""
   provenance = rundir.RunDir(path).provenance() or {}
   repositories = provenance.get("repositories", ())
-  commits = [(r["commit"] or "not known")[:12] for r in repositories]
+  commits = [(r["commit"] or "unknown")[:12] for r in repositories]
   changed = provenance_lib.is_changed(provenance)
-  text = " and ".join(commits) or "none"
-  return "not known" if changed is None else text + " and changes" * changed
+  if changed is None:
+    return "unknown"
+  return (" and ".join(commits) or "none") + (" and changes" if changed else "")
 
 
 def _side(results) -> Side:
@@ -316,7 +316,7 @@ def _side(results) -> Side:
     why = " ".join(_doubts(results)).rstrip(".")
     raise jaxplay.UserError(
       f"no trial of {str(results.path)!r} has a value of"
-      f" {results.objective!r}; {why or 'wait for one to complete'}"
+      f" {results.objective!r}; {why or 'wait until one is completed'}"
     )
   best = results.ranked[0]
   reruns = results.reruns.get(best.index, ())
@@ -359,7 +359,7 @@ def _rerun(results, best):
 
 
 def _at_least(side, other):
-  """A side; one without reruns varies between seeds at least as `other`."""
+  """A side whose variance, without reruns, is at least that of `other`."""
   if side.num_reruns >= 2 or other.num_reruns < 2:
     return side
   if side.deviation >= other.deviation:
@@ -374,8 +374,7 @@ def _at_least(side, other):
 def _search_deviation(values):
   """Standard deviation of the best of as many draws with replacement.
 
-  Exact, as `trials.best_of`. A search that finds no feasible trial at all is
-  left out.
+  Exact, as `trials.best_of`, over searches that find a feasible trial.
   """
   values = np.sort(values)
   num = len(values)
@@ -394,11 +393,11 @@ def _welch(variances, freedoms):
 
 
 def _seeds(improvement, deviation, confidence):
-  """Reruns of each side for an interval that excludes 0, or None: too many.
+  """Reruns of each side for an interval that excludes 0; None: too many.
 
   Args:
-    improvement: Supposed to be the true one.
-    deviation: Of the difference between one training of each.
+    improvement: Assumed to be the true one.
+    deviation: Standard deviation of the difference of two trainings.
   """
   for num in range(3, _MOST_SEEDS + 1):
     quantile = float(stats.t.isf((1 - confidence) / 2, 2 * (num - 1)))
@@ -408,30 +407,30 @@ def _seeds(improvement, deviation, confidence):
 
 
 def _unlike(baseline, candidate):
-  """Why the two were not measured alike: no verdict then."""
+  """Reasons why the two are not comparable."""
   one, other = (_flat_config(r) for r in (baseline, candidate))
-  found = []
+  reasons = []
   for key, why in (
     ("max_train_steps", "the longer one has an advantage"),
     (
       "batch_size",
-      "they saw different numbers of examples; compare them at equal target,"
-      " each re-tuned",
+      "they are trained on different numbers of examples; compare them at equal"
+      " target, each re-tuned",
     ),
   ):
     if one[key] != other[key]:
-      found.append(
+      reasons.append(
         f"{key} is {one[key]:,} in the baseline and {other[key]:,} in the"
         f" candidate: {why}."
       )
   names = [flat["dataset.name"] for flat in (one, other)]
   sizes = [r.ranked[0].num_valid for r in (baseline, candidate)]
   if names[0] != names[1] or sizes[0] != sizes[1]:
-    found.append(
+    reasons.append(
       f"They are validated on different data: {sizes[0]:,} examples of"
       f" {names[0]}, and {sizes[1]:,} of {names[1]}."
     )
-  return found
+  return reasons
 
 
 def _changes(baseline, candidate):
@@ -443,7 +442,7 @@ def _changes(baseline, candidate):
 
 
 def _flat_config(results):
-  """Of the best trial: dotted key -> value."""
+  """The config of the best trial: dotted key -> value."""
   best = results.ranked[0]
   flat = results_lib.flat(results.study["config"])
   trained = {key: value for key, (_, value) in best.different.items()}
@@ -451,7 +450,7 @@ def _flat_config(results):
 
 
 def _doubts(*studies):
-  """What is wrong with the files of a study, or of a trial of it."""
+  """What is wrong with the files of the studies, or of their trials."""
   return [
     f"In {results.path}: {sentence}"
     for results in studies
@@ -460,44 +459,43 @@ def _doubts(*studies):
 
 
 def _caveats(sides, improvement, from_reruns):
-  found = []
+  caveats = []
   one, other = (side.commit for side in sides)
   if one != other:
-    found.append(
-      f"The code is not the same: {one} in the baseline, {other} in the"
-      " candidate."
+    caveats.append(
+      f"The code differs: {one} in the baseline, {other} in the candidate."
     )
   if not from_reruns:
-    found.append(
-      "The best values were selected for being the best, and are too good; only"
-      " reruns with other seeds are not."
+    caveats.append(
+      "Best values are too optimistic, because they were selected; reruns with"
+      " other seeds are not."
     )
   for side in sides:
     if side.diverged:
-      found.append(
-        f"{side.diverged} reruns of {side.name} diverged and do not count."
+      caveats.append(
+        f"{side.diverged} reruns of {side.name} diverged and are left out."
       )
     if side.adaptive:
-      found.append(
-        f"{side.adaptive} trials of {side.name} were adaptive: its best point"
-        " was searched for harder than a quasi-random study would."
+      caveats.append(
+        f"{side.adaptive} trials of {side.name} were adaptive, which favours it"
+        " over a quasi-random study."
       )
     if side.search_deviation > abs(improvement):
-      found.append(
-        f"Another search as long as that of {side.name} would change its best"
-        f" value by {side.search_deviation:.2g} (one standard deviation), more"
-        " than the improvement: true of these points, perhaps not of the"
-        " change. Repeat the study with another seed to know."
+      caveats.append(
+        f"Repeating the search of {side.name} would change its best value by"
+        f" {side.search_deviation:.2g} (one standard deviation), more than the"
+        " improvement: the difference may be due to these points, not to the"
+        " change. Repeat the study with another seed to find out."
       )
-  return found
+  return caveats
 
 
 def _advice(verdict, unlike, sides, changes, seeds):
   if unlike:
-    return f"Repeat one of them, so that both are measured alike. {unlike[0]}"
+    return f"Repeat one of them to make them comparable. {unlike[0]}"
   if verdict == "adopt":
     return (
-      "Adopt it, if the improvement outweighs what it adds: "
+      "Adopt it, if the improvement outweighs the added complexity: "
       f"{', '.join(changes) or 'nothing in the config'}."
     )
   if verdict == "do not adopt":
@@ -505,8 +503,8 @@ def _advice(verdict, unlike, sides, changes, seeds):
   lacking = [side for side in sides if side.num_reruns < (seeds or 3)]
   if seeds is None and not lacking:
     return (
-      f"Not even {_MOST_SEEDS} seeds would tell so small a difference. Keep the"
-      " simpler one."
+      f"Even {_MOST_SEEDS} seeds would not make so small a difference"
+      " significant. Keep the simpler one."
     )
   again = "; ".join(
     side.rerun + (f" --seeds={seeds or 5}" if side.trial >= 0 else ", ...")
@@ -514,4 +512,4 @@ def _advice(verdict, unlike, sides, changes, seeds):
   )
   if seeds is None or min(side.num_reruns for side in sides) < 2:
     return f"Measure the variance between seeds: {again}"
-  return f"About {seeds} seeds of each would tell: {again}"
+  return f"About {seeds} seeds of each would make it significant: {again}"

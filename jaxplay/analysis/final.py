@@ -1,7 +1,7 @@
 """The end of a study: its best point over seeds, and the test set, once.
 
-The test set chooses nothing. So whatever is to be tested is written down before
-the test set is looked at, and what was seen stays written down.
+The test set is never used for a choice. So what is to be tested is recorded
+before the test set is evaluated, and every result stays recorded.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import jaxplay
-from jaxplay import rundir
+from jaxplay import formats, rundir
 from jaxplay.analysis import compare
 from jaxplay.analysis import results as results_lib
 
@@ -19,18 +19,19 @@ from jaxplay.analysis import results as results_lib
 def chosen(
   results: results_lib.Results, *, trial: int, date: str, command: str
 ) -> dict[str, Any]:
-  """What is to be tested, by validation alone: final.json before the test.
+  """Record what is to be tested, chosen by validation, for final.json.
 
   Args:
-    results: The study, whose trial was rerun.
-    trial: Its index.
-    date: Of the choice.
-    command: That made it.
+    results: The study, with reruns of the trial.
+    trial: Index of the trial.
+    date: Date of the choice.
+    command: The command that made it.
 
   Returns:
-    trial, adaptive, point, objective, seeds (of the reruns that completed),
-    diverged (number of others), valid (mean, std, values over the seeds, and
-    trial), num_trials (that had ended), commit, files_commit, date, command.
+    trial, adaptive, point, objective, seeds (of the completed reruns),
+    diverged (number of infeasible ones), valid (mean, std, values over the
+    seeds, and trial), num_trials (that had ended), commit, files_commit, date,
+    command.
 
   Raises:
     jaxplay.UserError: No rerun was completed.
@@ -62,7 +63,7 @@ def chosen(
 
 
 def num_ended(results: results_lib.Results) -> int:
-  """Number of trials that ended: more of them, and the study went on."""
+  """Number of trials that ended; if it grows, the study was continued."""
   return sum(trial.status in results_lib.ENDED for trial in results.trials)
 
 
@@ -71,12 +72,12 @@ def tested(
   trial: rundir.RunDir,
   reruns: Sequence[rundir.RunDir],
 ) -> dict[str, Any]:
-  """Adds what the test set says.
+  """Add the test metrics.
 
   Args:
     final: As from `chosen`.
-    trial: The run that was chosen, whose status holds test metrics.
-    reruns: One for each of its seeds, as well.
+    trial: The chosen run, whose status holds test metrics.
+    reruns: Its reruns, one for each seed, likewise.
 
   Returns:
     `final` with test: metric -> mean, std, values over the seeds, trial.
@@ -92,7 +93,7 @@ def tested(
 
 
 def _spread(values, trial):
-  """The trial itself stands apart: it was selected for its luck."""
+  """Statistics over seeds; the trial is apart, as it was selected."""
   deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return rundir.plain(
     {
@@ -105,22 +106,21 @@ def _spread(values, trial):
 
 
 def lines(final: Mapping[str, Any]) -> list[str]:
-  """The numbers in sentences, a line each."""
+  """Format each metric as a line of text."""
   rows = {final["objective"]: final["valid"]} | final["test"]
   seeds, width = len(final["seeds"]), max(map(len, rows)) + 2
-  found = [
-    f"{name:<{width}}{row['mean']:.4g}"
-    + (f" +- {row['std']:.2g}" if row["std"] is not None else "")
-    + f" over {seeds} seeds; the trial itself {row['trial']:.4g}"
+  text = [
+    f"{name:<{width}}{formats.spread(row['mean'], row['std'])} over {seeds}"
+    f" seeds; the trial itself {row['trial']:.4g}"
     for name, row in rows.items()
   ]
   if final["diverged"]:
-    found.append(f"{final['diverged']} reruns diverged and do not count")
-  return found
+    text.append(f"{final['diverged']} reruns diverged and are left out")
+  return text
 
 
 def log_entry(study: str, final: Mapping[str, Any]) -> str:
-  """An entry of a log of launches, in Markdown (E4).
+  """Format an entry of a launch log, in Markdown (E4).
 
   Args:
     study: Its directory.
@@ -133,7 +133,7 @@ def log_entry(study: str, final: Mapping[str, Any]) -> str:
     f"The best {kind} of {final['num_trials']}, chosen by {final['objective']};"
     f" over seeds {', '.join(map(str, final['seeds']))}, and on the test set at"
     f" the best checkpoint of each. Commit {final['commit']}; of the config and"
-    f" study files: {final.get('files_commit', 'not known')}.",
+    f" study files: {final.get('files_commit', 'unknown')}.",
     "",
     "| | mean over seeds | +- | the trial itself |",
     "|---|---|---|---|",
@@ -147,12 +147,12 @@ def log_entry(study: str, final: Mapping[str, Any]) -> str:
   entry += ["", *(f"- `{k}`: {v!r}" for k, v in final["point"].items())]
   if final["diverged"]:
     entry.append(
-      f"- caveat: {final['diverged']} reruns diverged and do not count."
+      f"- caveat: {final['diverged']} reruns diverged and are left out."
     )
   for earlier in final.get("earlier", ()):
     entry.append(
-      "- caveat: the test set was looked at before: on"
-      f" {earlier['date']}, with trial {earlier['trial']} of"
+      f"- caveat: the test set was evaluated before: on {earlier['date']}, with"
+      f" trial {earlier['trial']} of"
       f" {earlier['num_trials']}."
     )
   return "\n".join([*entry, "", f"`{final['command']}`", "", ""])

@@ -1,4 +1,4 @@
-"""A study in an Optuna storage, for optuna-dashboard and importances."""
+"""Exports a study to an Optuna storage, for optuna-dashboard and others."""
 
 import contextlib
 import hashlib
@@ -10,30 +10,29 @@ from jaxplay.analysis import results as results_lib
 
 
 def export(results: results_lib.Results, url: str) -> tuple[str, int]:
-  """Adds the trials that ended and that the storage does not hold yet.
+  """Add the ended trials that the storage does not have yet.
 
-  A completed trial is complete there, too; an infeasible one is pruned, which
-  is Optuna's word for a trial that is a result but has no value. Values of the
-  objective on the way are intermediate values. Parameters are called by their
-  labels; one without effect in a trial is not in it.
+  Completed trials become COMPLETE, infeasible ones PRUNED: results without a
+  value. Evaluations of the objective become intermediate values. Parameters are
+  named by their labels; those without effect in a trial are left out.
 
   Args:
-    results: Of the study.
-    url: Of any storage that Optuna can write: SQLite, PostgreSQL, ... One
-      writer at a time.
+    results: The study.
+    url: URL of any storage that Optuna supports: SQLite, PostgreSQL, ... Only
+      one process may write at a time.
 
   Returns:
-    (name of the study in the storage, number of trials added)
+    (name of the study in the storage, number of trials added).
 
   Raises:
-    jaxplay.UserError: Optuna is not installed, cannot write to the storage, or
-      finds another study of this name there.
+    jaxplay.UserError: Optuna is not installed or cannot write to the storage,
+      or the storage has another study of this name.
   """
   try:
     import optuna
   except ImportError:
     raise jaxplay.UserError(
-      "exporting to Optuna needs Optuna; pip install 'jaxplay[optuna]'"
+      "exporting to Optuna requires Optuna; pip install 'jaxplay[optuna]'"
     ) from None
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   name = rundir.absolute(results.path).name
@@ -49,16 +48,16 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
         direction="minimize",
         load_if_exists=True,
       )
-      there = _indices(study, results)
+      exported = _indices(study, results)
       new = [
         _trial(optuna.trial, results, trial, domains)
         for trial in results.trials
-        if trial.status in rundir.DONE and trial.index not in there
+        if trial.status in rundir.DONE and trial.index not in exported
       ]
       study.add_trials(new)
   except jaxplay.UserError:
     raise
-  except Exception as error:  # Of whichever driver serves the URL.
+  except Exception as error:  # Any error of the driver for this URL.
     reason = str(error).strip().split("\n")[0]
     if isinstance(error.__cause__, ModuleNotFoundError):
       driver = error.__cause__.name
@@ -71,7 +70,7 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _storage(storages, url):
-  """Whatever the URL names; its connections are closed at the end."""
+  """Open the storage; close its connections at the end."""
   storage = storages.RDBStorage(url)
   try:
     yield storage
@@ -84,8 +83,8 @@ _INDEX, _STUDY = "jaxplay:trial", "jaxplay:study"
 
 
 def _indices(study, results):
-  """The trials that the storage holds."""
-  # What makes trials comparable; not the folder, which may be moved.
+  """Indices of the trials in the storage."""
+  # Not by the path, since a study may be moved.
   keys = ("config", "space", "algorithm", "points", "seed", "objective")
   same = {key: results.study[key] for key in keys}
   digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
@@ -96,8 +95,8 @@ def _indices(study, results):
     study.set_user_attr("jaxplay:objective", results.objective)
   elif study.user_attrs.get(_STUDY) != digest:
     raise jaxplay.UserError(
-      f"the storage holds another study that is called {study.study_name!r};"
-      " rename the folder of this one, or use another storage"
+      f"the storage has another study named {study.study_name!r}; rename the"
+      " directory of this study, or use another storage"
     )
   return {trial.user_attrs.get(_INDEX) for trial in trials}
 
@@ -105,7 +104,7 @@ def _indices(study, results):
 def _trial(trial_lib, results, trial, domains):
   steps, values = trial.curves.get(results.objective, ((), ()))
   value = results.value(trial)
-  # NaN is no value for Optuna; such a trial is as good as infeasible.
+  # Optuna does not accept NaN as a value.
   completed = value == value
   states = trial_lib.TrialState
   return trial_lib.create_trial(
@@ -136,7 +135,7 @@ def _distribution(distributions, parameter):
     "float": distributions.FloatDistribution,
     "int": distributions.IntDistribution,
   }[parameter.kind]
-  # Optuna has no log(1 - x); the values are right, the axis is linear.
+  # Optuna has no log(1 - x) scale; only the axis differs.
   return kind(parameter.low, parameter.high, log=parameter.scale == "log")
 
 

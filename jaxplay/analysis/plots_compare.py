@@ -1,12 +1,9 @@
-"""Figures of two studies on common axes: the baseline, then the candidate.
-
-They are those of `plots`, each with its rows, and with the ends of both.
-"""
+"""Figures of two studies on common axes: the baseline, then the candidate."""
 
 import altair as alt
 from altair.utils import schemapi
 
-from jaxplay.analysis import plots
+from jaxplay.analysis import plot_rows, plots, plots_study
 from jaxplay.analysis import results as results_lib
 
 SIDES = ("baseline", "candidate")
@@ -14,14 +11,13 @@ GROUPS = {
   "hyperparameters": (
     "Hyperparameters",
     "The baseline, then the candidate, on the same axes. Dotted lines are the"
-    " ends of the range that was searched; the circle is the best trial. A"
-    " diamond with a bar is the mean over reruns with other seeds and its 95%"
-    " interval; a red triangle and a number stand for what lies above the"
-    " axis.",
+    " ends of the range; the circle is the best trial. A diamond with a bar is"
+    " the mean over reruns with other seeds and its 95% interval; a red"
+    " triangle with a number is a value above the axis.",
   ),
   "search": (
     "Search",
-    "The best of n trials, were the study n trials long.",
+    "The distribution of the best of n trials.",
   ),
 }
 
@@ -29,10 +25,10 @@ GROUPS = {
 def figures(
   baseline: results_lib.Results, candidate: results_lib.Results
 ) -> list[plots.Figure]:
-  """Pairs of figures, of all that both studies varied.
+  """Make pairs of figures of the hyperparameters that both studies varied.
 
   Args:
-    baseline: A study; a run has nothing to draw.
+    baseline: A study; a run has no figures.
     candidate: Another one, with the same objective.
   """
   with schemapi.debug_mode(False):
@@ -40,64 +36,57 @@ def figures(
 
 
 def _figures(both):
-  found = []
+  drawn = []
+
+  def add(name, title, group, sources, charts):
+    for side, r, source, chart in zip(
+      SIDES, both, sources, charts, strict=True
+    ):
+      drawn.append(_figure(side, r, name, title, source, chart, group))
+
   labels = dict.fromkeys(p.label for r in both for p in r.space.parameters)
   for label in labels:
-    pairs = [(r, _place(r, label)) for r in both]
-    if None in [place for _, place in pairs]:
-      continue  # What one of them did not vary is in the table of the space.
-    parameters = [r.space.parameters[i] for r, i in pairs]
+    places = [_place(r, label) for r in both]
+    if None in places:
+      continue  # Varied in one of them only: the table of spaces lists it.
+    parameters = [
+      r.space.parameters[i] for r, i in zip(both, places, strict=True)
+    ]
     if len({(p.kind, p.scale) for p in parameters}) > 1:
-      continue  # There is no common axis.
-    x_ends, is_choice = None, parameters[0].kind == "choice"
-    if not is_choice:
-      all_ends = [
-        plots.position(p, end) for p in parameters for end in (p.low, p.high)
+      continue  # No common axis.
+    x_ends = None
+    group = "hyperparameters"
+    if parameters[0].kind != "choice":
+      ends = [
+        plot_rows.position(p, end)
+        for p in parameters
+        for end in (p.low, p.high)
       ]
-      x_ends = [min(all_ends), max(all_ends)]
-      y_ends = _union([plots.ends(r, "trials") for r in both])
-      found += [
-        _figure(
-          side,
-          r,
-          f"axis: {label}",
-          f"{label}, every trial",
-          "trials",
-          plots.axis(r, i, x_ends, y_ends),
-        )
-        for side, (r, i) in zip(SIDES, pairs, strict=True)
+      x_ends = [min(ends), max(ends)]
+      sources = ["trials"] * len(both)
+      y_ends = _union(both, sources)
+      charts = [
+        plots.axis(r, i, x_ends, y_ends)
+        for r, i in zip(both, places, strict=True)
       ]
-    sources = [f"isolation:{i}" for _, i in pairs]
-    y_ends = _union(
-      [plots.ends(r, s) for r, s in zip(both, sources, strict=True)]
+      title = f"{label}, every trial"
+      add(f"axis: {label}", title, group, sources, charts)
+    sources = [f"isolation:{i}" for i in places]
+    y_ends = _union(both, sources)
+    charts = [
+      plots.isolation(r, i, x_ends, y_ends)
+      for r, i in zip(both, places, strict=True)
+    ]
+    title = (
+      f"{label}, best trial of each {plots_study.slice_name(parameters[0])}"
     )
-    name = "value" if is_choice else "slice"
-    found += [
-      _figure(
-        side,
-        r,
-        f"isolation: {label}",
-        f"{label}, best trial of each {name}",
-        source,
-        plots.isolation(r, i, x_ends, y_ends),
-      )
-      for side, (r, i), source in zip(SIDES, pairs, sources, strict=True)
-    ]
+    add(f"isolation: {label}", title, group, sources, charts)
   if all(len(r.ranked) > 1 for r in both):
-    y_ends = _union([plots.ends(r, "best_of") for r in both])
-    found += [
-      _figure(
-        side,
-        r,
-        "best of n",
-        "best of n trials",
-        "best_of",
-        plots.best_of(r, y_ends),
-        "search",
-      )
-      for side, r in zip(SIDES, both, strict=True)
-    ]
-  return found
+    sources = ["best_of"] * len(both)
+    y_ends = _union(both, sources)
+    charts = [plots.best_of(r, y_ends) for r in both]
+    add("best of n", "best of n trials", "search", sources, charts)
+  return drawn
 
 
 def _place(results, label):
@@ -105,13 +94,15 @@ def _place(results, label):
   return labels.index(label) if label in labels else None
 
 
-def _union(ends):
+def _union(both, sources):
+  """Ends of a common axis of the objective."""
+  ends = [plot_rows.ends(r, s) for r, s in zip(both, sources, strict=True)]
   return [min(low for low, _ in ends), max(high for _, high in ends)]
 
 
-def _figure(side, results, name, title, source, chart, group="hyperparameters"):
-  """One figure with its rows in it, and nothing to be selected."""
-  chart = chart.properties(datasets={"data": plots.rows(results, source)})
+def _figure(side, results, name, title, source, chart, group):
+  """A figure that contains its rows and allows no selection."""
+  chart = chart.properties(datasets={"data": plot_rows.rows(results, source)})
   chart.params = [p for p in chart.params if p.name != "brush"]
   for layer in chart.layer:
     layer.params = alt.Undefined

@@ -1,9 +1,9 @@
-"""The next study file, written from the findings of the last, to be edited.
+"""Writes the next study file from the findings of the last one.
 
 Playbook, extracting insight from experimental results: "based on the answers to
 the questions above, refine the most recent study to improve the search space
-and/or sample more trials, or take some other corrective action". Every change
-has its reason above it.
+and/or sample more trials, or take some other corrective action". The file is
+to be edited; every change has its reason in a comment above it.
 """
 
 import json
@@ -14,34 +14,35 @@ from typing import Any
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import finding, rundir
+from jaxplay import finding, formats, rundir
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import suggest
 
 _MARGIN = 0.15  # units kept on both sides of the best trials
-_NARROW = 0.6  # of the range: only a smaller one is worth a change
+_NARROW = 0.6  # share of the range, below which it is narrowed
 
 
 def next_study(
   results: results_lib.Results, findings: Iterable[finding.Finding]
 ) -> str:
-  """The text of a Python file with `get_study()`.
+  """Write the text of a Python file with `get_study()`.
 
-  1. A range whose edge the best trials cluster at becomes the wider one that
+  1. A range whose best trials cluster at an edge becomes the wider one that
      `search_space_boundary` proposes.
-  2. One whose best trials lie at the edge of what is feasible is kept, so that
-     the next study can show what a fix of the instability gains; else one that
-     is mostly infeasible beyond a threshold ends there.
-  3. Else, one whose best eighth (at least 5 of 16 trials) lies within it, with
-     0.15 of the range on both sides, in less than 0.6 of it, shrinks to that.
-  4. `max_train_steps` doubles, halves or falls to a fifth where the checks of
-     length say so, unless a range became wider by 1: of trials that do not hold
-     the optimum nothing follows for its length, and the two studies compare.
-     The number of trials doubles where they were too few.
+  2. A range whose best trials lie at the edge of its feasible part is kept, so
+     that the next study can measure a fix of the instability; else, a range
+     that is mostly infeasible beyond a threshold is cut there.
+  3. Else, a range whose best eighth (at least 5 of 16 trials) lies, with a
+     margin of 0.15 of the range on both sides, in less than 0.6 of it, is
+     narrowed to that.
+  4. `max_train_steps` is doubled, halved or cut to a fifth by the checks of
+     length, unless rule 1 widened a range: trials that miss the optimum do not
+     show its best length, and the two studies stay comparable. The number of
+     trials is doubled if there were too few.
 
-  Scientific hyperparameters are kept, save for 1. Adaptive trials do not
-  count: they crowd wherever the best ones happened to be.
+  Scientific hyperparameters are kept, except by rule 1. Adaptive trials are
+  ignored: they cluster around earlier good ones.
 
   Args:
     results: The last study.
@@ -49,23 +50,23 @@ def next_study(
   """
   study, results = results.study, results.space_filling
   findings = list(findings)
-  told = _by_check(findings)
-  domains = [_next_domain(results, p, told) for p in results.space.parameters]
+  checks = _by_check(findings)
+  domains = [_next_domain(results, p, checks) for p in results.space.parameters]
   steps, steps_reason = next_steps(study, findings)
-  if any(_moved(p, told) for p in results.space.parameters):
+  if any(_moved(p, checks) for p in results.space.parameters):
     steps = study["config"]["max_train_steps"]
     steps_reason = (
-      "kept: first the space, then the length. The checks of length judge again"
-      " once the best trials lie inside the space"
+      "kept: first the space, then the length. Check the length again once the"
+      " best trials lie inside the space"
     )
   config, overrides = study["config_file"], dict(study["overrides"])
   config_reason = "kept"
   if rundir.is_local(results.path):
-    # It is there wherever the study goes, and stays what was trained.
+    # It moves with the study, and holds what was trained.
     config, overrides = "study.json", {}
     config_reason = (
       f"the base config of the last study ({study['config_file']} and its"
-      " overrides), as the study.json beside this file holds it"
+      " overrides), from the study.json beside this file"
     )
   parameters, old = results.space.parameters, overrides
   flat = config_lib.flatten(config_lib.from_json(study["config"]))
@@ -73,24 +74,26 @@ def next_study(
   if refusal := _refusal(study, overrides, parameters, domains):
     why = f"kept: the refined space would be refused. {refusal}"
     domains = [(p.domain, why) for p in parameters]
-    # The space itself may be one of another length, such as of long warmups.
+    # The old space may not fit another length, such as with long warmups.
     if refusal := _refusal(study, overrides, parameters, domains):
       overrides = old
       steps_reason = f"kept: another length would be refused. {refusal}"
-  num, num_reason = _next_number(results, told)
+  num, num_reason = _next_number(results, checks)
   seed = study["seed"] + 1
   algorithm, algorithm_reason = study["algorithm"], "kept"
   if algorithm == "explicit":
     algorithm = "halton"
-    algorithm_reason = "was a list of points; now sampled from what they span"
+    algorithm_reason = (
+      "was a list of points; now sampled from the ranges they span"
+    )
   fields = [
-    ("goal", _literal(study["goal"]), "kept; is it still the question?"),
+    ("goal", _literal(study["goal"]), "kept; is it still the goal?"),
     ("config", _literal(config), config_reason),
     ("overrides", _literal(overrides), steps_reason),
     ("space", _space(parameters, domains), ""),
     ("num_trials", repr(num), num_reason),
     ("algorithm", _literal(algorithm), algorithm_reason),
-    ("seed", repr(seed), f"new: was {study['seed']}; other points"),
+    ("seed", repr(seed), f"new (was {study['seed']}), for other points"),
     ("objective", _literal(study["objective"]), "kept"),
     ("notes", _literal(f"refined from {rundir.absolute(results.path)}"), ""),
   ]
@@ -108,18 +111,18 @@ def next_study(
 def repaired(
   results: results_lib.Results, findings: Iterable[finding.Finding]
 ) -> tuple[space_lib.Space, list[str]]:
-  """The space of a study, mended: rule 1 of `next_study`, and 2's cuts.
+  """Fix the space of a study: rule 1, and the cuts of rule 2, of `next_study`.
 
   Args:
     results: The study.
     findings: Its checklist, as from `checklist.check_study`.
 
   Returns:
-    (space, reasons), a sentence for each range that changed; none where there
-    is nothing to mend, or where the space would be refused.
+    (space, reasons), a sentence for each range that changed; none if there is
+    nothing to fix, or if the fixed space would be invalid.
   """
-  told, parameters = _by_check(findings), results.space.parameters
-  domains = [_mended_domain(p, told) or (p.domain, "") for p in parameters]
+  checks, parameters = _by_check(findings), results.space.parameters
+  domains = [_fixed_domain(p, checks) or (p.domain, "") for p in parameters]
   reasons = [
     f"{p.label} is now {_show(domain)}, {reason}"
     for p, (domain, reason) in zip(parameters, domains, strict=True)
@@ -138,13 +141,13 @@ def next_batch(
   num: int,
   seed: int,
 ) -> dict[str, Any]:
-  """Adaptive trials, as `StudyDir.append` takes them.
+  """Suggest adaptive trials, as `StudyDir.append` takes them.
 
   Args:
     results: The study.
     findings: Its checklist, as from `checklist.check_study`.
     num: Number of points.
-    seed: Of the suggestions, at least 0.
+    seed: Seed of the suggestions, at least 0.
 
   Raises:
     jaxplay.UserError: Optuna is not installed.
@@ -163,11 +166,11 @@ def next_batch(
 def refined(
   results: results_lib.Results, findings: Iterable[finding.Finding]
 ) -> tuple[space_lib.Space, list[tuple[dict[str, Any], float | None]]]:
-  """Where exploitation is to search, and what is known there.
+  """Choose the space in which to suggest trials, and their history there.
 
-  The space of `next_study`, as far as it lies in the study's own: ranges that
-  are to be cut or narrowed are, wider ones stay. But the study's own space
-  where fewer than `suggest.FEWEST` trials that ended lie in the refined one.
+  The space of `next_study` within the study's own: ranges are cut or narrowed,
+  but not widened. But the study's own space if fewer than `suggest.FEWEST`
+  trials that ended lie in the refined one.
 
   Args:
     results: The study.
@@ -176,11 +179,11 @@ def refined(
   Returns:
     (space, history), the latter as `suggest.suggest` takes it.
   """
-  told = _by_check(findings)
+  checks = _by_check(findings)
   sample, parameters = results.space_filling, results.space.parameters
   space = _as_space(
     parameters,
-    [(_within(p, _next_domain(sample, p, told)[0]), "") for p in parameters],
+    [(_within(p, _next_domain(sample, p, checks)[0]), "") for p in parameters],
   )
   history = _history(results)
   inside = [
@@ -208,7 +211,7 @@ def _history(results):
     if trial.status != "infeasible":
       value = results.value(trial)
       if math.isnan(value) and trial.status in results_lib.ENDED:
-        continue  # It crashed, or logged no finite value: nothing is known.
+        continue  # It crashed, or logged no finite value.
     point = results.by_key(trial)
     history.append((point, None if math.isnan(value) else value))
   return history
@@ -222,20 +225,20 @@ def _lies_in(space, point):
 
 
 def _by_check(findings):
-  """(check, subject) -> finding, and check -> the first that warns."""
-  told = {}
-  for found in findings:
-    told[found.check, found.subject] = found
-    if found.verdict in ("warn", "fail"):
-      told.setdefault(found.check, found)
-  return told
+  """(check, subject) -> finding; check -> the first that warns or fails."""
+  checks: dict[str | tuple[str, str], finding.Finding] = {}
+  for result in findings:
+    checks[result.check, result.subject] = result
+    if result.verdict in ("warn", "fail"):
+      checks.setdefault(result.check, result)
+  return checks
 
 
-def _next_domain(results, parameter, told):
+def _next_domain(results, parameter, checks):
   """(domain, reason) of one hyperparameter."""
-  mended = _mended_domain(parameter, told)
-  if mended:
-    return mended
+  fixed = _fixed_domain(parameter, checks)
+  if fixed:
+    return fixed
   old = parameter.domain
   narrow = _narrow(results, parameter)
   if narrow:
@@ -248,11 +251,11 @@ def _next_domain(results, parameter, told):
   return old, "kept"
 
 
-def _mended_domain(parameter, told):
-  """(domain, reason) as findings ask for; the old one: not to be narrowed."""
+def _fixed_domain(parameter, checks):
+  """(domain, reason) by rules 1 and 2; the old domain: do not narrow it."""
   old = parameter.domain
-  boundary = told.get(("search_space_boundary", parameter.label))
-  proposed = _moved(parameter, told)
+  boundary = checks.get(("search_space_boundary", parameter.label))
+  proposed = _moved(parameter, checks)
   if proposed:
     edge = boundary.evidence["side"]
     reason = (
@@ -263,13 +266,13 @@ def _mended_domain(parameter, told):
     return _with_range(old, proposed), reason
   if boundary and boundary.evidence.get("infeasible_beyond"):
     return old, (
-      "kept: the best trials lie at the edge of what is feasible. Try warmup"
+      "kept: the best trials lie at the edge of the feasible values. Try warmup"
       " (hparams.warmup_steps) or gradient clipping (clipping,"
       " hparams.clip_norm) on the same range before narrowing it"
     )
   if parameter.role == "scientific":
-    return old, "kept: it is what is compared"
-  infeasible = told.get("infeasible_share")
+    return old, "kept: scientific, so its values are compared"
+  infeasible = checks.get("infeasible_share")
   region = infeasible and infeasible.evidence.get("region")
   if region and region["hyperparameter"] == parameter.label:
     cut = _cut(parameter, region)
@@ -282,16 +285,16 @@ def _mended_domain(parameter, told):
   return None
 
 
-def _moved(parameter, told):
+def _moved(parameter, checks):
   """The wider range that `search_space_boundary` proposes, or None."""
-  boundary = told.get(("search_space_boundary", parameter.label))
+  boundary = checks.get(("search_space_boundary", parameter.label))
   if boundary is None or boundary.verdict != "warn":
     return None
   return boundary.evidence.get("proposed")
 
 
 def _cut(parameter, region):
-  """Range, or values, without the region; None where nothing is left."""
+  """Range, or values, without the region; None: nothing is left."""
   value = region["value"]
   if parameter.kind == "choice":
     compare = {
@@ -327,38 +330,38 @@ def _narrow(results, parameter):
 
 
 def _rounded(parameter, value):
-  """Two digits, counted from 1 on the log_one_minus scale; within the range."""
+  """Two digits (of 1 - value on the log_one_minus scale), within the range."""
   if value in (parameter.low, parameter.high):
     return value
   if parameter.kind == "int":
     value = round(value)
   elif parameter.scale == "log_one_minus":
-    value = round(1 - float(f"{1 - value:.2g}"), 12)
+    value = round(1 - formats.rounded(1 - value, 2), 12)
   else:
-    value = float(f"{value:.2g}")
+    value = formats.rounded(value, 2)
   return min(max(value, parameter.low), parameter.high)
 
 
 def next_steps(
   study: Mapping[str, Any], findings: Iterable[finding.Finding]
 ) -> tuple[int, str]:
-  """The number of steps after that of a study, and why; see rule 4."""
-  told = _by_check(findings)
+  """Choose the number of steps of the next study by rule 4: (steps, reason)."""
+  checks = _by_check(findings)
   old = study["config"]["max_train_steps"]
-  steps = told.get("max_train_steps")
+  steps = checks.get("max_train_steps")
   if steps and steps.evidence["share_best_in_first_tenth"] >= 0.9:
     return max(1, old // 5), (
-      f"max_train_steps cut to a fifth of {old:,}: the best step is nearly"
-      " always in the first tenth"
+      f"max_train_steps cut to a fifth of {old:,}: nearly all best steps are in"
+      " the first tenth"
     )
-  saturated = told.get(("saturated_early", "all trials"))
+  saturated = checks.get(("saturated_early", "all trials"))
   if saturated and saturated.verdict == "warn":
     return max(1, old // 2), (
       f"max_train_steps halved from {old:,}: most trials gain nothing after"
-      " 40 % of them. Numbers that are steps themselves (warmup_steps,"
-      " decay_timescale) stay as they are"
+      " 40% of them. Hyperparameters in steps (warmup_steps, decay_timescale)"
+      " are kept"
     )
-  if steps or "compute_bound" in told:
+  if steps or "compute_bound" in checks:
     return 2 * old, (
       f"max_train_steps doubled from {old:,}: the best trials still improve"
       " when they end. Re-tune the decay; the best learning rate may not"
@@ -367,16 +370,19 @@ def next_steps(
   return old, "kept"
 
 
-def _next_number(results, told):
+def _next_number(results, checks):
   old = len(results.trials)
-  few = told.get("enough_trials")
+  few = checks.get("enough_trials")
   if few:
-    return 2 * old, f"doubled from {old}: too few lay in the good region"
+    return (
+      2 * old,
+      f"doubled from {old}: too few trials are close to the best one",
+    )
   return old, "kept"
 
 
 def _refusal(study, overrides, parameters, domains):
-  """Why the space's own check refuses these domains, or None."""
+  """Why the space of these domains is invalid, or None."""
   try:
     config = config_lib.from_json(study["config"])
     for key, value in overrides.items():
@@ -445,14 +451,14 @@ def _source(domain: space_lib.Domain) -> str:
 
 
 def _literal(value: Any) -> str:
-  """Python source of a value, strings in the quotes of the house."""
+  """Python source of a value, with double quotes around strings."""
   if isinstance(value, str):
-    # JSON shows as they are some characters that would hide what is written.
+    # JSON leaves some invisible characters unescaped.
     is_plain = value.isprintable()
     return json.dumps(value, ensure_ascii=False) if is_plain else repr(value)
   if isinstance(value, Mapping):
-    items = (f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
-    return f"{{{', '.join(items)}}}"
+    pairs = (f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
+    return f"{{{', '.join(pairs)}}}"
   if isinstance(value, tuple | list):
     items = [_literal(item) for item in value]
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
@@ -460,7 +466,7 @@ def _literal(value: Any) -> str:
 
 
 def _comment(text, indent):
-  """Lines of a comment; "" of no text. Breaks lines that data would break."""
+  """Lines of a comment; "" for no text. Line breaks in data are wrapped."""
   prefix = " " * indent + "# "
   lines = textwrap.wrap(text, 80 - len(prefix), break_on_hyphens=False)
   return "".join(f"{prefix}{line}\n" for line in lines)

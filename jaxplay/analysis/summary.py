@@ -1,13 +1,13 @@
-"""What a study found, or the comparison of two, in sentences.
+"""Sentences that summarize a study, or the comparison of two.
 
-For the terminal and for the first lines of a page: the best value, whether it
-can be trusted, and what was compared. All of it is of `compare` and of the
-findings; nothing is decided here.
+For the terminal and the first lines of a page: the best value, whether it can
+be trusted, and what was compared. They restate `compare` and the findings;
+nothing is decided here.
 """
 
 from collections.abc import Mapping, Sequence
 
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.analysis import compare
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
@@ -16,18 +16,18 @@ from jaxplay.analysis import trials as trials_lib
 def of_study(
   results: results_lib.Results, findings: Sequence[finding.Finding]
 ) -> list[str]:
-  """Two or more sentences on a study, or on a run as `compare.read` has it.
+  """Summarize a study, or a run as from `compare.read`.
 
   Args:
     results: The study.
     findings: Its checklist; empty: not checked.
 
   Returns:
-    How good its best trial is and whether its space holds the optimum; then
-    one for each scientific choice that the best one is compared with.
+    The value of its best trial and whether its space contains the optimum; then
+    a sentence for each scientific choice that the best one is compared with.
   """
   edges = [f for f in findings if f.check == "search_space_boundary"]
-  choices = [of_choice(*found) for found in compare.cells(results)]
+  choices = [of_choice(*choice) for choice in compare.cells(results)]
   return [_best(results) + _edges(edges), *choices]
 
 
@@ -36,43 +36,44 @@ def of_both(
   both: Mapping[str, results_lib.Results],
   findings: Sequence[Sequence[finding.Finding]],
 ) -> list[str]:
-  """What each side found and, last, what the comparison of them says.
+  """Summarize each side and, last, their comparison.
 
   Args:
-    comparison: Of the two.
+    comparison: The comparison.
     both: "baseline" and "candidate" -> the study or run.
-    findings: Of the checklist of each, in this order; empty: not checked.
+    findings: The checklist of each, in this order; empty: not checked.
   """
-  said = []
+  sentences = []
   for (name, results), own in zip(both.items(), findings, strict=True):
     first, *rest = of_study(results, own)
     name = name.capitalize()
-    said.append(f"{name} {results.path.name}: {first}")
-    said += [f"{name}: {part[0].lower()}{part[1:]}" for part in rest]
-  return [*said, of_comparison(comparison)]
+    sentences.append(f"{name} {results.path.name}: {first}")
+    sentences += [f"{name}: {part[0].lower()}{part[1:]}" for part in rest]
+  return [*sentences, of_comparison(comparison)]
 
 
-def of_choice(best: str, other: str, found: compare.Comparison) -> str:
-  """Whether one combination of scientific choices is better than another."""
-  difference = f"{found.improvement:.4g} ({_interval(found.interval)})"
-  if found.verdict == "adopt":
+def of_choice(best: str, other: str, comparison: compare.Comparison) -> str:
+  """Compare one combination of scientific choices with another."""
+  interval = _interval(comparison.interval)
+  difference = f"{comparison.improvement:.4g} ({interval})"
+  if comparison.verdict == "adopt":
     return f"{best} is better than {other} by {difference}."
   return f"No significant difference between {best} and {other}: {difference}."
 
 
 def of_comparison(comparison: compare.Comparison) -> str:
-  """What becomes of the candidate, and by how much it is better."""
+  """State the verdict, and by how much the candidate is better."""
   improvement = comparison.improvement
   better = "lower" if improvement >= 0 else "higher"
-  changes = ", ".join(
-    f"{key} from {_short(old)} to {_short(new)}"
+  changed = ", ".join(
+    f"{key} from {formats.number(old)} to {formats.number(new)}"
     for key, (old, new) in comparison.changes.items()
   )
+  changes = f"; it changes {changed}" if changed else ""
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
     f" {abs(improvement):.4g} {better} (improvement"
-    f" {_interval(comparison.interval)})"
-    + (f"; it changes {changes}." if changes else ".")
+    f" {_interval(comparison.interval)}){changes}."
   )
 
 
@@ -105,30 +106,26 @@ def _best(results):
 
 
 def _edges(findings):
-  """What the checks say of the ranges; "" where none was made."""
+  """The findings on the ranges; "" without any."""
   bad = [f for f in findings if f.verdict in ("warn", "fail")]
   if bad:
     return " " + " ".join(_edge(f) for f in bad)
   if findings and all(f.verdict == "ok" for f in findings):
-    return " Its best trials lie well inside the space."
+    return " Its best trials lie inside the space."
   return ""
 
 
-def _edge(found):
-  evidence = found.evidence
+def _edge(boundary):
+  evidence = boundary.evidence
   if "proposed" not in evidence:
-    return f"Check {found.subject}: {found.advice}"
+    return f"Check {boundary.subject}: {boundary.advice}"
   low, high = evidence["range"]
   return (
-    f"Its space is too narrow: the {evidence['num_best']} best trials lie at"
-    f" the {evidence['side']} edge of {found.subject}, {low:g} to {high:g}"
-    f" (p = {evidence['p_value']:.2g})."
+    f"Its space may be too narrow: the {evidence['num_best']} best trials lie"
+    f" at the {evidence['side']} edge of {boundary.subject}, {low:g} to"
+    f" {high:g} (p = {evidence['p_value']:.2g})."
   )
 
 
 def _interval(ends):
-  return f"95%: {ends[0]:.4g} to {ends[1]:.4g}"
-
-
-def _short(value):
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
+  return f"95%: {formats.interval(*ends)}"

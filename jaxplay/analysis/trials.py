@@ -1,8 +1,8 @@
 """The numbers behind the figures and the checks of a study.
 
-Hyperparameters are judged on their own scale, as *units* from 0 at the low end
-to 1 at the high end. Trials are grouped into *cells*, one for each combination
-of scientific choices, because cells are compared, and nuisance hyperparameters
+Hyperparameters are measured on their own scale, as *units* from 0 at the low
+end to 1 at the high end. Trials form *groups*, one for each combination of
+scientific choices, because these are compared, and nuisance hyperparameters
 have to be tuned in each.
 """
 
@@ -18,12 +18,13 @@ from scipy import stats
 
 from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
+from jaxplay.study import space as space_lib
 
 
 def outcomes(results: results_lib.Results) -> np.ndarray:
-  """The objective of each trial that ended, float64; infeasible ones +inf.
+  """The objective of each trial that ended, float64; infeasible: +inf.
 
-  Without adaptive trials, for which drawing again would mean nothing.
+  Without adaptive trials, which are no random sample.
   """
   results = results.space_filling
   values = np.where(results.infeasible, np.inf, results.values)
@@ -31,9 +32,9 @@ def outcomes(results: results_lib.Results) -> np.ndarray:
 
 
 def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
-  """The best of n trials, for each n: the bootstrap of the budget, exactly.
+  """Compute quantiles of the best of n trials by an exact bootstrap.
 
-  Of n draws with replacement from N values the least is at most the k-th
+  The minimum of n draws with replacement from N values is at most the k-th
   smallest with probability 1 - ((N - k) / N)^n, so no random draws are needed.
   Source: Playbook, Figure 3.
 
@@ -43,7 +44,7 @@ def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
 
   Returns:
     A row {n, low, q25, median, q75, high} for each size: quantiles of the best
-    at 5, 25, 50, 75 and 95 %.
+    at 5, 25, 50, 75 and 95%.
   """
   values = np.sort(values[~np.isnan(values)])
   if not len(values):
@@ -55,7 +56,7 @@ def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
     rows.append(
       {"n": int(n)}
       | {
-        # A quantile that is met exactly must not fall victim to rounding.
+        # Rounding must not miss a quantile that is reached exactly.
         name: float(values[np.searchsorted(reached, quantile - 1e-12)])
         for name, quantile in names.items()
       }
@@ -64,13 +65,13 @@ def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
 
 
 def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
-  """The best trial for each value, or in each slice, of a hyperparameter.
+  """Find the best trial of each value, or slice, of a hyperparameter.
 
-  Exact for choices and for at most 10 integers; else slices of equal width on
-  the hyperparameter's own scale, the square root of the number of trials of
-  them, at most 12. Without adaptive trials, which would give a slice more
-  chances than the others. Source: Playbook, detecting whether a change is
-  useful with isolation plots.
+  By value for choices and for at most 10 integers; else in slices of equal
+  width on the hyperparameter's own scale, as many as the square root of the
+  number of trials, at most 12. Without adaptive trials, which would give a
+  slice more chances than the others. Source: Playbook, detecting whether a
+  change is useful with isolation plots.
 
   Returns:
     For each slice, in order: x (the value; of a slice that of its best trial,
@@ -81,14 +82,13 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
   results = results.space_filling
   parameter = next(p for p in results.space.parameters if p.label == label)
   column = results.column(label)
-  ended = results.infeasible | ~np.isnan(results.values)
-  here = ended & np.array([value is not None for value in column], bool)
+  here = results.ended & np.array([value is not None for value in column], bool)
   number = int(np.clip(math.isqrt(int(here.sum())), 2, 12))
   place, edges, names = _slices(parameter, column, number)
   rows = []
   for i, (low, high) in enumerate(edges):
-    here = (place == i) & ended
-    valued = np.flatnonzero(here & np.isfinite(results.values))
+    here = (place == i) & results.ended
+    valued = np.flatnonzero(here & np.isfinite(results.values)).tolist()
     best = min(valued, key=lambda j: results.values[j], default=None)
     x = names[i]
     if low is not None and best is not None:
@@ -110,11 +110,12 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
 def rerun_interval(
   results: results_lib.Results, index: int | None
 ) -> tuple[float, float, float]:
-  """(mean, low, high) over the reruns of a trial: the mean's 95 % interval.
+  """Mean over the reruns of a trial, and its 95% interval: (mean, low, high).
 
   By Student's t; NaN without two reruns that have a value.
   """
-  values = results.values_of(results.reruns.get(index, ()))
+  reruns = () if index is None else results.reruns.get(index, ())
+  values = results.values_of(reruns)
   if len(values) < 2:
     return math.nan, math.nan, math.nan
   error = float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -123,24 +124,28 @@ def rerun_interval(
   return mean, mean - reach, mean + reach
 
 
-def cells(
+def groups(
   results: results_lib.Results, slices: bool = True, without: str | None = None
 ) -> dict[str, np.ndarray]:
-  """Combinations of scientific values -> indices of their trials, int [n].
+  """Group trials by their combination of scientific values.
 
-  In the space's order. A continuous scientific hyperparameter counts by 2 to 4
-  slices of equal width on its scale, of 16 trials on average. Names look like
-  "optimizer=adam, model.depth=2"; the only cell of a study without scientific
-  hyperparameters is called "".
+  A continuous scientific hyperparameter counts by 2 to 4 slices of equal width
+  on its scale, of 16 trials on average.
 
   Args:
     results: The study.
-    slices: Whether the slices of continuous hyperparameters are cells. Not
-      where each cell has to be a good one: a slice of bad values is none.
-    without: Label of a hyperparameter that does not tell cells apart.
+    slices: Whether the slices of continuous hyperparameters form groups. False
+      if each group must be able to hold good trials: a slice of bad values
+      cannot.
+    without: Label of a hyperparameter to ignore.
+
+  Returns:
+    Name -> positions of its trials, int [n], in the space's order. Names look
+    like "optimizer=adam, model.depth=2"; the only group of a study without
+    scientific hyperparameters is called "".
   """
   number = int(np.clip(len(results.trials) // 16, 2, 4))
-  keys = [() for _ in results.trials]
+  keys: list[tuple[tuple[int, str], ...]] = [() for _ in results.trials]
   for parameter in results.space.parameters:
     if parameter.role != "scientific" or parameter.label == without:
       continue
@@ -153,6 +158,7 @@ def cells(
         low, high = edges[i]
         value = names[i] if low is None else f"{low:.3g} to {high:.3g}"
         keys[trial] += ((i, f"{parameter.key}={value}"),)
+  members: dict[tuple[tuple[int, str], ...], list[int]]
   members = collections.defaultdict(list)
   for trial, key in enumerate(keys):
     members[key].append(trial)
@@ -165,30 +171,31 @@ def cells(
 def best_of_each(
   results: results_lib.Results,
 ) -> dict[str, results_lib.Trial]:
-  """Each of `cells` that has a completed trial -> its best one.
+  """Find the best trial of each of `groups` that has a completed one.
 
-  Where there are several, they are compared: then without adaptive trials, of
-  which one cell may have had more than the others.
+  Several groups are compared, so then without adaptive trials, of which one
+  group may have had more than the others.
   """
-  if len(cells(results)) > 1:
+  if len(groups(results)) > 1:
     results = results.space_filling
   best = {}
-  for name, indices in cells(results).items():
+  for name, indices in groups(results).items():
     valued = indices[np.isfinite(results.values[indices])]
     if len(valued):
-      best[name] = results.trials[valued[np.argmin(results.values[valued])]]
+      least = int(valued[np.argmin(results.values[valued])])
+      best[name] = results.trials[least]
   return best
 
 
 def best_steps(
   results: results_lib.Results, tolerance: float = 0.0
 ) -> np.ndarray:
-  """Step of the best value as a share of all steps, of completed trials.
+  """Step of the best value as a share of all steps, for completed trials.
 
   Args:
     results: The study.
-    tolerance: Take the first step whose value is at most this share, and two
-      validation examples, above the best one; 0: the first of the best.
+    tolerance: Take the first step whose value is at most this share, or two
+      validation examples, above the best value; 0: the first best step.
 
   Returns:
     Shares in [0, 1], in the order of `results.ranked`.
@@ -208,12 +215,12 @@ def best_steps(
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """How much the objective differs between trainings of the same point.
+  """Standard deviation of the objective between trainings of one point.
 
   Attributes:
-    deviation: Standard deviation, in the objective's unit; NaN: no trial.
-    freedom: Degrees of freedom of its estimate; inf: it is no estimate.
-    source: What it is taken from, in words.
+    deviation: In the objective's unit; NaN: no trial has a value.
+    freedom: Degrees of freedom of the estimate; inf: it is assumed.
+    source: What it was estimated from.
   """
 
   deviation: float
@@ -222,17 +229,17 @@ class Noise:
 
   @property
   def tolerance(self) -> float:
-    """What the difference of two trainings exceeds in 1 of 20 cases."""
+    """The 95% quantile of the difference between two trainings."""
     quantile = float(stats.t.isf(0.025, self.freedom))
     return quantile * math.sqrt(2) * self.deviation
 
 
 def noise(results: results_lib.Results) -> Noise:
-  """The noise of a study's objective.
+  """Estimate the noise of a study's objective.
 
-  From reruns with other seeds, pooled, where there are at least 3 of a trial;
-  else the standard error of the best error rate on the validation set; else 1 %
-  of the best value (the Playbook's example: 0.1 of 23).
+  From reruns with other seeds, pooled, if some trial has at least 3; else the
+  standard error of the best error rate on the validation set; else 1% of the
+  best value (the Playbook's example: 0.1 of 23).
   """
   squares, freedom = 0.0, 0
   for reruns in results.reruns.values():
@@ -250,21 +257,33 @@ def noise(results: results_lib.Results) -> Noise:
     error = curves.resolution(value, trial.num_valid)
     source = f"standard error on {trial.num_valid} examples"
     return Noise(error, math.inf, source)
-  return Noise(0.01 * abs(value), math.inf, "assumed: 1 % of the best value")
+  return Noise(0.01 * abs(value), math.inf, "assumed: 1% of the best value")
 
 
-def units(parameter, column):
-  """`to_unit` of each value, float64 [trials]; NaN where there is none."""
+def is_ordered(parameter: space_lib.Parameter) -> bool:
+  """Whether a range has edges: a number, or 3 or more monotone choices."""
+  if parameter.kind != "choice":
+    return True
+  values = list(parameter.values)
+  return (
+    len(values) >= 3
+    and all(type(value) in (int, float) for value in values)
+    and values in (sorted(values), sorted(values, reverse=True))
+  )
+
+
+def units(parameter: space_lib.Parameter, column: np.ndarray) -> np.ndarray:
+  """`to_unit` of each value, float64 [trials]; NaN if it does not exist."""
   return np.array(
     [np.nan if value is None else parameter.to_unit(value) for value in column]
   )
 
 
 def _slices(parameter, column, number):
-  """Of each trial its slice (-1: none); edges of the slices; their names.
+  """The slice of each trial (-1: none), edges of the slices, their names.
 
   Args:
-    number: Of slices, where the hyperparameter is continuous.
+    number: Number of slices if the hyperparameter is continuous.
   """
   if parameter.kind == "choice":
     exact = list(parameter.values)

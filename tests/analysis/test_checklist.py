@@ -156,7 +156,7 @@ def test_an_edge_of_feasibility_is_told_as_instability():
   found = _boundary(study)
   assert found.verdict == "warn" and "proposed" not in found.evidence
   assert "optimization_instability" in found.advice
-  found = checklist.optimization_instability(study)
+  found = checklist.optimization_instability(study, checklist.check_runs(study))
   assert found.verdict == "warn"
   assert found.subject == "hparams.learning_rate"
 
@@ -166,7 +166,12 @@ def test_divergence_far_from_the_best_is_no_instability():
   values = 0.1 + (np.linspace(0, 1, 40) - 0.4) ** 2
   study = by_hand.line(values, infeasible=range(32, 40))
   assert _boundary(study).verdict == "ok"
-  assert checklist.optimization_instability(study).verdict == "ok"
+  assert (
+    checklist.optimization_instability(
+      study, checklist.check_runs(study)
+    ).verdict
+    == "ok"
+  )
 
 
 @pytest.mark.parametrize(

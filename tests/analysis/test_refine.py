@@ -257,3 +257,55 @@ def test_adaptive_trials_refine_nothing():
     refine.refined(r, checklist.check_study(r))[0] for r in (results, more)
   ]
   assert spaces[0] == spaces[1]
+
+
+def test_a_space_is_fixed_only_where_its_edge_is_bad():
+  """R3: the wider range, with a reason; else the study's own space."""
+  results = generated.faulty(0, "edge", 0.3, 64)
+  space, reasons = refine.repaired(results, checklist.check_study(results))
+  old = {p.label: p for p in results.space.parameters}
+  new = {p.label: p for p in space.parameters}
+  changed = [label for label in old if new[label] != old[label]]
+  assert "hparams.learning_rate" in changed
+  assert len(reasons) == len(changed)
+  for reason, label in zip(reasons, changed, strict=True):
+    assert reason.startswith(label)
+  healthy = generated.study(0, 64)
+  assert refine.repaired(healthy, []) == (healthy.space, [])
+
+
+@pytest.mark.parametrize(
+  "check, subject, evidence, factor",
+  [
+    ("max_train_steps", "x", {"share_best_in_first_tenth": 0.95}, 0.2),
+    ("max_train_steps", "x", {"share_best_in_first_tenth": 0.0}, 2),
+    ("compute_bound", "x", {}, 2),
+    ("saturated_early", "all trials", {}, 0.5),
+    ("saturated_early", "trial 3", {}, 1),
+  ],
+)
+@pytest.mark.parametrize("verdict", ["warn", "ok"])
+def test_next_steps(check, subject, evidence, factor, verdict):
+  """F1-F3: the length follows the checks that warn, and is kept otherwise."""
+  study = {"config": {"max_train_steps": 1000}}
+  made = finding.Finding(check, verdict, subject, evidence, "", "")
+  steps, reason = refine.next_steps(study, [made])
+  expected = 1000 * (factor if verdict == "warn" else 1)
+  assert steps == expected
+  assert (reason == "kept") == (steps == 1000)
+  assert refine.next_steps({"config": {"max_train_steps": 1}}, [made])[0] >= 1
+
+
+def test_a_batch_continues_the_study():
+  """C9: points inside the space, after its trials; the same for a seed."""
+  pytest.importorskip("optuna")
+  results = generated.study(0, 32)
+  findings = checklist.check_study(results)
+  batches = [
+    refine.next_batch(results, findings, num=3, seed=seed) for seed in (1, 1, 2)
+  ]
+  assert batches[0] == batches[1] != batches[2]
+  assert batches[0]["after"] == 32 and len(batches[0]["points"]) == 3
+  assert batches[0]["told"] <= 32
+  for point in batches[0]["points"]:
+    assert all(p.holds(point[p.key]) for p in results.space.active(point))

@@ -73,8 +73,9 @@ def test_a_choice_is_better_or_not(improvement):
   noise = 0.001 * np.random.default_rng(0).normal(size=20)
   points = [{"optimizer": name} for name in ("adam", "lion") * 10]
   values = [0.3 + improvement * (i % 2) + n for i, n in enumerate(noise)]
-  _, said = _said(by_hand.study(space, points, values))
-  ((best, other, found),) = compare.cells(by_hand.study(space, points, values))
+  results = by_hand.study(space, points, values)
+  _, said = _said(results)
+  ((best, other, found),) = compare.cells(results)
   assert best in said and other in said
   assert all(f"{end:.4g}" in said for end in found.interval)
   assert ("is better than" in said) == bool(improvement)

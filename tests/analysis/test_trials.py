@@ -89,17 +89,17 @@ def test_conditional_trials_are_in_their_own_slices():
 def test_cells_are_the_scientific_values():
   """D10: each trial in one cell; one cell without scientific ones."""
   study = generated.study(0, 64, optimizers=("momentum", "nesterov"))
-  cells = trials.cells(study)
+  cells = trials.groups(study)
   assert set(cells) == {"optimizer=momentum", "optimizer=nesterov"}
   assert [len(cell) for cell in cells.values()] == [32, 32]
-  assert list(trials.cells(generated.study(0, 20))) == [""]
+  assert list(trials.groups(generated.study(0, 20))) == [""]
 
 
 def test_a_continuous_scientific_number_makes_few_cells():
   """D10: cells hold enough trials to be compared."""
   points = [{"hparams.weight_decay": float(w)} for w in np.linspace(0, 1, 48)]
   mapping = {"hparams.weight_decay": space_lib.Float(0, 1, role="scientific")}
-  cells = trials.cells(by_hand.study(mapping, points, [0.1] * 48))
+  cells = trials.groups(by_hand.study(mapping, points, [0.1] * 48))
   assert [len(cell) for cell in cells.values()] == [16, 16, 16]
 
 

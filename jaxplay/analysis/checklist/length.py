@@ -1,0 +1,154 @@
+"""Is training too long or too short?"""
+
+import numpy as np
+
+from jaxplay import finding
+from jaxplay.analysis import curves
+from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
+from jaxplay.analysis.checklist import shared
+
+
+def max_train_steps(results: results_lib.Results) -> finding.Finding:
+  """Check where in training the trials reach their best step.
+
+  The rule, over the better half of the trials: `warn` if 90% come within
+  2% (or two validation examples) of their best in the first tenth of the steps
+  (too long), or 85% not before the last quarter (train longer and re-tune the
+  decay). A learning rate that ends below a fifth of its peak makes the best
+  step late whatever the length: then the second is `unknown`. Needs 5 trials in
+  that half.
+  """
+  shares = trials_lib.best_steps(results, tolerance=0.02)
+  half = shares[: max((len(shares) + 1) // 2, 5)]
+  if len(half) < 5:
+    return shared.too_few("max_train_steps", len(half), "max_train_steps", 5)
+  early, late = float((half <= 0.1).mean()), float((half > 0.75).mean())
+  decays = _decays(results.ranked)
+  steps = results.ranked[0].max_train_steps
+  verdict: finding.Verdict = "ok"
+  advice = ""
+  if early >= 0.9:
+    verdict = "warn"
+    advice = (
+      f"{early:.0%} of the better trials reach their best step in the first"
+      f" tenth of {steps:,} steps. Train for far fewer steps, and check for"
+      " overfitting."
+    )
+  elif late >= 0.85 and decays:
+    verdict = "unknown"
+    advice = (
+      f"{late:.0%} of the better trials reach their best step in the last"
+      f" quarter of {steps:,} steps, which a decaying learning rate causes at"
+      " any length. To find out, train the best trials twice as long, and"
+      " re-tune the decay schedule."
+    )
+  elif late >= 0.85:
+    verdict = "warn"
+    advice = (
+      f"{late:.0%} of the better trials reach their best step in the last"
+      f" quarter of {steps:,} steps. Train longer, and re-tune the decay"
+      " schedule."
+    )
+  return finding.Finding(
+    "max_train_steps",
+    verdict,
+    "max_train_steps",
+    dict(
+      share_best_in_first_tenth=early,
+      share_best_in_last_quarter=late,
+      num_trials=len(half),
+      median_best_step=float(np.median(half)) * steps,
+      max_train_steps=steps,
+      late_because_rate_decays=bool(decays and late >= 0.85),
+    ),
+    advice,
+    "Playbook, deciding how long to train when training is not compute-bound",
+  )
+
+
+def compute_bound(results: results_lib.Results) -> finding.Finding:
+  """Check whether more steps would give a better result.
+
+  The rule, for the 3 best trials of each group: one is compute-bound if the
+  last fifth of the steps still improves the objective and the training loss,
+  each by 4% and 4 standard errors of its noise, and the training set is not
+  fitted: training error above 0.5% in the last tenth or, where that is not
+  logged, training loss above 2% of the first. `warn` if most are; but
+  `unknown` if the learning rate ends below a fifth of its peak, because a
+  decay lowers the end of every curve. Needs 10 evaluations. Source: Playbook,
+  determining the number of steps for each training run.
+  """
+  rank = {trial.index: i for i, trial in enumerate(results.ranked)}
+  votes = []
+  for indices in trials_lib.groups(results, slices=False).values():
+    trials = (results.trials[i] for i in indices)
+    valued = [t for t in trials if t.index in rank]
+    best = sorted(valued, key=lambda t: rank[t.index])[:3]
+    votes += [_is_compute_bound(t, results.objective) for t in best]
+  judged = [vote for vote in votes if vote is not None]
+  source = "Playbook, determining the number of steps for each training run"
+  if not judged:
+    return finding.Finding(
+      "compute_bound",
+      "unknown",
+      results.objective,
+      dict(judged=0),
+      "Needs 10 evaluations in one of the best trials; lower eval_every.",
+      source,
+    )
+  bound = sum(judged)
+  decays = _decays(results.ranked)
+  verdict: finding.Verdict = "ok"
+  advice = ""
+  if bound > len(judged) / 2 and decays:
+    verdict = "unknown"
+    advice = (
+      f"{bound} of the {len(judged)} best trials improve until the end, which a"
+      " decaying learning rate causes at any length. To find out, train the"
+      " best one for twice the steps."
+    )
+  elif bound > len(judged) / 2:
+    verdict = "warn"
+    advice = (
+      f"{bound} of the {len(judged)} best trials still improve when they end,"
+      " and do not fit the training set: more steps would help. Tune in"
+      " rounds of growing length (Playbook, deciding how long to train when"
+      " training is compute-bound)."
+    )
+  return finding.Finding(
+    "compute_bound",
+    verdict,
+    results.objective,
+    dict(compute_bound=bound, judged=len(judged), rate_decays=decays),
+    advice,
+    source,
+  )
+
+
+def _is_compute_bound(trial, objective):
+  """Whether a trial is compute-bound; None: its curves are too short."""
+  for metric in (objective, "train/loss"):
+    _, values = trial.curves.get(metric, (None, np.zeros(0)))
+    values = values[np.isfinite(values)]
+    if len(values) < 10:
+      return None
+    gain, error = curves.last_gain(values)
+    level = abs(float(values[-(len(values) // 5) :].mean()))
+    if gain <= max(0.04 * level, 4 * error):
+      return False
+  _, errors = trial.curves.get("train/error_rate", (None, np.zeros(0)))
+  if len(errors):
+    return bool(errors[-max(1, len(errors) // 10) :].mean() > 0.005)
+  return bool(values[-max(1, len(values) // 10) :].mean() > 0.02 * values[0])
+
+
+def _decays(trials):
+  """Whether most of the best end below a fifth of their peak learning rate."""
+  shares = [
+    curves.final_rate(t.curves["learning_rate"][1])
+    for t in trials[:5]
+    if "learning_rate" in t.curves
+  ]
+  known = [share for share in shares if share is not None]
+  return sum(share < 0.2 for share in known) > len(known) / 2

@@ -1,0 +1,146 @@
+"""Checks of a single run, from its logged curves alone.
+
+Each check takes arrays and returns one Finding.
+
+    validation.py  objective and validation metrics
+    training.py    training loss, gradients, clipping, input pipeline
+    measures.py    noise, level and resolution of a curve
+"""
+
+import math
+
+import numpy as np
+
+from jaxplay import finding, rundir
+from jaxplay.analysis import results
+from jaxplay.analysis.curves import findings
+from jaxplay.analysis.curves.measures import (
+  clipped_share,
+  final_rate,
+  last_gain,
+  resolution,
+)
+from jaxplay.analysis.curves.training import (
+  aggressive_clipping,
+  early_instability,
+  input_bound,
+  mid_training_instability,
+  training_loss_rises,
+)
+from jaxplay.analysis.curves.validation import (
+  better_than_chance,
+  late_variance,
+  overfitting,
+  periodic_validation,
+  saturated_early,
+  still_improving,
+)
+
+__all__ = [
+  "CHECKS",
+  "aggressive_clipping",
+  "better_than_chance",
+  "check_run",
+  "check_trial",
+  "clipped_share",
+  "early_instability",
+  "final_rate",
+  "input_bound",
+  "last_gain",
+  "late_variance",
+  "mid_training_instability",
+  "overfitting",
+  "periodic_validation",
+  "resolution",
+  "saturated_early",
+  "still_improving",
+  "training_loss_rises",
+]
+
+# The checks by name, in the order in which `check_trial` returns them.
+CHECKS = (
+  "better_than_chance",
+  "overfitting",
+  "late_variance",
+  "still_improving",
+  "saturated_early",
+  "training_loss_rises",
+  "periodic_validation",
+  "early_instability",
+  "mid_training_instability",
+  "aggressive_clipping",
+  "input_bound",
+)
+
+
+def check_run(run: rundir.RunDir) -> finding.Findings:
+  """Run all checks of a run, on the objective of its config.
+
+  Raises:
+    jaxplay.UserError: This is not a run directory.
+  """
+  return check_trial(results.read_run(run.path), run.objective())
+
+
+def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
+  """Run all checks of a run, in the order of `CHECKS`.
+
+  Args:
+    trial: The run.
+    objective: The logged metric to check, less is better.
+  """
+
+  def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
+    return trial.curves.get(name, (np.zeros(0, np.int64), np.zeros(0)))
+
+  steps, values = curve(objective)
+  loss_steps, loss = curve("train/loss")
+  _, norms = curve("train/grad_norm_max")
+  _, rates = curve("learning_rate")
+  num_examples = trial.num_valid if objective.endswith("error_rate") else 0
+  # The loss is not quantized, so it shows a period that an error rate hides.
+  smooth = objective.partition("/")[0] + "/loss"
+  if smooth not in trial.curves:
+    smooth = objective
+  error_rate, _ = trial.best("valid/error_rate")
+  # By the loss, or by a gradient that no loss shows.
+  diverged_at = trial.step if trial.status == "infeasible" else None
+  losses = (loss_steps, loss, norms, trial.max_train_steps, diverged_at)
+  checks = [
+    better_than_chance(
+      error_rate if math.isfinite(error_rate) else None,
+      trial.chance,
+      trial.num_valid,
+    )
+  ]
+  if diverged_at is None:
+    checks += [
+      overfitting(steps, values, num_examples),
+      late_variance(steps, values, num_examples, rates),
+    ]
+  else:
+    names = ("overfitting", "late_variance")
+    checks += [findings.after_divergence(name) for name in names]
+  if trial.status == "completed":
+    checks += [
+      still_improving(steps, values, num_examples, rates),
+      saturated_early(steps, values, loss),
+    ]
+  else:
+    names = ("still_improving", "saturated_early")
+    checks += [findings.unfinished(name) for name in names]
+  if diverged_at is None:
+    checks.append(training_loss_rises(loss_steps, loss))
+  else:
+    rises = findings.after_divergence("training_loss_rises", "train/loss")
+    checks.append(rises)
+  return finding.Findings(
+    [
+      *checks,
+      periodic_validation(*curve(smooth)),
+      early_instability(*losses),
+      mid_training_instability(*losses),
+      aggressive_clipping(*curve("train/clipped"), curve("train/grad_norm")[1]),
+      input_bound(curve("data_wait")[1], curve("examples_per_second")[1]),
+    ]
+  )

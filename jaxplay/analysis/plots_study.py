@@ -1,0 +1,120 @@
+"""The figures of a study: which there are, with titles and captions."""
+
+from typing import Any
+
+from altair.utils import schemapi
+
+from jaxplay.analysis import plot_rows, plots
+from jaxplay.analysis import results as results_lib
+from jaxplay.study import space as space_lib
+
+GROUPS = {
+  "hyperparameters": (
+    "Hyperparameters",
+    "Left, every trial: good trials close to a dotted end of the range suggest"
+    " extending it; a red cross is a trial that diverged, a grey triangle one"
+    " that crashed, both without a value. Right, the best trial of each slice,"
+    " all other hyperparameters optimized, with the number of trials in the"
+    " slice. A diamond with a bar is the mean of its reruns with other seeds"
+    " and its 95% interval; a red triangle with a number is a slice whose best"
+    " value lies above the axis.",
+  ),
+  "curves": (
+    "Training curves",
+    "The best few trials first. Solid: validation; dashed: training.",
+  ),
+  "search": (
+    "Search and length",
+    "Left, the distribution of the best of n trials: if it still falls at the"
+    " right end, more trials would help. Right, the step at which each trial"
+    " was best: if all are in the first shaded tenth, training is too long; if"
+    " most are in the last shaded quarter, it is too short.",
+  ),
+  "optimization": (
+    "Gradients and learning rates",
+    "Global norm of the gradient before clipping: spikes indicate instability;"
+    " the 90th percentile is a good threshold for clipping.",
+  ),
+}
+
+
+def figures(results: results_lib.Results) -> list[plots.Figure]:
+  """Make every figure that has data, in the order of the page."""
+  # Altair would validate each part whenever a larger one is made, which takes
+  # seconds; `spec` validates the whole.
+  with schemapi.debug_mode(False):
+    return _figures(results)
+
+
+def _figures(results):
+  drawn = []
+
+  def add(name, group, source, chart, caption="", title=""):
+    drawn.append(plots.Figure(name, group, source, chart, caption, title))
+
+  parameters = results.space.parameters
+  num = len(results.trials)
+  fair = ""
+  if results.num_adaptive:
+    fair = f"Without the {results.num_adaptive} adaptive trials."
+  scientific_first = sorted(
+    range(len(parameters)), key=lambda i: parameters[i].role != "scientific"
+  )
+  for i in scientific_first:
+    label = parameters[i].label
+    exists = sum(label in trial.point for trial in results.trials)
+    caption = f"Exists in {exists} of {num} trials." if exists < num else ""
+    chart, title = plots.axis(results, i), f"{label}: every trial"
+    add(f"axis: {label}", "hyperparameters", "trials", chart, caption, title)
+    chart = plots.isolation(results, i)
+    title = f"{label}: best trial of each {slice_name(parameters[i])}"
+    name, source = f"isolation: {label}", f"isolation:{i}"
+    add(name, "hyperparameters", source, chart, fair, title)
+  logged = plot_rows.families(results)
+  own = plot_rows.family(results.objective)
+  for name in dict.fromkeys([own, "loss", "error_rate"]):
+    if name in logged:
+      chart, title = plots.curves(results, name), f"{name} during training"
+      add(f"curves: {name}", "curves", f"curves:{name}", chart, title=title)
+  if num > 1:
+    title = "Best of n trials, by bootstrap"
+    add("best of n", "search", "best_of", plots.best_of(results), fair, title)
+    chart, title = (
+      plots.best_steps(results),
+      "Step at which each trial was best",
+    )
+    add("best step", "search", "trials", chart, title=title)
+  group = "optimization"
+  if "grad_norm" in logged:
+    source, chart = "curves:grad_norm", plots.curves(results, "grad_norm")
+    title = "Gradient norm during training"
+    add("gradient norm", group, source, chart, title=title)
+    chart = plots.gradient_norm_histogram()
+    title = "How often each gradient norm was logged; dashed: 90%"
+    add("gradient norm: histogram", group, source, chart, title=title)
+  if "learning_rate" in logged:
+    chart = plots.curves(results, "learning_rate")
+    title = "Learning rate during training"
+    add("learning rate", group, "curves:learning_rate", chart, title=title)
+  return drawn
+
+
+def slice_name(parameter: space_lib.Parameter) -> str:
+  """What an isolation plot has a point for."""
+  return "value" if parameter.kind == "choice" else "slice"
+
+
+def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
+  """A figure with its rows as Vega-Lite, for a file or a notebook."""
+  vega = {"datasets": {}} | figure.chart.to_dict()
+  data = plot_rows.rows(results, figure.source)
+  if figure.source.startswith("curves:"):
+    kind = plot_rows.scale([row["value"] for row in data])
+    for layer in vega["layer"]:
+      y = layer["encoding"].get("y", {})
+      if y.get("field") == "value":
+        y["scale"]["type"] = kind
+        if kind == "log":
+          y["scale"].pop("zero", None)
+  vega["datasets"]["data"] = data
+  return vega | {"title": figure.title or figure.name}
