@@ -277,7 +277,7 @@ def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
   capsys.readouterr()
   code = studies.call("study", "export", other, f"--optuna={url}")
   assert code == cli.common.EXIT_WRONG
-  assert "another study that is called 'study'" in capsys.readouterr().err
+  assert "another study named 'study'" in capsys.readouterr().err
   assert len(_in_optuna(url)[0]) == 8
 
 
@@ -452,7 +452,7 @@ def test_final_looks_at_the_test_set_once(explored, capsys, monkeypatch):
   assert (_tested(explored), log.read_text()) == (tested, entry)
   assert studies.call(*command, "--again") == 0
   again = log.read_text()
-  assert again.startswith(entry) and "was looked at before" in again
+  assert again.startswith(entry) and "was evaluated before" in again
   assert study_lib.StudyDir(explored).final()["earlier"][0]["trial"] == best
   assert studies.call(*command, "--again") == 0
   assert log.read_text() == again
@@ -614,7 +614,7 @@ def test_compare_and_its_log(rerun_study, study, tmp_path, capsys):
   # One trial against itself: seeds are all that differs.
   assert "\nNo significant difference: " in told or "\nKeep the base" in told
   first = log.read_text()
-  assert all(side in first for side in sides) and "95 %" in first
+  assert all(side in first for side in sides) and "95%" in first
   assert rundir.RunDir(study).provenance()["git_commit"][:12] in first
   arguments = ("--objective=valid/loss", f"--log={log}", "--smallest=1e9")
   assert studies.call("compare", *sides, *arguments, "--json") == 0

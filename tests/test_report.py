@@ -484,7 +484,7 @@ def test_answer_comes_first(page, study):
   assert json.loads(config)["hparams"]["learning_rate"] == rate
   counts = texts(page, ".per-value td:nth-child(4)")
   assert sum(map(int, counts)) == len(study.ranked) + study.infeasible.sum()
-  ((winner, loser, found),) = compare.cells(study)
+  ((winner, loser, found),) = compare.choices(study)
   cells = texts(page, "#comparisons td")
   assert cells[:2] == [winner, loser]
   assert float(cells[2]) == pytest.approx(found.improvement, rel=1e-3)

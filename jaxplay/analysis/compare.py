@@ -221,7 +221,7 @@ def compare(
   )
 
 
-def cells(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
+def choices(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
   """Compare the best combination of scientific choices with each other one.
 
   Without adaptive trials, of which one combination may have had more than

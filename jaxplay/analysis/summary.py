@@ -27,7 +27,7 @@ def of_study(
     a sentence for each scientific choice that the best one is compared with.
   """
   edges = [f for f in findings if f.check == "search_space_boundary"]
-  choices = [of_choice(*choice) for choice in compare.cells(results)]
+  choices = [of_choice(*choice) for choice in compare.choices(results)]
   return [_best(results) + _edges(edges), *choices]
 
 

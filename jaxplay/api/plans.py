@@ -486,7 +486,7 @@ def _procedure(
     studies.train_jobs(study, jobs)
     return True
 
-  with directory.own.lock():
+  with directory.lock():
     for sentence in config_lib.notes(config) if config else ():
       print(f"note: {sentence}")
     try:
@@ -525,7 +525,7 @@ def _write_page(directory, name, goal, answer):
       "to train the config": to_train(directory.path, answer),
       "options": ", ".join(f"{k}={v}" for k, v in plan["options"].items()),
     },
-    provenance=directory.own.provenance() or {},
+    provenance=directory.provenance() or {},
   )
 
 

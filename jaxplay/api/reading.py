@@ -256,7 +256,7 @@ def write_study(
   path = rundir.at(out) if out else directory.path / page
   with rundir.written(path, OUT):
     if out is None and is_own:
-      directory.own.write_findings([f.as_json() for f in findings])
+      directory.write_findings([f.as_json() for f in findings])
       rundir.write_text(directory.path / "next_study.py", next_study)
       table = study_lib.as_csv(results_lib.trial_rows(results))
       rundir.write_text(directory.path / "trials.csv", table)

@@ -499,7 +499,7 @@ def export_to_optuna(study: arguments.Place, url: str) -> tuple[str, int]:
 def _opened(path):
   """A study that was made by an earlier command, from files of the user's."""
   directory = study_lib.StudyDir(path)
-  provenance.carry(directory.own.provenance())
+  provenance.carry(directory.provenance())
   return directory
 
 

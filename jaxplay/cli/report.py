@@ -80,7 +80,7 @@ def show_study(results, findings, path):
     if group or len(seeds) > 1:
       where = f" with {group}" if group else ""
       print(f"best {results.value(trial):.4g}{where}: {text}")
-  for best, other, comparison in compare.cells(results):
+  for best, other, comparison in compare.choices(results):
     print(summary.of_choice(best, other, comparison))
   common.show_findings(findings)
   print(f"report: {path}")

@@ -108,7 +108,7 @@ def _tables(comparison, both):
       "better" if pair.verdict == "adopt" else "no significant difference",
     ]
     for name, results in both.items()
-    for best, other, pair in compare.cells(results)
+    for best, other, pair in compare.choices(results)
   ]
   if choices:
     heads = ["", "best", "against", "improvement", "from", "to", "verdict"]

@@ -248,7 +248,7 @@ def _comparisons(results):
       "interval": pair.interval,
       "more_seeds": pair.more_seeds,
     }
-    for best, other, pair in compare.cells(results)
+    for best, other, pair in compare.choices(results)
   ]
 
 

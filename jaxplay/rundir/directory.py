@@ -106,11 +106,6 @@ class Directory:
     self._locked: os.stat_result | None = None
 
   @property
-  def own(self) -> "Directory":
-    """The directory itself."""
-    return self
-
-  @property
   def _file(self) -> pathlib.Path:
     return self.path / _DEFINITIONS[self.kind]
 

@@ -242,7 +242,7 @@ def _of_optimizers(seed, worse=1.0, **settings):
 
 def test_a_worse_choice_is_told():
   """E3, D10: the best scientific value against each other one."""
-  found = compare.cells(_of_optimizers(0, worse=2.0))
+  found = compare.choices(_of_optimizers(0, worse=2.0))
   told = {other: comparison.verdict for _, other, comparison in found}
   assert len(found) == 2
   assert told.pop("optimizer=sgd") == "adopt"
@@ -252,7 +252,7 @@ def test_a_worse_choice_is_told():
 def test_equal_choices_are_rarely_told_apart():
   """E3: the best of three was not known before, so that luck is accounted."""
   told = sum(
-    any(c.verdict == "adopt" for *_, c in compare.cells(_of_optimizers(seed)))
+    any(c.verdict == "adopt" for *_, c in compare.choices(_of_optimizers(seed)))
     for seed in range(40)
   )
   assert told <= 4
@@ -280,14 +280,14 @@ def test_intervals_of_several_choices_hold_together():
       ]
       for trial in study.trials
     }
-    found = compare.cells(dataclasses.replace(study, reruns=reruns))
+    found = compare.choices(dataclasses.replace(study, reruns=reruns))
     told += any(c.verdict == "adopt" for *_, c in found)
   assert told <= 0.07 * 400  # 3 % on average
 
 
 def test_choices_without_a_value_are_left_out():
   """E3: nothing to compare with is nothing to say."""
-  assert compare.cells(STUDY) == []
+  assert compare.choices(STUDY) == []
   study = _of_optimizers(0)
   one = dataclasses.replace(
     study,
@@ -298,8 +298,8 @@ def test_choices_without_a_value_are_left_out():
       for trial in study.trials
     ],
   )
-  assert compare.cells(one) == []
-  assert compare.cells(dataclasses.replace(study, trials=[])) == []
+  assert compare.choices(one) == []
+  assert compare.choices(dataclasses.replace(study, trials=[])) == []
 
 
 def test_batch_sizes_of_one_study_get_no_verdict():
@@ -307,7 +307,7 @@ def test_batch_sizes_of_one_study_get_no_verdict():
   mapping = {"batch_size": space_lib.Choice((64, 128), role="scientific")}
   points = [{"batch_size": size} for size in (64, 128) * 20]
   values = [0.1, 0.2] * 20
-  ((best, other, found),) = compare.cells(
+  ((best, other, found),) = compare.choices(
     by_hand.study(mapping, points, values)
   )
   assert (best, other) == ("batch_size=64", "batch_size=128")

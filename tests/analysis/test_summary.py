@@ -75,7 +75,7 @@ def test_a_choice_is_better_or_not(improvement):
   values = [0.3 + improvement * (i % 2) + n for i, n in enumerate(noise)]
   results = by_hand.study(space, points, values)
   _, said = _said(results)
-  ((best, other, found),) = compare.cells(results)
+  ((best, other, found),) = compare.choices(results)
   assert best in said and other in said
   assert all(f"{end:.4g}" in said for end in found.interval)
   assert ("is better than" in said) == bool(improvement)

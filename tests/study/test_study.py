@@ -342,14 +342,14 @@ def test_the_same_file_goes_on_with_the_study(tmp_path):
   """Resuming: goal, notes and length are taken over, never a shorter one."""
   study = study_lib.StudyDir(tmp_path / "study")
   study.create(studies.load(tmp_path))
-  first, made = study.study(), study.own.provenance()
+  first, made = study.study(), study.provenance()
   study.extend(9)
   study.create(studies.load(tmp_path, goal="Why?", notes="x", num_trials=6))
   now = study.study()
   assert (now["goal"], now["notes"], now["num_trials"]) == ("Why?", "x", 9)
   study.create(studies.load(tmp_path, num_trials=12))
   assert study.study() == first | {"num_trials": 12, "file_trials": 12}
-  later = study.own.provenance()
+  later = study.provenance()
   assert later | {"resumes": []} == made
   # Each start with another file is listed, with its text (B13).
   texts = [
@@ -435,7 +435,7 @@ def test_many_make_the_same_study_at_once(tmp_path):
     assert process.returncode == 0, error
   study = study_lib.StudyDir(tmp_path / "study")
   assert study.study()["num_trials"] == len(study.points()) == 7
-  assert study.own.provenance()["resumes"] == []
+  assert study.provenance()["resumes"] == []
 
 
 def test_trial_configs(tmp_path):

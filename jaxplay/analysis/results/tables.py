@@ -40,7 +40,7 @@ def _or_none(value):
 def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
   """Make a study's row in the table of all studies (G8)."""
   results = reading.read_study(directory.path)
-  study, provenance = results.study, directory.own.provenance() or {}
+  study, provenance = results.study, directory.provenance() or {}
   diff = provenance.get("git_diff")
   done = sum(trial.status in ENDED for trial in results.trials)
   row = {
