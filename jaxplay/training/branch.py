@@ -174,7 +174,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     if dataset := (parent.provenance() or {}).get("dataset"):
       facts["dataset"] = dataset
     rundir.write_json(run.path / "provenance.json", facts)
-    run.write_config(config_lib.as_json(config))  # Last: now it has begun.
+    run.write_config(config_lib.stored(config))  # Last: now it has begun.
 
 
 def _whole_lines(parent, step):

@@ -92,7 +92,7 @@ class Group:
 
     def write(i):
       run, one = begin[i]
-      run.write_config(config_lib.as_json(one))
+      run.write_config(config_lib.stored(one))
       run.write_provenance(provenance)
       # Of another runner, that did not finish this trial.
       rundir.remove(run.checkpoints)

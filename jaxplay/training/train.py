@@ -109,7 +109,7 @@ def _train(config, run, console, extend, profile, workload):
   if jax.process_index() == 0:
     if not done:  # Of a shorter run, whose best checkpoint may be another.
       rundir.remove(run.export)
-    run.write_config(config_lib.as_json(config))
+    run.write_config(config_lib.stored(config))
     run.write_provenance(host.provenance(workload.dataset))
   checkpoints = checkpoint.Checkpoints(
     run.checkpoints,
