@@ -390,7 +390,7 @@ def _validate_dataset(dataset, is_text):
       f"config.dataset.augment is {dataset.augment!r}, an augmentation of"
       " images; text requires 'none'"
     )
-  height, width, *_ = (*dataset.shape, 0, 0)
+  height, width = dataset.shape[:1], dataset.shape[1:2]
   square = dataset.name == "synthetic" and height == width
   sized = dataset.name.startswith("tfds:") and dataset.image_size
   if dataset.augment == "resized_crop" and not (square or sized):

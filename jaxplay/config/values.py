@@ -100,8 +100,8 @@ def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
     value = _as_tuple(value)
   if type(value) is not type(old):
     raise jaxplay.UserError(
-      f"config.{key} is {shown(value)}, of type {type(value).__name__};"
-      f" expected {type(old).__name__}, like {old!r}"
+      f"config.{key} is {shown(value)}, of type {type(value).__name__}; it must"
+      f" be {type(old).__name__}, like {old!r}"
     )
   return value
 

@@ -80,7 +80,7 @@ def _group(configs, told, **kwargs):
   one_seed = len({config.seed for config in configs}) == 1
   key = json.dumps([static, len(configs), one_seed, kwargs])
   if key not in _GROUPS:
-    _GROUPS[key] = population.Group(configs, told.append, **kwargs)
+    _GROUPS[key] = population.Populations(configs, told.append, **kwargs)
   return _GROUPS[key]
 
 
@@ -506,7 +506,7 @@ def test_a_closed_population_leaves_no_programs():
     )
 
   before = programs()
-  group = population.Group(_configs()[:2], print)
+  group = population.Populations(_configs()[:2], print)
   assert programs() == before + 1
   group.close()
   assert programs() == before
