@@ -220,7 +220,7 @@ def test_a_trial_that_was_copied_or_moved(tmp_path):
   shutil.copytree(study.runs[2].path, tmp_path / "lost")
   os.rename(tmp_path / "study", tmp_path / "moved")
   moved = tmp_path / "moved" / "trials" / "0002"
-  with pytest.raises(jaxplay.UserError, match="its population.* put it back"):
+  with pytest.raises(jaxplay.UserError, match="its population.* restore it"):
     train.train(configs[2], str(tmp_path / "lost"), runs.Quiet())
   train.train(configs[2], str(moved), runs.Quiet())
   assert checkpoint_files.steps(moved / "checkpoints")
