@@ -42,7 +42,7 @@ class Record:
     self.adopt([])
     self.best = status.get("best")  # see `rundir.best_line`
     self.step = status.get("step", 0)
-    self._facts = {
+    self._facts: dict[str, Any] = {
       key: status[key] for key in ("chance", "failures") if key in status
     }
     self._seconds_before = status.get("seconds", 0.0)
@@ -175,14 +175,15 @@ class Record:
 
   def write_status(self, status: str, **fields: Any) -> None:
     """Writes status.json, and keeps it as `content`."""
-    content = dict(
-      step=self.step,
-      max_train_steps=self._config.max_train_steps,
-      best=self.best,
-      final=self.lines[-1] if self.lines else None,
-      seconds=round(self._seconds_before + time.monotonic() - self._started, 3),
+    seconds = self._seconds_before + time.monotonic() - self._started
+    content: dict[str, Any] = {
+      "step": self.step,
+      "max_train_steps": self._config.max_train_steps,
+      "best": self.best,
+      "final": self.lines[-1] if self.lines else None,
+      "seconds": round(seconds, 3),
       **self._facts,
-    )
+    }
     if status in rundir.DONE:
       content["lines"] = self.digest
     content |= fields

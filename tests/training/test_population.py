@@ -232,7 +232,7 @@ def test_another_trial_s_checkpoints_are_refused(tmp_path):
   assert study.train()
   where = study.runs[0].packed()
   study.runs[0].write_packed(where | {"place": 1})
-  with pytest.raises(jaxplay.UserError, match="not what it was"):
+  with pytest.raises(jaxplay.UserError, match="has changed"):
     study.unpack(0)
   study.runs[0].write_packed(where)
   study.unpack(0)
