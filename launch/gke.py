@@ -3,12 +3,12 @@
     python launch/gke.py launch/example.toml --dry_run | kubectl diff -f -
     python launch/gke.py launch/example.toml
 
-One run: every node of the slices, or `nodes` GPU nodes, is one process of it. A
-node that is evicted, or a job that saved and exited with 75, restarts all of
-them without counting; other failures count. With `trials`: an indexed job whose
-pods are trials of a study, each on one node and each restarted by itself. The
-manifest is JSON, which kubectl reads as it reads YAML. --workdir must be on the
-volume `claim`, which all pods share and which outlives them.
+One run: each node of the slices, or each of the `nodes` GPU nodes, is one
+process. An evicted node, or a job that saved and exited with 75, restarts all
+of them and does not count as a restart; other failures do. With `trials`: an
+indexed job whose pods are trials of a study, each on one node and restarted
+separately. The manifest is JSON, which kubectl accepts like YAML. --workdir
+must be on the volume `claim`, which all pods share and which outlives them.
 """
 
 import json
@@ -28,15 +28,15 @@ KEYS = {
   "gpus": job_lib.Key(int, 0),  # of a node
   "nodes": job_lib.Key(int, 1, least=1),  # GPU
   "trials": job_lib.Key(int, 0),  # of a study: one pod for each
-  "parallel": job_lib.Key(int, 1, least=1),  # trials at a time
+  "parallel": job_lib.Key(int, 1, least=1),  # most trials in parallel
   "claim": job_lib.Key(str, ""),  # persistent volume claim, read-write-many
-  "mount": job_lib.Key(str, "/runs"),  # where the claim is seen
+  "mount": job_lib.Key(str, "/runs"),  # where the claim is mounted
   "namespace": job_lib.Key(str, "default"),
   "service_account": job_lib.Key(str, ""),
-  "spot": job_lib.Key(bool, False),  # cheap, and may be evicted
-  "grace_seconds": job_lib.Key(int, 120),  # to save in, when evicted
-  "wait_seconds": job_lib.Key(int, 600, least=1),  # until all pods have begun
-  "max_restarts": job_lib.Key(int, 3),  # of what fails, not of evictions
+  "spot": job_lib.Key(bool, False),  # cheaper, but may be evicted
+  "grace_seconds": job_lib.Key(int, 120),  # to save after an eviction
+  "wait_seconds": job_lib.Key(int, 600, least=1),  # until all pods have started
+  "max_restarts": job_lib.Key(int, 3),  # after failures, not evictions
 }
 
 CONTAINER = "jaxplay"
@@ -49,7 +49,7 @@ def main():
 
 
 def check(job):
-  """Raises what one key alone does not show."""
+  """Checks combinations of keys."""
   place = job.place
   if bool(place.topology) == bool(place.gpus):
     raise job_lib.Mistake(
@@ -58,20 +58,20 @@ def check(job):
   if place.topology:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", place.topology):
       raise job_lib.Mistake(
-        f"[gke] topology is {place.topology!r}; it must be chips by chips, such"
+        f"[gke] topology is {place.topology!r}; expected numbers of chips, such"
         " as '4x4' or '2x2x4'"
       )
     chips = _chips(place)
     if chips % place.chips_per_node:
       raise job_lib.Mistake(
-        f"[gke] a slice of {place.topology} has {chips} chips, which"
-        f" chips_per_node {place.chips_per_node} does not divide"
+        f"[gke] a slice of {place.topology} has {chips} chips, which is not"
+        f" divisible by chips_per_node {place.chips_per_node}"
       )
   if place.trials:
     job_lib.check_trials(job, "[gke] trials")
     if _hosts(place) * _replicas(place) > 1:
       raise job_lib.Mistake(
-        "[gke] trials take one node each; this asks for"
+        "[gke] trials take one node each, but these settings request"
         f" {_hosts(place) * _replicas(place)}"
       )
 
@@ -81,7 +81,7 @@ def launch(job, options):
   if options.dry_run:
     print(text)
     return 0
-  job_lib.need("kubectl", "install it, and have it find your cluster")
+  job_lib.need("kubectl", "install it, and configure it for your cluster")
   place = job.place
   pods = place.trials or _hosts(place) * _replicas(place)
   job_lib.ask(
@@ -92,13 +92,13 @@ def launch(job, options):
   if subprocess.run(
     ["kubectl", "apply", "-f", "-"], input=text, encoding="utf-8"
   ).returncode:
-    return job_lib.EXIT_FAILED  # kubectl has said why.
+    return job_lib.EXIT_FAILED  # kubectl has printed the reason.
   space = f"--namespace={place.namespace}"
   label = f"jobset.sigs.k8s.io/jobset-name={job.name}"
   first = f"{label},batch.kubernetes.io/job-completion-index=0"
-  print(f"its pods: kubectl get pods {space} --selector={label}")
-  print(f"the first's log: kubectl logs -f {space} --selector={first}")
-  print(f"to end it: kubectl delete jobset {space} {job.name}")
+  print(f"pods: kubectl get pods {space} --selector={label}")
+  print(f"log of the first pod: kubectl logs -f {space} --selector={first}")
+  print(f"to stop it: kubectl delete jobset {space} {job.name}")
   return 0
 
 
@@ -106,8 +106,8 @@ def manifest(job):
   """The JobSet."""
   place = job.place
   rules = [_on("FailJob", exit_codes=[75]), _on("FailJob", disruption=True)]
-  # The set looks at why a job of it failed. Rules for messages, which would
-  # let exit code 2 end it at once, are too new: older clusters drop them.
+  # Rules for the reason of a failure. Those for messages, which could end the
+  # set at exit code 2, are too new: older clusters drop them.
   failure_policy = {
     "maxRestarts": place.max_restarts,
     "rules": [
@@ -122,7 +122,7 @@ def manifest(job):
     "completionMode": "Indexed",
     "completions": _hosts(place),
     "parallelism": _hosts(place),
-    "backoffLimit": 0,  # A job is whole or it is nothing.
+    "backoffLimit": 0,  # One failed pod fails the job.
     "podFailurePolicy": {"rules": rules},
   }
   if place.trials:
@@ -132,7 +132,7 @@ def manifest(job):
       "backoffLimitPerIndex": place.max_restarts,
       "podFailurePolicy": {
         "rules": [
-          _on("FailJob", exit_codes=[2]),  # No trial can go better.
+          _on("FailJob", exit_codes=[2]),  # Other trials would fail, too.
           _on("Ignore", exit_codes=[75]),
           _on("Ignore", disruption=True),
         ]
@@ -143,7 +143,7 @@ def manifest(job):
   spec["template"] = _pod(job)
   metadata = {"name": job.name, "namespace": place.namespace}
   if place.topology and not place.trials:
-    # Each job of the set gets a slice, which is a node pool, for itself.
+    # Each job of the set gets its own slice, which is a node pool.
     key = "alpha.jobset.sigs.k8s.io/exclusive-topology"
     metadata["annotations"] = {key: "cloud.google.com/gke-nodepool"}
   return {
@@ -196,7 +196,7 @@ def _pod(job):
     "name": CONTAINER,
     "image": place.image,
     "command": _command(job),
-    # Kubernetes takes $(NAME) for a variable.
+    # Kubernetes expands $(NAME).
     "env": [
       {"name": job_lib.LAUNCH, "value": launched.replace("$(", "$$(")}
     ],
@@ -224,10 +224,10 @@ def _command(job):
   if place.trials:
     index = "--trials"
   elif _hosts(place) * _replicas(place) > 1:
-    # Pods begin as their nodes come up, minutes apart.
+    # Pods start with their nodes, minutes apart.
     command += [f"--wait_seconds={place.wait_seconds}"]
     if place.topology:
-      command += ["--distributed"]  # GKE tells the pods of a slice.
+      command += ["--distributed"]  # GKE connects the pods of a slice.
     else:
       host = f"{job.name}-{_REPLICATED}-0-0.{job.name}"
       command += [
@@ -237,7 +237,7 @@ def _command(job):
       index = "--process_id"
   if index is None:
     return command
-  # exec: the signal to stop has to reach jaxplay.
+  # exec: jaxplay has to receive the signal to stop.
   shell = f'exec "$@" {index}="$JOB_COMPLETION_INDEX"'
   return ["sh", "-c", shell, "jaxplay", *command]
 
@@ -247,7 +247,7 @@ def _chips(place):
 
 
 def _hosts(place):
-  """Nodes of a slice, or of the job if it has GPUs."""
+  """Number of nodes of a slice, or of a job with GPUs."""
   if place.topology:
     return _chips(place) // place.chips_per_node
   return place.nodes

@@ -1,7 +1,7 @@
-"""Reads a launch file: what jaxplay is to do, and what each place needs.
+"""Reads launch files and checks them; shared by the launchers.
 
-The launchers share this. They run on laptops where neither JAX nor jaxplay is
-installed, so they need the standard library only.
+They run on laptops where neither JAX nor jaxplay is installed, so they use only
+the standard library.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import unicodedata
 EXIT_FAILED, EXIT_WRONG, EXIT_PREEMPTED = 1, 2, 75
 REQUIRED = object()
 
-# Where a process finds how it was launched, so that commands which it prints
-# can be typed: jaxplay/commands.py.
+# The environment variable with the launch command, for the commands that a
+# process prints: jaxplay/commands.py.
 LAUNCH = "JAXPLAY_LAUNCH"
-# What a launcher tells each process itself.
+# Options that a launcher sets for each process.
 _OURS = ("--coordinator", "--num_processes", "--process_id", "--distributed")
 _TABLES = ("local", "slurm", "tpu_vm", "gke")
 _KINDS = {
@@ -33,11 +33,11 @@ _KINDS = {
 
 
 class Mistake(Exception):
-  """A request that cannot be carried out: one sentence, exit code 2."""
+  """An invalid request: one sentence, exit code 2."""
 
 
 class Parser(argparse.ArgumentParser):
-  """Tells a mistake in the command line as any other."""
+  """Reports mistakes in the command line like any other."""
 
   def error(self, message):
     raise Mistake(f"{message}; see {self.prog} --help")
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """A key of a table: its type, its default, its least and largest value."""
+  """A key of a table: its type, its default, and its range."""
 
   kind: type
   default: object = REQUIRED
@@ -69,18 +69,20 @@ def main(description, table, keys, launch, add=None, check=None):
 
   Args:
     description: Its docstring.
-    table: The table of the file that it reads.
+    table: The table of the file to read.
     keys: {name: Key} of that table.
     launch: Called with the job and the options.
     add: Adds options to a parser.
-    check: Called with the job, to raise what one key alone does not show.
+    check: Called with the job, to check combinations of keys.
   """
   parser = Parser(description=description.split("\n")[0])
   parser.add_argument("file", metavar="FILE", help="launch file (TOML)")
   parser.add_argument(
-    "--dry_run", action="store_true", help="print what would be done, and stop"
+    "--dry_run", action="store_true", help="print the commands, and stop"
   )
-  parser.add_argument("--yes", action="store_true", help="do not ask")
+  parser.add_argument(
+    "--yes", action="store_true", help="do not ask for confirmation"
+  )
   if add:
     add(parser)
 
@@ -88,11 +90,11 @@ def main(description, table, keys, launch, add=None, check=None):
     options = parser.parse_args()
     return launch(read(options.file, table, keys, check), options)
 
-  return told(act)
+  return reported(act)
 
 
-def told(act):
-  """What `act()` returns; a mistake is told in a sentence, and returns 2."""
+def reported(act):
+  """Returns `act()`; prints a mistake in one sentence, and returns 2."""
   try:
     return act()
   except Mistake as error:
@@ -101,15 +103,15 @@ def told(act):
 
 
 def read(path, table, keys, check=None):
-  """The job that a file describes, as far as it concerns one table."""
+  """The job of a launch file, for one table."""
   if os.path.exists(path) and not os.path.isfile(path):
-    raise Mistake(f"{path!r} is no file")  # A pipe would be waited for.
+    raise Mistake(f"{path!r} is no regular file")  # A pipe would block.
   try:
     with open(path, "rb") as file:
       content = tomllib.load(file)
   except OSError as error:
     raise Mistake(f"cannot read {path!r}: {error.strerror}") from None
-  except (ValueError, RecursionError) as error:  # No UTF-8, or no TOML.
+  except (ValueError, RecursionError) as error:  # Not UTF-8, or not TOML.
     raise Mistake(f"{path!r} is not TOML: {error}") from None
   try:
     tables = {name: Key(dict, {}) for name in _TABLES}
@@ -120,8 +122,8 @@ def read(path, table, keys, check=None):
       raise Mistake(f"it has no table [{table}]")
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", top["name"]):
       raise Mistake(
-        f"name is {top['name']!r}; it must be at most 40 small letters, digits"
-        " and dashes, and begin with a letter"
+        f"name is {top['name']!r}; expected at most 40 lower-case letters,"
+        " digits and dashes, starting with a letter"
       )
     _check_arguments(top["arguments"])
     place = argparse.Namespace(**_checked(content[table], keys, f"[{table}] "))
@@ -138,13 +140,13 @@ def launched(arguments, **how):
 
   Args:
     arguments: As the user gave them.
-    **how: `program`, the words before them, or `file`, where they stand.
+    **how: `program`, the words before them, or `file`, the launch file.
   """
   return json.dumps(how | {"arguments": list(arguments)})
 
 
 def _checked(content, keys, where):
-  """The values of all `keys`, with defaults; what else is there is refused."""
+  """The values of all `keys`, with defaults; refuses unknown keys."""
   for name in content:
     if name not in keys:
       near = difflib.get_close_matches(name, keys, 1)
@@ -176,7 +178,7 @@ def _checked(content, keys, where):
 
 
 def check_number(name, value, key):
-  """Refuses a number out of the range of its key."""
+  """Refuses a number outside the range of its key."""
   if value < key.least:
     raise Mistake(f"{name} is {_short(value)}; it must be at least {key.least}")
   if value > key.most:
@@ -184,12 +186,12 @@ def check_number(name, value, key):
 
 
 def _short(number):
-  """A whole number as text; Python prints only so many digits."""
+  """An integer for a message; Python refuses to print too many digits."""
   return number if abs(number) < 2**63 else "a number of more than 64 bits"
 
 
 def _check_text(name, text, is_script):
-  """Refuses what would end a line of a script, and begin another."""
+  """Refuses control characters, which could start a new line of a script."""
   allowed = "\n\t" if is_script else ""
   control = [c for c in text if unicodedata.category(c) == "Cc"]
   if bad := [c for c in control if c not in allowed]:
@@ -206,13 +208,13 @@ def _check_arguments(arguments):
   for argument in arguments:
     if argument.partition("=")[0] in _OURS:
       raise Mistake(
-        f"arguments hold {argument!r}, which the launcher tells each process"
-        " itself; leave it out"
+        f"arguments hold {argument!r}, which the launcher sets for each"
+        " process; leave it out"
       )
 
 
 def check_trials(job, key):
-  """Refuses what cannot be split into trials."""
+  """Refuses arguments that cannot be split into trials."""
   if job.arguments[:2] != ("study", "run"):
     raise Mistake(f"{key} needs arguments that begin with 'study', 'run'")
   if any(word.partition("=")[0] == "--trials" for word in job.arguments):
@@ -220,15 +222,15 @@ def check_trials(job, key):
 
 
 def ask(question, yes):
-  """Goes on only if somebody says yes, on the terminal or by --yes."""
+  """Asks for confirmation on the terminal, unless --yes was given."""
   if yes:
     return
   print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
   if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-    raise Mistake("nothing was launched; --yes answers without being asked")
+    raise Mistake("nothing was launched; --yes launches without asking")
 
 
 def need(program, hint):
-  """Refuses to go on without a program."""
+  """Refuses to continue without a program."""
   if shutil.which(program) is None:
     raise Mistake(f"there is no {program} on this machine; {hint}")

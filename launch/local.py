@@ -3,11 +3,11 @@
     python launch/local.py --processes 2 --devices 4 -- train --config=... ...
     python launch/local.py launch/example.toml
 
-Each process is a `jaxplay` with its own emulated CPU devices, as a host of a
-pod is; their lines come out prefixed by the process's number. Ctrl-C and
-SIGTERM are passed on, so that the job saves and can resume. When a process
-fails, the others are ended: a job is whole or it is nothing. The exit code is
-that of the first process that failed, else the job's own.
+Each process is a `jaxplay` with its own emulated CPU devices, like a host of a
+pod; its output lines are prefixed by the number of the process. Ctrl-C and
+SIGTERM are forwarded, so that the job saves and can resume. When a process
+fails, the others are ended. The exit code is that of the first process that
+failed, or 0.
 """
 
 import os
@@ -25,7 +25,7 @@ KEYS = {
   "devices": job_lib.Key(int, 1, least=1, most=4096),  # of each process
 }
 
-# What a process that lost a peer gets to say so and leave by itself.
+# Time for a process that lost a peer to report it and exit.
 GRACE_SECONDS = 40
 
 
@@ -43,26 +43,26 @@ def main():
     "--dry_run", action="store_true", help="print the commands, and stop"
   )
   parser.add_argument(
-    "arguments", nargs="+", help="a launch file, or what jaxplay is to do"
+    "arguments", nargs="+", help="a launch file, or the arguments of jaxplay"
   )
-  return job_lib.told(lambda: launch(parser.parse_args()))
+  return job_lib.reported(lambda: launch(parser.parse_args()))
 
 
 def launch(options):
-  arguments, given = options.arguments, {}
+  arguments, from_file = options.arguments, {}
   if arguments[0].endswith(".toml"):
     if arguments[1:]:
       raise job_lib.Mistake(
-        f"{arguments[1]!r} is one argument too many: {arguments[0]} says what"
-        " jaxplay is to do"
+        f"{arguments[1]!r} is one argument too many: {arguments[0]} holds the"
+        " arguments of jaxplay"
       )
     job = job_lib.read(arguments[0], "local", KEYS)
-    arguments, given = list(job.arguments), vars(job.place)
+    arguments, from_file = list(job.arguments), vars(job.place)
   numbers = []
   for name, key in KEYS.items():
     number = vars(options)[name]
     if number is None:
-      number = given.get(name, key.default)
+      number = from_file.get(name, key.default)
     job_lib.check_number(f"--{name}", number, key)
     numbers.append(number)
   if options.dry_run:
@@ -74,7 +74,7 @@ def launch(options):
 
 
 def commands(arguments, num_processes, devices):
-  """What each process is to run."""
+  """The command of each process."""
   coordinator = f"localhost:{_free_port()}"
   return [
     [
@@ -93,7 +93,7 @@ def run(arguments, num_processes, devices):
   program = [sys.executable, sys.argv[0]]
   program += [f"--processes={num_processes}", f"--devices={devices}", "--"]
   launched = job_lib.launched(arguments, program=program)
-  # Closed however this process ends, even if killed: then they save, and end.
+  # Closed when this process ends, even if killed: then they save, and exit.
   lifeline, _held = os.pipe()
   processes = [
     subprocess.Popen(
@@ -105,7 +105,7 @@ def run(arguments, num_processes, devices):
       stderr=subprocess.STDOUT,
       text=True,
       errors="replace",
-      start_new_session=True,  # Ctrl-C reaches them once: from here.
+      start_new_session=True,  # Only this process forwards Ctrl-C.
     )
     for command in commands(arguments, num_processes, devices)
   ]

@@ -4,10 +4,10 @@
     python launch/slurm.py launch/example.toml
 
 With `array`, each element runs one trial of a study; the elements need no
-coordinator, since a trial is a function of its number. A job that is told to
-stop (its time limit nears, somebody preempts it) saves, exits with 75 and is
-requeued, as is one that was killed, and the same command then resumes it. Where
-it ends, `RUN/status.json` says so.
+coordinator, since a trial is a function of its number. A job that receives a
+signal to stop (before its time limit, or at a preemption) saves, exits with 75
+and is requeued, as is a job that was killed; the same command then resumes it.
+`RUN/status.json` holds the final status.
 """
 
 import re
@@ -18,28 +18,28 @@ import sys
 import job as job_lib
 
 KEYS = {
-  "time": job_lib.Key(str),  # limit of a job, as sbatch reads it
+  "time": job_lib.Key(str),  # time limit, in the format of sbatch
   "nodes": job_lib.Key(int, 1, least=1),
   "tasks_per_node": job_lib.Key(int, 1, least=1),
   "gpus_per_node": job_lib.Key(int, 0),
   "cpus_per_task": job_lib.Key(int, 0),
-  "memory": job_lib.Key(str, ""),  # of a node
+  "memory": job_lib.Key(str, ""),  # per node
   "partition": job_lib.Key(str, ""),
   "account": job_lib.Key(str, ""),
   "array": job_lib.Key(str, ""),  # trials of a study, such as "0-63%8"
   "grace_seconds": job_lib.Key(
     int, 120, least=1
   ),  # from the signal to the limit
-  "max_restarts": job_lib.Key(int, 3),  # of a job that was killed
+  "max_restarts": job_lib.Key(int, 3),  # after the job was killed
   # Shell lines before jaxplay starts.
   "setup": job_lib.Key(str, "", is_script=True),
-  "sbatch_flags": job_lib.Key(list, ()),  # whatever else a cluster wants
+  "sbatch_flags": job_lib.Key(list, ()),  # other flags
 }
 
-# What each rank runs, with the command as "$@". Slurm signals the shell too: it
-# has to outlive jaxplay, which is saving. A rank that was told to stop reports
-# success, and rank 0 leaves a note, because --kill-on-bad-exit takes every
-# other code as a reason to kill the ranks that still save.
+# The script of each rank, with the command as "$@". Slurm signals the shell as
+# well, which has to outlive jaxplay while that saves. A rank that was stopped
+# reports success, and rank 0 leaves a note, because with any other code
+# --kill-on-bad-exit kills the ranks that still save.
 _RANK = """
 trap : TERM INT
 "$@" %s
@@ -55,9 +55,9 @@ _FREE_PORT = (
   " print(s.getsockname()[1])"
 )
 
-# This script runs on the first node, and so does rank 0. Node names need not
-# resolve, so the address is the one by which Slurm itself finds the node; and
-# the port that JAX makes of the job's number may be another job's.
+# This script runs on the first node, as rank 0 does. Node names may not
+# resolve, so this uses the address that Slurm has for the node; and the port
+# that JAX derives from the job's number may be in use by another job.
 _COORDINATOR = f"""
 host=$(scontrol show node "$SLURMD_NODENAME" |
   sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
@@ -89,13 +89,13 @@ def main():
 
 
 def check(job):
-  """Raises what one key alone does not show."""
+  """Checks combinations of keys."""
   place = job.place
   if place.array:
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*(%[1-9]\d*)?", place.array):
       raise job_lib.Mistake(
         f"[slurm] array is {place.array!r}; it must be trials, such as '0-63',"
-        " or '0-63%8' for 8 at a time"
+        " or '0-63%8' for at most 8 in parallel"
       )
     job_lib.check_trials(job, "[slurm] array")
 
@@ -119,10 +119,10 @@ def launch(job, options):
     stdout=subprocess.PIPE,
   )
   if done.returncode:
-    return job_lib.EXIT_FAILED  # sbatch has said why.
+    return job_lib.EXIT_FAILED  # sbatch has printed the reason.
   number = done.stdout.strip().partition(";")[0]
   print(f"submitted job {number}; its log: {_log(job).replace('%j', number)}")
-  print(f"to look: squeue --job={number}; to end it: scancel {number}")
+  print(f"status: squeue --job={number}; to stop it: scancel {number}")
   return 0
 
 
@@ -133,7 +133,7 @@ def script(job):
   header = {
     "job-name": job.name,
     "output": _log(job),
-    "open-mode": "append",  # a log goes on after a restart
+    "open-mode": "append",  # a restart appends to the log
     "nodes": place.nodes,
     "ntasks-per-node": place.tasks_per_node,
     "gpus-per-node": place.gpus_per_node,
@@ -148,7 +148,7 @@ def script(job):
   }
   lines = ["#!/bin/bash"]
   lines += [
-    # sbatch takes such a line apart as a shell does.
+    # sbatch splits these lines like a shell.
     f"#SBATCH --{name}={shlex.quote(str(value))}"
     for name, value in header.items()
     if value

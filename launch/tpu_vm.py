@@ -1,15 +1,15 @@
-"""Runs a job on a Cloud TPU slice of any size, and takes preemption in stride.
+"""Runs a job on a Cloud TPU slice of any size, and restarts it if preempted.
 
     python launch/tpu_vm.py launch/example.toml --dry_run    # the commands
     python launch/tpu_vm.py launch/example.toml
 
-Asks for a queued resource and waits until it is ACTIVE, installs the last
+Requests a queued resource and waits until it is ACTIVE, installs the last
 commit of this repository on all workers, starts jaxplay on all of them, and
-shows the log of worker 0. A slice that was taken away is deleted and asked for
-again, and the same command resumes from its checkpoint; so --workdir must be on
-storage that outlives the slice and that all workers share (`setup` mounts it).
-Ctrl-C has the job save and then deletes the slice, as does its end; --keep
-leaves it. If this program dies, the job goes on, and the same command finds it.
+shows the log of worker 0. A preempted slice is deleted and requested again, and
+the same command resumes from its checkpoint; so --workdir must be on storage
+that outlives the slice and that all workers share (`setup` mounts it). Ctrl-C
+makes the job save; then, as at its end, the slice is deleted, unless --keep is
+given. If this program dies, the job continues, and the same command finds it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import job as job_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# The Python of TPU images is older than 3.11; uv brings one.
+# The Python of TPU images is older than 3.11; uv installs a newer one.
 _INSTALL = """
 python3 -m pip install --quiet --user uv
 ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 .venv
@@ -40,18 +40,18 @@ KEYS = {
   "runtime_version": job_lib.Key(
     str
   ),  # the image, such as "v2-alpha-tpuv5-lite"
-  "spot": job_lib.Key(bool, False),  # cheap, and may be taken away
-  # Shell lines on each worker: in the source tree, and before jaxplay starts.
+  "spot": job_lib.Key(bool, False),  # cheaper, but may be preempted
+  # Shell lines on each worker: to install, and before jaxplay starts.
   "install": job_lib.Key(str, _INSTALL, is_script=True),
   "setup": job_lib.Key(str, "", is_script=True),
-  "wait_seconds": job_lib.Key(int, 300, least=1),  # until all have begun
-  "max_restarts": job_lib.Key(int, 3),  # of a job that failed on a live slice
-  "create_flags": job_lib.Key(list, ()),  # whatever else gcloud is to be told
+  "wait_seconds": job_lib.Key(int, 300, least=1),  # until all have started
+  "max_restarts": job_lib.Key(int, 3),  # after failures on a live slice
+  "create_flags": job_lib.Key(list, ()),  # other flags of gcloud
 }
 
-_UNREACHABLE = 10  # attempts in a row before this program gives up
+_UNREACHABLE = 10  # failed attempts in a row before giving up
 
-# Of ~/NAME on a worker. HUP is ignored: the job outlives the connection.
+# Runs in ~/NAME on a worker. HUP is ignored: the job outlives the connection.
 _START = """
 cd ~/{name}
 export PATH=$PWD/.venv/bin:$PATH
@@ -71,7 +71,7 @@ cd ~/{name}
 until [ -s launch.pid ]; do sleep 1; done
 tail --lines=+{first} --follow --pid=$(cat launch.pid) launch.log
 """
-_HOW_IS_IT = """
+_STATUS = """
 cd ~/{name} 2>/dev/null || {{ echo absent; exit; }}
 if [ -s launch.code ]; then cat launch.code
 elif [ -s launch.pid ] && kill -0 $(cat launch.pid) 2>/dev/null
@@ -79,7 +79,7 @@ then echo running
 else echo absent
 fi
 """
-# The first to fail is seldom worker 0, which then only misses it.
+# The first worker that fails is rarely worker 0.
 _LAST_WORDS = 'tail --lines=20 ~/{name}/launch.log | sed "s/^/$(hostname): /"'
 _STOP = "kill -TERM $(cat ~/{name}/launch.pid)"
 _UNPACK = """
@@ -92,7 +92,7 @@ cd ~/{name}
 
 
 class Failed(Exception):
-  """What this program cannot mend: one sentence, exit code 1."""
+  """An error that this program cannot handle: one sentence, exit code 1."""
 
 
 class Stopped(Exception):
@@ -112,19 +112,19 @@ def _add(parser):
     type=_seconds,
     default=30.0,
     metavar="S",
-    help="how often to look at the slice (default 30)",
+    help="seconds between checks of the slice (default 30)",
   )
 
 
 def _seconds(text):
-  """Type of a time to wait."""
+  """Parses a time to wait."""
   try:
     seconds = float(text)
   except ValueError:
     seconds = math.nan
   if not 0 <= seconds <= 86_400:
     raise argparse.ArgumentTypeError(
-      f"it is {text!r}; it must be from 0 to 86400"
+      f"expected seconds from 0 to 86400, got {text!r}"
     )
   return seconds
 
@@ -143,14 +143,14 @@ def launch(job, options):
     options.yes,
   )
   if _output(["git", "-C", str(ROOT), "status", "--porcelain"]).strip():
-    _say("uncommitted changes do not travel; the workers get the last commit")
+    _say("the workers get the last commit, without uncommitted changes")
   _on_signals(_stop)
   code = job_lib.EXIT_FAILED
   try:
     try:
       code = _until_done(slice_, options)
     except Stopped:
-      _say("stopping; once more, and the slice is left as it is")
+      _say("stopping; interrupt again to keep the slice")
       code = _save(slice_)
   except Failed as error:
     print(f"launch: {error}", file=sys.stderr)
@@ -167,7 +167,7 @@ def launch(job, options):
 
 
 class Slice:
-  """The commands that concern one slice."""
+  """The gcloud commands for one slice."""
 
   def __init__(self, job):
     self.job, self.place = job, job.place
@@ -228,8 +228,8 @@ class Slice:
   def follow(self, first):
     return self._ssh("0", _FOLLOW, first=first)
 
-  def how_is_it(self):
-    return self._ssh("0", _HOW_IS_IT)
+  def job_status(self):
+    return self._ssh("0", _STATUS)
 
   def last_words(self):
     return self._ssh("all", _LAST_WORDS)
@@ -253,18 +253,18 @@ class Slice:
 
 
 def plan(slice_, keep):
-  """All commands, to be read or pasted into a shell."""
+  """All commands, as text for a shell."""
   file = pathlib.Path.cwd() / f"{slice_.job.name}.tar.gz"
   steps = [
-    ("Ask for the slice", slice_.create()),
-    ("Repeat until it says ACTIVE", slice_.describe()),
+    ("Request the slice", slice_.create()),
+    ("Repeat until it is ACTIVE", slice_.describe()),
     ("Install the last commit on all workers", slice_.archive(file)),
     ("", slice_.copy(file)),
     ("", slice_.install()),
     ("Start the job on all workers", slice_.start()),
     ("Show the log of worker 0 until the job ends", slice_.follow(1)),
-    ("Its exit code; 75: saved, start it again", slice_.how_is_it()),
-    ("Delete the slice; if it was SUSPENDED, begin again", slice_.delete()),
+    ("Its exit code; 75: saved, start again", slice_.job_status()),
+    ("Delete the slice; if it was SUSPENDED, start again", slice_.delete()),
   ]
   if keep:
     steps.pop()
@@ -276,7 +276,7 @@ def plan(slice_, keep):
 
 
 def _until_done(slice_, options):
-  """Runs the job, on as many slices as it takes; its exit code."""
+  """Runs the job until it ends, on new slices if needed; its exit code."""
   restarts = unreachable = 0
   while True:
     _get_active(slice_, options.poll_seconds)
@@ -288,8 +288,8 @@ def _until_done(slice_, options):
       _call(slice_.last_words())
     if code == job_lib.EXIT_WRONG:
       return code
-    # A host that was taken away ends the others before the slice's state says
-    # why: look again a little later.
+    # A preempted host ends the others before the state of the slice shows it:
+    # wait a little.
     time.sleep(options.poll_seconds)
     state = _state(slice_)
     if state != "ACTIVE":
@@ -299,9 +299,9 @@ def _until_done(slice_, options):
       if unreachable >= _UNREACHABLE:
         raise Failed(f"worker 0 of {slice_.job.name} cannot be reached")
     elif code == job_lib.EXIT_PREEMPTED:
-      _say("the job was told to stop, and saved; it is started again")
+      _say("the job received a signal, and saved; restarting it")
     elif restarts >= slice_.place.max_restarts:
-      _say(f"the job failed with exit code {code}, {restarts} restarts later")
+      _say(f"the job failed with exit code {code} after {restarts} restarts")
       return code
     else:
       restarts += 1
@@ -309,7 +309,7 @@ def _until_done(slice_, options):
 
 
 def _get_active(slice_, poll_seconds):
-  """Creates the slice unless it is there; returns when it is ACTIVE."""
+  """Creates the slice if needed; returns when it is ACTIVE."""
   shown, silent = None, 0
   while True:
     try:
@@ -321,13 +321,13 @@ def _get_active(slice_, poll_seconds):
       time.sleep(poll_seconds)
       continue
     if state != shown:
-      _say(f"{slice_.job.name}: {state or 'not there yet'}")
+      _say(f"{slice_.job.name}: {state or 'does not exist yet'}")
       shown = state
     if state == "ACTIVE":
       return
     if state == "FAILED":
       raise Failed(
-        "the request for the slice failed; this says why:"
+        "the request for the slice failed; for the reason run"
         f" {shlex.join(slice_.describe()[:-3] + slice_.describe()[-2:])}"
       )
     if state == "":
@@ -341,8 +341,8 @@ def _get_active(slice_, poll_seconds):
 
 
 def _session(slice_):
-  """(exit code, whether its log was seen); code None: who knows."""
-  if _how_is_it(slice_) != "running":
+  """(exit code, whether it had output); code None: unknown."""
+  if _job_status(slice_) != "running":
     with tempfile.TemporaryDirectory() as folder:
       file = f"{folder}/{slice_.job.name}.tar.gz"
       for command in (
@@ -370,31 +370,31 @@ def _follow(slice_):
     finally:
       process.kill()
       process.wait()
-    answer = _how_is_it(slice_)
-    if answer != "running":
-      return (int(answer) if answer.isdecimal() else None), seen > 0
-    if seen == before:  # The connection breaks as soon as it is made.
+    status = _job_status(slice_)
+    if status != "running":
+      return (int(status) if status.isdecimal() else None), seen > 0
+    if seen == before:  # The connection breaks immediately.
       return None, seen > 0
 
 
 def _save(slice_):
-  """Has a job that runs save itself; the exit code of this program."""
-  if _state(slice_) == "ACTIVE" and _how_is_it(slice_) == "running":
+  """Makes a running job save; returns the exit code of this program."""
+  if _state(slice_) == "ACTIVE" and _job_status(slice_) == "running":
     _call(slice_.stop())
     code, _ = _follow(slice_)
     return job_lib.EXIT_FAILED if code is None else code
   return job_lib.EXIT_PREEMPTED
 
 
-def _how_is_it(slice_):
-  """An exit code, "running", "absent", or "": no answer."""
-  process = _start(slice_.how_is_it(), stdout=subprocess.PIPE, text=True)
+def _job_status(slice_):
+  """An exit code, "running", "absent", or "" if unknown."""
+  process = _start(slice_.job_status(), stdout=subprocess.PIPE, text=True)
   lines = _communicate(process)[0].split()
   return lines[-1] if lines else ""
 
 
 def _state(slice_):
-  """The slice's state; empty: there is none."""
+  """The state of the slice; empty: it does not exist."""
   process = _start(
     slice_.describe(),
     stdout=subprocess.PIPE,
@@ -414,14 +414,14 @@ def _output(command):
 
 
 def _call(command):
-  """Runs a command, its output on ours; its exit code."""
+  """Runs a command and shows its output; returns its exit code."""
   process = _start(command)
   _communicate(process)
   return process.returncode
 
 
 def _start(command, **kwargs):
-  # In a session of its own, Ctrl-C comes to this program alone.
+  # In its own session, it does not receive Ctrl-C.
   return subprocess.Popen(
     command, stdin=subprocess.DEVNULL, start_new_session=True, **kwargs
   )

@@ -872,3 +872,20 @@ def test_the_way_out_that_is_named_exists(tmp_path):
     name = re.search(r"start from ([\w.]+)\(\)", message)[1]
     assert name in ("config.base", "jaxplay.config.base")
     assert getattr(config_lib, name.rpartition(".")[2]) is config_lib.base
+
+
+@pytest.mark.parametrize("model", config_lib.MODELS)
+def test_a_stored_config_holds_the_keys_of_its_parts(model):
+  """Names on disk: config.json leaves out defaults of parts not chosen."""
+  config = _changed(model__name=model, optimizer="adam", hparams__rho=0.5)
+  stored, complete = config_lib.stored(config), config_lib.as_json(config)
+  assert stored["hparams"].keys() >= {"beta1", "beta2", "epsilon", "rho"}
+  assert "momentum" not in stored["hparams"]
+  assert ("heads" in stored["model"]) == (model in config_lib.TRANSFORMERS)
+  assert ("mixtures" in stored["dataset"]) == (model == "lm")
+  # To whoever reads it, it is the complete config.
+  again = config_lib.from_json(json.loads(json.dumps(stored)))
+  assert config_lib.as_json(again) == complete
+  for other in (complete, config_lib.as_json(config_lib.base())):
+    differences = config_lib.differences(complete, other)
+    assert config_lib.differences(stored, other) == differences

@@ -6,7 +6,7 @@ import pathlib
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.config import keys
+from jaxplay.config import parts
 from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules, sharding
 
@@ -211,12 +211,14 @@ def test_switches_name_existing_values():
     assert set(values) <= set(choices), name
 
 
-def test_every_name_that_a_part_reads_is_a_key():
-  """Config: no part reads what is declared nowhere, and each key is read."""
-  leaves = {name.rpartition(".")[2] for name in config_lib.KEYS}
-  for parts in keys._PARTS.values():
-    for part, reads in parts.items():
-      assert set(reads) <= leaves, part
+def test_every_key_of_a_part_has_one_switch():
+  """Config: parts of one switch share a key as one declaration."""
+  switches = {}
+  for switch, of_switch in parts.PARTS.items():
+    for part, own in of_switch.items():
+      for name, key in own.items():
+        assert switches.setdefault(name, (switch, key)) == (switch, key), part
+        assert config_lib.KEYS[name].used_by[0] == switch
 
 
 def test_every_number_has_a_range():

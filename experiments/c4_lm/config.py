@@ -1,12 +1,11 @@
 r"""Language models of three sizes on C4, for pods.
 
 Data    tfds:c4/en, prepared once by tools/prepare_tfds.py, as subwords of a
-        tokenizer that tools/make_tokenizer.py makes of it
+        tokenizer from tools/make_tokenizer.py
 Model   124m, 1b or 7b, named after a colon; bfloat16, parameters split by fsdp
-Length  20 tokens for each parameter (Hoffmann et al. 2022, arXiv 2203.15556), a
-        constant rate with a cooldown of 20 %
-Expect  not run here; docs/pods.md and jaxplay plan topology say what each would
-        need
+Length  20 tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556),
+        constant learning rate with a cooldown of 20%
+Expect  not run here; see docs/pods.md and jaxplay plan topology for the cost
         python tools/make_tokenizer.py --name=tfds:c4/en --vocab_size=32768 \
           --data_dir=... --out=c4_tokenizer.json
         jaxplay train --config=experiments/c4_lm/config.py:1b --workdir=... \
@@ -16,7 +15,7 @@ Expect  not run here; docs/pods.md and jaxplay plan topology say what each would
 import jaxplay
 from jaxplay import config as config_lib
 
-# Depth, width, heads, hidden features, rate, rows of a batch, steps.
+# Depth, width, heads, hidden features, learning rate, batch size, steps.
 _SIZES = {
   "124m": (12, 768, 12, 0, 6e-4, 256, 9_500),
   "1b": (18, 2_048, 16, 5_632, 3e-4, 512, 20_000),

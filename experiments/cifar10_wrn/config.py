@@ -4,7 +4,7 @@ Data    tfds:cifar10, prepared once by tools/prepare_tfds.py; 45,000 images for
         training, 5,000 for validation, 10,000 as test
 Model   WRN-28-10, 36.5 M parameters, batch norm, bfloat16
 Length  200 epochs of batches of 128: 70,300 steps
-Expect  published, not run here: 4.0 % test error (Zagoruyko and Komodakis 2016,
+Expect  published, not run here: 4.0% test error (Zagoruyko and Komodakis 2016,
         arXiv 1605.07146, table 5; all 50,000 images)
         jaxplay train --config=experiments/cifar10_wrn/config.py \
           --workdir=... --config.dataset.data_dir=... --config.report_test=True
@@ -26,7 +26,7 @@ def get_config():
   config.schedule = "cosine"
   config.hparams.learning_rate = 0.1
   config.hparams.momentum = 0.9
-  # Theirs of 5e-4 is in the gradient, and momentum makes ten times of it.
+  # The paper adds 5e-4 to the gradient, which momentum multiplies by ten.
   config.hparams.weight_decay = 5e-3
   dataset = config.dataset
   dataset.name = "tfds:cifar10"

@@ -3,9 +3,9 @@ r"""An MLP of two hidden layers on 8x8 digits: the smallest real run.
 Data    digits: 1,197 training, 300 validation, 300 test examples, embedded
 Model   two hidden layers of 256, 85,002 parameters
 Length  1,500 steps of 128 examples, 160 epochs; seconds on 2 CPU cores
-Expect  test error 1.6 % +- 0.4, validation error 1.1 % +- 0.2: mean and
+Expect  test error 1.6% +- 0.4, validation error 1.1% +- 0.2: mean and
         standard deviation over seeds 0 to 4, at the best checkpoint by
-        validation error (one test example is 0.33 %). For each seed:
+        validation error (one test example is 0.33%). For each seed:
         jaxplay train --config=experiments/digits_mlp/config.py \
           --workdir=... --config.report_test=True --config.seed=...
 """

@@ -1,7 +1,7 @@
 """Learning rates of the digits MLP, with and without batch norm.
 
 Cost    64 trials of 1,000 steps, two compilations; under a minute on 2 cores
-Expect  best validation error 0.7 % with and without, at learning rates of 0.1
+Expect  best validation error 0.7% with and without, at learning rates of 0.1
         to 0.7; without batch norm those above 3 diverge
 """
 

@@ -1,11 +1,11 @@
 """Optimizers for the digits MLP, each at its best hyperparameters.
 
-Conditional nuisance parameters: a learning rate under Nesterov momentum and one
-under Adam are different hyperparameters, with ranges of their own.
+Conditional nuisance parameters: the learning rates of Nesterov momentum and of
+Adam are different hyperparameters, each with its own range.
 
 Cost    128 trials of 1,000 steps, four compilations; two minutes on 2 cores
-Expect  best validation loss 0.01 to 0.03, lion 0.07; again with other seeds
-        adam is the best, with 0.03
+Expect  best validation loss 0.01 to 0.03, lion 0.07; with other seeds adam
+        is the best, with 0.03
 """
 
 from jaxplay.study import space, study

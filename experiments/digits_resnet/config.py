@@ -3,9 +3,9 @@ r"""A ten-layer ResNet with ghost batch norm on 8x8 digits.
 Data    digits: 1,197 training, 300 validation, 300 test examples, embedded
 Model   ResNet-10 of width 16, 308,538 parameters, ghost groups of 32
 Length  1,000 steps of 64 examples, 53 epochs; under a minute on 2 CPU cores
-Expect  test error 1.1 % +- 0.4, validation error 0.2 % +- 0.3: mean and
+Expect  test error 1.1% +- 0.4, validation error 0.2% +- 0.3: mean and
         standard deviation over seeds 0 to 4, at the best checkpoint by
-        validation error (one test example is 0.33 %). For each seed:
+        validation error (one test example is 0.33%). For each seed:
         jaxplay train --config=experiments/digits_resnet/config.py \
           --workdir=... --config.report_test=True --config.seed=...
 """

@@ -3,7 +3,7 @@
 The two sizes of ghost groups share the trials of ghost norm, 8 each.
 
 Cost    48 trials of 480 steps, four compilations; three minutes on 2 cores
-Expect  best validation loss 0.01 to 0.03, layer norm 0.05; again with other
+Expect  best validation loss 0.01 to 0.03, layer norm 0.05; with other
         seeds batch and ghost norm 0.03 to 0.04, layer norm 0.06
 """
 

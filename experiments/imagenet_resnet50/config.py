@@ -1,11 +1,11 @@
 r"""ResNet-50 on ImageNet, the Tuning Playbook's running example.
 
-Data    tfds:imagenet2012, prepared once by tools/prepare_tfds.py; 99 % of train
-        for training, 1 % for validation, the official validation set as test
+Data    tfds:imagenet2012, prepared once by tools/prepare_tfds.py; 99% of train
+        for training, 1% for validation, the official validation set as test
 Model   ResNet-50 v1.5, 25.6 M parameters, batch norm, bfloat16
 Length  90 epochs of batches of 1,024: 111,500 steps
-Expect  published, not run here: 23.6 % +- 0.1 test error (Goyal et al. 2017,
-        arXiv 1706.02677, table 1; all of train, random crops and flips alike)
+Expect  published, not run here: 23.6% +- 0.1 test error (Goyal et al. 2017,
+        arXiv 1706.02677, table 1; all of train, same crops and flips)
         jaxplay train --config=experiments/imagenet_resnet50/config.py \
           --workdir=... --config.dataset.data_dir=... --config.report_test=True
 Pod     jaxplay plan topology --topologies=v5e:4x4 --config=...
@@ -25,9 +25,9 @@ def get_config():
   config.checkpoint_every = 2_500
   config.optimizer = "nesterov"
   config.schedule = "cosine"
-  config.hparams.learning_rate = 0.4  # 0.1 for each 256 examples
+  config.hparams.learning_rate = 0.4  # 0.1 per 256 examples
   config.hparams.momentum = 0.9
-  # Theirs of 1e-4 is in the gradient, and momentum makes ten times of it.
+  # The paper adds 1e-4 to the gradient, which momentum multiplies by ten.
   config.hparams.weight_decay = 1e-3
   config.hparams.label_smoothing = 0.1
   config.hparams.warmup_steps = 6_200  # five epochs

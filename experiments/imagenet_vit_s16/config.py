@@ -3,9 +3,9 @@ r"""ViT-S/16 on ImageNet.
 Data    as imagenet_resnet50
 Model   12 blocks of width 384 and 6 heads, SwiGLU, 22 M parameters, bfloat16
 Length  90 epochs of batches of 1,024: 111,500 steps
-Expect  not run here. Published: 23.5 % validation error (Beyer et al. 2022,
-        arXiv 2205.01580) with RandAugment and MixUp, which are not in this
-        config, and a plain MLP instead of SwiGLU: expect more
+Expect  not run here. Published: 23.5% validation error (Beyer et al. 2022,
+        arXiv 2205.01580) with RandAugment and MixUp, which this config lacks,
+        and a plain MLP instead of SwiGLU: expect a higher error
         jaxplay train --config=experiments/imagenet_vit_s16/config.py \
           --workdir=... --config.dataset.data_dir=... --config.report_test=True
 """

@@ -1,11 +1,11 @@
 r"""A language model on the One Billion Word Benchmark.
 
 Data    tfds:lm1b, prepared once by tools/prepare_tfds.py, as subwords of a
-        tokenizer that tools/make_tokenizer.py makes of it
+        tokenizer from tools/make_tokenizer.py
 Model   12 blocks of width 768 and 12 heads, 110 M parameters, bfloat16
 Length  50,000 steps of 256 rows of 256 tokens: 3.3 billion tokens
-Expect  not run here; a loss per token is of its tokenizer, so nothing published
-        can be compared with it
+Expect  not run here; the loss per token depends on the tokenizer, so it cannot
+        be compared with published ones
         python tools/make_tokenizer.py --name=tfds:lm1b --vocab_size=32768 \
           --data_dir=... --out=lm1b_tokenizer.json
         jaxplay train --config=experiments/lm1b_lm/config.py --workdir=... \

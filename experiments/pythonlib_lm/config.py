@@ -6,8 +6,8 @@ Model   4 blocks of width 128, 836,736 parameters, tied embedding
 Length  2,000 steps of 16 rows of 128 bytes: 4.1 M bytes, 0.4 epochs; 7 minutes
         on 2 CPU cores
 Expect  validation 1.053 +- 0.004 nats (1.52 bits) per byte, test 1.28 +- 0.01
-        (1.85), mean and deviation of three seeds on Python 3.11.7; other
-        versions have other texts
+        (1.85), mean and standard deviation of three seeds on Python
+        3.11.7; other versions have other texts
         jaxplay train --config=experiments/pythonlib_lm/config.py \
           --workdir=... --config.report_test=True
 """

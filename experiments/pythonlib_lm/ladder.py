@@ -1,8 +1,8 @@
 """A scaling law of small language models on the standard library's source.
 
 Sizes   five, from 21,600 to 836,736 parameters
-Lengths 300 to 9,600 steps of 8 rows of 128 bytes; 25 points from 5 trunks
-Cost    eleven minutes on 2 CPU cores, 62 % of one run for each point
+Lengths 300 to 9,600 steps of 8 rows of 128 bytes; 25 points from 5 base runs
+Cost    eleven minutes on 2 CPU cores, 62% of one run per point
 Expect  L(N, D) = 0.468 + 9.86 / N^0.257 + 750 / D^0.520 nats per byte, one seed
         on Python 3.11.7; intervals in experiments/LOG.md
         jaxplay scaling run experiments/pythonlib_lm/ladder.py --workdir=...
@@ -35,8 +35,8 @@ def get_ladder():
       "96x3": _size(96, 3, 2.5e-3),
       "128x4": _size(128, 4, 2e-3),
     },
-    # The smaller ones longer: only models that used the same compute can say
-    # which size is the best for it.
+    # Smaller models train longer: comparing sizes requires models of the same
+    # compute.
     steps={
       "32x1": (*_STEPS, 4_800, 9_600),
       "32x3": (*_STEPS, 4_800, 9_600),

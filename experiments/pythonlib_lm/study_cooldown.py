@@ -1,13 +1,13 @@
-"""How long a cooldown, and of which shape?
+"""Length and shape of the cooldown.
 
 After Hägele et al. 2024, figures 3 to 5, at a size that 2 CPU cores train in
-seconds. Learning rate and weight decay are those that were best for a cooldown
-in study_schedules.py, or nearly so.
+seconds. Learning rate and weight decay are close to the best for a cooldown in
+study_schedules.py.
 
-Cost    20 trials of 1,500 steps, one compilation; 7 minutes on 2 CPU cores
-        that others used, too
-Expect  best validation loss 1.41 with 40 % of the steps, 1.42 with 20 % and
-        1-sqrt, 1.48 with 5 % and square; 0.02 more on average over other seeds
+Cost    20 trials of 1,500 steps, one compilation; 7 minutes on 2 shared CPU
+        cores
+Expect  best validation loss 1.41 with 40% of the steps, 1.42 with 20% and
+        1-sqrt, 1.48 with 5% and square; 0.02 more on average over other seeds
 """
 
 from jaxplay.study import space, study

@@ -1,14 +1,14 @@
 """Which schedule: cosine, linear, two cooldowns, schedule-free, or averages?
 
 After Hägele et al. 2024, at a size that 2 CPU cores train in seconds. Each arm
-gets the same points of learning rate (schedule-free: of its own range) and
+has the same points of learning rate (schedule-free: with its own range) and
 weight decay.
 
-Cost    64 trials of 1,500 steps, four compilations; 42 minutes on 2 CPU cores
-        that others used, too
+Cost    64 trials of 1,500 steps, four compilations; 42 minutes on 2 shared
+        CPU cores
 Expect  best validation loss 1.43 with a cooldown, 1.44 with an average, 1.45
-        with cosine, 1.51 with the raw weights of a constant rate; 0.01 to 0.02
-        more with other seeds (experiments/LOG.md)
+        with cosine, 1.51 with the raw weights of a constant learning rate; 0.01
+        to 0.02 more with other seeds (experiments/LOG.md)
 """
 
 from jaxplay.study import sampling, space, study

@@ -2,7 +2,7 @@ r"""A WideResNet without normalization that one stride makes unstable.
 
 The Playbook's Figure 4, small: the stride of a single residual block, the first
 of the second stage, is 1 instead of 2. High learning rates no longer train
-well; that is what `jaxplay plan stability` has to find and repair. With
+well; `jaxplay plan stability` should detect and fix that. With
 `:stable` the stride is 2, as in every WideResNet.
 
 Data    digits: 1,197 training, 300 validation examples, embedded

@@ -1,16 +1,19 @@
 """Configs: every key with its default, loading, overriding, checking.
 
-An experiment file has `get_config()`, which edits `base()` and returns it; it
-may take one string, given on the command line as `--config=FILE:STRING`. Every
-mistake raises `jaxplay.UserError` with one sentence: the value, the nearest
-valid name, and the mend.
+An experiment file defines `get_config()`, which edits `base()` and returns it;
+it may take one string, given on the command line as `--config=FILE:STRING`.
+Every mistake raises `jaxplay.UserError` with one sentence: the value, the
+nearest valid name, and the fix.
 
-    keys.py      every key, declared once
+    key.py       what is declared about a key
+    parts.py     optimizers, models, ... and the keys that each of them reads
+    keys.py      the other keys, and the table of all
     values.py    nested and flat values, types, JSON
     checks.py    values, ranges, and pairs that must agree
     edits.py     other lengths, features off, differences
     files.py     from files and the command line
 """
+# ruff: noqa: F401  (the names that other packages use)
 
 from jaxplay.config.checks import (
   check_effect,
@@ -37,6 +40,7 @@ from jaxplay.config.edits import (
   other_seeds,
   resumed,
   settled,
+  stored,
   with_batch_size,
   with_steps,
   with_warmup,
@@ -45,33 +49,32 @@ from jaxplay.config.edits import (
 from jaxplay.config.files import (
   absolute,
   beside,
-  describe,
   from_user_file,
   load,
   parsed,
 )
+from jaxplay.config.key import Key
 from jaxplay.config.keys import (
-  AUGMENTATIONS,
+  KEYS,
+  OPTIMIZER_NUMBERS,
+  REGULARIZATION,
+  RETUNE,
+  base,
+  defaults,
+)
+from jaxplay.config.parts import (
   AVERAGES,
   COOLDOWN_SHAPES,
-  KEYS,
   MESH_AXES,
   MESH_PRESETS,
   MODELS,
   MOVES,
-  NORMS,
-  OPTIMIZER_NUMBERS,
   OPTIMIZERS,
-  REGULARIZATION,
   REMAT,
   RESNET_DEPTHS,
-  RETUNE,
   SCHEDULES,
   TEXT_MODELS,
   TRANSFORMERS,
-  Key,
-  base,
-  defaults,
 )
 from jaxplay.config.values import (
   as_json,
@@ -84,68 +87,3 @@ from jaxplay.config.values import (
   shown,
   typed,
 )
-
-__all__ = [
-  "absolute",
-  "as_json",
-  "AUGMENTATIONS",
-  "AVERAGES",
-  "base",
-  "beside",
-  "changes",
-  "check_effect",
-  "COOLDOWN_SHAPES",
-  "cooldown_steps",
-  "defaults",
-  "describe",
-  "differences",
-  "evaluated",
-  "flatten",
-  "from_json",
-  "from_user_file",
-  "has_effect",
-  "idle",
-  "is_kept",
-  "is_on",
-  "is_resumable",
-  "Key",
-  "KEYS",
-  "load",
-  "longest_warmup",
-  "MESH_AXES",
-  "MESH_PRESETS",
-  "mesh_sizes",
-  "MODELS",
-  "MOVES",
-  "nearest",
-  "next_kept",
-  "NORMS",
-  "notes",
-  "one_of",
-  "OPTIMIZER_NUMBERS",
-  "OPTIMIZERS",
-  "other_seeds",
-  "override",
-  "parsed",
-  "REGULARIZATION",
-  "REMAT",
-  "RESNET_DEPTHS",
-  "RETUNE",
-  "resolve",
-  "resumed",
-  "rounded",
-  "SCHEDULES",
-  "settled",
-  "shown",
-  "TEXT_MODELS",
-  "TRANSFORMERS",
-  "typed",
-  "used_by",
-  "validate",
-  "with_batch_size",
-  "with_steps",
-  "with_warmup",
-  "without",
-  "without_effect",
-  "without_effect_told",
-]

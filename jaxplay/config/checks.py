@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 import jaxplay
-from jaxplay.config import keys
+from jaxplay.config import keys, parts
 from jaxplay.config.values import (
   flatten,
   nearest,
@@ -32,10 +32,10 @@ def validate(
   Args:
     config: A config with exactly the keys of `base()`; see also `resolve`.
     num_devices: Devices over all hosts; None: do not check the mesh.
-    trials: Whether they are groups that train trials of their own.
+    trials: Whether groups of these devices train different trials.
 
   Raises:
-    jaxplay.UserError: The first thing that is wrong.
+    jaxplay.UserError: The first mistake in the config.
   """
   flat = flatten(config)
   for key in sorted(flat.keys() - keys.defaults().keys()):
@@ -47,13 +47,13 @@ def validate(
     typed(name, value, keys.defaults())
     if type(value) is int and not -(2**63) <= value < 2**63:
       raise jaxplay.UserError(
-        f"config.{name} is {shown(value)}, beyond a whole number of 64 bits"
+        f"config.{name} is {shown(value)}; expected a 64-bit integer"
       )
-  for name, key in keys.KEYS.items():
-    if key.choices:
-      one_of(f"config.{name} is", flat[name], key.choices)
-    if key.within:
-      _check_range(name, flat[name], key)
+  for name, declared in keys.KEYS.items():
+    if declared.choices:
+      one_of(f"config.{name} is", flat[name], declared.choices)
+    if declared.within:
+      _check_range(name, flat[name], declared)
   resolve(config)
   _validate_pairs(config)
   if num_devices is not None:
@@ -61,37 +61,37 @@ def validate(
 
 
 def resolve(config: ml_collections.ConfigDict) -> None:
-  """Puts a metric by the task in the place of an empty `objective`.
+  """Sets an empty `objective` to the default metric of the task.
 
-  Of text the error rate, of next tokens, says little: it is the loss that a
-  language model is judged by.
+  Language models are compared by their loss: the error rate of the next token
+  is hardly informative.
   """
   if not config.objective:
-    is_text = config.model.name in keys.TEXT_MODELS
+    is_text = config.model.name in parts.TEXT_MODELS
     put(config, "objective", "valid/loss" if is_text else "valid/error_rate")
 
 
 def mesh_sizes(
   mesh: ml_collections.ConfigDict, num_devices: int, *, trials: bool = False
 ) -> dict[str, int]:
-  """The size of each axis of the mesh.
+  """Returns the size of each axis of the mesh.
 
   Args:
     mesh: config.mesh.
     num_devices: Devices over all hosts.
-    trials: Whether groups of devices train trials of their own: then there is
-      an axis "trial", which takes what is left.
+    trials: Whether groups of devices train different trials: then an axis
+      "trial" takes the remaining devices.
 
   Raises:
-    jaxplay.UserError: It does not cover the devices.
+    jaxplay.UserError: The mesh does not cover the devices.
   """
-  sizes = {axis: mesh[axis] for axis in keys.MESH_AXES}
+  sizes = {axis: mesh[axis] for axis in parts.MESH_AXES}
   listed = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   left = [axis for axis, size in sizes.items() if size == -1]
   if len(left) > 1:
     raise jaxplay.UserError(
-      f"config.mesh has two axes of -1, all devices that are left ({listed});"
-      " one of them can have that"
+      f"config.mesh has two axes of -1, all remaining devices ({listed}); only"
+      " one axis can be -1"
     )
   if trials:
     left, sizes = ["trial"], {a: abs(size) for a, size in sizes.items()}
@@ -108,15 +108,15 @@ def mesh_sizes(
 
 
 def cooldown_steps(max_train_steps: int, fraction: float) -> int:
-  """Length of a cooldown, rounded in 32 bits as the train step does."""
+  """Length of a cooldown in steps, rounded in 32 bits as in the train step."""
   return round(rounded(rounded(fraction) * rounded(max_train_steps)))
 
 
 def evaluated(config: ml_collections.ConfigDict) -> list[str]:
-  """Metrics of the validation set that a run of a config logs."""
+  """Names of the validation metrics that a run of a config logs."""
   suffixes = [f"_{name}" for name in ("raw", *config.averages)]
   suffixes[suffixes.index(f"_{config.weights}")] = ""
-  is_text = config.model.name in keys.TEXT_MODELS
+  is_text = config.model.name in parts.TEXT_MODELS
   metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
   return [
     f"valid{suffix}/{metric}"
@@ -126,39 +126,39 @@ def evaluated(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def notes(config: ml_collections.ConfigDict) -> list[str]:
-  """Sentences worth a line on the terminal before a run begins."""
-  found = without_effect(config)
+  """Warnings to print before a run starts."""
+  warnings = without_effect(config)
   if config.microbatches > 1:
-    found.append(
+    warnings.append(
       f"config.microbatches={config.microbatches} saves memory, not time:"
-      " gradient accumulation buys no throughput"
+      " gradient accumulation does not increase throughput"
     )
-  return found
+  return warnings
 
 
 def without_effect(config: ml_collections.ConfigDict) -> list[str]:
-  """Sentences on keys set away from their default that nothing reads."""
+  """A sentence for each key that is set and has no effect; see `idle`."""
   flat = flatten(config)
   return [without_effect_told(key, flat) for key in idle(flat)]
 
 
 def check_effect(
-  config: ml_collections.ConfigDict, keys: Iterable[str]
+  config: ml_collections.ConfigDict, overridden: Iterable[str]
 ) -> None:
-  """Refuses keys that somebody set on purpose, and that nothing reads.
+  """Refuses overrides that have no effect.
 
-  What a config file or a default leaves set is no mistake: another key may
-  switch it on later. `notes` tells of it.
+  In a config file such a value is not an error, since another key may turn it
+  on later; `notes` warns about it.
 
   Args:
-    config: The config with them.
-    keys: Dotted keys.
+    config: The config, with the overrides applied.
+    overridden: Dotted keys.
 
   Raises:
-    jaxplay.UserError: The first one that has no effect.
+    jaxplay.UserError: The first key that has no effect.
   """
   flat = flatten(config)
-  for key in keys:
+  for key in overridden:
     if not has_effect(key, flat):
       switch, values = _switch(key)
       raise jaxplay.UserError(
@@ -168,7 +168,7 @@ def check_effect(
 
 
 def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
-  """A sentence on a key that nothing reads."""
+  """A sentence about a key that has no effect."""
   switch, _ = _switch(key)
   return (
     f"config.{key}={flat[key]!r} has no effect with"
@@ -177,32 +177,32 @@ def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
 
 
 def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
-  """Whether `key` does anything in a config, flat as from `flatten`."""
+  """Whether `key` has an effect in a config, flat as from `flatten`."""
   switch, values = used_by(key) or (None, ())
   return switch is None or is_on(flat.get(switch), values)
 
 
 def _switch(key):
-  """As `used_by`, of a key that has one."""
-  found = used_by(key)
-  assert found is not None
-  return found
+  """As `used_by`, for a key that has a switch."""
+  switch = used_by(key)
+  assert switch is not None
+  return switch
 
 
 def used_by(key: str) -> tuple[str, tuple] | None:
-  """The switch with which `key` has an effect, as `is_on`; None: always."""
+  """(switch, values) with which `key` has an effect; None: always."""
   return keys.KEYS[key].used_by if key in keys.KEYS else None
 
 
 def is_on(switch: Any, values: tuple) -> bool:
-  """Whether a switch, or one of several, has one of the values."""
+  """Whether a switch, or an element of a tuple, has one of the values."""
   if isinstance(switch, tuple):
-    return any(one in values for one in switch)
+    return any(element in values for element in switch)
   return switch in values
 
 
 def idle(flat: Mapping[str, Any]) -> list[str]:
-  """Keys set away from their default that nothing reads.
+  """Keys with another value than their default and no effect.
 
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
@@ -223,8 +223,8 @@ def _check_range(name, value, key):
     stepped = rounded(value)
     if not key.holds(stepped):
       raise jaxplay.UserError(
-        f"config.{name} is {shown(value)}, which the step's 32 bits"
-        f" round to {stepped:g}; it must lie in {key.within}"
+        f"config.{name} is {shown(value)}, which rounds to {stepped:g} in the"
+        f" 32 bits of the train step; it must lie in {key.within}"
       )
 
 
@@ -235,17 +235,17 @@ def _validate_pairs(config):
   steps, batch = config.max_train_steps, config.batch_size
   model, hparams = config.model, config.hparams
   for average in config.averages:
-    if average not in keys.AVERAGES:
+    if average not in parts.AVERAGES:
       refuse(
         f"config.averages names {shown(average)}; it can hold"
-        f" {', '.join(map(repr, keys.AVERAGES))}"
+        f" {', '.join(map(repr, parts.AVERAGES))}"
       )
   if config.weights not in ("raw", *config.averages):
     refuse(
       f"config.weights is {shown(config.weights)}, but config.averages="
       f"{tuple(config.averages)!r} does not name it"
     )
-  is_text = model.name in keys.TEXT_MODELS
+  is_text = model.name in parts.TEXT_MODELS
   objectives = evaluated(config)
   if config.objective not in objectives:
     refuse(
@@ -256,21 +256,22 @@ def _validate_pairs(config):
   if config.eval_batch_size < batch:
     refuse(
       f"config.eval_batch_size is {config.eval_batch_size}, less than"
-      f" config.batch_size {batch}; evaluation keeps no activations, so set it"
-      f" to at least {batch} (Playbook, setting up periodic evaluations)"
+      f" config.batch_size {batch}; set it to at least {batch}: evaluation"
+      " needs no activations (Playbook, setting up periodic evaluations)"
     )
   strides = model.strides
   if len(strides) != 3 or not all(
     type(s) is int and 1 <= s <= keys.LARGEST for s in strides
   ):
     refuse(
-      f"config.model.strides is {shown(tuple(strides))}; it must be three whole"
-      " numbers above 0, such as (1, 2, 2)"
+      f"config.model.strides is {shown(tuple(strides))}; expected three"
+      " positive integers, such as (1, 2, 2)"
     )
   if hparams.warmup_steps > steps:
     refuse(
       f"config.hparams.warmup_steps is {hparams.warmup_steps}, longer than the"
-      f" run of config.max_train_steps={steps}; use that at most, or more steps"
+      f" run of config.max_train_steps={steps}; use at most {steps}, or more"
+      " training steps"
     )
   if config.schedule == "wsd":
     cooldown = cooldown_steps(steps, hparams.cooldown_fraction)
@@ -287,7 +288,7 @@ def _validate_pairs(config):
     )
   if batch % config.microbatches:
     refuse(
-      f"config.batch_size {batch} does not split into config.microbatches"
+      f"config.batch_size {batch} is not divisible by config.microbatches"
       f" {config.microbatches}; use {_multiples(batch, config.microbatches)}"
     )
   microbatch = batch // config.microbatches
@@ -307,19 +308,19 @@ def _validate_pairs(config):
     if microbatch % virtual:
       what = "microbatch" if config.microbatches > 1 else "batch"
       refuse(
-        f"a {what} of {microbatch} examples does not split into ghost groups of"
+        f"a {what} of {microbatch} examples is not divisible by"
         f" config.model.virtual_batch_size={virtual}; use"
         f" {_divisors(microbatch, virtual)}"
       )
-  if model.name == "resnet" and model.depth not in keys.RESNET_DEPTHS:
+  if model.name == "resnet" and model.depth not in parts.RESNET_DEPTHS:
     refuse(
-      f"config.model.depth is {model.depth}; a resnet has one of"
-      f" {', '.join(map(str, keys.RESNET_DEPTHS))} layers"
+      f"config.model.depth is {model.depth}; the depth of a resnet is one of"
+      f" {', '.join(map(str, parts.RESNET_DEPTHS))}"
     )
   if model.name == "wide_resnet" and (model.depth < 10 or model.depth % 6 != 4):
     refuse(
-      f"config.model.depth is {model.depth}; a wide_resnet has 6n + 4 layers,"
-      " such as 10, 16, 22 or 28"
+      f"config.model.depth is {model.depth}; the depth of a wide_resnet is"
+      " 6n + 4, such as 10, 16, 22 or 28"
     )
   features = 16 if model.name == "wide_resnet" else model.width
   if model.norm == "group" and features % model.num_groups:
@@ -328,7 +329,7 @@ def _validate_pairs(config):
       f" {features} features of the first layer; use"
       f" {_divisors(features, model.num_groups)}"
     )
-  if model.name in keys.TRANSFORMERS:
+  if model.name in parts.TRANSFORMERS:
     _validate_transformer(model)
   _validate_dataset(config.dataset, is_text)
   _validate_keep_steps(config.keep_steps)
@@ -337,15 +338,15 @@ def _validate_pairs(config):
     for size in config.dataset.shape
   ):
     refuse(
-      f"config.dataset.shape is {shown(tuple(config.dataset.shape))}; it must"
-      " be (height, width, channels)"
+      f"config.dataset.shape is {shown(tuple(config.dataset.shape))}; expected"
+      " (height, width, channels)"
     )
-  for axis in keys.MESH_AXES:
+  for axis in parts.MESH_AXES:
     size = config.mesh[axis]
     if size != -1 and not 1 <= size <= keys.LARGEST:
       refuse(
-        f"config.mesh.{axis} is {shown(size)}; it must be -1 (all that are"
-        " left) or a number of devices"
+        f"config.mesh.{axis} is {shown(size)}; expected -1 (all remaining"
+        " devices) or a number of devices"
       )
   _validate_rules(config.mesh.rules)
 
@@ -353,7 +354,7 @@ def _validate_pairs(config):
 def _validate_transformer(model):
   if model.norm not in ("rms", "layer"):
     raise jaxplay.UserError(
-      f"config.model.norm is {model.norm!r}; a transformer needs 'rms' or"
+      f"config.model.norm is {model.norm!r}; a transformer requires 'rms' or"
       " 'layer'"
     )
   if model.width % model.heads:
@@ -363,21 +364,21 @@ def _validate_transformer(model):
     )
   if model.name == "lm" and model.width // model.heads % 2:
     raise jaxplay.UserError(
-      f"rotary positions turn pairs of features, and config.model.width"
-      f" {model.width} over {model.heads} heads is"
-      f" {model.width // model.heads}; use an even number"
+      f"config.model.width {model.width} over {model.heads} heads is"
+      f" {model.width // model.heads} features per head; rotary positions"
+      " require an even number"
     )
 
 
 def _validate_dataset(dataset, is_text):
-  keys = {dataset.name: "name"}
+  named_by = {dataset.name: "name"}
   for name, _ in _mixed(dataset.mixtures):
-    keys.setdefault(name, "mixtures")
-  for name, key in keys.items():
+    named_by.setdefault(name, "mixtures")
+  for name, key in named_by.items():
     tfds = name.startswith("tfds:")
     if not tfds and is_text != bool(re.match("pythonlib$|text:.", name)):
       raise jaxplay.UserError(
-        f"config.dataset.{key} names {shown(name)}, and config.model.name takes"
+        f"config.dataset.{key} names {shown(name)}; config.model.name requires"
         + (
           " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
           if is_text
@@ -386,60 +387,69 @@ def _validate_dataset(dataset, is_text):
       )
   if is_text and dataset.augment != "none":
     raise jaxplay.UserError(
-      f"config.dataset.augment is {dataset.augment!r}, which moves images; text"
-      " needs 'none'"
+      f"config.dataset.augment is {dataset.augment!r}, an augmentation of"
+      " images; text requires 'none'"
     )
-  height, width, *_ = (*dataset.shape, 0, 0)
+  height, width = dataset.shape[:1], dataset.shape[1:2]
   square = dataset.name == "synthetic" and height == width
   sized = dataset.name.startswith("tfds:") and dataset.image_size
   if dataset.augment == "resized_crop" and not (square or sized):
     raise jaxplay.UserError(
-      "config.dataset.augment='resized_crop' is for tfds:<name>, with the size"
-      " of the crops as config.dataset.image_size, and for 'synthetic' images"
-      " that are square"
+      "config.dataset.augment='resized_crop' requires tfds:<name> with"
+      " config.dataset.image_size, the size of the crops, or square 'synthetic'"
+      " images"
     )
   if not dataset.name.startswith("text:") and (
     dataset.valid_files or dataset.test_files
   ):
     raise jaxplay.UserError(
-      "config.dataset.valid_files and test_files are of 'text:...' sets, and"
-      f" config.dataset.name is {dataset.name!r}"
+      "config.dataset.valid_files and test_files require a data set 'text:...',"
+      f" but config.dataset.name is {dataset.name!r}"
     )
 
 
 def _mixed(mixtures):
   """(name, weight) of all phases of a mixture, checked."""
-  form = "config.dataset.mixtures is {}; it must be ((step, ((name, weight),"
-  form += " ...)), ...), such as ((0, (('pythonlib', 1.0),)),)"
-  parts, last = [], -1
+  weights, last = [], -1
   for phase in mixtures:
-    match phase:
-      case (int(step), [*of_phase]) if of_phase and step is not True:
-        pass
-      case _:
-        raise jaxplay.UserError(form.format(shown(mixtures)))
-    for part in of_phase:
-      match part:
-        case (str(), int() | float() as weight):
-          if weight is not True and 0 < weight < math.inf:
-            continue
-      raise jaxplay.UserError(form.format(shown(mixtures)))
+    if not _is_phase(phase):
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures is {shown(mixtures)}; expected ((step,"
+        " ((name, weight), ...)), ...), such as ((0, (('pythonlib', 1.0),)),)"
+      )
+    step, of_phase = phase
     names = [name for name, _ in of_phase]
     if len({*names}) < len(names):
       raise jaxplay.UserError(
         f"config.dataset.mixtures names a source twice at step {step}: {names}"
       )
-    if step <= last or (last < 0 and step):
+    if last < 0 and step:
       raise jaxplay.UserError(
-        f"config.dataset.mixtures: step {step} comes after {last}; the first"
-        " must be 0, and each later than the one before"
-        if last >= 0
-        else f"config.dataset.mixtures begins at step {step}; the first must be"
-        " 0"
+        f"config.dataset.mixtures begins at step {step}; the first must be 0"
+      )
+    if step <= last:
+      raise jaxplay.UserError(
+        f"config.dataset.mixtures: step {step} comes after {last}; steps must"
+        " increase"
       )
     last = step
-    parts += of_phase
-  return parts
+    weights += of_phase
+  return weights
+
+
+def _is_phase(phase):
+  """Whether it is (step, ((name, weight), ...))."""
+  match phase:
+    case (int(step), [_, *_] as of_phase) if not isinstance(step, bool):
+      return all(map(_is_weight, of_phase))
+  return False
+
+
+def _is_weight(pair):
+  match pair:
+    case (str(), int() | float() as weight) if not isinstance(weight, bool):
+      return 0 < weight < math.inf
+  return False
 
 
 def _validate_keep_steps(steps):
@@ -457,22 +467,22 @@ def _validate_mesh(config, num_devices, trials):
   split = sizes["replica"] * sizes["data"] * sizes["fsdp"]
   size, unit = config.batch_size, config.microbatches
   if size % (split * unit):
-    parts = f" in {unit} microbatches" if unit > 1 else ""
+    in_parts = f" in {unit} microbatches" if unit > 1 else ""
     raise jaxplay.UserError(
-      f"config.batch_size {size}{parts} does not divide over {split} devices;"
+      f"config.batch_size {size}{in_parts} is not divisible by {split} devices;"
       f" use {_multiples(size, split * unit)}"
     )
 
 
 def _validate_rules(rules):
   for rule in rules:
-    if rule in keys.MESH_PRESETS:
+    if rule in parts.MESH_PRESETS:
       continue
     if not isinstance(rule, tuple | list) or len(rule) != 2:
       raise jaxplay.UserError(
         f"config.mesh.rules holds {shown(rule)}; each rule is a pair (path"
         " pattern, partition), or one of"
-        f" {', '.join(map(repr, keys.MESH_PRESETS))}"
+        f" {', '.join(map(repr, parts.MESH_PRESETS))}"
       )
     pattern, partition = rule
     try:
@@ -483,15 +493,15 @@ def _validate_rules(rules):
       ) from None
     if partition == "fsdp":
       continue
-    named = partition if isinstance(partition, tuple | list) else "?"
-    named = [axis for axis in named if axis is not None]
+    is_list = isinstance(partition, tuple | list)
+    named = [a for a in partition if a is not None] if is_list else [partition]
     if any(
-      axis not in keys.MESH_AXES or named.count(axis) > 1 for axis in named
+      axis not in parts.MESH_AXES or named.count(axis) > 1 for axis in named
     ):
       raise jaxplay.UserError(
         f"config.mesh.rules: {shown(partition)} is not a partition; it can be"
         " 'fsdp', or for each dimension None or one of"
-        f" {', '.join(map(repr, keys.MESH_AXES))}, each axis once"
+        f" {', '.join(map(repr, parts.MESH_AXES))}, each axis once"
       )
 
 

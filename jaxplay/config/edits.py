@@ -13,7 +13,7 @@ from jaxplay.config import checks, keys, values
 def with_batch_size(
   config: ml_collections.ConfigDict, size: int
 ) -> ml_collections.ConfigDict:
-  """A copy with another batch size, and evaluation no smaller than it."""
+  """A copy with another batch size, and eval_batch_size at least as large."""
   config = config.copy_and_resolve_references()
   values.override(config, "batch_size", size)
   values.override(config, "eval_batch_size", max(size, config.eval_batch_size))
@@ -23,8 +23,8 @@ def with_batch_size(
 def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
   """The changes that give a config another length.
 
-  A warmup keeps its steps where they fit, before the cooldown of wsd if there
-  is one, and else its share. The phases of a mixture keep their shares.
+  The warmup keeps its number of steps if it fits (before the cooldown of wsd),
+  else its share of all steps. The phases of a mixture keep their shares.
 
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
@@ -36,7 +36,7 @@ def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
   if warmup > room:
     changes["hparams.warmup_steps"] = min(int(warmup * share), room)
   if flat["dataset.mixtures"]:
-    # Of phases that begin at one step the last counts.
+    # The last of several phases that begin at the same step counts.
     phases = {round(step * share): of for step, of in flat["dataset.mixtures"]}
     changes["dataset.mixtures"] = tuple(sorted(phases.items()))
   return {key: value for key, value in changes.items() if value != flat[key]}
@@ -45,11 +45,11 @@ def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
 def with_warmup(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
   """The changes that give a config another warmup, and the same length.
 
-  The cooldown of wsd gives way, as every other decay does.
+  If it does not fit, the cooldown of wsd is shortened.
 
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
-    steps: The new `hparams.warmup_steps`, at most as many as the run has.
+    steps: The new `hparams.warmup_steps`, at most `max_train_steps`.
   """
   total = flat["max_train_steps"]
   changes: dict[str, Any] = {"hparams.warmup_steps": steps}
@@ -59,11 +59,11 @@ def with_warmup(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 
 def longest_warmup(flat: Mapping[str, Any], steps: int) -> int:
-  """The most steps of warmup that fit into so many, before a cooldown.
+  """The longest warmup that fits into a run, before its cooldown.
 
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
-    steps: Of the whole run.
+    steps: Length of the run.
   """
   if flat["schedule"] != "wsd":
     return steps
@@ -71,12 +71,12 @@ def longest_warmup(flat: Mapping[str, Any], steps: int) -> int:
 
 
 def other_seeds(seed: int, number: int) -> list[int]:
-  """So many seeds besides `seed`: the next ones, and 0 after the last."""
+  """`number` other seeds: those after `seed`, modulo 2**32."""
   return [(seed + i) % 2**32 for i in range(1, number + 1)]
 
 
 def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
-  """The first of some `differences` in words."""
+  """The first of some `differences`, as text."""
   listed = "; ".join(
     f"config.{key} was {old!r} and is now {new!r}"
     for key, (old, new) in list(different.items())[:most]
@@ -91,10 +91,10 @@ def is_resumable(key: str) -> bool:
 
 
 def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
-  """Keys whose change makes another run, with (old, new) values.
+  """Keys that make two configs different runs, with (old, new) values.
 
-  Both are nested dicts as from `as_json`; what may differ when a run resumes
-  does not count. A key that is younger than one of them has its default there.
+  Both are nested dicts as from `as_json` or `stored`; what may change when a
+  run resumes is ignored. A key that is absent has its default.
   """
   default = values.as_json(keys.defaults())
   old, new = default | values.flatten(old), default | values.flatten(new)
@@ -106,7 +106,7 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
 
 
 def resumed(old: Mapping, new: Mapping) -> dict[str, Any]:
-  """A nested config with what may differ in a resumed run from another one."""
+  """The nested config `old`, with what a resume may change as in `new`."""
   kept = json.loads(json.dumps(old))
   for key, value in values.flatten(new).items():
     if is_resumable(key):
@@ -118,10 +118,24 @@ def resumed(old: Mapping, new: Mapping) -> dict[str, Any]:
   return kept
 
 
+def stored(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as config.json holds it: without keys of parts not chosen.
+
+  A key without effect is left out if it has its default, which an absent key
+  has for every reader.
+  """
+  flat, nested = values.flatten(config), values.as_json(config)
+  for key, default in keys.defaults().items():
+    if flat[key] == default and not checks.has_effect(key, flat):
+      group, _, leaf = key.rpartition(".")
+      del (nested[group] if group else nested)[leaf]
+  return nested
+
+
 def without(
   config: ml_collections.ConfigDict, *features: str
 ) -> dict[str, Any]:
-  """The changes that turn features of a config off; {} where they are.
+  """The changes that turn off features of a config; {} if they are off.
 
   Args:
     config: The config; not changed.
@@ -137,11 +151,11 @@ def without(
 def settled(
   flat: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Changes of a config, with all that has to follow, and only what differs.
+  """Completes changes of a config, and drops those that change nothing.
 
-  A key that they leave without effect gets its default. An objective that they
-  leave without evaluations, because of other averages, becomes the same metric
-  of the evaluated weights.
+  A key that no longer has an effect gets its default. If the averages of the
+  objective are no longer evaluated, it becomes the same metric of the evaluated
+  weights.
 
   Args:
     flat: The config's dotted keys and values, as from `flatten`.
@@ -150,11 +164,10 @@ def settled(
   new = {**flat, **changes}
   for key in keys.KEYS:
     if not checks.has_effect(key, new):
-      new[key] = (keys.defaults() if checks.has_effect(key, flat) else flat)[
-        key
-      ]
-  of, slash, metric = new["objective"].partition("/")
-  averaged = re.fullmatch(r"valid_(\w+)", of)
+      had_effect = checks.has_effect(key, flat)
+      new[key] = keys.defaults()[key] if had_effect else flat[key]
+  split, slash, metric = new["objective"].partition("/")
+  averaged = re.fullmatch(r"valid_(\w+)", split)
   evaluated = {"raw", *new["averages"]} - {new["weights"]}
   if averaged and averaged[1] not in evaluated:
     new["objective"] = f"valid{slash}{metric}"
@@ -162,15 +175,15 @@ def settled(
 
 
 def is_kept(step: int, config: ml_collections.ConfigDict) -> bool:
-  """Whether the checkpoint after `step` updates is one of `keep_steps`."""
+  """Whether `keep_steps` includes the checkpoint of `step`."""
   return step > 0 and next_kept(step - 1, config) == step
 
 
 def next_kept(at: int, config: ml_collections.ConfigDict) -> int | None:
   """The first of `keep_steps` after `at`.
 
-  They do not depend on the length: a run that is made longer has kept what it
-  would have kept as a longer one.
+  They do not depend on the length of the run: a run that is extended has kept
+  the same checkpoints as one that was longer from the start.
   """
   steps = [s for s in config.keep_steps if s != "geometric" and s > at]
   if "geometric" in config.keep_steps and config.schedule == "constant":

@@ -25,10 +25,10 @@ def load(
   """The config of an experiment file, with overrides.
 
   Args:
-    spec: Path of a Python file with `get_config`, or `PATH:STRING` to call
-      `get_config(STRING)`, or the config.json of a run, or what that holds, or
-      the study.json of a study, for its base config.
-    overrides: Dotted key to the text of a value.
+    spec: Path of a Python file with `get_config`, `PATH:STRING` to call
+      `get_config(STRING)`, the config.json of a run or its content, or the
+      study.json of a study, for its base config.
+    overrides: Dotted key -> value as text.
 
   Raises:
     jaxplay.UserError: No such file, key or type, or an override that has no
@@ -44,26 +44,26 @@ def load(
 def parsed(
   overrides: Mapping[str, str], config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """Values from texts of the command line, for `override`."""
+  """Values from texts of the command line, as for `override`."""
   flat = values.flatten(config)
   return {
-    # A text is taken as it is written: a folder may be called 007.
+    # Text stays as it is: a folder may be called 007.
     key: text if isinstance(flat.get(key), str) else _parse(text)
     for key, text in overrides.items()
   }
 
 
 def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
-  """What the function `name` of a Python file returns, of type `kind`.
+  """What the function `name` of a Python file returns.
 
   Args:
-    path: Of the file.
+    path: Path of the file.
     name: "get_config", "get_study" or "get_ladder".
-    kind: The type that it has to return.
-    argument: What it is called with; empty: nothing.
+    kind: The type that it must return.
+    argument: Its argument; empty: none.
 
   Raises:
-    jaxplay.UserError: It does not run, or returns something else.
+    jaxplay.UserError: It does not run, or returns another type.
   """
   what = name.removeprefix("get_")
   _refuse_no_file(path, what)
@@ -81,17 +81,18 @@ def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
       f"{name}() in {path!r} fails",
     )
   if not isinstance(made, kind):
-    start = "; start from jaxplay.config.base() and return it"
+    hint = ""
+    if name == "get_config":
+      hint = "; start from jaxplay.config.base() and return it"
     raise jaxplay.UserError(
       f"{name}() in {path!r} returns {type(made).__name__}, not a"
-      f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-      f"{start * (name == 'get_config')}"
+      f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}{hint}"
     )
   return made
 
 
 def beside(path: str, spec: str) -> str:
-  """FILE[:ARG] as it is seen from `path`, or from the current folder."""
+  """FILE[:ARG], relative to the folder of `path` or to the current folder."""
   file, colon, argument = spec.partition(":")
   near = os.path.join(os.path.dirname(path), file)
   if os.path.isfile(near):
@@ -100,25 +101,25 @@ def beside(path: str, spec: str) -> str:
 
 
 def absolute(spec: str) -> str:
-  """FILE[:ARG] as it is seen from any folder."""
+  """FILE[:ARG] with an absolute path."""
   file, colon, argument = spec.partition(":")
-  if os.path.isfile(spec):  # As `load` has it.
+  if os.path.isfile(spec):  # As in `load`.
     file, colon, argument = spec, "", ""
   return os.path.abspath(file) + colon + argument
 
 
 def describe(error: BaseException, path: str) -> str:
-  """What a user's code in `path` did wrong, and on which line."""
+  """The error of a user's code in `path`, with its line."""
   lines = [
     f"line {frame.lineno}: "
     for frame in traceback.extract_tb(error.__traceback__)
     if frame.filename == path
   ]
   where = lines[-1] if lines else ""
-  # Of an error that cannot even be printed, `str` would raise.
+  # `str` of an error may raise itself.
   name = type(error).__name__
   text = str(traceback.TracebackException.from_exception(error)).strip()
-  # A locked ConfigDict's own words hold the whole config.
+  # The message of a locked ConfigDict contains the whole config.
   if unknown := re.search(r'Key "(.*?)" does not exist', text):
     hint = values.nearest(unknown[1], keys.defaults())
     return f"{where}there is no key {unknown[1]!r}; {hint}"
@@ -134,7 +135,7 @@ def _load(spec):
   if path.endswith(".json"):
     if argument:
       raise jaxplay.UserError(
-        f"{path!r} takes no argument, but {argument!r} was given"
+        f"{path!r} takes no argument, but got {argument!r}"
       )
     return _load_json(path)
   config = from_user_file(
@@ -156,8 +157,8 @@ def _load_json(path):
     raise jaxplay.UserError(f"{path!r} is not JSON: {error}") from None
   if not isinstance(nested, Mapping):
     raise jaxplay.UserError(
-      f"{path!r} holds {values.shown(nested)}; the config.json of a run holds"
-      " an object, {...}"
+      f"{path!r} holds {values.shown(nested)}; expected an object, {{...}}, as"
+      " in the config.json of a run"
     )
   if isinstance(nested.get("config"), Mapping):
     nested = nested["config"]  # Of a study.json.
@@ -172,31 +173,31 @@ def _refuse_no_file(path, what):
 
 
 def _run(act, path, what):
-  """What `act` returns, which runs the user's code in the file `path`."""
+  """Calls `act`, which runs the user's code in the file `path`."""
   try:
-    # Standard output may be our result, as JSON.
+    # Standard output is for results, such as JSON.
     with contextlib.redirect_stdout(sys.stderr):
       return act()
   except (jaxplay.UserError, KeyboardInterrupt):
     raise
-  # Whatever it does, SystemExit included: it is the user's own code.
+  # The user's own code may raise anything, SystemExit included.
   except BaseException as error:
     raise jaxplay.UserError(f"{what}: {describe(error, path)}") from error
 
 
 def _call(function, what, argument):
-  """Calls a function of the user's with an argument, or without."""
+  """Calls a function of the user with an argument, or without."""
   given = (argument,) if argument else ()
   try:
     inspect.signature(function).bind(*given)
-  except ValueError:  # A built-in one has no signature.
+  except ValueError:  # A built-in function has no signature.
     pass
   except TypeError as error:
     raise jaxplay.UserError(
-      f"{what} takes no argument, but {argument!r} was given"
+      f"{what} takes no argument, but got {argument!r}"
       if argument
-      else f"{what} is to be called without arguments or with the ARG of"
-      f" FILE:ARG, and none was given: TypeError: {error}"
+      else f"{what} must take no argument, or the ARG of FILE:ARG, and none was"
+      f" given: TypeError: {error}"
     ) from None
   return function(*given)
 

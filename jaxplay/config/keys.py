@@ -1,9 +1,4 @@
-"""Every key of a config, declared once: all that is known about it.
-
-A part (an optimizer, a schedule, a model family, ...) is a name and the keys
-that it reads; a key is a row of the table `KEYS`. What else there is to know of
-a key, such as whether a step takes it as an argument, stands in its row.
-"""
+"""The keys of a config that all parts share, and the table of all: `KEYS`."""
 
 import dataclasses
 import functools
@@ -13,162 +8,40 @@ from typing import Any
 
 import ml_collections
 
-LARGEST = 2**31 - 1  # whole number of the step's 32 bits
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-  """One key of a config.
-
-  Attributes:
-    default: Its value in `base()`, whose type every other value has.
-    comment: What it means, in a line.
-    within: Interval of its values in the usual notation: [ and ] belong to it,
-      ( and ) do not. Empty: any, or what `checks` says.
-    choices: The names that it can be; empty: it is no name.
-    used_by: (switch, its values) with which it has an effect; None: always.
-    traced: Whether a step takes it as an argument: another value compiles
-      nothing anew, and trials of a population may differ in it.
-    branch: Whether a branch of a run may have another value: it says neither
-      what was trained until there, nor on what.
-    resume: Whether it may differ when a run resumes: it says where and how
-      something is computed, or what is looked at, but not what is computed.
-    transfers: How its best value is to hold in a longer round: "very likely",
-      "likely", "might" or "unlikely" (Playbook, deciding how long to train).
-    fixed: Why no search space may hold it; empty: it may.
-    off: (feature, value): the value that turns a feature off.
-    regularization: Whether that feature keeps a model from fitting its training
-      set, or makes gradients noisier.
-    retune: What it is a number of, "optimizer" or "regularization", if another
-      batch size asks to tune it again (Playbook, changing the batch size
-      requires re-tuning most hyperparameters).
-  """
-
-  default: Any
-  comment: str
-  within: str = ""
-  choices: tuple[str, ...] = ()
-  used_by: tuple[str, tuple] | None = None
-  traced: bool = False
-  branch: bool = False
-  resume: bool = False
-  transfers: str = "might"
-  fixed: str = ""
-  off: tuple[str, Any] | None = None
-  regularization: bool = False
-  retune: str = ""
-
-  def holds(self, value: float) -> bool:
-    """Whether a number lies in the interval."""
-    low, high, low_is_in, high_is_in = _bounds(self.within)
-    above = value >= low if low_is_in else value > low
-    return above and (value <= high if high_is_in else value < high)
-
-
-@functools.cache
-def _bounds(within):
-  low, high = (float(bound) for bound in within[1:-1].split(","))
-  return low, high, within[0] == "[", within[-1] == "]"
-
-
-# The parts, each with the keys that it reads beside those of all parts.
-_OPTIMIZERS = {
-  "sgd": (),
-  "momentum": ("momentum",),
-  "nesterov": ("momentum",),
-  "rmsprop": ("momentum", "rho", "epsilon"),
-  "adam": ("beta1", "beta2", "epsilon"),
-  "nadam": ("beta1", "beta2", "epsilon"),
-  "adamw": ("beta1", "beta2", "epsilon"),
-  "lion": ("beta1", "beta2"),
-  "schedule_free_adamw": ("beta1", "beta2", "epsilon"),
-}
-_SCHEDULES = {
-  "constant": (),
-  "linear": ("final_factor",),
-  "cosine": ("final_factor",),
-  "rsqrt": ("decay_timescale",),
-  "wsd": ("final_factor", "cooldown_fraction", "cooldown_shape"),
-}
-_AVERAGES = {"ema": ("ema_decay",), "window": ("window_steps", "window_stride")}
-_NORMS = {
-  "batch": ("norm_momentum",),
-  "ghost": ("norm_momentum", "virtual_batch_size"),
-  "layer": (),
-  "rms": (),
-  "group": ("num_groups",),
-  "none": (),
-}
-_BLOCKS = ("heads", "mlp_width", "qk_norm", "remat", "zero_init_residual")
-_OF_TEXT = (
-  *("sequence_length", "tokenizer", "vocab_size", "valid_files", "test_files"),
-  "mixtures",
+from jaxplay.config import parts
+from jaxplay.config.key import (
+  BELOW_1,
+  INT_FROM_0,
+  LARGEST,
+  NOT_NEGATIVE,
+  POSITIVE,
+  POSITIVE_INT,
+  Key,
+  data,
+  number,
+  size,
 )
-_MODELS = {
-  "mlp": (),
-  "resnet": ("stem", "zero_init_residual"),
-  "wide_resnet": ("strides", "zero_init_residual"),
-  "vit": (*_BLOCKS, "patch_size"),
-  "lm": (*_BLOCKS, "tied_embedding", "rotary_base", "z_loss", *_OF_TEXT),
-}
-_AUGMENTATIONS = {
-  "none": (),
-  "shift": ("augment_pixels",),
-  "crop_flip": ("augment_pixels",),
-  "resized_crop": (),
-}
-OPTIMIZERS = tuple(_OPTIMIZERS)
-SCHEDULES = tuple(_SCHEDULES)
-AVERAGES = tuple(_AVERAGES)
-NORMS = tuple(_NORMS)
-MODELS = tuple(_MODELS)
-AUGMENTATIONS = tuple(_AUGMENTATIONS)
-TRANSFORMERS = ("vit", "lm")
-TEXT_MODELS = ("lm",)
-MOVES = ("shift", "crop_flip")
-COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")
-REMAT = ("none", "dots", "full")
-RESNET_DEPTHS = (10, 18, 34, 50, 101)
-MESH_AXES = ("replica", "data", "fsdp", "tensor")
-MESH_PRESETS = ("data", "fsdp", "fsdp+tensor")
 
-_PARTS = {
-  "optimizer": _OPTIMIZERS,
-  "schedule": _SCHEDULES,
-  "averages": _AVERAGES,
-  "model.norm": _NORMS,
-  "model.name": _MODELS,
-  "dataset.augment": _AUGMENTATIONS,
-  "clipping": {True: ("clip_norm",)},
-  "model.dropout": {True: ("dropout_rate",)},
-}
-
-
-def _used_by(name):
-  """The switch and its values that read a key; None: all do."""
-  leaf = name.rpartition(".")[2]
-  for switch, parts in _PARTS.items():
-    readers = tuple(part for part, reads in parts.items() if leaf in reads)
-    if readers:
-      return switch, readers
-  return None
-
-
-# Why no search space may hold a key.
-_ALIKE = "trials are compared only if all are looked at alike; set it in the"
+# Why no search space may contain a key.
+_ALIKE = "trials are only comparable if all are measured alike; set it in the"
 _ALIKE += " base config"
-_HOW = "it says how a trial is computed, not what; set it in the base config"
-_DATA = "results on different data are not comparable; make a study for each"
-_DATA += " data set"
+_HOW = "it affects how a trial is computed, not its result; set it in the base"
+_HOW += " config"
 
-# Intervals that many keys have; the integers of a step are of 32 bits.
-_COUNT, _MAYBE = f"[1, {LARGEST}]", f"[0, {LARGEST}]"
-_BELOW_1, _NOT_NEGATIVE, _POSITIVE = "[0, 1)", "[0, inf)", "(0, inf)"
 
-_RUN = {
+def _alike(default, comment, within=POSITIVE_INT, **facts):
+  """A key of when and how trials are measured and saved."""
+  return Key(default, comment, within, branch=True, fixed=_ALIKE, **facts)
+
+
+def _axis(default, comment):
+  return Key(default, comment, resume=True, fixed=_HOW)
+
+
+_COMMON = {
   "seed": Key(
     0,
-    "initialization, order of examples, augmentation, dropout",
+    "seed of initialization, example order, augmentation and dropout",
     f"[0, {2**32 - 1}]",
     traced=True,
     fixed="it is no hyperparameter; `jaxplay study rerun` measures the variance"
@@ -177,108 +50,79 @@ _RUN = {
   ),
   "max_train_steps": Key(
     1000,
-    "updates of the parameters",
-    _COUNT,
+    "number of parameter updates",
+    POSITIVE_INT,
     branch=True,
-    fixed="never tune the number of steps in a study: pick one for all its"
-    " trials, and make a study for each length (Playbook, deciding how long to"
-    " train when training is not compute-bound)",
+    fixed="never tune the number of steps in a study: use one number for all"
+    " trials, and one study per number (Playbook, deciding how long to train"
+    " when training is not compute-bound)",
   ),
   "batch_size": Key(
-    128, "examples per update, over all devices and hosts", _COUNT
+    128, "examples per update, over all devices and hosts", POSITIVE_INT
   ),
   "microbatches": Key(
     1,
-    "sequential parts of a batch: saves memory, not time",
-    _COUNT,
+    "gradient accumulation: parts of a batch; saves memory, not time",
+    POSITIVE_INT,
     fixed=_HOW,
   ),
   "steps_per_call": Key(
     0,
-    "steps per dispatch, data on device; 0: chosen",
-    _MAYBE,
+    "steps per dispatch, if the data fit on the device; 0: automatic",
+    INT_FROM_0,
     resume=True,
     fixed=_HOW,
   ),
   "log_every": Key(
-    50, "steps between lines of training metrics", _COUNT, fixed=_ALIKE
+    50, "steps between training metrics", POSITIVE_INT, fixed=_ALIKE
   ),
-  "eval_every": Key(
-    100, "steps between evaluations", _COUNT, branch=True, fixed=_ALIKE
+  "eval_every": _alike(100, "steps between evaluations"),
+  "eval_batch_size": _alike(
+    512, "at least batch_size; padded to divide over the devices"
   ),
-  "eval_batch_size": Key(
-    512,
-    "at least batch_size; padded for the devices",
-    _COUNT,
-    branch=True,
-    fixed=_ALIKE,
+  "checkpoint_every": _alike(500, "steps between checkpoints for resuming"),
+  "keep_best": _alike(
+    1, "number of best checkpoints to keep, besides the latest two"
   ),
-  "checkpoint_every": Key(
-    500,
-    "steps between checkpoints for resuming",
-    _COUNT,
-    branch=True,
-    fixed=_ALIKE,
-  ),
-  "keep_best": Key(
-    1,
-    "best checkpoints to keep, beside the latest two",
-    _COUNT,
-    branch=True,
-    fixed=_ALIKE,
-  ),
-  "keep_steps": Key(
+  "keep_steps": _alike(
     ("geometric",),
-    "and those after these steps, to branch from; 'geometric': of a constant"
-    " rate, after 100, 200, 400, 800, ...",
-    branch=True,
+    "other steps whose checkpoints are kept, to branch from; 'geometric':"
+    " steps 100, 200, 400, 800, ... of schedule 'constant'",
+    "",
     resume=True,
-    fixed=_ALIKE,
   ),
   "objective": Key(
     "",
-    "metric to minimize; empty: valid/loss of text, else valid/error_rate",
+    "metric to minimize; empty: valid/loss for text, else valid/error_rate",
     branch=True,
-    fixed="one objective ranks all trials of a study; take another one"
-    " afterwards, from the same trials",
+    fixed="one objective ranks all trials of a study; to rank by another, use"
+    " another objective for the same trials afterwards",
   ),
   "report_test": Key(
     False,
-    "look at the test set, once, at the end",
+    "evaluate on the test set, once, at the end",
     resume=True,
-    fixed="the test set is looked at once, at the end, for the trial that was"
-    " chosen (Playbook, after exploration concludes)",
+    fixed="the test set is evaluated once, at the end, for the chosen trial"
+    " (Playbook, after exploration concludes)",
   ),
-  "num_predictions": Key(
-    64,
-    "fixed examples whose predictions are saved; 0: none",
-    _MAYBE,
-    branch=True,
-    fixed=_ALIKE,
+  "num_predictions": _alike(
+    64, "number of examples whose predictions are saved; 0: none", INT_FROM_0
   ),
   "export": Key(
     True,
-    "write the best checkpoint's forward function",
+    "export the forward function of the best checkpoint",
     resume=True,
     fixed=_ALIKE,
   ),
-  "optimizer": Key("nesterov", "update rule", choices=OPTIMIZERS),
+  "optimizer": Key("nesterov", "update rule", choices=parts.OPTIMIZERS),
   "schedule": Key(
     "constant",
-    "of the learning rate, after a warmup",
-    choices=SCHEDULES,
+    "learning rate schedule after the warmup",
+    choices=parts.SCHEDULES,
     traced=True,
     branch=True,
     transfers="unlikely",
     off=("decay", "constant"),
-  ),
-  "cooldown_shape": Key(
-    "1-sqrt",
-    "of schedule wsd",
-    choices=COOLDOWN_SHAPES,
-    traced=True,
-    branch=True,
-    transfers="unlikely",
   ),
   "clipping": Key(
     False,
@@ -287,310 +131,169 @@ _RUN = {
   ),
   "averages": Key(
     (),
-    "weight averages to evaluate beside: 'ema', 'window'",
-    fixed="averages are evaluated beside the raw weights; name all of them in"
-    " the base config, and compare their metrics in the same trials",
+    "weight averages to evaluate besides the raw weights: 'ema', 'window'",
+    fixed="averages are evaluated besides the raw weights; name all of them in"
+    " the base config, and compare their metrics within the same trials",
     off=("averages", ()),
   ),
   "weights": Key(
     "raw",
-    "what valid/ and test/ are of; or one of averages",
-    choices=("raw", *AVERAGES),
+    "weights of the metrics valid/ and test/: 'raw', or one of averages",
+    choices=("raw", *parts.AVERAGES),
     branch=True,
     off=("averages", "raw"),
   ),
-}
-
-
-def _number(*row, **facts):
-  """A number of the training step."""
-  return Key(*row, traced=True, branch=True, **facts)
-
-
-_HPARAMS = {
-  "learning_rate": _number(
+  "hparams.learning_rate": number(
     0.1,
-    "the base rate that the schedule multiplies",
-    _POSITIVE,
+    "base learning rate, which the schedule multiplies",
+    POSITIVE,
     transfers="unlikely",
     retune="optimizer",
   ),
-  "momentum": _number(
-    0.9, "gamma of the optimizer", _BELOW_1, retune="optimizer"
-  ),
-  "rho": _number(
-    0.9, "decay of rmsprop's second moment", _BELOW_1, retune="optimizer"
-  ),
-  "beta1": _number(
-    0.9, "decay of the first moment", _BELOW_1, retune="optimizer"
-  ),
-  "beta2": _number(
-    0.999, "decay of the second moment", _BELOW_1, retune="optimizer"
-  ),
-  "epsilon": _number(
-    1e-8,
-    "added to the root of the second moment",
-    _POSITIVE,
-    retune="optimizer",
-  ),
-  "weight_decay": _number(
+  "hparams.weight_decay": number(
     0.0,
-    "decoupled, times the rate; not biases, norm scales",
-    _NOT_NEGATIVE,
+    "decoupled, times the learning rate; not of biases and norm scales",
+    NOT_NEGATIVE,
     off=("weight_decay", 0.0),
     regularization=True,
     retune="regularization",
   ),
-  "clip_norm": _number(
-    1.0, "largest L2 norm of the gradient, if clipping", _POSITIVE
-  ),
-  "label_smoothing": _number(
+  "hparams.label_smoothing": number(
     0.0,
-    "mass spread evenly over the classes",
-    _BELOW_1,
+    "probability spread evenly over the classes",
+    BELOW_1,
     off=("label_smoothing", 0.0),
     regularization=True,
     retune="regularization",
   ),
-  "z_loss": _number(
-    0.0,
-    "lm: weight of the squared log-normalizer in the loss",
-    _NOT_NEGATIVE,
-    off=("z_loss", 0.0),
-    regularization=True,
-  ),
-  "dropout_rate": _number(
-    0.0,
-    "probability of zeroing, if model.dropout",
-    _BELOW_1,
-    retune="regularization",
-  ),
-  "norm_momentum": _number(
-    0.9, "decay of batch norm's evaluation averages", _BELOW_1
-  ),
-  "warmup_steps": _number(
+  "hparams.warmup_steps": number(
     0,
-    "steps of linear increase of the rate from zero",
-    _MAYBE,
+    "steps of linear warmup of the learning rate from zero",
+    INT_FROM_0,
     transfers="very likely",
     off=("warmup", 0),
   ),
-  "final_factor": _number(
-    0.0,
-    "rate after the decay, as a share of the base rate",
-    "[0, 1]",
-    transfers="unlikely",
-  ),
-  "decay_timescale": _number(
-    1000,
-    "rsqrt: steps until the rate starts to fall",
-    _COUNT,
-    transfers="unlikely",
-  ),
-  "cooldown_fraction": _number(
-    0.2,
-    "wsd: share of all steps at the end",
-    "[0, 1]",
-    transfers="unlikely",
-  ),
-  "ema_decay": _number(
-    0.999, "averages 'ema': weight of the past, per step", _BELOW_1
-  ),
-  "window_steps": _number(
-    100, "averages 'window': steps in a uniform window", _COUNT
-  ),
-  "window_stride": _number(
-    1, "averages 'window': every so-many-th step enters", _COUNT
-  ),
-}
-
-_DATASET = {
-  "name": Key(
+  "dataset.name": data(
     "digits",
     "digits, synthetic, or tfds:<name>; for an lm pythonlib, text:<path, folder"
     " or glob>, or tfds:<name>",
-    fixed=_DATA,
   ),
-  "augment": Key(
+  "dataset.augment": Key(
     "none",
-    "moves of training images",
-    choices=AUGMENTATIONS,
+    "augmentation of training images",
+    choices=parts.AUGMENTATIONS,
     off=("augmentation", "none"),
     regularization=True,
   ),
-  "augment_pixels": Key(4, "largest shift", "[0, 65535]"),
-  "center_share": Key(
+  "dataset.center_share": Key(
     1.0,
-    "tfds, resized: share of the shorter side that is seen where nothing is"
-    " cropped at random",
+    "tfds with image_size: side of the center crop relative to the shorter side"
+    " of the image, for evaluation and without random crops",
     "(0, 1]",
   ),
-  "device_bytes": Key(
+  "dataset.device_bytes": data(
     2**28,
-    "sets up to this size live on the device",
-    _NOT_NEGATIVE,
+    "data sets up to this size, in bytes, are copied to the device",
+    NOT_NEGATIVE,
     resume=True,
-    fixed=_DATA,
   ),
-  "workers": Key(
+  "dataset.workers": data(
     0,
-    "reader processes for larger sets; 0: threads",
+    "reader processes for larger data sets; 0: threads",
     "[0, 1024]",
     resume=True,
-    fixed=_DATA,
   ),
-  "data_dir": Key(
+  "dataset.data_dir": data(
     "",
-    "tfds: where it is prepared; text: where its tokens are kept; empty: TFDS's"
-    " default, and the user's cache",
+    "tfds: folder of prepared data; text: folder of the token cache; empty: the"
+    " default of TFDS, and the cache folder of the user",
     resume=True,
-    fixed=_DATA,
   ),
-  "train_split": Key("train", "tfds: split string", fixed=_DATA),
-  "valid_split": Key("validation", "tfds: split string", fixed=_DATA),
-  "test_split": Key("test", "tfds: split string", fixed=_DATA),
-  "image_size": Key(
-    0, "tfds: resize to this height and width; 0: as stored", _MAYBE
+  "dataset.train_split": data("train", "tfds: split string"),
+  "dataset.valid_split": data("validation", "tfds: split string"),
+  "dataset.test_split": data("test", "tfds: split string"),
+  "dataset.image_size": Key(
+    0, "tfds: resize to this height and width; 0: as stored", INT_FROM_0
   ),
-  "num_train": Key(10_000, "synthetic: training examples", _COUNT, fixed=_DATA),
-  "num_valid": Key(
-    1_000, "synthetic: validation examples", _COUNT, fixed=_DATA
+  "dataset.num_train": data(
+    10_000, "synthetic: training examples", POSITIVE_INT
   ),
-  "num_test": Key(1_000, "synthetic: test examples", _COUNT, fixed=_DATA),
-  "num_classes": Key(
+  "dataset.num_valid": data(
+    1_000, "synthetic: validation examples", POSITIVE_INT
+  ),
+  "dataset.num_test": data(1_000, "synthetic: test examples", POSITIVE_INT),
+  "dataset.num_classes": data(
     10,
-    "synthetic, and what is planned without its data",
+    "synthetic: classes; also assumed for plans without the data",
     f"[2, {LARGEST}]",
-    fixed=_DATA,
   ),
-  "shape": Key((32, 32, 3), "synthetic: height, width, channels", fixed=_DATA),
-  "difficulty": Key(
-    1.0,
-    "synthetic: noise against signal; 0: no noise",
-    _NOT_NEGATIVE,
-    fixed=_DATA,
+  "dataset.shape": data((32, 32, 3), "synthetic: height, width, channels"),
+  "dataset.difficulty": data(
+    1.0, "synthetic: ratio of noise to signal; 0: no noise", NOT_NEGATIVE
   ),
-  "sequence_length": Key(256, "text: tokens that a row asks for", _COUNT),
-  "tokenizer": Key(
-    "bytes", "text: or the path of a tokenizers JSON file", fixed=_DATA
-  ),
-  "vocab_size": Key(
-    0,
-    "text: different tokens of the model, no fewer than the tokenizer's, such"
-    " as a multiple of 128; 0: the tokenizer's",
-    _MAYBE,
-  ),
-  "valid_files": Key(
-    "", "text: path or glob; empty: 2 % of the text", fixed=_DATA
-  ),
-  "test_files": Key("", "text: as valid_files", fixed=_DATA),
-  "mixtures": Key(
-    (),
-    "text: ((step, ((name, weight), ...)), ...), what is trained on from each"
-    " step on; empty: dataset.name alone",
-    branch=True,
-  ),
-}
-
-
-def _size(*row, transfers="likely", **facts):
-  """A key of the model."""
-  return Key(*row, transfers=transfers, **facts)
-
-
-_MODEL = {
-  "name": _size("mlp", "family of models", choices=MODELS),
-  "depth": _size(
+  "model.name": size("mlp", "model family", choices=parts.MODELS),
+  "model.depth": size(
     2,
     "mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4; vit, lm: blocks",
-    _COUNT,
+    POSITIVE_INT,
   ),
-  "width": _size(
+  "model.width": size(
     128,
-    "mlp, vit, lm: features; resnet: of stage 1; wide_resnet: factor",
-    _COUNT,
+    "mlp, vit, lm: features; resnet: features of stage 1; wide_resnet: widening"
+    " factor",
+    POSITIVE_INT,
   ),
-  "heads": _size(4, "vit, lm: attention heads, which divide the width", _COUNT),
-  "mlp_width": _size(
-    0, "vit, lm: hidden features; 0: 8/3 of the width", _MAYBE
-  ),
-  "qk_norm": _size(False, "vit, lm: RMS-normalize queries and keys"),
-  "tied_embedding": _size(False, "lm: the output layer is the embedding"),
-  "rotary_base": _size(
-    10_000.0, "lm: of the wavelengths of positions", "(1, inf)"
-  ),
-  "patch_size": _size(4, "vit: height and width of a patch", _COUNT),
-  "remat": _size(
-    "none",
-    "vit, lm: what of a block is computed again in the backward pass: 'none',"
-    " 'dots' (all but products of matrices) or 'full'",
-    choices=REMAT,
-  ),
-  "strides": _size((1, 2, 2), "wide_resnet: of the first block of each stage"),
-  "stem": _size(
-    "small",
-    "resnet: 'small' (3x3) or 'imagenet' (7x7, pooling)",
-    choices=("small", "imagenet"),
-  ),
-  "norm": _size("none", "normalization", choices=NORMS),
-  "virtual_batch_size": _size(64, "norm ghost: examples per group", _COUNT),
-  "num_groups": _size(8, "norm group: groups of features", _COUNT),
-  "zero_init_residual": _size(
+  "model.norm": size("none", "normalization", choices=parts.NORMS),
+  "model.dropout": size(
     False,
-    "all but mlp: residual branches start at 0",
-    transfers="very likely",
-  ),
-  "dropout": _size(
-    False,
-    "dropout layers, at hparams.dropout_rate",
+    "dropout layers, with hparams.dropout_rate",
     transfers="might",
     off=("dropout", False),
     regularization=True,
   ),
-  "dtype": _size(
-    "float32", "of the computation", choices=("float32", "bfloat16")
+  "model.dtype": size(
+    "float32", "type of the computation", choices=("float32", "bfloat16")
   ),
-}
-
-
-def _axis(default, comment):
-  return Key(default, comment, resume=True, fixed=_HOW)
-
-
-_MESH = {
-  "replica": _axis(
-    1, "batches are split, over slices that are connected slowly"
+  "mesh.replica": _axis(
+    1, "splits batches over slices with a slow connection"
   ),
-  "data": _axis(
+  "mesh.data": _axis(
     -1,
-    "batches are split; -1: over all devices that are left; in a population 1,"
-    " and what is left trains other trials",
+    "splits batches; -1: all remaining devices, and 1 in a population, where"
+    " the remaining devices train other trials",
   ),
-  "fsdp": _axis(1, "batches and large parameters are split"),
-  "tensor": _axis(1, "what rules name is split, such as heads"),
-  "rules": _axis(
+  "mesh.fsdp": _axis(1, "splits batches and large parameters"),
+  "mesh.tensor": _axis(1, "splits what the rules name, such as heads"),
+  "mesh.rules": _axis(
     ("fsdp",),
-    "'data', 'fsdp', 'fsdp+tensor', or pairs (path pattern, partition), the"
-    " first match of which holds; training/sharding.py",
+    "'data', 'fsdp', 'fsdp+tensor', or pairs (path pattern, partition); the"
+    " first match decides; see training/sharding.py",
   ),
 }
 
-KEYS: Mapping[str, Key] = types.MappingProxyType(
-  {
-    prefix + name: dataclasses.replace(key, used_by=_used_by(prefix + name))
-    for prefix, rows in (
-      ("", _RUN),
-      ("hparams.", _HPARAMS),
-      ("dataset.", _DATASET),
-      ("model.", _MODEL),
-      ("mesh.", _MESH),
-    )
-    for name, key in rows.items()
+
+def _declared() -> dict[str, Key]:
+  """The keys of all parts, after those that all share, group by group."""
+  keys = dict(_COMMON)
+  for switch, of_switch in parts.PARTS.items():
+    readers: dict[str, tuple] = {}
+    for part, own in of_switch.items():
+      keys |= own
+      for name in own:
+        readers[name] = (*readers.get(name, ()), part)
+    for name, those in readers.items():
+      keys[name] = dataclasses.replace(keys[name], used_by=(switch, those))
+  groups = ("", "hparams", "dataset", "model", "mesh")
+  return {
+    name: keys[name]
+    for name in sorted(keys, key=lambda n: groups.index(n.rpartition(".")[0]))
   }
-)
+
+
+KEYS: Mapping[str, Key] = types.MappingProxyType(_declared())
 TRACED = tuple(name for name, key in KEYS.items() if key.traced)
-# Features, and the keys that turn each off. What then has no effect, such as a
-# rate of dropout, falls back to its default: see `edits.without`.
+# Feature -> the keys that turn it off. A key that then has no effect, such as
+# the dropout rate, falls back to its default: see `edits.without`.
 OFF: dict[str, dict[str, Any]] = {}
 for _name, _key in KEYS.items():
   if _key.off:

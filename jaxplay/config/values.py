@@ -46,11 +46,11 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def from_json(
   nested: Mapping[str, Any], path: str | os.PathLike = ""
 ) -> ml_collections.ConfigDict:
-  """The config that `as_json` was given.
+  """The config of a nested dict, as from `as_json` or `stored`.
 
   Args:
-    nested: What it returned.
-    path: Of the file that holds it, for the sentence of an error.
+    nested: Nested dicts; an absent key has its default.
+    path: Of its file, for error messages.
 
   Raises:
     jaxplay.UserError: It has other keys or types than `base()`.
@@ -107,9 +107,9 @@ def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
 
 
 def shown(value: Any) -> str:
-  """`repr` of a value that others made, for a message: in a short line.
+  """A short `repr` of any value, for a message.
 
-  It may be large, contain itself, or be a number of too many digits to print.
+  The value may be large, contain itself, or have too many digits to print.
   """
   if isinstance(value, Mapping | ml_collections.ConfigDict):
     return "a group of keys"
@@ -120,9 +120,9 @@ def shown(value: Any) -> str:
 
 
 def nearest(key: str, names: Iterable[str]) -> str:
-  """Where a misspelt key may have wanted to go: a question, or a pointer."""
+  """A hint for an unknown key: the nearest name, or where all are listed."""
   leaves = {name: name.rpartition(".")[2] for name in names}
-  # By its last part, or hparams.foo would be close to all the hparams.
+  # Only by the last part, or hparams.foo would be close to all hparams.
   close = difflib.get_close_matches(
     key.rpartition(".")[2], leaves.values(), 1, 0.7
   )
@@ -134,15 +134,15 @@ def nearest(key: str, names: Iterable[str]) -> str:
 
 
 def one_of(subject: str, value: Any, names: Iterable[str]) -> None:
-  """Refuses a name that is not among those there are.
+  """Refuses an unknown name.
 
   Args:
-    subject: Begins the sentence, such as "config.schedule is".
+    subject: Begins the message, such as "config.schedule is".
     value: The name.
-    names: Those there are.
+    names: The valid names.
 
   Raises:
-    jaxplay.UserError: It is none of them; with the nearest, and all.
+    jaxplay.UserError: With the nearest name, and all of them.
   """
   names = list(names)
   if value in names:
@@ -155,7 +155,7 @@ def one_of(subject: str, value: Any, names: Iterable[str]) -> None:
 
 
 def rounded(value: float) -> float:
-  """To the nearest number of 32 bits."""
+  """The nearest 32-bit floating point number."""
   try:
     return struct.unpack("f", struct.pack("f", value))[0]
   except OverflowError:
@@ -183,9 +183,9 @@ def _as_tuple(value):
 
 
 def _leaves(nested, groups, prefix=""):
-  """As `flatten`, down to the depth of `base()`.
+  """As `flatten`, only to the depth of `base()`.
 
-  What others made may be nested without end, or contain itself.
+  Other input may be nested without end, or contain itself.
   """
   for key in nested:
     name = f"{prefix}{key}"
@@ -193,7 +193,7 @@ def _leaves(nested, groups, prefix=""):
       value = nested[key]
     except ml_collections.config_dict.RequiredValueError:
       raise jaxplay.UserError(
-        f"config.{name} is a placeholder that get_config() gives no value"
+        f"config.{name} is a placeholder without value; set it in get_config()"
       ) from None
     if name in groups and isinstance(
       value, Mapping | ml_collections.ConfigDict
@@ -204,16 +204,16 @@ def _leaves(nested, groups, prefix=""):
 
 
 def _groups():
-  """The names of the groups of `base()`, and none of the whole."""
+  """The names of the groups of `base()`."""
   return {name.rpartition(".")[0] for name in keys.defaults()} - {""}
 
 
 def check_keys(config):
-  """Refuses a config that has not the keys and types of `base()`."""
-  found = dict(_leaves(config, _groups()))
-  for key, value in found.items():
+  """Refuses a config with other keys or types than `base()`."""
+  flat = dict(_leaves(config, _groups()))
+  for key, value in flat.items():
     typed(key, value, keys.defaults())
-  refuse_missing(found)
+  refuse_missing(flat)
 
 
 def refuse_missing(flat):

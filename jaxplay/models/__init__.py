@@ -1,7 +1,8 @@
-"""Models: a table of families, and the seam that hides Flax from training.
+"""Models: a table of families, and functions that hide Flax from training.
 
-Above this package a model is a pair of pure functions: `init` gives parameters
-and batch statistics, `apply` gives outputs. Only this package imports Flax.
+Outside this package a model is a pair of pure functions: `init` returns
+parameters and batch statistics, `apply` returns outputs. Only this package
+imports Flax.
 """
 
 import functools
@@ -10,13 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxplay.models import attention, lm, mlp, norm, resnet, vit
 
 attend = attention.attend
-Example = Mapping[str, tuple[tuple[int, ...], str]]
+Example = Mapping[str, tuple[tuple[Any, ...], Any]]  # name -> (shape, dtype)
 
-FAMILIES = {
+FAMILIES: dict[str, type[nn.Module]] = {
   "mlp": mlp.MLP,
   "resnet": resnet.ResNet,
   "wide_resnet": resnet.WideResNet,
@@ -44,7 +46,7 @@ def build(
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
     dtype: Type of the computation; parameters are always float32.
-    **sizes: Size hyperparameters; those the family does not have are ignored.
+    **sizes: Other fields; those that the family does not have are ignored.
   """
   family = FAMILIES[name]
   fields = set(family.__dataclass_fields__)
@@ -64,7 +66,7 @@ def build(
 
 
 def parameters(model, example: Example) -> dict[str, int] | None:
-  """Number of parameters by group, of a transformer; else None.
+  """Number of parameters by group, for a transformer; else None.
 
   Args:
     model: From `build`.
@@ -78,11 +80,11 @@ def parameters(model, example: Example) -> dict[str, int] | None:
 
 
 def forward_flops(model, example: Example) -> dict[str, float] | None:
-  """FLOPs of the forward pass of one example by group, of a transformer.
+  """FLOPs of the forward pass of one example by group, for a transformer.
 
   Args:
     model: From `build`.
-    example: As of `parameters`; of tokens, the last is only predicted.
+    example: As for `parameters`; the last token is only predicted.
   """
   if isinstance(model, lm.LM):
     length = example["tokens"][0][0] - 1
@@ -94,7 +96,7 @@ def forward_flops(model, example: Example) -> dict[str, float] | None:
 
 
 def convolves(model) -> bool:
-  """Whether there are convolutions in the model."""
+  """Whether the model has convolutions."""
   return isinstance(model, resnet.ResNet | resnet.WideResNet)
 
 
@@ -123,15 +125,15 @@ def apply(
     params: Parameters.
     batch_stats: Averages of the batch statistics; used when not training.
     inputs: [batch, ...].
-    train: Normalize by this batch's statistics and drop out.
-    weights: [batch]; rows of weight zero do not enter batch statistics.
-    rows: [batch] rows of the global batch, which fix each dropout mask.
+    train: Normalize by the statistics of this batch, and apply dropout.
+    weights: [batch]; batch statistics ignore rows of weight zero.
+    rows: [batch] rows of the global batch, which determine dropout masks.
     dropout_rate: Probability, may be traced.
-    dropout_key: PRNG key of this step's dropout, if the model has any.
+    dropout_key: PRNG key for dropout in this step, if the model has any.
 
   Returns:
-    Outputs [batch, ...], and a tree like `batch_stats`: the same averages when
-    not training, else this batch's statistics, for the caller to average.
+    Outputs [batch, ...], and a tree like `batch_stats`: `batch_stats` itself if
+    not training, else the statistics of this batch, for the caller to average.
   """
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:

@@ -6,11 +6,12 @@ The softmax is in float32, whatever the type of the inputs.
 import functools
 import math
 import re
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-# Of the TPU kernel: positions of a block, and features of a row of lanes.
+# Of the TPU kernel: positions per block, and features per row of lanes.
 _TPU_POSITIONS, _TPU_FEATURES = 128, 128
 
 
@@ -27,15 +28,15 @@ def attend(
     query: [batch, length, heads, features].
     key: As query.
     value: As query.
-    causal: Whether a position sees only those before it, and itself.
-    device: What it is compiled for; None: what this process computes on.
-    whole: Whether the arrays being traced are not split over devices by XLA,
-      for there is one device, or this is the body of a `shard_map`. Elsewhere
-      a Pallas kernel does not compile: XLA cannot partition it (cuDNN's it
-      can). None: whether there is one device.
+    causal: Whether a position attends only to itself and earlier ones.
+    device: Device to compile for; None: that of this process.
+    whole: Whether XLA does not split the traced arrays over devices: there is
+      one device, or this is the body of a `shard_map`. Otherwise a Pallas
+      kernel does not compile, as XLA cannot partition it (unlike cuDNN's).
+      None: whether there is one device.
 
   Returns:
-    As query.
+    [batch, length, heads, features].
   """
   device = jax.local_devices()[0] if device is None else device
   kernel = fastest(
@@ -51,13 +52,15 @@ def attend(
   )
 
 
-def fastest(query, *, backend: str, capability: str, whole: bool) -> str:
-  """Name of the fastest kernel: `tpu_flash`, `cudnn` or `xla`.
+def fastest(
+  query, *, backend: str, capability: str, whole: bool
+) -> Literal["tpu_flash", "cudnn", "xla"]:
+  """Name of the fastest kernel.
 
   Args:
-    query: [batch, length, heads, features]; only type and shape count.
+    query: [batch, length, heads, features]; only type and shape matter.
     backend: `tpu`, `gpu` or another.
-    capability: Of the GPU, such as "8.0"; AMD's are called otherwise.
+    capability: Of the GPU, such as "8.0"; AMD's have other names.
     whole: See `attend`.
   """
   if backend == "tpu" and whole and fits_tpu_flash(query):
@@ -76,7 +79,7 @@ def _fits_cudnn(query, capability):
 
 
 def fits_tpu_flash(query) -> bool:
-  """Whether `tpu_flash` takes queries [batch, length, heads, features]."""
+  """Whether `tpu_flash` supports queries [batch, length, heads, features]."""
   _, length, _, features = query.shape
   return (
     query.dtype in (jnp.bfloat16, jnp.float32)

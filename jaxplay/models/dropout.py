@@ -10,9 +10,9 @@ from flax import linen as nn
 class Dropout(nn.Module):
   """Zeroes activations with probability `rate` and rescales the others.
 
-  Unlike `nn.Dropout` the rate may be a tracer, and the mask of an example
-  depends on its row in the global batch, not on the shape of the array that it
-  sits in: the same with and without gradient accumulation, on any devices.
+  Unlike in `nn.Dropout`, the rate may be a tracer, and the mask of an example
+  depends only on its row in the global batch: it is the same with and without
+  gradient accumulation, and on any devices.
   """
 
   @nn.compact
@@ -22,7 +22,7 @@ class Dropout(nn.Module):
       return x
     key = self.make_rng("dropout")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-    # Flat: XLA compiles and draws more dimensions several times as slowly.
+    # Flat: XLA is several times slower to compile and draw more dimensions.
     size = math.prod(x.shape[1:])
     draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (size,)))
     keep = draw(keys).reshape(x.shape)

@@ -10,7 +10,7 @@ from jaxplay.models import transformer
 
 
 class LM(transformer.Transformer):
-  """Next-token predictor; `num_classes` is the number of different tokens.
+  """Next-token predictor; `num_classes` is the vocabulary size.
 
   Attributes, beside those of `Transformer`:
     tied_embedding: Whether the output layer is the embedding, transposed.
@@ -35,8 +35,8 @@ class LM(transformer.Transformer):
       tokens.shape[-1], self.width // self.heads, self.rotary_base
     )
     decoder = self.blocks("decoder", causal=True)
-    # Where the table is split, looking up tokens that are split over the same
-    # devices would gather the activations; gathering the table is less.
+    # If the table and the tokens are split over the same devices, a look-up
+    # would gather the activations; gathering the table is cheaper.
     table = self.constrain(embed.embedding.astype(self.dtype), whole=True)
     x = jnp.take(table, tokens, axis=0)
     x = decoder(x, rotation, train=train, rate=dropout_rate, rows=rows)
@@ -44,7 +44,7 @@ class LM(transformer.Transformer):
       kernel = embed.embedding.T
     else:
       kernel = _Head(self.num_classes, name="head")(self.width)
-    # Summed in float32, which a layer of this type would not do.
+    # Accumulated in float32, which nn.Dense of this dtype would not do.
     return jnp.einsum(
       "blw,wv->blv",
       x,
@@ -54,7 +54,7 @@ class LM(transformer.Transformer):
 
 
 class _Head(nn.Module):
-  """The kernel of the output layer, under a name of its own."""
+  """The kernel of the output layer."""
 
   features: int
 
@@ -77,9 +77,9 @@ def parameters(model: LM) -> dict[str, int]:
 def flops_per_token(model: LM, length: int) -> dict[str, float]:
   """FLOPs of the forward pass for one token, by group.
 
-  A step of training takes three times as many: the backward pass is two
-  products for each of the forward pass. See `transformer.block_flops` on what
-  is counted.
+  A training step takes three times as many: the backward pass has two matrix
+  products for each of the forward pass. `transformer.block_flops` documents
+  what is counted.
   """
   return {
     "embedding": 0,  # a look-up

@@ -17,8 +17,7 @@ class MLP(nn.Module):
     norm: Constructor of a norm layer.
     depth: Number of hidden layers.
     width: Features of each hidden layer.
-    constrain: Applied to the activations after each layer; the same values,
-      laid over devices as the caller wants.
+    constrain: Sharding constraint of the activations after each layer.
     dropout: Whether there is dropout after each hidden layer.
     dtype: Type of the computation; parameters are float32.
   """

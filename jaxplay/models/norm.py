@@ -1,20 +1,20 @@
 """Normalization layers: batch norm over the global batch or over ghost groups.
 
-Batch norm is where training codebases quietly differ. Here:
+Training codebases differ in batch norm. Here:
 
 * Statistics are over the *global* batch, or over ghost groups of exactly
   `virtual_batch_size` consecutive examples of it (Hoffer et al. 2017,
   arXiv 1705.08741; Playbook, batch normalization implementation details),
-  whatever the device layout: a device may hold several groups and a group may
-  span devices. Under `jit` on a sharded batch that is true by construction,
-  because the groups are a function of the position in the global batch alone.
+  on any device layout: a device may hold several groups and a group may span
+  devices. Under `jit` on a sharded batch this holds by construction, because
+  groups depend only on the position in the global batch.
 * Moments are first taken within each example, so that only small [batch,
   features] arrays are regrouped; activations stay where they are.
-* They are taken about one value of the group, its first (the shifted data of
-  Chan, Golub and LeVeque 1983, The American Statistician 37(3)). How sums are
-  rounded depends on the layout, and rounding errors are in proportion to what
-  is summed: so they are of the size of the deviations and not of the mean, and
-  a constant channel gives exact zeros on every layout.
+* Data are shifted by the first value of the group (Chan, Golub and LeVeque
+  1983, The American Statistician 37(3)). Rounding depends on the layout, and
+  its errors are proportional to the summands: so they are relative to the
+  deviations, not to the mean, and a constant channel gives exact zeros on every
+  layout.
 * In training mode the `batch_stats` collection receives *this batch's*
   statistics; the train step averages them (over microbatches, then over
   steps). So the evaluation averages are one replicated array, the same on
@@ -52,8 +52,8 @@ class BatchNorm(nn.Module):
     Args:
       x: Activations [batch, ..., features].
       train: Use this batch's statistics, and leave them in `batch_stats`.
-      weights: Optional [batch]; rows of weight zero (padding) do not enter the
-        statistics.
+      weights: Optional [batch]; the statistics ignore rows of weight zero
+        (padding).
     """
     features = x.shape[-1]
     scale = self.param("scale", self.scale_init, (features,), jnp.float32)
@@ -80,24 +80,24 @@ class BatchNorm(nn.Module):
 def _center(x, group_size, weights):
   """Returns x minus its group's mean, and mean and variance [groups, features].
 
-  The variance is taken after centering: E[x^2] - E[x]^2 in one pass loses its
-  digits where the mean is large against the deviation. Neither depends on the
-  value that is subtracted first, so no gradient flows to it.
+  The variance is computed after centering: E[x^2] - E[x]^2 in one pass is
+  inaccurate if the mean is large relative to the deviation. Neither depends on
+  the value that is subtracted first, so no gradient flows to it.
   """
   batch, features = x.shape[0], x.shape[-1]
   group_size = group_size or batch
   if batch % group_size:
     raise ValueError(
-      f"a batch of {batch} does not split into groups of {group_size} examples"
+      f"a batch of {batch} is not divisible by groups of {group_size} examples"
     )
   if weights is None:
     weights = jnp.ones((batch,))
   else:
-    # A product with zero would let infinities through.
+    # Infinities times zero would be NaN.
     real = weights.reshape((batch,) + (1,) * (x.ndim - 1)) > 0
     x = jnp.where(real, x, 0.0)
   weights = weights.reshape(-1, group_size)
-  # A group of nothing but padding has weight zero, not NaN.
+  # A group of only padding has weight zero, not NaN.
   shares = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-9)
   inner = tuple(range(1, x.ndim - 1))
 
@@ -139,7 +139,7 @@ def _as_features(values, x):
 
 
 def _over_groups(statistics, batch, weights):
-  """Means over the groups, each weighing as much as its real examples."""
+  """Means over the groups, weighted by their real examples."""
   if weights is None:
     return tuple(values.mean(0) for values in statistics)
   groups = statistics[0].shape[0]
@@ -149,7 +149,7 @@ def _over_groups(statistics, batch, weights):
 
 
 class Norm(nn.Module):
-  """The norm that the config names: a drop-in choice in every model.
+  """The norm that the config names, for any model.
 
   Attributes:
     kind: `batch`, `ghost`, `layer` or `rms` (over features), `group`, `none`.

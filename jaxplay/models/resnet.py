@@ -29,8 +29,8 @@ STAGES = {
 def _he_normal(key, shape, dtype=jnp.float32):
   """Normal, of variance 2 / fan-out (He et al. 2015).
 
-  The numbers of `variance_scaling(2.0, "fan_out", "normal")`, drawn flat: XLA
-  takes ten times as long to compile a draw in four dimensions.
+  As `variance_scaling(2.0, "fan_out", "normal")`, but drawn flat: XLA takes ten
+  times as long to compile a draw in four dimensions.
   """
   fan_out = math.prod(shape[:-2]) * shape[-1]
   flat = jax.random.normal(key, (math.prod(shape),), dtype)
@@ -47,8 +47,7 @@ class ResNet(nn.Module):
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (else the convolutions have one).
-    constrain: Applied to the activations between blocks; the same values, laid
-      over devices as the caller wants.
+    constrain: Sharding constraint of the activations between blocks.
     depth: One of `STAGES`.
     width: Features of the first stage; each later stage doubles them.
     stem: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1).
@@ -111,8 +110,7 @@ class WideResNet(nn.Module):
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (else the convolutions have one).
-    constrain: Applied to the activations between blocks; the same values, laid
-      over devices as the caller wants.
+    constrain: Sharding constraint of the activations between blocks.
     depth: Layers, 6n + 4.
     width: Widening factor of the stages of 16, 32 and 64 features.
     strides: Of the first block of each stage.

@@ -1,8 +1,8 @@
-"""What the language model and the vision transformer share: blocks and counts.
+"""Blocks and counts that the language model and the vision transformer share.
 
 A block is pre-normalized: x + attention(norm(x)), then x + SwiGLU(norm(x))
-(Shazeer 2020, arXiv 2002.05202). The blocks are one scanned block, so depth
-costs no compilation, and may be rematerialized in the backward pass.
+(Shazeer 2020, arXiv 2002.05202). The blocks are one scanned block, so compile
+time does not grow with depth, and may be rematerialized in the backward pass.
 """
 
 import functools
@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxplay.models import attention, dropout
 
-# What of a block is kept for the backward pass.
+# What the backward pass may reuse of a block.
 REMAT = {
   "none": None,  # all
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -26,8 +26,8 @@ REMAT = {
 def mlp_features(width: int, mlp_width: int) -> int:
   """Hidden features of the SwiGLU layer.
 
-  Unless they are given, 8/3 of the width, up to a multiple of 32: as many
-  parameters as a plain layer of four times the width.
+  By default 8/3 of the width, rounded up to a multiple of 32: as many
+  parameters as an MLP without gate of four times the width.
   """
   return mlp_width or -(-width * 8 // 3 // 32) * 32
 
@@ -36,10 +36,10 @@ class Attention(nn.Module):
   """Multi-head self-attention.
 
   Attributes:
-    heads: Number of heads, which divides the width.
+    heads: Number of heads; must divide the width.
     attend: (query, key, value, causal=) -> output, each [batch, length, heads,
       features]; see `attention.py`.
-    causal: Whether a position sees only those before it, and itself.
+    causal: Whether a position attends only to itself and earlier ones.
     qk_norm: Whether queries and keys are RMS-normalized, head by head (Dehghani
       et al. 2023, arXiv 2302.05442).
     out_init: Initializer of the output projection.
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x, rotation):
-    """Of `x` [batch, length, width]; `rotation` as of `rotary`, or None."""
+    """Attends over `x` [batch, length, width]; `rotation`: `rotary` or None."""
     features = x.shape[-1] // self.heads
     dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
     qkv = dense((3, self.heads, features), name="qkv")(x)
@@ -87,7 +87,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-  """One block; returns what `nn.scan` wants of a carry."""
+  """One block; returns (carry, None) for `nn.scan`."""
 
   norm: Callable
   attention: Callable
@@ -120,13 +120,13 @@ class Blocks(nn.Module):
     causal: See `Attention`.
     mlp_width: Hidden features; 0: see `mlp_features`.
     qk_norm: See `Attention`.
-    zero_init_residual: Whether each branch begins as zero; else its last layer
-      begins smaller by 1/sqrt(2 depth), so that the sum of all branches does
-      not grow with depth (Radford et al. 2019).
+    zero_init_residual: Whether each branch starts at zero; else its last layer
+      is scaled by 1/sqrt(2 depth) at initialization, so that the sum of all
+      branches does not grow with depth (Radford et al. 2019).
     dropout: Whether there is dropout at the end of each branch.
     remat: Key of `REMAT`.
-    unroll: Whether the blocks are compiled one by one, so that the compiler
-      can count them; for nothing else.
+    unroll: Whether to compile the blocks one by one, so that the compiler can
+      count their FLOPs.
     dtype: Type of the computation.
   """
 
@@ -146,7 +146,7 @@ class Blocks(nn.Module):
 
   @nn.compact
   def __call__(self, x, rotation, *, train, rate, rows):
-    """Of `x` [batch, length, width], the same shape, normalized."""
+    """Transforms `x` [batch, length, width]; same shape, normalized."""
     out_init = nn.initializers.variance_scaling(
       1 / (2 * self.depth), "fan_in", "truncated_normal"
     )
@@ -155,7 +155,7 @@ class Blocks(nn.Module):
     common = dict(out_init=out_init, dtype=self.dtype)
     block = Block
     if self.remat != "none":
-      # Within a scan nothing can be merged away, so nothing must prevent it.
+      # A scan prevents common subexpression elimination anyway.
       block = nn.remat(
         Block,
         policy=REMAT[self.remat],
@@ -191,22 +191,21 @@ class Blocks(nn.Module):
 
 
 class Transformer(nn.Module):
-  """What a family has beside its own ends.
+  """Common fields of the families.
 
   Attributes:
     num_classes: Size of the output.
     norm: Constructor of a norm layer.
     norm_bias: Whether the norm has a bias (for `parameters`).
     attend: See `Attention`.
-    constrain: Applied to the activations between blocks, and with `whole=True`
-      to what every device needs all of; the same values, laid over devices as
-      the caller wants.
+    constrain: Sharding constraint of the activations between blocks, and with
+      `whole=True` of arrays that every device needs entirely.
     depth: Number of blocks.
     width: Features of the residual stream.
-    heads: Attention heads, which divide the width.
+    heads: Attention heads; must divide the width.
     mlp_width: Hidden features of the MLP; 0: see `mlp_features`.
     qk_norm: Whether queries and keys are normalized.
-    zero_init_residual: Whether residual branches begin as zero.
+    zero_init_residual: Whether residual branches start at zero.
     dropout: Whether there is dropout after each branch.
     remat: Key of `REMAT`.
     unroll: See `Blocks`.
@@ -230,7 +229,7 @@ class Transformer(nn.Module):
   dtype: Any = jnp.float32
 
   def blocks(self, name: str, *, causal: bool) -> Blocks:
-    """The blocks between the ends."""
+    """The blocks between embedding and output layer."""
     return Blocks(
       norm=self.norm,
       attend=self.attend,
@@ -249,7 +248,7 @@ class Transformer(nn.Module):
     )
 
   def inner_parameters(self) -> dict[str, int]:
-    """Number of parameters between the ends: attention, mlp, norm."""
+    """Number of parameters of the blocks: attention, mlp, norm."""
     matrices = block_parameters(
       width=self.width, depth=self.depth, mlp_width=self.mlp_width
     )
@@ -264,7 +263,7 @@ class Transformer(nn.Module):
     }
 
   def inner_flops(self, length: int) -> dict[str, float]:
-    """FLOPs for one of `length` positions between the ends; `block_flops`."""
+    """FLOPs of the blocks for one of `length` positions; see `block_flops`."""
     return block_flops(
       width=self.width,
       depth=self.depth,
@@ -279,32 +278,32 @@ def rotary(length: int, features: int, base: float):
   Args:
     length: Positions, from 0.
     features: Of a head, even.
-    base: The slowest pair turns by 1/base radians a position, or nearly so.
+    base: The slowest pair rotates by about 1/base radians per position.
 
   Returns:
     (cosines, sines), each float32 [length, features / 2].
   """
-  rates = base ** (-jnp.arange(0, features, 2, jnp.float32) / features)
-  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rates[None, :]
+  frequencies = base ** (-jnp.arange(0, features, 2, jnp.float32) / features)
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies[None, :]
   return jnp.cos(angles), jnp.sin(angles)
 
 
 def _rotated(x, rotation):
-  """Turns pairs (i, i + features / 2) of `x` [batch, length, heads, any]."""
+  """Rotates pairs (i, i + features / 2) of `x` [batch, length, heads, any]."""
   cos, sin = (part[None, :, None, :] for part in rotation)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+  rotated = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 def group(path: str) -> str:
-  """Which group of parameters a leaf belongs to, by its path.
+  """The group of parameters that a leaf belongs to, by its path.
 
   Returns:
     `embedding` (with learned positions), `attention`, `mlp`, `norm` or `head`.
 
   Raises:
-    ValueError: There is no such parameter in a transformer.
+    ValueError: A transformer has no such parameter.
   """
   names = path.split("/")
   if any(name.endswith("_norm") for name in names):
@@ -314,13 +313,13 @@ def group(path: str) -> str:
   for name in ("embedding", "attention", "mlp", "head"):
     if name in names:
       return name
-  raise ValueError(f"{path} is no parameter of a transformer")
+  raise ValueError(f"unknown parameter {path!r} of a transformer")
 
 
 def block_parameters(
   *, width: int, depth: int, mlp_width: int
 ) -> dict[str, int]:
-  """Parameters of all blocks' matrices, by group."""
+  """Number of matrix parameters of all blocks, by group."""
   return {
     "attention": depth * 4 * width**2,
     "mlp": depth * 3 * width * mlp_features(width, mlp_width),
@@ -330,7 +329,7 @@ def block_parameters(
 def norm_parameters(
   *, width: int, depth: int, heads: int, qk_norm: bool, norm_bias: bool
 ) -> int:
-  """Parameters of all norms: those of the blocks and the last one."""
+  """Number of parameters of all norms, the last one included."""
   layers = (2 * depth + 1) * width * (2 if norm_bias else 1)
   return layers + (2 * depth * (width // heads) if qk_norm else 0)
 
@@ -340,14 +339,13 @@ def block_flops(
 ) -> dict[str, float]:
   """FLOPs of the forward pass through all blocks, for one token, by group.
 
-  A product of matrices counts two for each multiply-add. Attention is counted
-  in full, as it is computed without a special kernel, not its causal half
-  (Hoffmann et al. 2022, appendix F, likewise); norms, softmax and the rotation
-  are left out (Kaplan et al. 2020, section 2.1, likewise).
+  A multiply-add counts as two. Attention is counted in full, not only its
+  causal half (as in Hoffmann et al. 2022, appendix F); norms, softmax and the
+  rotation are not counted (as in Kaplan et al. 2020, section 2.1).
   """
   matrices = block_parameters(width=width, depth=depth, mlp_width=mlp_width)
   return {
-    # The scores, and the values that they weigh: 2 x 2 x length x width.
+    # Scores, and weighted sums of values: 2 x 2 x length x width.
     "attention": 2 * matrices["attention"] + depth * 4 * length * width,
     "mlp": 2 * matrices["mlp"],
   }

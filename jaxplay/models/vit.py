@@ -15,7 +15,7 @@ class ViT(transformer.Transformer):
   """Classifier of images.
 
   Attributes, beside those of `Transformer`:
-    patch_size: Height and width of a patch, which divides the image's.
+    patch_size: Height and width of a patch; must divide those of the image.
   """
 
   patch_size: int = 4
@@ -45,7 +45,7 @@ def parameters(model: ViT, shape: tuple[int, int, int]) -> dict[str, int]:
   """
   patches, values = _patch_grid(model, shape)
   return {
-    # With a bias, and a position for each patch.
+    # With a bias, and one position embedding per patch.
     "embedding": (values + 1 + patches) * model.width,
     **model.inner_parameters(),
     "head": (model.width + 1) * model.num_classes,
@@ -57,9 +57,8 @@ def flops_per_image(
 ) -> dict[str, float]:
   """FLOPs of the forward pass for one image, by group.
 
-  A step of training takes three times as many, less what the gradient of the
-  images would take, which nobody asks for. See `transformer.block_flops` on
-  what is counted.
+  A training step takes three times as many, minus the gradient of the images,
+  which is not computed. `transformer.block_flops` documents what is counted.
 
   Args:
     model: The model.
@@ -75,7 +74,7 @@ def flops_per_image(
 
 
 def _patch_grid(model, shape):
-  """Number of patches, and of the values in each."""
+  """Number of patches, and of values per patch."""
   height, width, channels = shape
   size = model.patch_size
   return (height // size) * (width // size), size * size * channels
@@ -86,8 +85,8 @@ def _patches(images, size):
   batch, height, width, channels = images.shape
   if height % size or width % size:
     raise jaxplay.UserError(
-      f"patches of {size} x {size} do not tile images of {height} x {width};"
-      " use a config.model.patch_size that divides both"
+      f"images of {height} x {width} are not divisible into patches of"
+      f" {size} x {size}; use a config.model.patch_size that divides both"
     )
   split = images.reshape(
     batch, height // size, size, width // size, size, channels

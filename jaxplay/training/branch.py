@@ -1,10 +1,10 @@
-"""Branches: from a checkpoint of a constant run into a cooldown.
+"""Branches: cooldowns from a checkpoint of a run with constant learning rate.
 
-A branch is a run directory of its own. It begins as a copy of what the other
-run was after some step, its lines of metrics included, and goes on as any run
-resumes. Since all schedules are one program and a position in the data is a
-step, it equals, bit for bit, the run that was planned so from the start (Hägele
-et al. 2024, arXiv 2405.18392, section 3).
+A branch has its own run directory. It starts as a copy of the parent run after
+some step, including its metrics, and continues as any resumed run. Since all
+schedules are one program and the step determines the data, it is bit for bit
+equal to a run with this schedule from the start (Hägele et al. 2024, arXiv
+2405.18392, section 3).
 """
 
 import contextlib
@@ -30,43 +30,42 @@ def planned(
   mixture: Sequence[tuple[str, float]] = (),
   overrides: Mapping[str, Any] | None = None,
 ) -> ml_collections.ConfigDict:
-  """The config of the run that is planned as `parent` with a cooldown.
+  """The config of a branch: that of `parent` with a cooldown.
 
   Args:
-    parent: Config of a constant run.
+    parent: Config of a run with constant learning rate.
     step: Updates before the cooldown.
-    cooldown_fraction: Share of all steps that the cooldown takes, in (0, 1).
+    cooldown_fraction: Cooldown as a fraction of all steps, in (0, 1).
     cooldown_shape: One of `config.COOLDOWN_SHAPES`.
-    mixture: (name, weight) of the text that the cooldown trains on; empty: what
-      the parent trains on.
-    overrides: Other keys -> values, of those that a branch may change.
+    mixture: (name, weight) of the text for the cooldown; empty: that of the
+      parent.
+    overrides: Key -> value, for other keys that a branch may change.
 
   Raises:
     jaxplay.UserError: The result is no valid config, an override has no effect,
-      or the parent's rate is not constant at `step`.
+      or the learning rate of the parent is not constant at `step`.
   """
   if not 0 < cooldown_fraction < 1:
     raise jaxplay.UserError(
-      f"the cooldown is to take a fraction {cooldown_fraction} of all steps; it"
-      " must lie in (0, 1)"
+      f"the cooldown fraction is {cooldown_fraction}; it must lie in (0, 1)"
     )
   start, warmup = _constant_until(parent), parent.hparams.warmup_steps
   if step < warmup:
     raise jaxplay.UserError(
-      f"the run's learning rate still rises at step {step}"
+      f"step {step} is within the warmup of the run"
       f" (config.hparams.warmup_steps={warmup}); branch from step {warmup} or"
       " later"
     )
   if step > start:
     raise jaxplay.UserError(
-      f"the run's learning rate is not constant until step {step} (schedule"
+      f"the learning rate is not constant until step {step} (schedule"
       f" {parent.schedule!r}, constant until step {start}); branch from an"
       " earlier step, or from a run of schedule 'constant'"
     )
   if mixture and parent.model.name not in config_lib.TEXT_MODELS:
     raise jaxplay.UserError(
-      f"a mixture ({', '.join(name for name, _ in mixture)}) is of text, and"
-      f" the run's config.model.name is {parent.model.name!r}; leave it out"
+      f"a mixture ({', '.join(name for name, _ in mixture)}) requires text, but"
+      f" config.model.name of the run is {parent.model.name!r}; leave it out"
     )
   config = parent.copy_and_resolve_references()
   overrides = overrides or {}
@@ -93,32 +92,31 @@ def planned(
   }
   if wrong:
     raise jaxplay.UserError(
-      "a branch goes on as its run was, but for the cooldown and what is looked"
-      f" at: {config_lib.changes(wrong)}"
+      "a branch can only change the cooldown, and what is evaluated and saved:"
+      f" {config_lib.changes(wrong)}"
     )
   if config.schedule != "wsd" or _constant_until(config) != step:
     raise jaxplay.UserError(
-      f"the branch would not cool down from step {step} on, but as schedule"
-      f" {config.schedule!r} from step {_constant_until(config)} of"
-      f" {config.max_train_steps}; leave schedule, length and cooldown to the"
-      " branch"
+      f"the cooldown would not start at step {step}: schedule"
+      f" {config.schedule!r} decays from step {_constant_until(config)} of"
+      f" {config.max_train_steps}; do not override schedule, length or cooldown"
     )
   if config.cooldown_shape != cooldown_shape:
     raise jaxplay.UserError(
-      f"the cooldown is to be {cooldown_shape!r}, and config.cooldown_shape"
-      f" {config.cooldown_shape!r}"
+      f"the requested cooldown shape is {cooldown_shape!r}, but"
+      f" config.cooldown_shape is {config.cooldown_shape!r}; set one of them"
     )
   if config.max_train_steps == step:
     raise jaxplay.UserError(
-      f"a cooldown of {cooldown_fraction} of all steps, from step {step} on,"
-      " has no step; use a larger fraction"
+      f"a cooldown of {cooldown_fraction} of all steps from step {step} has no"
+      " steps; use a larger fraction"
     )
   config_lib.validate(config)
   return config
 
 
 def unpack(parent: rundir.RunDir, like: Any) -> None:
-  """As `packed.unpack`, of a run that no other process is training."""
+  """As `packed.unpack`, with the lock of the run."""
   if parent.packed() is None:
     return
   first = jax.process_index() == 0
@@ -129,39 +127,38 @@ def unpack(parent: rundir.RunDir, like: Any) -> None:
 def check_steps(
   parent: rundir.RunDir, folders: Mapping[int, pathlib.Path]
 ) -> None:
-  """Refuses to branch from steps that have no checkpoint.
+  """Refuses to branch from steps without checkpoint.
 
   Args:
     parent: The run to branch from.
-    folders: Step -> run directory of the branch; those that have begun need no
-      checkpoint of the parent any more.
+    folders: Step -> run directory of the branch; a branch that has started
+      needs no checkpoint of the parent.
   """
-  there = checkpoint_files.steps(parent.checkpoints)
+  available = checkpoint_files.steps(parent.checkpoints)
   for step, folder in folders.items():
-    if step not in there and rundir.RunDir(folder).config() is None:
-      some = ", ".join(map(str, there)) or "none"
+    if step not in available and rundir.RunDir(folder).config() is None:
+      listed = ", ".join(map(str, available)) or "none"
       raise jaxplay.UserError(
-        f"{str(parent.path)!r} has no checkpoint of step {step}; it has {some}"
-        " (config.keep_steps says which are kept)"
+        f"{str(parent.path)!r} has no checkpoint of step {step}; it has"
+        f" {listed} (config.keep_steps selects the checkpoints to keep)"
       )
 
 
 def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
-  """Makes `run` what `parent` was after `step` updates, unless it has begun.
+  """Copies `parent` after `step` updates to `run`, unless that has started.
 
   Args:
     parent: The run to branch from.
     step: Updates made.
     run: The branch.
-    config: Of the branch, from `planned`.
+    config: From `planned`.
   """
   run.refuse_links()
   rundir.refuse_other(run.path, "a run")
   if run.config() is not None:
-    return  # `train` looks whether it is the same.
+    return  # `train` checks whether it is the same.
   if run.status() or "resumes" in (run.provenance() or {}):
     run.refuse_remains()
-  # With times of the parent: they were paid for once.
   lines = _whole_lines(parent, step)
   run.create()
   with run.lock():
@@ -174,11 +171,11 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     if dataset := (parent.provenance() or {}).get("dataset"):
       facts["dataset"] = dataset
     rundir.write_json(run.path / "provenance.json", facts)
-    run.write_config(config_lib.as_json(config))  # Last: now it has begun.
+    run.write_config(config_lib.stored(config))  # Last: now it has started.
 
 
 def _whole_lines(parent, step):
-  """The lines of metrics up to a checkpoint, which must all be there."""
+  """The lines of metrics up to a checkpoint, which must be complete."""
   try:
     digest = (checkpoint_files.lines(parent.checkpoints, step) or [None])[0]
   except checkpoint_files.Damaged as error:
@@ -191,15 +188,15 @@ def _whole_lines(parent, step):
   lines = parent.metrics_until(step, digest, due=due)
   if lines is None:
     raise jaxplay.UserError(
-      f"{str(parent.path / 'metrics.jsonl')!r} is not what it was when the"
-      f" checkpoint of step {step} was saved: lines are missing, changed or"
-      " there twice; restore it from a copy, or branch from another step"
+      f"{str(parent.path / 'metrics.jsonl')!r} does not match the checkpoint"
+      f" of step {step}: lines are missing, changed or duplicated; restore it"
+      " from a copy, or branch from another step"
     )
   return lines
 
 
 def _constant_until(config):
-  """The last step until which the rate is constant, but for the warmup."""
+  """The last step until which, after the warmup, the schedule is constant."""
   total = config.max_train_steps
   if config.schedule == "constant":
     return total
@@ -210,9 +207,9 @@ def _constant_until(config):
 
 
 def _total(step, fraction):
-  """The length of a run whose cooldown begins after `step` updates."""
+  """The length of a run whose cooldown starts after `step` updates."""
   total = round(step / (1 - fraction))
-  # Rounded, a cooldown grows by at most one step where the run does.
+  # When a run gets one step longer, its cooldown grows by at most one step.
   while total - config_lib.cooldown_steps(total, fraction) < step:
     total += 1
   while total - config_lib.cooldown_steps(total, fraction) > step:

@@ -1,9 +1,8 @@
-"""Checkpoints by orbax: N best, the latest two, and those asked for.
+"""Checkpoints by orbax: the N best, the latest two, and those of given steps.
 
-The best ones, so that the best step can be chosen at the end (Playbook, saving
-checkpoints and retrospectively selecting the best checkpoint). The latest two,
-so that a run whose newest checkpoint is damaged can fall back. And those of
-given steps, to branch from.
+The best allow to choose the best step at the end (Playbook, saving checkpoints
+and retrospectively selecting the best checkpoint). The latest two allow to fall
+back if the newest is damaged. Those of given steps allow branches.
 """
 
 import contextlib
@@ -29,14 +28,14 @@ _SMALL = 2**20  # bytes
 
 
 class Unfit(Exception):
-  """There are checkpoints, and of none the lines of metrics are whole.
+  """There are checkpoints, but no complete lines of metrics for any of them.
 
   Attributes:
-    step: That of the newest.
+    step: Of the newest checkpoint.
   """
 
   def __init__(self, step: int):
-    super().__init__(f"of the checkpoint of step {step}")
+    super().__init__(f"lines of metrics before step {step} are incomplete")
     self.step = step
 
 
@@ -49,16 +48,15 @@ class Checkpoints:
     *,
     keep_best: int,
     is_kept: Callable[[int], bool] = lambda step: False,
-    tell: Callable[[str], None] = lambda sentence: None,
+    tell: Callable[[str], None] = lambda message: None,
   ):
     """Opens or makes `folder`.
 
     Args:
       folder: The run's folder of checkpoints.
       keep_best: How many of the best to keep.
-      is_kept: Whether the checkpoint of a step is to be kept for good.
-      tell: Called with a sentence about each damaged checkpoint; these are
-        deleted.
+      is_kept: Whether to keep the checkpoint of a step permanently.
+      tell: Called with a message about each damaged checkpoint that is deleted.
 
     Raises:
       jaxplay.UserError: orbax cannot write there.
@@ -74,8 +72,8 @@ class Checkpoints:
         preservation_policy.BestN(n=keep_best, get_metric_fn=_goodness)
       )
     self._folder, self._tell, self._is_kept = folder, tell, is_kept
-    self._made = None  # The folder as such, whatever its name.
-    # orbax reads these facts first of all, and fails on those of any step.
+    self._made = None  # stat of the folder
+    # orbax reads the facts of all steps first, and fails if any is damaged.
     for step, problem in sharding.from_first_host(self._damaged_facts):
       tell(_deleted(step, problem))
     self._manager = _Manager(
@@ -105,13 +103,13 @@ class Checkpoints:
     Args:
       step: Updates made.
       state: Tree of arrays.
-      value: The objective, less is better; NaN counts as the worst.
+      value: The objective, to be minimized; NaN counts as the worst.
       lines: A `rundir.Digest` of the metrics of each run whose state this is.
     """
-    # Preempted at a step that was just saved.
+    # A preemption may follow a save of the same step.
     if step in self._manager.all_steps():
       return
-    if self._is_gone():  # orbax would make it again.
+    if self._is_gone():  # orbax would create it again.
       raise FileNotFoundError(
         errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder)
       )
@@ -142,50 +140,49 @@ class Checkpoints:
     like: Any,
     fits: Callable[[int, list[dict[str, Any]] | None], bool],
   ) -> tuple[int, Any] | None:
-    """The newest checkpoint that can be gone on with, and its step.
+    """The newest usable checkpoint, and its step.
 
-    Damaged ones are reported, deleted, and skipped. If some that do not fit are
-    newer than one that does, they are deleted, too: what comes after it is
-    made again.
+    Damaged ones are reported, deleted, and skipped. Those that are newer than
+    the restored one and do not fit are deleted, too: training repeats them.
 
     Args:
       like: ShapeDtypeStructs with the shardings to restore to.
-      fits: `fits(step, lines)` is whether the lines of metrics are whole; see
+      fits: `fits(step, lines)`: whether the lines of metrics are complete; see
         `files.lines`.
 
     Returns:
-      (step, state), or None where there is no intact checkpoint.
+      (step, state), or None if there is no intact checkpoint.
 
     Raises:
-      Unfit: There are intact ones, and none fits.
+      Unfit: There are checkpoints, but none fits.
     """
-    others = []
+    unfit = []
     for step in reversed(self.steps()):
       if not _all_hosts(fits(step, files.lines(self._folder, step))):
-        others.append(step)
+        unfit.append(step)
         continue
       state = self.restore_intact(step, like)
       if state is None:
         continue
-      for other in others:
+      for other in unfit:
         self._tell(
-          f"lines of metrics before step {other} are missing or changed; going"
-          f" back to the checkpoint of step {step}, before which they are whole"
+          f"lines of metrics before step {other} are missing or changed;"
+          f" falling back to step {step}, before which they are complete"
         )
         self._manager.delete(other)
       return step, state
-    if others:
-      raise Unfit(others[0])
+    if unfit:
+      raise Unfit(unfit[0])
     return None
 
   def restore_intact(self, step: int, like: Any) -> Any | None:
-    """As `restore`; None: it was damaged, which is reported, and deleted."""
+    """As `restore`; None if it was damaged: it is reported and deleted."""
     try:
       state, problem = self.restore(step, like), None
     except files.Damaged as error:
       state, problem = None, str(error)
-      orbax_errors.hush()  # orbax leaves its other reads to fail.
-    # A shard may be damaged for one host only; all fall back together.
+      orbax_errors.hush()  # The other reads of orbax fail later.
+    # A shard may be damaged on one host only; all fall back together.
     if _all_hosts(problem is None):
       return state
     self._tell(_deleted(step, problem or "on another host"))
@@ -193,44 +190,44 @@ class Checkpoints:
     return None
 
   def _damaged_facts(self):
-    """Deletes checkpoints whose facts are damaged: (step, problem) of each."""
-    found = []
+    """Deletes checkpoints with damaged facts; (step, problem) of each."""
+    damaged = []
     for step in files.steps(self._folder):
       try:
         files.read_facts(self._folder, step)
       except files.Damaged as error:
-        found.append((step, str(error)))
+        damaged.append((step, str(error)))
         rundir.remove(self._folder / str(step))
-    return found
+    return damaged
 
   def delete_all(self) -> None:
-    """Forgets every checkpoint."""
+    """Deletes every checkpoint."""
     for step in self.steps():
       self._manager.delete(step)
 
   def delete_superseded(self) -> None:
-    """Deletes all but the newest, and those that are kept for good."""
+    """Deletes all but the newest and the permanent ones."""
     for step in self.steps()[:-1]:
       if not self._is_kept(step):
         self._manager.delete(step)
 
   def wait(self) -> None:
-    """Waits until everything is on the disk."""
+    """Waits until everything is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and gives the folder free."""
+    """Waits, and releases the folder."""
     self._manager.close()
 
   def abandon(self, root: pathlib.Path) -> None:
-    """As `close`, after an error: what is incomplete is removed.
+    """As `close`, after an error: removes what is incomplete.
 
     Args:
-      root: Of the run or the study. If that was removed by others while orbax
-        was saving, what orbax made of it again is removed as well.
+      root: Of the run or the study. If it was removed while orbax was saving,
+        the folders that orbax created again are removed as well.
     """
     orbax_errors.hush()
-    with contextlib.suppress(Exception):  # It was raised already.
+    with contextlib.suppress(Exception):  # It has been raised already.
       self._manager.close()
     if not rundir.is_local(self._folder):
       return
@@ -238,7 +235,7 @@ class Checkpoints:
       rundir.remove(path)
     if self._is_gone():
       rundir.remove(self._folder)
-      with contextlib.suppress(OSError):  # There is more in it.
+      with contextlib.suppress(OSError):  # It is not empty.
         for folder in (self._folder.parent, *self._folder.parent.parents):
           if not folder.is_relative_to(root):
             break
@@ -271,11 +268,11 @@ def _deleted(step, problem):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Leaves it to the loop to ask for preemptions.
+  """Leaves checks for preemption to the loop.
 
-  JAX agrees on the call at which all hosts stop by the number that each gives,
-  so only one caller may count: a signal next to a save, for which orbax gives
-  the step, would be agreed on for a call that never comes.
+  The hosts agree on the number of the call at which all stop. orbax would check
+  with the step as number: after a signal close to a save, the hosts could agree
+  on a call that never comes.
   """
 
   def reached_preemption(self, step: int) -> bool:
@@ -283,22 +280,22 @@ class _Manager(ocp.CheckpointManager):
 
 
 def _without_copies(state):
-  """Of small arrays that all devices hold, that of one.
+  """Replaces small replicated arrays by the copy of one device.
 
-  orbax would have each device write its part, which takes twice as long. Over
-  several hosts an array has to stay whole.
+  orbax would let each device write a part, which takes twice as long. With
+  several hosts arrays have to stay global.
   """
 
-  def of_one(x):
+  def one_copy(x):
     if not isinstance(x, jax.Array) or x.nbytes > _SMALL:
       return x
     return x.addressable_data(0) if x.is_fully_replicated else x
 
-  return state if jax.process_count() > 1 else jax.tree.map(of_one, state)
+  return state if jax.process_count() > 1 else jax.tree.map(one_copy, state)
 
 
 def _goodness(metrics):
-  """Larger is better; of equals the earlier step is."""
+  """Larger is better; among equals the earlier step."""
   return -metrics["objective"], -metrics["step"]
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints as files: which there are, whether they are intact, copies.
+"""Checkpoints as files: list, verify, copy, and write them.
 
-Beside each are a checksum of its state and the digests of the lines of metrics
-up to its step, so that what a disk or a copy changed is not gone on with.
+Each has a checksum of its state and the digests of the lines of metrics up to
+its step, so that no run continues from corrupted data.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from jaxplay.training import checksum
 INCOMPLETE = ".orbax-checkpoint-tmp"
 _FINISHED = "commit_success.txt"
 _FACTS = pathlib.PurePath("metrics", "metrics")  # of a checkpoint, as JSON
-_OLD_NAME = "metadata"  # of the same file, as `write` had it once
-# Of checkpoints that older versions left: nothing to check them by.
+_OLD_NAME = "metadata"  # the name of that file in older versions
+# The facts in checkpoints of older versions, without checksums.
 _OLD_FACTS = {"objective", "step"}
 
 
@@ -45,11 +45,11 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def lines(folder: pathlib.Path, step: int) -> list[dict[str, Any]] | None:
-  """What a checkpoint knows of the lines of metrics up to its step.
+  """The digests of the lines of metrics up to a checkpoint.
 
   Returns:
-    A `rundir.Digest` of each run whose state it is; None: it knows nothing, as
-    an older version saved it.
+    A `rundir.Digest` per run in the checkpoint; None: it is of an older version
+    without digests.
 
   Raises:
     Damaged: It is not what was saved.
@@ -58,31 +58,30 @@ def lines(folder: pathlib.Path, step: int) -> list[dict[str, Any]] | None:
 
 
 def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
-  """The state saved at `step`, if it is what was saved.
+  """The state saved at `step`, verified.
 
   Args:
     folder: Of checkpoints.
     step: Updates made.
-    like: Its ShapeDtypeStructs, or arrays of numpy.
-    restore: Returns it, as orbax reads it.
+    like: Its ShapeDtypeStructs, or numpy arrays.
+    restore: Reads it with orbax.
 
   Raises:
     jaxplay.UserError: It is the state of another model or optimizer.
     jaxplay.StorageError: It cannot be read now.
-    Damaged: It is not what was saved. orbax raises other errors for many a
-      damage; they are made this one.
+    Damaged: It is not what was saved, or orbax fails to read it.
   """
   with _damages(folder):
     facts = read_facts(folder, step)
     different = _different_shapes(shapes(folder, step), _shapes(like))
     if different and facts.get("shapes") != _crc32(_shapes(like)):
       raise jaxplay.UserError(
-        f"the checkpoint of step {step} is of another model, vocabulary or"
+        f"the checkpoint of step {step} has another model, vocabulary or"
         f" optimizer: {different}; use another workdir"
       )
     state = restore()
     if "state" in facts and facts["state"] != checksum.of(state):
-      raise Damaged("its checksum is another")
+      raise Damaged("its checksum does not match")
   return state
 
 
@@ -100,22 +99,22 @@ def shapes(folder: pathlib.Path, step: int) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def _damages(folder):
-  """Makes what orbax raises about a damaged checkpoint `Damaged`."""
+  """Converts errors of orbax about a damaged checkpoint to `Damaged`."""
   try:
     yield
   except (jaxplay.UserError, Damaged):
     raise
-  # Of this machine, and not of what is on the disk.
+  # Errors of this machine, not of the checkpoint.
   except (MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
-    if found := storage.problem(error, folder):
-      raise found from error
+    if problem := storage.problem(error, folder):
+      raise problem from error
     raise Damaged(f"{type(error).__name__}: {error}"[:100]) from error
 
 
 def read(folder: pathlib.Path, step: int, like: Any) -> Any:
-  """The state saved at `step`, as arrays of numpy; see `restored`."""
+  """The state saved at `step`, as numpy arrays; see `restored`."""
   reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
   path = rundir.absolute(folder) / str(step) / "default"
   arguments = ocp.args.StandardRestore(like)
@@ -129,7 +128,7 @@ def copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
   rundir.remove(to / str(step))
   rundir.copy(folder / str(step), to / str(step))
   if not rundir.is_local(to):
-    # By these orbax knows what is finished, where it cannot rename.
+    # Marks of finished checkpoints, where orbax cannot rename.
     for done in (to / str(step), *(to / str(step)).iterdir()):
       if done.is_dir():
         (done / _FINISHED).write_text("copied")
@@ -141,11 +140,11 @@ def write(
 ) -> None:
   """Writes finished checkpoints that `Checkpoints(folder)` can read.
 
-  For many small runs that end together: opening a manager for each would cost
-  as much again.
+  For many small runs that end together: one manager for each would double the
+  cost.
 
   Args:
-    folder: The run's folder of checkpoints; there is nothing in it.
+    folder: The run's folder of checkpoints; it is empty.
     states: Step -> (tree of numpy arrays, objective, `rundir.Digest` of the
       metrics up to that step).
   """
@@ -171,10 +170,10 @@ def _writer():
 
 
 def _different_shapes(saved, wanted):
-  """The first leaf that was saved with another shape, in words; or ""."""
+  """Describes the first leaf that was saved with another shape; or ""."""
   different = [
-    f"{name or 'its leaf'} is {saved.get(name, 'not there')} and must be"
-    f" {wanted.get(name, 'absent')}"
+    f"{name or 'its leaf'} is {saved.get(name, 'missing')}, expected"
+    f" {wanted.get(name, 'none')}"
     for name in sorted(saved.keys() | wanted.keys())
     if saved.get(name) != wanted.get(name)
   ]
@@ -191,8 +190,8 @@ def _shapes(tree):
 
 
 def facts(step, value, state, lines):
-  """What is kept beside a state; orbax calls it the metrics of a step."""
-  # NaN counts as the worst: orbax's comparison would delete the true best.
+  """The facts stored with a state; orbax calls them the metrics of a step."""
+  # orbax would compare NaN wrongly, and delete the best checkpoint.
   worst = float(value) if math.isfinite(value) else math.inf
   facts = {
     "objective": worst,
@@ -209,11 +208,11 @@ def _crc32(facts):
 
 
 def read_facts(folder, step):
-  """What `facts` made for a step.
+  """Reads the `facts` of a step.
 
   Raises:
-    Damaged: It was something else.
-    jaxplay.StorageError: It cannot be read now.
+    Damaged: They are not what was saved.
+    jaxplay.StorageError: They cannot be read now.
   """
   path = folder / str(step) / _FACTS
   if not path.exists() and path.with_name(_OLD_NAME).exists():
@@ -226,8 +225,8 @@ def read_facts(folder, step):
   except (ValueError, LookupError, TypeError, AttributeError):
     intact = False
   except OSError as error:
-    if found := storage.problem(error, folder):
-      raise found from error
+    if problem := storage.problem(error, folder):
+      raise problem from error
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
       raise
     intact = False

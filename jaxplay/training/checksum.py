@@ -1,10 +1,10 @@
-"""A checksum of a train state that does not depend on how it is laid out.
+"""A checksum of a train state that does not depend on its sharding.
 
-A disk, or a copy, can change a bit and say nothing. The bits of all leaves, one
-after the other as 32-bit words, are hashed with the place of the word, and
-summed modulo 2**32. Such a sum is exact in any order, so it is the same over
-any number of devices and hosts; a change of one word always changes it, and any
-other change with probability 1 - 2**-32.
+It detects silent corruption by disks and copies. The bits of all leaves, as one
+sequence of 32-bit words, are hashed with the position of each word, and summed
+modulo 2**32. The sum is exact in any order, so it is the same for any number of
+devices and hosts; changing one word always changes it, any other change does
+with probability 1 - 2**-32.
 """
 
 from typing import Any
@@ -15,16 +15,11 @@ import numpy as np
 
 from jaxplay.training import sharding
 
-# Of a leaf. Smaller ones are summed on the host, where nothing is compiled.
-_SMALL = 2**18  # bytes
+_SMALL = 2**18  # bytes; smaller leaves are summed on the host, uncompiled
 
 
 def of(tree: Any) -> int:
-  """The checksum of a tree of arrays; called on every host.
-
-  Args:
-    tree: Arrays of `jax`, read where they are, or of numpy.
-  """
+  """The checksum of a tree of JAX or numpy arrays; called on every host."""
   begin, here, on_devices = 0, [], []
   for leaf in jax.tree.leaves(tree):
     if _is_here(leaf):
@@ -36,7 +31,7 @@ def of(tree: Any) -> int:
 
 
 def _is_here(leaf):
-  """Whether a leaf is small, and as a whole on this host."""
+  """Whether a leaf is small, and entirely on this host."""
   return leaf.nbytes <= _SMALL and (
     isinstance(leaf, np.ndarray | np.generic) or _is_whole(leaf)
   )
@@ -47,19 +42,19 @@ def _is_whole(array):
 
 
 def _number(scalar):
-  """A scalar on devices, on every host."""
+  """The value of a scalar on devices, on every host."""
   return int(scalar if _is_whole(scalar) else sharding.to_host(scalar))
 
 
 def _sum_here(leaves):
-  """The sum over leaves, each (array, place of its first word)."""
+  """The sum over leaves, each (array, position of its first word)."""
   if not leaves:
     return 0
   arrays = jax.device_get([leaf for leaf, _ in leaves])
   words = [_words(np, np.ravel(array)).ravel() for array in arrays]
   places = [
-    np.arange(len(some), dtype=np.uint32) + np.uint32(begin)
-    for some, (_, begin) in zip(words, leaves, strict=True)
+    np.arange(len(of_leaf), dtype=np.uint32) + np.uint32(begin)
+    for of_leaf, (_, begin) in zip(words, leaves, strict=True)
   ]
   return int(_sum(np.concatenate(words), np.concatenate(places)))
 
@@ -68,7 +63,7 @@ def _sum_here(leaves):
 def _sum_of_leaf(leaf, begin):
   words, stride = _words(jnp, leaf), 1
   places = jnp.full([1] * words.ndim, begin)
-  # The place of each word in the whole array, whoever holds it.
+  # The position of each word in the global array.
   for axis in reversed(range(words.ndim)):
     along = jax.lax.broadcasted_iota(np.uint32, words.shape, axis)
     places = places + along * np.uint32(stride % 2**32)
@@ -77,7 +72,7 @@ def _sum_of_leaf(leaf, begin):
 
 
 def _words(xp, leaf):
-  """The bits of an array, as uint32; wider ones in a last dimension."""
+  """The bits of an array as uint32; 64-bit types get a last dimension of 2."""
   if leaf.dtype == bool:
     return leaf.astype(np.uint32)
   kind = np.dtype(f"uint{8 * min(leaf.dtype.itemsize, 4)}")

@@ -1,4 +1,4 @@
-"""What a run would be, without running it: `jaxplay train --dry_run`."""
+"""Costs of a run without training: `jaxplay train --dry_run`."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from jaxplay.training import workload as workload_lib
 
 
 def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields, for the terminal: config, parameters, FLOPs and memory."""
+  """Yields lines for the terminal: config, parameters, FLOPs and memory."""
   yield json.dumps(config_lib.as_json(config), indent=1)
   workload = workload_lib.make_workload(config)
   yield from parameter_table(workload, config.mesh.rules)
@@ -34,9 +34,10 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
     f" {told_bytes(costs['temporary_bytes'])})"
   )
   example = workload.dataset.example
-  if parameters := models.parameters(workload.model, example):
+  parameters = models.parameters(workload.model, example)
+  by_group = formula_flops(config, workload)
+  if parameters and by_group:
     yield "parameters: " + _groups(parameters)
-    by_group = formula_flops(config, workload)
     yield "one training step, by the formula, FLOPs: " + _groups(by_group)
   examples = config.max_train_steps * config.batch_size
   epochs = examples / workload.dataset.splits["train"].num_examples
@@ -45,7 +46,7 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """Of the table of parameters; the names are its columns."""
+  """A row of the table of parameters; the fields are its columns."""
 
   name: str
   shape: str
@@ -58,7 +59,7 @@ class _Row:
 def parameter_table(
   workload: workload_lib.Workload, rules: Sequence[Any]
 ) -> Iterator[str]:
-  """Yields which parameters there are, who holds what, and why not less."""
+  """Yields a table of the parameters and their sharding."""
   params = workload.state.params
   placements = sharding.placements(workload.mesh, {"params": params}, rules)
   rows, whole, held = [], 0, 0
@@ -89,24 +90,24 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Parameters and FLOPs of a language model's training.
 
   Returns:
-    "parameters": of each group. "flops_per_step", over all devices: by the
-    "formula" of `formula_flops`; and as "compiled", optimizer and all.
+    "parameters": by group. "flops_per_step", over all devices: by "formula",
+    see `formula_flops`, and as "compiled", with the optimizer.
     "tokens_per_step".
 
   Raises:
-    jaxplay.UserError: It is no language model.
+    jaxplay.UserError: It is not a language model.
   """
   if config.model.name not in config_lib.TEXT_MODELS:
     raise jaxplay.UserError(
-      f"config.model.name is {config.model.name!r}; a ladder is of language"
-      " models, 'lm'"
+      f"config.model.name is {config.model.name!r}; a ladder requires a"
+      " language model, 'lm'"
     )
   workload = workload_lib.make_workload(config)
   example = workload.dataset.example
   return {
     "parameters": models.parameters(workload.model, example),
     "flops_per_step": {
-      "formula": sum(formula_flops(config, workload).values()),
+      "formula": sum((formula_flops(config, workload) or {}).values()),
       "compiled": _unrolled_flops(config) * workload.mesh.size,
     },
     "tokens_per_step": config.batch_size * config.dataset.sequence_length,
@@ -115,13 +116,15 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def formula_flops(
   config: ml_collections.ConfigDict, workload: workload_lib.Workload
-) -> dict[str, float]:
+) -> dict[str, float] | None:
   """FLOPs of a transformer's training step over all devices, by group.
 
-  Three times those of the forward pass; what is computed again to save memory
-  does not count. See `models.forward_flops`.
+  Three times those of the forward pass, without rematerialization; None for
+  other models. See `models.forward_flops`.
   """
   forward = models.forward_flops(workload.model, workload.dataset.example)
+  if forward is None:
+    return None
   passes = 3 * config.batch_size
   return {group: passes * number for group, number in forward.items()}
 
@@ -129,18 +132,20 @@ def formula_flops(
 def _unrolled_flops(config):
   """FLOPs of a step on one device, as the compiler counts them without loops.
 
-  It counts the body of a loop once, however often that runs: microbatches are
-  not split, and blocks are counted by what a second one adds to the first.
+  It counts the body of a loop once, however often that runs. So this uses one
+  microbatch, and counts each block after the first as the difference between
+  models of two blocks and of one.
   """
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.microbatches = 1
   if config.model.name not in config_lib.TRANSFORMERS:
     return _compiled_flops(config)
-  depth, flops = config.model.depth, {}
-  for config.model.depth in (1, 2):
-    flops[config.model.depth] = _compiled_flops(config)
-  return flops[1] + (depth - 1) * (flops[2] - flops[1])
+  depth = config.model.depth
+  config.model.depth = 1
+  shallow = _compiled_flops(config)
+  config.model.depth = 2
+  return shallow + (depth - 1) * (_compiled_flops(config) - shallow)
 
 
 def _compiled_flops(config):
@@ -155,11 +160,11 @@ def _flops_of(compiled):
 def compile_costs(
   config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ) -> dict[str, float]:
-  """Compiles the train step for this mesh and asks the compiler.
+  """Compiles the train step for this mesh, and returns its costs.
 
   Returns:
-    Per device: flops of a step; bytes at its peak, and of these state_bytes
-    (parameters, optimizer, averages) and temporary_bytes.
+    Per device: flops of a step; peak bytes, of which state_bytes (parameters,
+    optimizer, averages) and temporary_bytes.
   """
   compiled = _compile(config, workload)
   sizes = compiled.memory_analysis()
@@ -181,7 +186,7 @@ def _compile(config, workload):
 def lower_train_step(
   config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ):
-  """The training step of a config, lowered for its mesh, to be compiled."""
+  """Lowers the training step of a config for its mesh."""
   size = config.batch_size // config.microbatches
   shapes = batch_shapes(config, workload)
   batch = _batch(workload, shapes, (config.microbatches, size))
@@ -199,7 +204,7 @@ def lower_train_step(
 def batch_shapes(
   config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
-  """Of one training example: feature -> (shape, dtype)."""
+  """Feature -> (shape, dtype) of one training example."""
   shapes: dict[str, Any] = dict(workload.dataset.example)
   if config.dataset.augment in config_lib.MOVES:
     shapes["moves"] = ((3,), np.int32)
@@ -209,7 +214,7 @@ def batch_shapes(
 def lower_eval_step(
   config: ml_collections.ConfigDict, workload: workload_lib.Workload
 ):
-  """The evaluation of a batch, as `lower_train_step`."""
+  """Lowers the evaluation of a batch, as `lower_train_step`."""
   shapes = dict(workload.dataset.example, weight=((), np.float32))
   size = sharding.padded(workload.mesh, config.eval_batch_size)
   batch = _batch(workload, shapes, (size,))
@@ -220,7 +225,7 @@ def lower_eval_step(
 
 
 def _batch(workload, shapes, leading):
-  """ShapeDtypeStructs of a batch, its last leading dimension of examples."""
+  """ShapeDtypeStructs of a batch; the last leading dimension is of examples."""
   where = sharding.batch(workload.mesh, axis=len(leading) - 1)
   return {
     name: jax.ShapeDtypeStruct((*leading, *shape), dtype, sharding=where)
@@ -234,10 +239,10 @@ def _groups(numbers):
 
 
 def told_bytes(number: float) -> str:
-  """Such as "1.5 GiB"."""
-  for unit in ("bytes", "KiB", "MiB", "GiB"):
-    if number < 1024 or unit == "GiB":
-      return (
-        f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-      )
-    number /= 1024
+  """Formats a number of bytes, such as "1.5 GiB"."""
+  if number < 2**10:
+    return f"{number:,.0f} bytes"
+  for unit, size in (("KiB", 2**10), ("MiB", 2**20)):
+    if number < 1024 * size:
+      return f"{number / size:.1f} {unit}"
+  return f"{number / 2**30:.1f} GiB"

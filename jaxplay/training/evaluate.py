@@ -25,7 +25,7 @@ def make_eval_batch(model, task) -> Callable:
 
 
 def make_predict(model, task) -> Callable:
-  """Makes `predict(variables, batch)`: what is saved of the fixed sample."""
+  """Makes `predict(variables, batch) -> predictions` of the fixed sample."""
 
   def predict(variables, batch):
     logits, _ = models.apply(model, *variables, task.inputs(batch))
@@ -35,14 +35,14 @@ def make_predict(model, task) -> Callable:
 
 
 def suffix(objective: str) -> str:
-  """Of the weights that an objective is about: "valid_ema/loss" -> "_ema"."""
+  """Suffix of the weights of an objective: "valid_ema/loss" -> "_ema"."""
   return objective.split("/")[0].removeprefix("valid")
 
 
 def export_forward(
   model, task, variables: Any, example: Mapping[str, tuple]
 ) -> bytes:
-  """Logits of raw inputs, as `jax.export` serializes it; any batch size.
+  """Serializes raw inputs -> logits with `jax.export`, for any batch size.
 
   Args:
     model: From `models.build`.
@@ -63,18 +63,21 @@ def export_forward(
     for name, leaf in zip(names, leaves, strict=True)
   }
   if "tokens" in example:
-    dimensions, dtype = ("batch", "length"), np.int32
+    dimensions, dtype = ["batch", "length"], np.int32
   else:
     shape, dtype = example["image"]
-    dimensions = ("batch", *map(str, shape))
-  shape = jax_export.symbolic_shape(",".join(dimensions))
-  return jax_export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))(
-    weights, jax.ShapeDtypeStruct(shape, dtype)
-  ).serialize()
+    dimensions = ["batch", *map(str, shape)]
+  inputs = jax.ShapeDtypeStruct(
+    jax_export.symbolic_shape(",".join(dimensions)), dtype
+  )
+  export = jax_export.export(
+    jax.jit(forward), platforms=("cpu", "cuda", "tpu")
+  )
+  return bytes(export(weights, inputs).serialize())
 
 
 def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
-  """Writes what runs the model where jaxplay is not installed.
+  """Writes the files that run the model without jaxplay.
 
   `forward.jaxexport` is the program, for CPU, CUDA and TPU, and `weights.npz`
   holds its first argument:
@@ -84,22 +87,22 @@ def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
       weights = dict(np.load(folder / "weights.npz"))
       logits = forward.call(weights, images)  # uint8 [batch, *image_shape]
 
-  (Of a language model: int32 tokens [batch, length].)
+  (For a language model: int32 tokens [batch, length].)
 
   Args:
-    folder: Where to write; is made.
+    folder: Where to write; created if needed.
     program: From `export_forward`.
     variables: (params, batch_stats) of numpy arrays.
   """
   folder.mkdir(exist_ok=True)
   with rundir.replacing(folder / "weights.npz") as file:
     np.savez(file, **_named(variables))
-  # Last: an export that was killed half-way is made again.
+  # Last: an interrupted export is repeated.
   rundir.write_bytes(folder / "forward.jaxexport", program)
 
 
 def exported(folder: pathlib.Path) -> bool:
-  """Whether `write_export` was here, and finished."""
+  """Whether a folder holds a complete export."""
   return (folder / "forward.jaxexport").exists()
 
 

@@ -1,11 +1,12 @@
-"""Examples to the step: gathered on the device, or shipped by the host.
+"""Examples for the step: gathered on the device, or sent by the host.
 
-Both ways make the same batches in the same order. Sets that fit are copied to
+Both make the same batches in the same order. Data sets that fit are copied to
 every device once and gathered there by index, many steps per dispatch; larger
-sets are read ahead by the host, which ships only its own rows.
+ones are read ahead by the host, which sends only its own rows.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,10 +16,33 @@ import numpy as np
 from jaxplay import data
 from jaxplay.training import sharding, step
 
-# Where each step is a call, the host still plans so many of them at a time.
+# Steps that the host prepares at once where each step is a call.
 CHUNK_STEPS = 50
-# Sums over batches are added up on the host, where that costs nothing.
+# Sums over batches are added on the host, in 64 bits.
 _WIDE = {"f": np.float64, "i": np.int64}
+
+
+class Chunks:
+  """Chunks of steps, whose examples the host places on the devices at once."""
+
+  def __init__(self, num_steps: int, place: Callable[[int], Any]):
+    """Places nothing yet.
+
+    Args:
+      num_steps: Length of a chunk.
+      place: First step of a chunk -> its examples, on the devices.
+    """
+    self._num_steps = num_steps
+    self._placed = functools.lru_cache(1)(place)
+
+  def next_stop(self, at: int) -> int:
+    """The end of the chunk of step `at`."""
+    return (at // self._num_steps + 1) * self._num_steps
+
+  def arguments(self, first: int, stop: int) -> tuple[Any, np.int32, np.int32]:
+    """(examples, first, stop) of a chunk for steps [first, stop)."""
+    begin = first // self._num_steps * self._num_steps
+    return self._placed(begin), np.int32(first - begin), np.int32(stop - begin)
 
 
 class DeviceFeed:
@@ -41,18 +65,19 @@ class DeviceFeed:
       mesh: From `sharding.make_mesh`.
       source: Examples by index.
       train_step: From `step.make_train_step`.
-      state_shardings: Where the train state lives.
+      state_shardings: Of the train state.
       microbatches: Parts of a batch.
-      steps_per_call: Most steps per dispatch.
+      steps_per_call: Largest number of steps per dispatch.
       **order_kwargs: seed, batch_size, augment, augment_pixels, phases.
     """
     self._one_by_one = steps_per_call == 1
-    # The host says what a whole chunk of steps is made of at a time.
     self._chunk_steps = CHUNK_STEPS if self._one_by_one else steps_per_call
-    self._chunk: int | None = None
-    self._placed = None
-    self._order = dict(order_kwargs, num_examples=source.num_examples)
-    self._microbatches = microbatches
+    self._chunks = Chunks(self._chunk_steps, self._place)
+    self._order = dict(
+      order_kwargs,
+      num_examples=source.num_examples,
+      microbatches=microbatches,
+    )
     self._arrays = on_device(mesh, source)
     size = order_kwargs["batch_size"] // microbatches
     self._sharding = sharding.batch(mesh, axis=2)
@@ -65,28 +90,15 @@ class DeviceFeed:
 
   def next_stop(self, at: int) -> int:
     """The furthest step that one call can go to."""
-    if self._one_by_one:
-      return at + 1
-    return (at // self._chunk_steps + 1) * self._chunk_steps
+    return at + 1 if self._one_by_one else self._chunks.next_stop(at)
 
   def arguments(self, first: int, stop: int) -> tuple:
-    """What `program` takes after (hparams, state) for steps [first, stop)."""
-    chunk = first // self._chunk_steps
-    begin = chunk * self._chunk_steps
-    if chunk != self._chunk:
-      self._chunk, self._placed = chunk, self._place(begin)
-    return (
-      self._arrays,
-      self._placed,
-      np.int32(first - begin),
-      np.int32(stop - begin),
-    )
+    """The arguments of `program` after (hparams, state) for [first, stop)."""
+    return (self._arrays, *self._chunks.arguments(first, stop))
 
   def _place(self, begin):
-    """What the steps of a chunk are made of, on the devices."""
-    chunk = examples(
-      begin, self._chunk_steps, microbatches=self._microbatches, **self._order
-    )
+    """The examples of a chunk, on the devices."""
+    chunk = examples(begin, self._chunk_steps, **self._order)
     return {
       name: sharding.place(
         self._sharding, array[:, :, self._rows], self._size, 2
@@ -98,7 +110,7 @@ class DeviceFeed:
 def examples(
   first: int, num_steps: int, *, microbatches: int, **order_kwargs
 ) -> dict[str, np.ndarray]:
-  """What training steps are made of: [num_steps, microbatches, examples, ...].
+  """The examples of training steps: [num_steps, microbatches, examples, ...].
 
   Args:
     first: First step.
@@ -135,7 +147,7 @@ class HostFeed:
       mesh: From `sharding.make_mesh`.
       source: Examples by index.
       train_step: From `step.make_train_step`.
-      state_shardings: Where the train state lives.
+      state_shardings: Of the train state.
       microbatches: Parts of a batch.
       start_step: First step.
       stop_step: Step before which the run ends.
@@ -166,15 +178,15 @@ class HostFeed:
     return at + 1
 
   def arguments(self, first: int, stop: int) -> tuple:
-    """What `program` takes after (hparams, state) for the next step."""
+    """The arguments of `program` after (hparams, state) for the next step."""
     if (first, stop) != (self._next, self._next + 1):
-      raise ValueError(f"steps are read in order; {self._next} is next")
+      raise ValueError(f"steps are read in order; expected step {self._next}")
     self._next = stop
     return (_placed(next(self._batches), self._sharding, self._size, 1),)
 
 
 class EvalFeed:
-  """A whole split in padded batches, over and over."""
+  """A whole split in padded batches; may be iterated repeatedly."""
 
   def __init__(
     self,
@@ -191,11 +203,11 @@ class EvalFeed:
     Args:
       mesh: From `sharding.make_mesh`.
       source: Examples by index.
-      batch_size: Examples per batch over all devices, rounded up to what
-        divides over them; the last one is padded.
+      batch_size: Examples per batch over all devices, rounded up to a multiple
+        of the devices; the last batch is padded.
       device_bytes: Splits up to this size are copied to the devices.
       workers: Reader processes for larger ones.
-      split: Whether each device takes its part of a batch, or all of it.
+      split: Whether a batch is split over the devices; else each has all.
     """
     self._source, self._workers = source, workers
     if split:
@@ -217,7 +229,7 @@ class EvalFeed:
       ]
 
   def __iter__(self):
-    """Yields what `gathered` makes a batch of."""
+    """Yields the arguments of `gathered`."""
     if self._batches is not None:
       yield from self._batches
       return
@@ -242,7 +254,7 @@ class EvalFeed:
 
 
 def gathered(batch: dict) -> dict:
-  """The batch itself, from what an `EvalFeed` yields; traceable."""
+  """The batch of what an `EvalFeed` yields; traceable."""
   if "arrays" not in batch:
     return batch
   batch = dict(batch)
@@ -251,12 +263,12 @@ def gathered(batch: dict) -> dict:
 
 
 def total(sums: Iterable) -> Any:
-  """Adds up trees of sums that are computed on the devices, on the host."""
+  """Adds trees of sums from the devices, on the host."""
   in_flight: collections.deque = collections.deque()
   fetched = []
   for part in sums:
     in_flight.append(part)
-    if len(in_flight) > 2:  # Bounds the batches that are held.
+    if len(in_flight) > 2:  # Bounds the number of batches in memory.
       fetched.append(sharding.to_host(in_flight.popleft()))
   fetched.extend(sharding.to_host(part) for part in in_flight)
   return jax.tree.map(
@@ -277,7 +289,7 @@ def make_evaluator(
     **feed_kwargs: Of `EvalFeed`.
   """
   batches = EvalFeed(mesh, source, **feed_kwargs)
-  # A dispatch for each batch, not a loop: see `steps_per_call` in train.py.
+  # One dispatch per batch, not a loop: see `workload.steps_per_call`.
   program = jax.jit(
     lambda variables, batch: eval_batch(variables, gathered(batch)),
     out_shardings=sharding.replicated(mesh),
@@ -304,7 +316,7 @@ def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):
 
 
 def fits(source, device_bytes: int) -> bool:
-  """Whether a split is to live on the device."""
+  """Whether a split is copied to the device."""
   return source.nbytes <= device_bytes
 
 

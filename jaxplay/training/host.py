@@ -1,4 +1,4 @@
-"""What a run has to do with its machine: clock, signals, profiler."""
+"""The machine of a run: clock, signals, profiler, provenance."""
 
 import collections
 import contextlib
@@ -22,7 +22,7 @@ PREEMPTED = "asked to stop by a signal"
 
 
 class Clock:
-  """Throughput since the last line, evaluations left out."""
+  """Throughput since the last line, without evaluations."""
 
   def __init__(self, at):
     self.restart(at)
@@ -33,12 +33,12 @@ class Clock:
   def rates(self, at, batch_size):
     """Steps and examples per second, share of time spent waiting for data."""
     seconds = max(time.monotonic() - self._since, 1e-9)
-    rate = (at - self._at) / seconds
+    throughput = (at - self._at) / seconds
     waited = self._waited
     self.restart(at)
     return {
-      "steps_per_second": rate,
-      "examples_per_second": rate * batch_size,
+      "steps_per_second": throughput,
+      "examples_per_second": throughput * batch_size,
       "data_wait": min(waited / seconds, 1.0),
     }
 
@@ -51,18 +51,18 @@ class Clock:
 
 
 class Preemption:
-  """Asks to stop on SIGTERM or Ctrl-C, at the same step on every host.
+  """Requests a stop on SIGTERM or Ctrl-C, at the same step on every host.
 
-  One around several runs is asked, too, when the one of a run is: a signal in
-  the last steps of a run must not be lost.
+  An instance around several runs receives the signals of an inner one as well:
+  a signal in the last steps of a run must not be lost.
   """
 
-  # Of the whole process: what one run agrees on may be met by the next.
+  # One counter per process: hosts may agree on a call of the next run.
   _calls = itertools.count(1)
 
   def __enter__(self):
     self._asked, self._old = False, {}
-    # With several hosts JAX's own SIGTERM handler tells the others.
+    # With several hosts the SIGTERM handler of JAX notifies the others.
     if jax.process_count() == 1 and (
       threading.current_thread() is threading.main_thread()
     ):
@@ -90,7 +90,7 @@ class Preemption:
 
 
 class Tracer:
-  """Traces a stretch of steps, if any."""
+  """Profiles an interval of steps, if any."""
 
   def __init__(
     self,
@@ -101,28 +101,28 @@ class Tracer:
 
     Args:
       folder: Where to write the trace.
-      steps: Those after the first and up to the second are traced.
+      steps: (first, last): steps after the first up to the last are traced.
     """
     self._folder = self._written = folder
     self._steps = steps or (-1, -1)
 
   def next_stop(self, at):
-    """The first of the two ends after `at`."""
+    """The next end of the interval after `at`."""
     return min((s for s in self._steps if s > at), default=math.inf)
 
   def before(self, at, state):
-    """Begins before the call after step `at`, once all before it is done."""
+    """Starts the trace if it begins at `at`, after all earlier steps."""
     if at == self._steps[0]:
       jax.block_until_ready(state)
-      if not rundir.is_local(self._folder):  # The profiler writes to disks.
+      if not rundir.is_local(self._folder):  # The profiler needs a local disk.
         self._written = pathlib.Path(tempfile.mkdtemp())
       jax.profiler.start_trace(str(self._written), create_perfetto_trace=True)
 
   def after(self, at, state):
-    """Ends after the call up to step `at`, once it is done."""
+    """Stops the trace if it ends at `at`, after that step."""
     if at == self._steps[1] and self._steps[0] >= 0:
       jax.block_until_ready(state)
-      # A run that was resumed in between has begun nothing.
+      # A run that resumed within the interval has not started a trace.
       with contextlib.suppress(RuntimeError):
         jax.profiler.stop_trace()
         if self._written != self._folder:
@@ -131,7 +131,7 @@ class Tracer:
 
 
 def provenance(dataset: data.Dataset) -> dict[str, Any]:
-  """What makes the runs of this process; see `provenance.record`."""
+  """Hardware, versions and data of this process; see `provenance.record`."""
   kinds = collections.Counter(d.device_kind for d in jax.devices())
   text = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
   names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")

@@ -1,8 +1,7 @@
-"""The training loop: one, over N trials that share a program; a run is N = 1.
+"""The training loop over N trials that share a program; a single run has N = 1.
 
-How the trials are computed is behind `Trials`: a run over all devices, with
-data from the device or the host (train.py), or a population of trials, each on
-a group of devices (population.py).
+`Trials` hides how they are computed: one run over all devices (train.py), or a
+population of trials, each on a group of devices (population.py).
 """
 
 import bisect
@@ -28,19 +27,18 @@ from jaxplay.training import (
   record,
 )
 
-# How often status.json of a running run is brought up to date, at evaluations;
-# of N trials, N times as many seconds.
+# Minimum age at which an evaluation updates status.json, times N trials.
 STATUS_SECONDS = 2.0
 
 
 class Trials(Protocol):
-  """How trials are computed. All arrays on the host have a leading [N, ...].
+  """How trials are computed. Arrays on the host have a leading dimension N.
 
   Attributes:
-    saved_like: What `saved` returns, as ShapeDtypeStructs.
+    saved_like: The result of `saved`, as ShapeDtypeStructs.
     sample: The examples whose predictions are saved; see
-      `workload.prediction_sample`. None: none are.
-    keeps_best: Whether the best states are part of what is `saved`.
+      `workload.prediction_sample`. None: no predictions are saved.
+    keeps_best: Whether `saved` contains the best states.
   """
 
   saved_like: Any
@@ -48,67 +46,67 @@ class Trials(Protocol):
   keeps_best: bool
 
   def init(self) -> Any:
-    """The states before the first step; no checkpoint is intact."""
+    """The states before the first step; called if no checkpoint is intact."""
 
   def saved(self, states: Any) -> Any:
-    """What a checkpoint holds, from which any layout can go on."""
+    """The content of a checkpoint, independent of the device layout."""
 
   def restored(self, tree: Any) -> Any:
-    """The states, from what a checkpoint holds."""
+    """The states, from the content of a checkpoint."""
 
   def refuse_lines(self, step: int) -> None:
-    """Lines of metrics before a checkpoint are not what they were.
+    """Reports that the lines of metrics match no checkpoint.
 
     Raises:
-      jaxplay.UserError: They are not made again without being asked.
+      jaxplay.UserError: Training must not silently start again.
     """
 
   def start(self, at: int) -> None:
-    """Makes ready to train from step `at` on."""
+    """Prepares training from step `at`."""
 
   def next_stop(self, at: int) -> int:
     """The furthest step that one call can go to."""
 
   def arguments(self, at: int, stop: int) -> Any:
-    """What the host brings for steps [at, stop)."""
+    """The examples from the host for steps [at, stop)."""
 
   def run(self, states: Any, arguments: Any, live: np.ndarray) -> tuple:
     """Starts steps; donates the states. Returns (states, tallies)."""
 
   def fetch(self, tallies: Any) -> dict[str, np.ndarray]:
-    """Tallies from the devices, once they are there."""
+    """Waits for tallies, and copies them to the host."""
 
   def evaluate(self, split: str, states: Any) -> tuple[dict, dict | None]:
     """Sums over a split: suffix of the weights -> name -> [N, ...].
 
     Returns:
-      (sums, predictions of the sample: name -> [N, examples, ...]); of the
-      test split, and without a sample, there are no predictions: None.
+      (sums, predictions of the sample: name -> [N, examples, ...]); no
+      predictions (None) for the test split, or without a sample.
     """
 
   def keep(self, states: Any, ranks: Mapping[int, int]) -> bool:
     """Keeps states that are among the best.
 
     Args:
-      states: That were evaluated.
-      ranks: Trial -> how many earlier evaluations were as good or better.
+      states: The evaluated states.
+      ranks: Trial -> number of earlier evaluations that were as good or better.
 
     Returns:
-      Whether a checkpoint has to be saved for that.
+      Whether this requires a checkpoint.
     """
 
   def best(self, records: Sequence[record.Record]) -> tuple[dict, Any]:
-    """(trial -> the line of its best step, states of these steps)."""
+    """(trial -> its `rundir.best_line`, states of these steps)."""
 
   def ended(self, i: int) -> None:
-    """Trial `i` ends now: writes where its checkpoints are, if elsewhere."""
+    """Called when trial `i` ends: writes where its checkpoints are."""
 
   def export(self, i: int, states: Any) -> None:
-    """Writes the forward function of a trial, if that is to be done now."""
+    """Exports the forward function of a trial, if requested."""
 
 
 class Loop:
-  """One start of some trials: the loop, and what it keeps between steps."""
+  """Trains some trials, from their newest checkpoint on."""
 
   def __init__(
     self,
@@ -121,31 +119,31 @@ class Loop:
     progress: Callable[[Mapping[int, Mapping[str, Any]]], None],
     tracer: host.Tracer | None = None,
   ):
-    """Looks at which trials are done.
+    """Finds the trials that are not done.
 
     Args:
-      config: Of the trials, as far as they are alike.
+      config: The part of their configs that the trials share.
       trials: How they are computed.
-      records: One for each trial.
-      checkpoints: Of all of them together.
-      tell: Called with sentences.
-      progress: Called with trial -> its new line of metrics, or {} where it
-        has a new status alone.
+      records: One per trial.
+      checkpoints: Of all trials together.
+      tell: Called with messages.
+      progress: Called with trial -> its new line of metrics, or {} if only its
+        status is new.
       tracer: Traces some steps.
     """
     self._config, self._trials, self._records = config, trials, records
     self._checkpoints, self._tell = checkpoints, tell
     self._progress, self._tracer = progress, tracer or host.Tracer()
     self._total = config.max_train_steps
-    self._live = np.array([not one.has_ended() for one in records])
-    # Finite objectives of each, ascending.
+    self._live = np.array([not record.has_ended() for record in records])
+    # Finite objectives of each trial, ascending.
     self._values: list[list[float]] = [[] for _ in records]
 
   def train(self) -> bool:
     """Trains from the newest checkpoint to the end.
 
     Returns:
-      Whether the end was reached; False: a signal asked to stop.
+      Whether it reached the end; False: a signal requested a stop.
     """
     config, trials = self._config, self._trials
     states, start = self._restore()
@@ -165,8 +163,8 @@ class Loop:
           clock.restart(start)  # Compiling is not training.
         at = stop
         in_flight.append((at, tally))
-        # From here on the devices are busy: what is next is made ready, and
-        # what is behind is looked at.
+        # While the devices are busy, the host prepares the next call and reads
+        # the results of earlier ones.
         if at < self._total:
           stop = self._next_stop(at)
           with clock.waiting_for_data():
@@ -179,7 +177,7 @@ class Loop:
           self._rest(at, states, lines)
           clock.restart(at)
       self._end(at, states)
-      # Where nothing is left to be saved, the next trials must not begin.
+      # After a signal at the end, the next trials must not start.
       return not preemption.now()
 
   def _alive(self):
@@ -193,16 +191,16 @@ class Loop:
     )
 
   def _restore(self):
-    """(states, step) of the newest checkpoint that can be gone on with."""
-    found = {0: {i: [] for i in self._left(0)}}  # Step -> trial -> lines.
+    """(states, step) of the newest usable checkpoint."""
+    complete = {0: {i: [] for i in self._left(0)}}  # Step -> trial -> lines.
 
     def fits(at, digests):
-      # By an older version, if there are none.
-      found[at] = {
+      # Checkpoints of older versions have no digests.
+      complete[at] = {
         i: self._records[i].lines_until(at, digests and digests[i])
         for i in self._left(at)
       }
-      return None not in found[at].values()
+      return None not in complete[at].values()
 
     try:
       restored = self._checkpoints.restore_newest(self._trials.saved_like, fits)
@@ -218,39 +216,39 @@ class Loop:
 
     def resume(i):
       self._live[i] = True
-      self._records[i].resume(start, found[start][i])
+      self._records[i].resume(start, complete[start][i])
       self._values[i] = sorted(self._records[i].values())
 
-    each(resume, found[start])
-    self._progress({i: {} for i in found[start]})
+    each(resume, complete[start])
+    self._progress({i: {} for i in complete[start]})
     return states, start
 
   def _left(self, at):
-    """Trials to go on with from step `at`.
+    """Trials to continue from step `at`.
 
-    Also those that diverged later: the states that were best until then are
-    not in a checkpoint of that step.
+    Also those that diverged later: their best states until then are not in a
+    checkpoint of that step.
     """
     return [
       i
-      for i, one in enumerate(self._records)
-      if self._live[i] or (one.status == "infeasible" and one.step > at)
+      for i, record in enumerate(self._records)
+      if self._live[i] or (record.status == "infeasible" and record.step > at)
     ]
 
   def _settle(self, at, tally, clock):
-    """Waits for a call, and logs it if its last step is a logged one.
+    """Waits for a call, and logs its last step if it is due.
 
     Returns:
-      Trial -> line, of those that go on. Lines of a step that also rests are
-      left for `_rest` to write.
+      Trial -> line, of live trials. `_rest` writes the lines of a step that
+      rests.
     """
     config = self._config
     logged = at % config.log_every == 0 or at == self._total
     if not logged and not rests(at, config):
-      jax.block_until_ready(tally["loss"])  # Bounds how far the host is ahead.
+      jax.block_until_ready(tally["loss"])  # Bounds the calls in flight.
       return {}
     tallies, lines = self._trials.fetch(tally), {}
-    rates = clock.rates(at, config.batch_size) if logged else {}
+    throughput = clock.rates(at, config.batch_size) if logged else {}
     for i in self._alive():
       of_trial = {name: values[i] for name, values in tallies.items()}
       if bad := metrics.diverged(of_trial):
@@ -258,7 +256,7 @@ class Loop:
         continue
       lines[i] = {"step": at}
       if logged:
-        lines[i] |= metrics.train_line(of_trial) | rates
+        lines[i] |= metrics.train_line(of_trial) | throughput
       self._records[i].step = at
     if not rests(at, config):
       self._write(lines)
@@ -277,7 +275,7 @@ class Loop:
       self._progress(written)
 
   def _rest(self, at, states, lines):
-    """Evaluates and saves after step `at`, as far as it is time to."""
+    """Evaluates and saves after step `at`, if due."""
     config = self._config
     save = at % config.checkpoint_every == 0 or at == self._total
     save |= config_lib.is_kept(at, config)
@@ -293,18 +291,18 @@ class Loop:
       each(lambda i: self._records[i].write_status("running"), lines)
 
   def _evaluate(self, at, states, lines):
-    """Adds the evaluation to the lines; whether it is to be saved for that."""
+    """Adds the evaluation to the lines; returns whether to save."""
     trials, ranks = self._trials, {}
     sums, predictions = trials.evaluate("valid", states)
 
     def note(i):
-      one, of_trial = self._records[i], _at(sums, i)
+      record, of_trial = self._records[i], _at(sums, i)
       if predictions is not None:
         of_sample = _at(predictions, i)
-        one.write_predictions(at, trials.sample, of_sample, of_trial[""])
-      lines[i] |= one.evaluation(of_trial)
+        record.write_predictions(at, trials.sample, of_sample, of_trial[""])
+      lines[i] |= record.evaluation(of_trial)
       value = lines[i][self._config.objective]
-      if np.isfinite(value):  # NaN is no better than nothing.
+      if np.isfinite(value):
         ranks[i] = bisect.bisect_right(self._values[i], value)
         self._values[i].insert(ranks[i], value)
 
@@ -312,15 +310,15 @@ class Loop:
     return trials.keep(states, ranks)
 
   def _save(self, at, states):
-    # A checkpoint promises that all lines up to its step are on the disk.
+    # All lines up to the step of a checkpoint must be on disk before it.
     each(lambda i: self._records[i].sync(), self._alive())
-    # By its value a checkpoint is kept as one of the best; of a population's
-    # it decides nothing.
+    # The value decides which checkpoints of a run are kept as the best; for a
+    # population it is not used.
     newest = self._records[0].lines[-1:]
     value = math.nan
     if newest and newest[0]["step"] == at:
       value = newest[0].get(self._config.objective, math.nan)
-    digests = [one.digest for one in self._records]
+    digests = [record.digest for record in self._records]
     self._checkpoints.save(at, self._trials.saved(states), value, digests)
 
   def _preempted(self, at, states, in_flight, clock):
@@ -340,15 +338,15 @@ class Loop:
     return False
 
   def _end(self, at, states):
-    """Does what is left to do once no trial has a step to go."""
+    """Finishes, once no trial has steps left."""
     if self._live.any():
       self.finish(self._alive())
-    elif self._trials.keeps_best:  # Of trials that have all diverged.
+    elif self._trials.keeps_best:  # All trials have diverged.
       self._save(at, states)
       self._checkpoints.wait()
 
   def finish(self, trials: Sequence[int]) -> None:
-    """Ends trials that made all steps: chooses the best, tests it if asked."""
+    """Ends trials that made all steps: chooses the best, and tests it."""
     config = self._config
     self._checkpoints.wait()
     for i in trials:
@@ -360,27 +358,27 @@ class Loop:
       tests = sums[evaluate.suffix(config.objective)]
 
     def end(i):
-      one, extra = self._records[i], {}
-      if i in best:  # Else every evaluation was NaN: nothing to choose.
+      record, extra = self._records[i], {}
+      if i in best:  # Else every evaluation was NaN.
         extra["best"] = best[i]
         if config.report_test:
-          extra["test"] = one.test(_at(tests, i), best[i]["step"])
+          extra["test"] = record.test(_at(tests, i), best[i]["step"])
         self._trials.export(i, states)
       self._trials.ended(i)
-      one.write_status("completed", **extra)
+      record.write_status("completed", **extra)
       self._live[i] = False
 
     each(end, trials)
     self._progress({i: {} for i in trials})
 
   def stopped_by(self, error: Exception, root: pathlib.Path) -> None:
-    """Notes an error that ended the loop in what the trials leave.
+    """Records an error that ended the loop in status.json of the trials.
 
     Args:
-      error: Whatever was raised.
+      error: The exception.
       root: Of the run or the study.
     """
-    if jax.process_count() == 1:  # Else a host that died is waited for.
+    if jax.process_count() == 1:  # Else this would wait for a host that died.
       self._checkpoints.abandon(root)
     lost = storage.problem(error, root)
     for i in self._alive():
@@ -391,12 +389,9 @@ class Loop:
 
 
 def each(function: Callable[[int], None], trials: Iterable[int]) -> None:
-  """Calls a function with each trial, whose files are written side by side.
-
-  A disk that takes milliseconds to write one takes hardly more for eight.
-  """
+  """Calls a function with each trial, in parallel, to hide disk latency."""
   trials = list(trials)
-  if len(trials) == 1:  # An error has no thread in its way.
+  if len(trials) == 1:  # Keeps tracebacks simple.
     function(trials[0])
     return
   with futures.ThreadPoolExecutor(8) as pool:
@@ -405,7 +400,7 @@ def each(function: Callable[[int], None], trials: Iterable[int]) -> None:
 
 
 def next_stop(at: int, config: ml_collections.ConfigDict) -> int:
-  """The next step after which there is something to do, such as a line."""
+  """The next step after which the loop logs, evaluates or saves."""
   intervals = (config.log_every, config.eval_every, config.checkpoint_every)
   return min(
     config.max_train_steps,

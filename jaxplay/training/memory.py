@@ -1,4 +1,4 @@
-"""Memory of devices: what there is, what programs take, what was short."""
+"""Memory of devices: available, needed by programs, and exhausted."""
 
 import math
 import os
@@ -11,9 +11,9 @@ _SHORT = "RESOURCE_EXHAUSTED"
 
 
 def of_device(device: Any) -> float:
-  """Bytes that programs on a device may use; NaN where it does not say.
+  """Bytes that programs on a device may use; NaN if unknown.
 
-  A CPU's is the machine's, whatever else runs there.
+  For a CPU all memory of the machine.
   """
   if device.platform == "cpu":
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -21,7 +21,7 @@ def of_device(device: Any) -> float:
 
 
 def available() -> float:
-  """Bytes that each device of this host can have now."""
+  """Bytes that are free now for each device of this host."""
   device = jax.local_devices()[0]
   if device.platform != "cpu":
     return of_device(device)
@@ -29,13 +29,13 @@ def available() -> float:
     with open("/proc/meminfo", encoding="ascii") as file:
       kib = next(int(line.split()[1]) for line in file if "MemAvail" in line)
     free = kib * 1024.0
-  except OSError:  # Of Linux alone; elsewhere others may need half of it.
+  except OSError:  # Not Linux: assume that half is free.
     free = of_device(device) / 2
   return free / jax.local_device_count()
 
 
 def peak_bytes(program: Any) -> float:
-  """Bytes on one device, at the peak of a compiled program."""
+  """Peak memory of a compiled program on one device, in bytes."""
   memory = program.memory_analysis()
   return float(
     memory.argument_size_in_bytes
@@ -46,11 +46,11 @@ def peak_bytes(program: Any) -> float:
 
 
 def exhausted(error: BaseException) -> str:
-  """What was short, if an error is of a device's memory; else empty."""
+  """Describes an error of exhausted device memory; "" for other errors."""
   text = str(error)
   if _SHORT not in text:
     return ""
-  # The compiler's error is of pages; a device's is a line.
+  # Errors of the compiler are long; those of a device are one line.
   used = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", text)
   line = text.partition(f"{_SHORT}: ")[2].split("\n")[0]
   return used[0] if used else line or "out of memory"

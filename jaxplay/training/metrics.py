@@ -1,4 +1,4 @@
-"""From sums on the device to lines of metrics.jsonl: means are formed here."""
+"""Lines of metrics.jsonl from sums on the device: the means are taken here."""
 
 import math
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
 
   Returns:
     train/loss: mean of the optimized loss, nats. train/error_rate: mean.
-    train/grad_norm: L2 norm before clipping at this very step, and
-    train/grad_norm_max its largest value since the last line. train/clipped:
-    share of the updates that were clipped. learning_rate: of this step.
+    train/grad_norm: L2 norm before clipping, of the last step;
+    train/grad_norm_max: its maximum. train/clipped: share of clipped updates.
+    learning_rate: of the last step.
   """
   sums = {name: float(value) for name, value in tally.items()}
   steps = sums["steps"]
@@ -29,7 +29,7 @@ def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def diverged(tally: Mapping[str, np.ndarray]) -> tuple[int, str] | None:
-  """The first step whose loss or gradient was not finite, and what it was."""
+  """(step, reason) of the first loss or gradient that is not finite."""
   step = int(tally["bad_step"])
   if not step:
     return None
@@ -46,7 +46,7 @@ def eval_line(
   Args:
     split: Name of the split, with the suffix of the weights.
     sums: From `task.eval_sums`, added up.
-    bytes_per_token: Of text; adds `split`/bits_per_byte, which does not depend
+    bytes_per_token: For text: adds `split`/bits_per_byte, which does not depend
       on the tokenizer.
   """
   weight = int(sums["weight"])

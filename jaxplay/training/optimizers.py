@@ -10,13 +10,13 @@ optimization algorithms?"). Where optax's aliases of the same name differ:
 * `optax.adam` adds epsilon after the bias correction of the second moment; the
   FAQ adds it to the uncorrected root, so its epsilon acts as
   epsilon / sqrt(1 - beta2^t), much more strongly in the first steps.
-* `optax.nadam` differs in epsilon likewise, and corrects the momentum part of
-  its look-ahead by step t + 1 and the gradient part by t; the FAQ corrects both
-  by t.
+* `optax.nadam` differs in epsilon in the same way, and corrects the momentum
+  part of its look-ahead by step t + 1 and the gradient part by t; the FAQ
+  corrects both by t.
 * `optax.rmsprop` starts its second moment at 0; the FAQ starts it at 1. Both
   can put epsilon inside the root and momentum after the step size, as here.
 
-adamw, lion and schedule_free_adamw are optax's own rules. Weight decay is
+adamw, lion and schedule_free_adamw are those of optax. Weight decay is
 decoupled in all of them (Loshchilov and Hutter 2017): a step also subtracts
 rate x weight_decay x parameter, for kernels and embeddings only.
 """
@@ -123,15 +123,15 @@ def build(
 
   Args:
     name: One of `OPTIMIZERS`.
-    hparams: Numbers, may be traced: `momentum`, `rho`, `beta1`, `beta2`,
-      `epsilon`, `weight_decay`, as far as the optimizer has them.
-    learning_rate: This step's learning rate, after the schedule.
+    hparams: Numbers, may be traced: `weight_decay` and those that the optimizer
+      reads (`config/parts.py`).
+    learning_rate: Of this step, after the schedule.
   """
   return OPTIMIZERS[name](hparams, learning_rate)
 
 
 def eval_params(name: str, hparams: dict, opt_state, params):
-  """The parameters to evaluate: schedule-free methods train others."""
+  """The parameters to evaluate; derived for schedule-free methods."""
   if name != "schedule_free_adamw":
     return params
   state = opt_state._replace(b1=hparams["beta1"])

@@ -1,4 +1,4 @@
-"""What orbax prints and leaves to end by itself after an error, silenced."""
+"""Silences the messages of orbax threads after an error."""
 
 import logging
 import sys
@@ -8,8 +8,8 @@ import warnings
 class _OfOrbax(logging.Filter):
   """Drops the tracebacks that threads of orbax log.
 
-  Each of its threads logs the error of the first one, 324 lines for a full
-  disk, and then it is raised for us as well.
+  Each thread logs the first error, 324 lines for a full disk, before it is
+  raised.
   """
 
   def filter(self, record):
@@ -17,10 +17,10 @@ class _OfOrbax(logging.Filter):
 
 
 def _but_for_closed_loops(hook):
-  """`sys.unraisablehook` without what TensorStore's threads cannot raise.
+  """Wraps `sys.unraisablehook` to ignore errors of TensorStore's threads.
 
-  After the first error of a save or a restore orbax closes the event loop to
-  which they report theirs.
+  After the first error of a save or a restore, orbax closes the event loop to
+  which they report.
   """
 
   def unraisablehook(unraisable):
@@ -36,7 +36,7 @@ sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
 
 
 def hush():
-  """Silences what orbax leaves to end by itself after an error."""
+  """Silences tasks that orbax leaves unfinished after an error."""
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   warnings.filterwarnings(
     "ignore", "coroutine .* was never awaited", RuntimeWarning

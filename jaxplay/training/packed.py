@@ -1,13 +1,13 @@
 """Checkpoints of the trials of a population, which are saved together.
 
-One save for each of many small trials would cost more than to train them. So a
-population saves all in one checkpoint,
+Saving each of many small trials would cost more than training them. So a
+population saves all trials in one checkpoint,
 
     STUDY/populations/NAME/checkpoints/STEP
 
-and each trial says in RUN/checkpoints.json which place in it is its own. What
-needs the checkpoints of one trial, such as a branch, an export, or more steps,
-unpacks them: then the run directory is as if the trial had been trained alone.
+and RUN/checkpoints.json of each trial holds its index in it. What needs the
+checkpoints of one trial, such as a branch, an export, or more steps, unpacks
+them: then the run directory is as if the trial had been trained alone.
 """
 
 import pathlib
@@ -22,12 +22,12 @@ from jaxplay.training import checkpoint_files as files
 
 
 def refer(run: rundir.RunDir, folder: pathlib.Path, place: int) -> None:
-  """Says in the run directory where the checkpoints of a trial are.
+  """Writes to the run directory where the checkpoints of a trial are.
 
   Args:
     run: Of the trial.
     folder: STUDY/populations/NAME/checkpoints.
-    place: Of the trial, among those of the population.
+    place: Index of the trial in the population.
   """
   folder = rundir.absolute(folder)
   run.write_packed(
@@ -40,27 +40,27 @@ def refer(run: rundir.RunDir, folder: pathlib.Path, place: int) -> None:
 
 
 def unpack(run: rundir.RunDir, like: Any) -> bool:
-  """Writes the checkpoints of a trial into its run directory, if need be.
+  """Writes the checkpoints of a trial into its run directory, if needed.
 
-  Called on every host. A run directory that was copied to another place finds
-  them where its study was, unless that is gone.
+  Called on every host. For a copied run directory it reads them from the
+  original study.
 
   Args:
     run: The run directory.
     like: The state of the trial, as ShapeDtypeStructs.
 
   Returns:
-    Whether there was need.
+    Whether it was needed.
 
   Raises:
-    jaxplay.UserError: The folder of the population is not there, or is damaged
-      or another.
+    jaxplay.UserError: The folder of the population is missing, damaged, or
+      does not match.
   """
   where = run.packed()
   if where is None:
     return False
   run.check_metrics()
-  folder, covered = _found(run, where)
+  folder, covered = _locate(run, where)
   states: dict[int, tuple] = {}
   for step, (lines, num) in covered.items():
     tree = _read(folder, step, num, like)
@@ -74,8 +74,8 @@ def unpack(run: rundir.RunDir, like: Any) -> bool:
   return True
 
 
-def _found(run, where):
-  """(folder of checkpoints in which this run has its place, `_covered`)."""
+def _locate(run, where):
+  """(folder of checkpoints that contain this run, `_covered`)."""
   path = rundir.absolute(run.path)
   # STUDY/trials/INDEX, STUDY/reruns/INDEX/SEED; or it was copied from there.
   studies = [*path.parents[1:3], rundir.at(where["study"])]
@@ -87,13 +87,13 @@ def _found(run, where):
         return folder, covered
   raise jaxplay.UserError(
     f"the checkpoints of {str(run.path)!r} were saved with those of its"
-    f" population, in {str(folder)!r}, which is not there, or not what it was;"
-    " put it back, or train the config in another workdir"
+    f" population, in {str(folder)!r}, which is missing or has changed; restore"
+    " it, or train the config in another workdir"
   )
 
 
 def _covered(run, folder, place):
-  """Step -> (lines of the run up to it, number of trials); {}: of another."""
+  """Step -> (lines of the run up to it, number of trials), where they match."""
   lines, covered = run.metrics(), {}
   for step in files.steps(folder):
     try:
@@ -108,9 +108,9 @@ def _covered(run, folder, place):
 
 
 def _read(folder, step, num, like):
-  """The checkpoint of all trials, as arrays of numpy."""
+  """The checkpoint of all trials, as numpy arrays."""
   stacked = jax.tree.map(
-    # Never written to, so it takes no memory.
+    # A read-only view, which takes no memory.
     lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), (num, *leaf.shape)),
     like,
   )
@@ -124,15 +124,15 @@ def _read(folder, step, num, like):
 
 
 def _of_trial(run, step, lines, tree, is_newest):
-  """Of one checkpoint, what is of a trial: for `files.write`."""
+  """The states of one trial in a checkpoint, for `files.write`."""
   objective, made = run.objective(), run.status().get("step", 0)
-  found = {}
+  states = {}
   if is_newest:
     best = rundir.best_lines(lines, objective)
     for line, state in zip(best, tree["best"], strict=False):
-      found[line["step"]] = state
+      states[line["step"]] = state
   if step <= made:  # Else it had diverged.
-    found[step] = tree["states"]
+    states[step] = tree["states"]
   of_step = {line["step"]: line.get(objective) for line in lines}
   return {
     at: (
@@ -140,7 +140,7 @@ def _of_trial(run, step, lines, tree, is_newest):
       np.nan if of_step.get(at) is None else of_step[at],
       rundir.Digest(x for x in lines if x["step"] <= at).as_json(),
     )
-    for at, state in found.items()
+    for at, state in states.items()
   }
 
 

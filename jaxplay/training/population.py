@@ -1,8 +1,8 @@
-"""Trains many trials together, each as if it was alone: a population.
+"""Trains many trials together, with the results of training each alone.
 
-A trial leaves the run directory that it would have left alone, but for its
-checkpoints: those of all trials are saved together, in the folder of the
-population, and RUN/checkpoints.json says where; see packed.py.
+The run directory of a trial is the same as alone, except for its checkpoints:
+those of all trials are saved together, in the folder of the population, and
+RUN/checkpoints.json holds its path; see packed.py.
 """
 
 import pathlib
@@ -27,8 +27,8 @@ from jaxplay.training import (
 )
 
 
-class Group:
-  """Trials of one static config: one compilation, some populations."""
+class Populations:
+  """Trains populations of one static config, which is compiled once."""
 
   def __init__(
     self,
@@ -36,24 +36,24 @@ class Group:
     tell: Callable[[str], None],
     **kwargs: Any,
   ):
-    """Compiles for as many of the trials as fit into memory together.
+    """Compiles for as many trials as fit into memory together.
 
     Args:
-      configs: One for each trial, equal but for what a step takes as an
-        argument: `hparams`, `seed`, and which schedule it is.
-      tell: Called with sentences.
-      **kwargs: Of `programs.Programs`.
+      configs: One per trial, equal except for the arguments of a step:
+        `hparams`, `seed`, and the schedule.
+      tell: Called with messages.
+      **kwargs: For `programs.Programs`.
     """
     self.programs = programs.Programs(configs, tell, **kwargs)
     self._tell = tell
 
   @property
   def size(self) -> int:
-    """Most trials of a population."""
+    """Largest number of trials in a population."""
     return self.programs.size
 
   def close(self) -> None:
-    """Frees the programs; it is of no use any more."""
+    """Frees the programs; the object cannot be used afterwards."""
     self.programs.close()
 
   def train(
@@ -63,42 +63,42 @@ class Group:
     folder: pathlib.Path,
     progress: Callable[[dict[int, dict[str, Any]]], None],
   ) -> bool:
-    """Trains a population to its end; goes on where it was stopped.
+    """Trains a population to its end; resumes if it was stopped.
 
     Args:
       configs: Of at most `size` trials.
-      runs: Their run directories, locked. Trials that are done are left alone.
-      folder: STUDY/populations/NAME/checkpoints, which stays: it holds the
+      runs: Their run directories, locked. Finished trials are not changed.
+      folder: STUDY/populations/NAME/checkpoints, which is kept: it holds the
         checkpoints of the trials.
-      progress: Called with places in `runs` -> what is known of their status.
+      progress: Called with index in `runs` -> status, step and best line.
 
     Returns:
-      Whether it came to its end; False: a signal asked it to stop.
+      Whether it reached the end; False: a signal requested a stop.
     """
     config, dataset = self.programs.config, self.programs.workload.dataset
     records = [
-      record.Record(run, config, dataset.bytes_per_token)
-      for run, config in zip(runs, configs, strict=True)
+      record.Record(run, trial_config, dataset.bytes_per_token)
+      for run, trial_config in zip(runs, configs, strict=True)
     ]
-    begin = [
-      (one.run, config)
-      for one, config in zip(records, configs, strict=True)
-      if not one.has_ended()
+    unfinished = [
+      (record.run, trial_config)
+      for record, trial_config in zip(records, configs, strict=True)
+      if not record.has_ended()
     ]
-    for run, one in begin:
-      resume.check_same_config(run, one)
+    for run, trial_config in unfinished:
+      resume.check_same_config(run, trial_config)
       resume.check_same_data(run, dataset)
     provenance = host.provenance(dataset)
 
     def write(i):
-      run, one = begin[i]
-      run.write_config(config_lib.as_json(one))
+      run, trial_config = unfinished[i]
+      run.write_config(config_lib.stored(trial_config))
       run.write_provenance(provenance)
-      # Of another runner, that did not finish this trial.
+      # Another runner may have left checkpoints of an unfinished trial.
       rundir.remove(run.checkpoints)
 
     if jax.process_index() == 0:
-      loop.each(write, range(len(begin)))
+      loop.each(write, range(len(unfinished)))
     checkpoints = checkpoint.Checkpoints(
       folder,
       keep_best=0,
@@ -123,58 +123,59 @@ class Group:
       ),
     )
     try:
-      went_on = population.train()
+      is_done = population.train()
     except Exception as error:
       population.stopped_by(error, folder.parents[2])
       raise
-    if went_on:
+    if is_done:
       checkpoints.delete_superseded()
     checkpoints.close()
-    return went_on
+    return is_done
 
 
 class _Population:
   """Trials on groups of devices; see `loop.Trials`."""
 
-  keeps_best = True  # One of many trials is better at nearly each evaluation.
+  keeps_best = True  # Some of many trials improve at almost every evaluation.
 
-  def __init__(self, of, configs, records, folder, tell):
-    self._of, self._configs, self._records = of, configs, records
+  def __init__(self, programs, configs, records, folder, tell):
+    self._programs, self._configs, self._records = programs, configs, records
     self._folder, self._tell = folder, tell
     self._seeds = [config.seed for config in configs]
-    self._hparams = of.hparams(configs)
-    self.sample = of.sample
-    like = of.packed_like(len(configs))
-    self.saved_like = {"states": like, "best": [like] * of.config.keep_best}
+    self._hparams = programs.hparams(configs)
+    self.sample = programs.sample
+    like = programs.packed_like(len(configs))
+    best = [like] * programs.config.keep_best
+    self.saved_like = {"states": like, "best": best}
 
   def init(self):
-    states = self._of.init(self._configs, self._hparams)
+    states = self._programs.init(self._configs, self._hparams)
     self._best = [
       jax.tree.map(jax.numpy.copy, states)
-      for _ in range(self._of.config.keep_best)
+      for _ in range(self._programs.config.keep_best)
     ]
     return states
 
   def saved(self, states):
     num = len(self._configs)
     return {
-      "states": self._of.packed(states, num),
-      "best": [self._of.packed(best, num) for best in self._best],
+      "states": self._programs.packed(states, num),
+      "best": [self._programs.packed(best, num) for best in self._best],
     }
 
   def restored(self, tree):
-    self._best = [self._of.unpacked(best) for best in tree["best"]]
-    return self._of.unpacked(tree["states"])
+    self._best = [self._programs.unpacked(best) for best in tree["best"]]
+    return self._programs.unpacked(tree["states"])
 
   def refuse_lines(self, step):
-    # Another runner had begun a trial anew; or a file was damaged.
+    # Another runner has restarted a trial, or a file was damaged.
     self._tell(
       f"lines of metrics before step {step} are missing or changed;"
-      " the trials begin anew"
+      " the trials start again"
     )
 
   def start(self, at):
-    self._feed = self._of.make_feed(self._seeds, at)
+    self._feed = self._programs.make_feed(self._seeds, at)
 
   def next_stop(self, at):
     return self._feed.next_stop(at)
@@ -183,29 +184,30 @@ class _Population:
     return self._feed.arguments(at, stop)
 
   def run(self, states, arguments, live):
-    return self._of.run_steps(self._hparams, states, arguments, live)
+    return self._programs.run_steps(self._hparams, states, arguments, live)
 
   def fetch(self, tallies):
     return sharding.to_host(tallies)
 
   def evaluate(self, split, states):
-    sums, predictions = self._of.evaluate(split, self._hparams, states), None
+    sums = self._programs.evaluate(split, self._hparams, states)
+    predictions = None
     if split == "valid" and self.sample is not None:
-      predictions = self._of.predictions(self._hparams, states)
+      predictions = self._programs.predictions(self._hparams, states)
     return sums, predictions
 
   def keep(self, states, ranks):
-    keep_best = self._of.config.keep_best
+    keep_best = self._programs.config.keep_best
     if any(rank < keep_best for rank in ranks.values()):
-      places = np.full(self._of.size, keep_best, np.int32)
+      places = np.full(self._programs.size, keep_best, np.int32)
       for i, rank in ranks.items():
         places[i] = min(rank, keep_best)
-      placed = sharding.place_trials(self._of.mesh, places)
-      self._best = self._of.insert(placed, states, self._best)
+      placed = sharding.place_trials(self._programs.mesh, places)
+      self._best = self._programs.insert(placed, states, self._best)
     return False
 
   def best(self, records):
-    lines = {i: one.best for i, one in enumerate(records)}
+    lines = {i: record.best for i, record in enumerate(records)}
     return {i: line for i, line in lines.items() if line}, self._best[0]
 
   def ended(self, i):
@@ -213,4 +215,4 @@ class _Population:
       packed.refer(self._records[i].run, self._folder, i)
 
   def export(self, i, states):
-    """Is made when `train` is called in the run directory of the trial."""
+    """`train` in the run directory of the trial exports it."""

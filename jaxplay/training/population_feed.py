@@ -1,6 +1,6 @@
-"""Examples to the trials of a population: from the device, or from the host.
+"""Examples for the trials of a population, from the device or from the host.
 
-Trials of one seed see the same batches, which are then brought once for all.
+Trials with the same seed share their batches, which are then placed once.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxplay.training import workload as workload_lib
 
 
 class DeviceFeed:
-  """A split that lives on the device, gathered there, many steps per call."""
+  """A split on the device, gathered there, many steps per call."""
 
   def __init__(
     self,
@@ -33,11 +33,11 @@ class DeviceFeed:
 
     Args:
       workload: Of the trials.
-      config: Theirs, as far as they are alike.
+      config: The part of their configs that they share.
       arrays: The split, on the devices.
-      seeds: One for each trial of the population, padded.
-      own: Whether each trial has an order of its own.
-      chunk_steps: Steps that the host brings at a time.
+      seeds: One per trial of the population, padded.
+      own: Whether trials have different orders of examples.
+      chunk_steps: Steps that the host prepares at once.
     """
     self._mesh, self._arrays = workload.mesh, arrays
     self._seeds, self._own, self._chunk_steps = seeds, own, chunk_steps
@@ -46,17 +46,16 @@ class DeviceFeed:
       microbatches=config.microbatches,
       num_examples=workload.dataset.splits["train"].num_examples,
     )
-    self._chunk = functools.lru_cache(1)(self._place)
+    self._chunks = feed.Chunks(chunk_steps, self._place)
 
   def next_stop(self, at: int) -> int:
     """The furthest step that one call can go to."""
-    return (at // self._chunk_steps + 1) * self._chunk_steps
+    return self._chunks.next_stop(at)
 
   def arguments(self, at: int, stop: int) -> tuple:
-    """(of each trial, of all, first step, last) for steps [at, stop)."""
-    begin = at // self._chunk_steps * self._chunk_steps
-    of_trials, of_all = self._chunk(begin)
-    return of_trials, (self._arrays, of_all), at - begin, stop - begin
+    """(per trial, shared, begin, end) for steps [at, stop)."""
+    (own, shared), begin, end = self._chunks.arguments(at, stop)
+    return own, (self._arrays, shared), begin, end
 
   def _place(self, begin):
     @functools.cache
@@ -89,17 +88,17 @@ class HostFeed:
 
     Args:
       workload: Of the trials.
-      config: Theirs, as far as they are alike.
-      seeds: One for each trial of the population, padded.
-      own: Whether each trial has an order of its own.
+      config: The part of their configs that they share.
+      seeds: One per trial of the population, padded.
+      own: Whether trials have different orders of examples.
       start_step: First step.
     """
     self._mesh, self._own = workload.mesh, own
     self._size = config.batch_size // config.microbatches
     rows = np.arange(config.batch_size).reshape(-1, self._size)
-    if own:  # Each host reads whole batches, of the trials that it has.
+    if own:  # Each host reads whole batches of its own trials.
       here = sharding.local_trials(workload.mesh, len(seeds))
-      # The others are placed by other hosts, and stand for nothing here.
+      # Trials of other hosts need a placeholder here, which is not read.
       seeds = [s if i in here else seeds[here[0]] for i, s in enumerate(seeds)]
     else:
       rows = rows[:, sharding.local_rows(workload.mesh, self._size)]
@@ -122,7 +121,7 @@ class HostFeed:
     return at + 1
 
   def arguments(self, at: int, stop: int) -> tuple:
-    """(of each trial, of all, 0, 1) for the next step."""
+    """(per trial, shared, 0, 1) for the next step."""
     read = {seed: next(batches) for seed, batches in self._batches.items()}
     where = sharding.batch(self._mesh, axis=1)
     if self._own:
@@ -138,7 +137,7 @@ class HostFeed:
 def stacked(
   mesh: Any, of_trials: Sequence[dict[str, Any]], of_one: Any = None
 ) -> dict[str, jax.Array]:
-  """A dict of arrays for each trial -> name -> [size, ...], on the devices."""
+  """Stacks one dict of arrays per trial: name -> [size, ...], on devices."""
   return {
     name: sharding.place_trials(
       mesh, np.stack([arrays[name] for arrays in of_trials]), of_one

@@ -1,9 +1,9 @@
 """The programs of a population: many trials that share one compilation.
 
-Trials of one static config differ only in `hparams` and seed, which a step
-takes as arguments. The axis of trials is laid over all devices of all hosts, in
-groups of as many devices as the config's mesh asks for: one, unless it says
-otherwise. No group waits for another.
+Trials of one static config differ only in `hparams` and seed, which are
+arguments of a step. Their axis is split over all devices of all hosts, in
+groups of the size of the config's mesh: one device by default. Groups do not
+wait for each other.
 """
 
 import functools
@@ -26,14 +26,14 @@ from jaxplay.training import (
 )
 from jaxplay.training import workload as workload_lib
 
-# Each trial holds a file open, its lock.
+# Each trial keeps a file open, its lock.
 _MAX_TRIALS = 512
-# Share of the memory of a device that a population may take.
+# Fraction of the memory of a device that a population may use.
 _MEMORY_SHARE = 0.8
 
 
 class Programs:
-  """What populations of one static config run: compiled for `size` trials."""
+  """The programs of populations of one static config and `size` trials."""
 
   def __init__(
     self,
@@ -42,16 +42,16 @@ class Programs:
     device_bytes: float | None = None,
     mode: str | None = None,
   ):
-    """Compiles for as many of the trials as fit into memory together.
+    """Compiles for as many trials as fit into memory together.
 
     Args:
-        configs: One for each trial, equal but for what a step takes as an
-        argument: `hparams`, `seed`, and which schedule it is.
-      tell: Called with a sentence on how many fit.
+      configs: One per trial, equal except for the arguments of a step:
+        `hparams`, `seed`, and the schedule.
+      tell: Called with a message on the number that fit.
       device_bytes: Memory to use on each device; None: most of it.
-      mode: How a device goes through its trials: all "together" (`vmap`),
-        "looped", one after the other in a compiled loop, or "called", a call
-        for each step of each; None: what its kind is good at.
+      mode: How a device computes its trials: "together" (`vmap`), "looped",
+        one after the other in a compiled loop, or "called", with a dispatch
+        for each step of each; None: the fastest for the kind of device.
     """
     workload_lib.check_same_hosts(configs)
     config = self.config = configs[0]
@@ -73,8 +73,8 @@ class Programs:
   def _choose_mode(self):
     if jax.default_backend() != "cpu":
       return "together"
-    # A core has nothing to gain from many small matrices at once; and what XLA
-    # makes slow in a loop is called.
+    # A core gains nothing from batching small matrices; "called" avoids loops
+    # where XLA compiles them to slow code.
     steps = self.config.steps_per_call or workload_lib.steps_per_call(
       self.workload
     )
@@ -103,18 +103,18 @@ class Programs:
       most = int(self.size * least / needed) // groups * groups or groups
     tell(
       f"{num} trials in {populations} population(s) of {self.size} on"
-      f" {self._devices_told()}, {needed / 1e9:.2g} GB of"
+      f" {self._devices_text()}, {needed / 1e9:.2g} GB of"
       f" {least / 1e9:.2g} GB each"
     )
 
-  def _devices_told(self):
+  def _devices_text(self):
     each = self.mesh.size // self._groups
     if each == 1:
       return f"{self._groups} device(s)"
     return f"{self._groups} group(s) of {each} devices"
 
   def _needed_bytes(self):
-    """Of one device, for states, the best states, and the computation."""
+    """Bytes of one device for states, best states, and the computation."""
     best = sum(
       leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
       for leaf in jax.tree.leaves(self.state)
@@ -141,7 +141,7 @@ class Programs:
     run_steps = step.make_run_steps(
       self.workload.train_step,
       one_by_one=self._mode == "called" or self.config.steps_per_call == 1,
-      # All at once, one that stops would cost the others a selection.
+      # With `vmap`, stopping one trial would cost the others a selection.
       until_diverged=self._mode == "looped",
     )
 
@@ -180,17 +180,17 @@ class Programs:
     return program.lower(*arguments).compile()
 
   def close(self):
-    """Frees its programs; it is of no use any more.
+    """Frees the programs; the object cannot be used afterwards.
 
-    The functions of its own that it jits hold it, through an object that the
-    garbage collector does not see. A program on a CPU is some hundred mappings
-    of memory, of which a process may have 65,530: a study of a hundred batches
-    of suggestions would crash.
+    Its jitted functions refer to it in a way that the garbage collector does
+    not see. A program on a CPU has about a hundred memory mappings, and a
+    process at most 65,530: a study of a hundred batches of suggestions would
+    crash.
     """
     self.__dict__.clear()
 
   def hparams(self, configs):
-    """The traced numbers of trials, name -> [size], on the devices."""
+    """The traced numbers of trials: name -> [size], on the devices."""
     return self._stacked([workload_lib.traced(config) for config in configs])
 
   def init(self, configs, hparams):
@@ -199,15 +199,15 @@ class Programs:
     return self._init((hparams, seeds), ())
 
   def _stacked(self, of_trials):
-    """A dict for each trial -> name -> [size, ...], on the devices."""
+    """Stacks one dict per trial: name -> [size, ...], on the devices."""
     return population_feed.stacked(self.mesh, self._padded(of_trials))
 
   def _padded(self, of_trials):
-    # Who stands in for the trials that a population lacks is never looked at.
+    # The results of padding trials are never read.
     return of_trials + of_trials[-1:] * (self.size - len(of_trials))
 
   def make_feed(self, seeds, start_step):
-    """How the examples of trials with these seeds reach the program."""
+    """The feed of examples for trials with these seeds."""
     seeds = self._padded(list(seeds))
     if not self._on_device:
       return population_feed.HostFeed(
@@ -239,7 +239,7 @@ class Programs:
     )
 
   def packed_like(self, num):
-    """What `packed` returns, as ShapeDtypeStructs."""
+    """The result of `packed`, as ShapeDtypeStructs."""
     where = sharding.replicated(self.mesh)
     if num == self.size:
       return self.state
@@ -251,7 +251,7 @@ class Programs:
     )
 
   def packed(self, states, num):
-    """States as they are saved, for any number of devices: without padding."""
+    """States for a checkpoint, independent of the devices: without padding."""
     if num == self.size:
       return states
     return jax.jit(
@@ -260,7 +260,7 @@ class Programs:
     )(states)
 
   def unpacked(self, states):
-    """States as they are computed with, from `packed` ones."""
+    """States for the programs, from `packed` ones."""
     pad = self.size - jax.tree.leaves(states)[0].shape[0]
     if not pad:
       return states
@@ -281,7 +281,7 @@ class Programs:
     """`function(trial, shared)` over all trials of a device."""
 
     def of_device(trials, shared):
-      if self.size == self._groups:  # Alone, a trial is computed as a run is.
+      if self.size == self._groups:  # One trial: the same program as a run.
         alone = function(_at(trials, 0), shared)
         return jax.tree.map(lambda leaf: leaf[None], alone)
       if self._mode == "together":
@@ -297,7 +297,7 @@ class Programs:
       hparams: From `hparams`.
       states: Donated.
       examples: From `arguments` of the feed.
-      live: Which trials matter, bool; those that are left out do not.
+      live: bool per trial; the results of others are not used.
 
     Returns:
       (states, tallies), with a leading dimension of trials.
@@ -307,18 +307,18 @@ class Programs:
       steps = (np.int32(begin), np.int32(end))
       return self._program(hparams, states, own, (np.int32(0), shared, *steps))
     live = np.pad(live, (0, self.size - len(live)))
-    # The i-th trial of each device in turn, if one of these is alive.
+    # The i-th trial of every group in turn, if any of these is live.
     for i in np.flatnonzero(live.reshape(self._groups, -1).any(axis=0)):
       for at in range(begin, end):
         steps = (np.int32(at), np.int32(at + 1))
         states, _ = self._program(
           hparams, states, own, (np.int32(i), shared, *steps)
         )
-        # Emulated devices that exchange must not have many calls under way:
-        # these wait for each other's threads.
+        # Emulated devices with collectives must not have many calls in flight,
+        # which would wait for each other's threads.
         if self.mesh.size > self._groups:
           jax.block_until_ready(states.step)
-    # The next call takes the states, and with them their tallies.
+    # The next call donates the states, and with them their tallies.
     return states, jax.tree.map(jax.numpy.copy, states.tally)
 
   def evaluate(self, split, hparams, states):
@@ -352,7 +352,7 @@ class Programs:
     return self._over_trials(one)
 
   def predictions(self, hparams, states):
-    """Of the sample: name -> numpy [size, examples, ...]."""
+    """Predictions of the sample: name -> numpy [size, examples, ...]."""
     batch = self.workload.dataset.splits["valid"].fetch(self.sample["index"])
     return sharding.to_host(self._predictions((hparams, states), batch))
 
@@ -364,7 +364,7 @@ class Programs:
     )
 
   def variables(self, hparams, state):
-    """What to evaluate of one trial; see `step.eval_variables`."""
+    """The variables to evaluate of one trial; see `step.eval_variables`."""
     return step.eval_variables(
       state, hparams, self.config.optimizer, self.config.weights
     )
@@ -373,13 +373,13 @@ class Programs:
   def insert(self):
     """(ranks [size], states, best) -> best, with the states at their ranks.
 
-    `best` is a list of states, the best of each trial first. Those of a trial
-    whose rank is not a place in the list stay as they are.
+    `best` is a list of states, the best of each trial first. A trial whose rank
+    is not an index of the list keeps its states.
     """
 
     def one(trial, _):
       rank, new, best = trial
-      moved = best[:1] + best[:-1]  # One place down.
+      moved = best[:1] + best[:-1]  # one rank down
       return [
         jax.tree.map(
           lambda n, old, down, place=place: jax.numpy.where(
@@ -404,7 +404,7 @@ def _at(tree, i):
 
 
 def _agreed(number):
-  """The largest of all hosts."""
+  """The maximum over all hosts."""
   if jax.process_count() == 1:
     return number
   return float(multihost_utils.process_allgather(np.float64(number)).max())

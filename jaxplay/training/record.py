@@ -1,11 +1,11 @@
-"""What one run leaves in its directory while it trains.
+"""What one run writes to its directory while it trains.
 
 Every host keeps the record, host 0 writes it (M1).
 """
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,12 +26,12 @@ class Record:
     config: ml_collections.ConfigDict,
     bytes_per_token: Mapping[str, float] | None = None,
   ):
-    """Goes on with what the run directory holds.
+    """Starts from the content of the run directory.
 
     Args:
       run: The run directory.
       config: The run's config.
-      bytes_per_token: Of each split, if it is text.
+      bytes_per_token: Split -> average, for text.
     """
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
@@ -42,62 +42,63 @@ class Record:
     self.adopt([])
     self.best = status.get("best")  # see `rundir.best_line`
     self.step = status.get("step", 0)
-    self._facts = {
+    self._facts: dict[str, Any] = {
       key: status[key] for key in ("chance", "failures") if key in status
     }
     self._seconds_before = status.get("seconds", 0.0)
-    self._started = self._told = time.monotonic()
+    self._started = self._written = time.monotonic()
 
   def has_ended(self) -> bool:
-    """Whether there is nothing left to train, of as many steps as asked for."""
+    """Whether all steps of the config are made, or none can follow."""
     if self.status == "completed":
       return self.step >= self._config.max_train_steps
     return self.status in rundir.DONE
 
-  def adopt(self, lines: list[dict[str, Any]]) -> None:
-    """Takes these for the lines of metrics so far."""
-    self.lines, self._digest = lines, rundir.Digest(lines)
+  def adopt(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Sets the lines of metrics so far."""
+    self.lines: list[Mapping[str, Any]] = list(lines)
+    self._digest = rundir.Digest(self.lines)
 
   @property
   def digest(self) -> dict[str, Any]:
-    """Of the lines so far; see `rundir.Digest`."""
+    """Digest of the lines so far; see `rundir.Digest`."""
     return self._digest.as_json()
 
   def lines_until(
     self, step: int, digest: Mapping[str, Any] | None
   ) -> list[dict[str, Any]] | None:
-    """The lines on the disk up to `step`, if they are whole; else None.
+    """The lines on disk up to `step` if they are complete, else None.
 
     Args:
       step: Updates made.
-      digest: What a checkpoint of that step knows of them; None: nothing.
+      digest: From the checkpoint of that step; None: it has none.
     """
     intervals = self._config.log_every, self._config.eval_every
     due = max(step // every * every for every in intervals)
     return self.run.metrics_until(step, digest, due=due)
 
   def resume(self, step: int, lines: list[dict[str, Any]]) -> None:
-    """Forgets what comes after `step`: it will be made again.
+    """Drops what comes after `step`, which is trained again.
 
     Args:
       step: Updates made.
-      lines: Those up to it, from `lines_until`.
+      lines: From `lines_until`.
     """
     self.adopt(lines)
     if self.writes:
-      self.run.write_packed(None)  # What it ended with is made again.
+      self.run.write_packed(None)  # The checkpoints are made again.
       self.run.rewind_metrics(step, lines)
     self.step = step
     self.best = rundir.best_line(self.lines, self._config.objective)
     self.write_status("running")
 
   def complete(self) -> None:
-    """Makes sure, at the end, that all lines are on the disk, and no others."""
+    """Ensures, at the end, that exactly these lines are on disk."""
     there = self.run.metrics_until(self.step, None)
-    if not self.lines:  # They were written by an earlier start.
+    if not self.lines:  # An earlier start has written them.
       self.adopt(there or [])
     elif self.writes and there != rundir.plain(self.lines):
-      # Somebody was at the file meanwhile. Here they are as they were written.
+      # The file was changed meanwhile; these are the original lines.
       self.run.rewind_metrics(self.step, self.lines)
 
   def write_line(self, line: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ class Record:
       self.run.append_metrics([line])
 
   def sync(self) -> None:
-    """Waits until all lines are on the disk."""
+    """Waits until all lines are on disk."""
     if self.writes:
       self.run.sync_metrics()
 
@@ -123,7 +124,7 @@ class Record:
     """The validation part of a line.
 
     Args:
-      sums: Suffix of the weights' name -> sums over the validation split.
+      sums: Suffix of the weights -> sums over the validation split.
     """
     counts = sums[""]["class_count"]
     self._facts["chance"] = {
@@ -136,7 +137,7 @@ class Record:
     return line
 
   def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
-    """What status.json says of the test split, after `step` updates."""
+    """The test metrics of status.json, after `step` updates."""
     return self._eval_line("test", "", sums) | {"step": step}
 
   def _eval_line(self, split, suffix, sums):
@@ -169,38 +170,39 @@ class Record:
     self, tally: Mapping[str, np.ndarray], step: int, reason: str
   ) -> None:
     """Ends the run as diverged at `step`."""
-    self.write_line({"step": step} | metrics.train_line(tally))
+    self.write_line({"step": step, **metrics.train_line(tally)})
     self.write_status("infeasible", reason=reason)
 
   def write_status(self, status: str, **fields: Any) -> None:
-    """Writes status.json; `content` is what it holds."""
-    content = dict(
-      step=self.step,
-      max_train_steps=self._config.max_train_steps,
-      best=self.best,
-      final=self.lines[-1] if self.lines else None,
-      seconds=round(self._seconds_before + time.monotonic() - self._started, 3),
+    """Writes status.json, and keeps it as `content`."""
+    seconds = self._seconds_before + time.monotonic() - self._started
+    content: dict[str, Any] = {
+      "step": self.step,
+      "max_train_steps": self._config.max_train_steps,
+      "best": self.best,
+      "final": self.lines[-1] if self.lines else None,
+      "seconds": round(seconds, 3),
       **self._facts,
-    )
+    }
     if status in rundir.DONE:
       content["lines"] = self.digest
     content |= fields
-    self._told = time.monotonic()
+    self._written = time.monotonic()
     if self.writes:
       self.run.write_status(status, **content)
     self.status, self.content = status, dict(content, status=status)
 
   def failed(self, error: BaseException) -> None:
-    """Ends this attempt as crashed; counts how often that happened."""
+    """Ends this attempt as crashed, and counts it."""
     self._facts["failures"] = self._facts.get("failures", 0) + 1
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     self.write_status("failed", reason=reason)
 
   def interrupted(self, problem: jaxplay.StorageError) -> None:
-    """Ends this attempt, in which nothing was wrong with the run itself."""
-    with contextlib.suppress(Exception):  # It is that which cannot be written.
+    """Ends this attempt because of storage, not of the run itself."""
+    with contextlib.suppress(Exception):  # The storage may be unwritable.
       self.write_status("preempted", reason=str(problem))
 
   def seconds_since_status(self) -> float:
     """Age of status.json."""
-    return time.monotonic() - self._told
+    return time.monotonic() - self._written

@@ -1,4 +1,4 @@
-"""Whether a run may be gone on with: the same config, the same data."""
+"""Whether a run may continue: with the same config and the same data."""
 
 import ml_collections
 
@@ -10,28 +10,29 @@ from jaxplay import data, rundir
 def check_extends(
   run: rundir.RunDir, config: ml_collections.ConfigDict
 ) -> None:
-  """Refuses to make longer what depends on its length, or is longer already."""
+  """Refuses to extend a run that depends on its length, or is longer."""
   earlier, made = run.config(), run.status().get("step", 0)
   if earlier is None:
     raise jaxplay.UserError(
-      f"workdir {str(run.path)!r} holds no run that could be extended"
+      f"workdir {str(run.path)!r} holds no run to extend"
     )
   if config.schedule not in ("constant", "rsqrt"):
     raise jaxplay.UserError(
-      f"a run of schedule {config.schedule!r} cannot be extended: its rate"
-      " depends on its length; extend a constant run, and branch from it"
+      f"a run of schedule {config.schedule!r} cannot be extended: its learning"
+      " rate depends on its length; extend a run of schedule 'constant', and"
+      " branch from it"
     )
   asked = earlier.get("max_train_steps", 0)
   if config.max_train_steps < max(made, asked):
     raise jaxplay.UserError(
-      f"--extend_steps={config.max_train_steps} is to be the new number of"
-      f" steps in all, and {str(run.path)!r} has made {made} of"
-      f" {asked}; use a larger one"
+      f"--extend_steps={config.max_train_steps} is the new total number of"
+      f" steps, but {str(run.path)!r} has made {made} of {asked}; use a larger"
+      " number"
     )
 
 
 def check_same_data(run: rundir.RunDir, dataset: data.Dataset) -> None:
-  """Refuses to go on with a run whose examples or vocabulary have changed."""
+  """Refuses to continue a run whose examples or vocabulary have changed."""
   earlier = _by_name((run.provenance() or {}).get("dataset"))
   now = _by_name(dataset.facts)
   for name in earlier.keys() & now.keys():
@@ -43,30 +44,30 @@ def check_same_data(run: rundir.RunDir, dataset: data.Dataset) -> None:
       ("tokens_sha256", "tokens of hash {:.12}"),
     ):
       old, new = earlier[name].get(key), now[name].get(key)
-      # What an older version did not write is not compared.
+      # Older versions did not write all facts.
       if old is not None and old != new:
         raise jaxplay.UserError(
-          f"dataset {name!r} has {what.format(new)}, and {str(run.path)!r}"
-          f" began with {what.format(old)}; restore what it was, or use another"
+          f"dataset {name!r} has {what.format(new)}, but {str(run.path)!r}"
+          f" started with {what.format(old)}; restore the data, or use another"
           " workdir"
         )
 
 
 def _by_name(facts):
-  """Facts of each text of a mixture."""
+  """Name -> facts, of each text of a mixture."""
   if not facts:
     return {}
-  return {one["name"]: one for one in (facts, *facts.get("mixture", ()))}
+  return {text["name"]: text for text in (facts, *facts.get("mixture", ()))}
 
 
 def check_same_config(
   run: rundir.RunDir, config: ml_collections.ConfigDict, but: str = ""
 ) -> None:
-  """Refuses to go on with a run of another config.
+  """Refuses to continue a run of another config.
 
   Args:
     run: The run directory.
-    config: What is asked for now.
+    config: The requested config.
     but: A key that may differ.
   """
   earlier = run.config()

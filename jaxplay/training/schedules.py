@@ -1,13 +1,12 @@
 """Learning rate schedules whose numbers may all be traced.
 
-optax's schedules branch in Python on step counts, so one compilation could not
-serve a study over them; these are the same curves in `jnp.where`. A schedule is
-a factor in [0, 1] of the base learning rate, after a linear warmup from zero.
+optax's schedules branch in Python on step counts, so a study over them would
+compile many times; these are the same curves with `jnp.where`. A schedule is a
+factor in [0, 1] of the base learning rate, after a linear warmup from zero.
 
-Which schedule it is, is a traced number, too: a factor costs nothing, so all
-are computed and one is taken. So a run, a branch of it under another schedule,
-and a study of schedules are one program, and where two schedules agree they
-agree bit for bit.
+The schedule itself is a traced number, too: all factors are computed, which is
+cheap, and one is selected. So a run, its branches, and a study of schedules are
+one program, and schedules that agree at a step agree bit for bit.
 """
 
 from typing import Any
@@ -16,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Share of the base rate left when a share c of the cooldown is done
+# Factor of the base learning rate after a fraction c of the cooldown
 # (Hägele et al. 2024, arXiv 2405.18392, section 3 and appendix).
 COOLDOWN_SHAPES = {
   "1-sqrt": lambda c: 1 - jnp.sqrt(c),
   "linear": lambda c: 1 - c,
   "cosine": lambda c: 0.5 * (1 + jnp.cos(jnp.pi * c)),
   "square": lambda c: 1 - jnp.square(c),
-  # The cosine reflected in the straight line.
+  # The cosine, mirrored at the linear shape.
   "mirror_cosine": lambda c: 2 * (1 - c) - 0.5 * (1 + jnp.cos(jnp.pi * c)),
 }
 
@@ -43,21 +42,21 @@ def _cosine(step, after_warmup, hparams):
 
 
 def _rsqrt(step, after_warmup, hparams):
-  # Vaswani et al. 2017: falls as 1/sqrt(step) once past the timescale.
+  # Vaswani et al. 2017: decays as 1/sqrt(step) after the timescale.
   timescale = jnp.float32(hparams["decay_timescale"])
   return jnp.sqrt(timescale / jnp.maximum(step + 1, timescale))
 
 
 def _wsd(step, after_warmup, hparams):
   total = jnp.float32(hparams["max_train_steps"])
-  # A whole number of steps, so that a branch from a checkpoint can repeat it.
+  # An integer number of steps, so that a branch can start at its beginning.
   length = jnp.round(hparams["cooldown_fraction"] * total)
-  done = _share(step - (total - length), length)
-  left = _chosen(
+  done = _fraction(step - (total - length), length)
+  left = _select(
     hparams["cooldown_shape"],
     [shape(done) for shape in COOLDOWN_SHAPES.values()],
   )
-  # Before it, exactly what the constant schedule is.
+  # Before the cooldown exactly the constant schedule.
   return jnp.where(done > 0, _down_to(hparams["final_factor"], left), 1.0)
 
 
@@ -71,7 +70,7 @@ SCHEDULES = {
 
 
 def numbers(schedule: str, cooldown_shape: str) -> dict[str, np.int32]:
-  """What stands for the names among the traced numbers.
+  """The traced numbers that encode the names.
 
   Args:
     schedule: One of `SCHEDULES`.
@@ -90,7 +89,7 @@ def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
   `cooldown_fraction` of all steps.
 
   Args:
-    step: int32, updates already made.
+    step: int32, number of updates so far.
     hparams: Traced numbers: those of `numbers`, `learning_rate`,
       `warmup_steps`, `max_train_steps`, `final_factor`, `decay_timescale` and
       `cooldown_fraction`.
@@ -98,22 +97,22 @@ def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
   step = jnp.float32(step)
   warmup = jnp.float32(hparams["warmup_steps"])
   rest = jnp.float32(hparams["max_train_steps"]) - warmup
-  after_warmup = _share(step - warmup, rest)
-  factor = _chosen(
+  after_warmup = _fraction(step - warmup, rest)
+  factor = _select(
     hparams["schedule"],
     [curve(step, after_warmup, hparams) for curve in SCHEDULES.values()],
   )
-  # The first update already moves: 1/warmup, ..., 1.
+  # Not zero at the first update: 1/warmup, ..., 1.
   warm = jnp.where(step < warmup, (step + 1) / jnp.maximum(warmup, 1), 1.0)
   return hparams["learning_rate"] * warm * factor
 
 
-def _chosen(number, values):
+def _select(number, values):
   values = [jnp.float32(value) for value in values]
   return jax.lax.select_n(jnp.int32(number), *values)
 
 
-def _share(done, of):
+def _fraction(done, of):
   return jnp.clip(done / jnp.maximum(of, 1), 0.0, 1.0)
 
 

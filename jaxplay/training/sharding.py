@@ -1,11 +1,11 @@
-"""The mesh, and who holds what: the only module that says PartitionSpec.
+"""The mesh and shardings; the only module that uses PartitionSpec.
 
 Axes, from the slowest connection to the fastest: `trial` separates the trials
 of a population; `replica` and `data` split batches, `replica` over slices;
 `fsdp` splits batches and large parameters; `tensor` splits what a rule names.
-Rules are (path pattern, partition) pairs from the config, searched in order in
-the path of each leaf of the train state; an optimizer's moments end in their
-parameter's path, so they follow it.
+Rules are (path pattern, partition) pairs from the config; the first pattern
+found in the path of a leaf of the train state applies. The paths of optimizer
+moments end in the path of their parameter, so they are split like it.
 """
 
 import dataclasses
@@ -60,19 +60,19 @@ def make_mesh(
 ) -> Mesh:
   """A mesh over all devices of all hosts, neighbours along the last axes.
 
-  Axes are Auto, said explicitly: under the new default, Explicit, Flax's Embed
-  and convolutions with split weights fail.
+  Axes are explicitly Auto: with the new default, Explicit, Flax's Embed and
+  convolutions with split weights fail.
 
   Args:
-    data: Size of the axis, as the others; their product is that of devices.
-    fsdp: As data.
-    tensor: As data.
-    replica: As data; a multiple of the number of slices, if there are several.
-    trial: As data, and in place of `replica` where that is 1.
-    devices: Instead of all; may be of a topology that is not there.
+    data: Size of the axis; the product of all sizes is the number of devices.
+    fsdp: Size of the axis.
+    tensor: Size of the axis.
+    replica: Size of the axis; with several slices, a multiple of their number.
+    trial: Size of the axis; may span the slices instead of `replica`.
+    devices: Instead of all devices; may be of a topology that is not attached.
 
   Raises:
-    jaxplay.UserError: Neither trials nor replicas go over the slices.
+    jaxplay.UserError: Neither trials nor replicas can span the slices.
   """
   devices = jax.devices() if devices is None else devices
   shape = (trial, replica, data, fsdp, tensor)
@@ -90,17 +90,16 @@ def make_mesh(
     )
   elif devices[0].platform == "tpu":
     raise jaxplay.UserError(
-      f"the devices are {slices} slices, between which only the replica axis"
-      f" can go, and config.mesh.replica is {replica}; set it to a multiple of"
-      f" {slices}"
+      f"only the replica axis can span the {slices} slices of the devices, but"
+      f" config.mesh.replica is {replica}; set it to a multiple of {slices}"
     )
-  else:  # A GPU's slice is its host; the order of devices respects that.
+  else:  # A slice of GPUs is a host, and devices are ordered by host.
     array = np.array(devices).reshape(shape)
   return Mesh(array, _AXES, axis_types=(AxisType.Auto,) * len(_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Everything on every device."""
+  """All of an array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -116,10 +115,10 @@ def batch_parts(mesh: Mesh) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """How a leaf is laid over the mesh, and why not otherwise."""
+  """The sharding of a leaf, and the reason if it is not split."""
 
   sharding: NamedSharding
-  why: str  # not split as its rule says, or at all; empty: it is
+  why: str  # not split, or not as its rule says; empty: it is
 
 
 def by_rules(mesh: Mesh, tree: Any, rules: Sequence[Any]) -> Any:
@@ -135,13 +134,13 @@ def placements(mesh: Mesh, tree: Any, rules: Sequence[Any]) -> Any:
   Args:
     mesh: From `make_mesh`.
     tree: Arrays or ShapeDtypeStructs.
-    rules: (pattern, partition), or a key of `PRESETS` in place of its rules:
-      the first pattern found in a leaf's path, such as "params/Dense_0/kernel",
-      decides. A partition is an axis name or None per dimension, or the word
-      "fsdp": split the largest dimension that divides over that axis, where the
-      leaf has at least 4,096 elements. A dimension that does not divide is not
-      split; leaves that no pattern matches, or of another rank than the
-      partition, are replicated.
+    rules: (pattern, partition), or a key of `PRESETS`: the first pattern found
+      in the path of a leaf, such as "params/Dense_0/kernel", applies. A
+      partition is an axis name or None per dimension, or "fsdp": split the
+      largest dimension that is divisible by that axis, if the leaf has at least
+      4,096 elements. A dimension that is not divisible is not split; leaves
+      that match no pattern, or have another rank than the partition, are
+      replicated.
   """
   pairs = [
     pair
@@ -172,7 +171,7 @@ def _partition(shape, wanted, sizes):
     if axis and size % sizes[axis]
   ]
   return tuple(None if axis in whole else axis for axis in wanted), ", ".join(
-    f"{shape[wanted.index(axis)]} does not divide over {axis}={sizes[axis]}"
+    f"{shape[wanted.index(axis)]} is not divisible by {axis}={sizes[axis]}"
     for axis in whole
   )
 
@@ -182,18 +181,18 @@ def _largest_dimension(shape, parts):
     return (), "fsdp is 1"
   if np.prod(shape) < _MIN_FSDP_SIZE:
     return (), f"fewer than {_MIN_FSDP_SIZE:,} elements"
-  dividing = [size if size % parts == 0 else 0 for size in shape]
-  if not any(dividing):
-    return (), f"no dimension divides over fsdp={parts}"
-  largest = int(np.argmax(dividing))
+  divisible = [size if size % parts == 0 else 0 for size in shape]
+  if not any(divisible):
+    return (), f"no dimension is divisible by fsdp={parts}"
+  largest = int(np.argmax(divisible))
   return tuple("fsdp" if i == largest else None for i in range(len(shape))), ""
 
 
 def constrain(mesh: Mesh) -> Callable:
-  """Keeps activations split by rows at the borders of blocks.
+  """Constrains activations between blocks to be split by rows.
 
-  Left to itself the compiler may gather them where parameters are split, and
-  hold the whole batch on every device.
+  Otherwise the compiler may gather them where parameters are split, and hold
+  the whole batch on every device.
 
   Returns:
     `constrained(x, whole=False)`; if `whole`, every device has all of `x`.
@@ -201,13 +200,13 @@ def constrain(mesh: Mesh) -> Callable:
   rows = batch_parts(mesh)
 
   def constrained(x, whole=False):
-    # A device that has a trial for itself splits nothing; nor can one row, as
-    # at initialization, be split.
+    # A device with its own trial splits nothing, and the one row of the
+    # initialization cannot be split.
     inside = jax.sharding.get_abstract_mesh()
     alone = mesh.size == 1 or inside.are_all_axes_manual
     if alone or not whole and x.shape[0] % rows:
       return x
-    # Inside of a population the axis of trials is taken.
+    # Inside a population the axis of trials is manual.
     where = inside if inside.manual_axes else mesh
     return jax.lax.with_sharding_constraint(
       x,
@@ -218,10 +217,10 @@ def constrain(mesh: Mesh) -> Callable:
 
 
 def over_batch(mesh: Mesh, attend: Callable) -> Callable:
-  """Lets each device attend for its own rows and heads.
+  """Makes each device compute attention for its own rows and heads.
 
-  The compiler cannot split a kernel by itself; and where parameters are split
-  it would gather the activations of plain attention, five times their memory
+  The compiler cannot split a kernel, and where parameters are split it would
+  gather the activations of plain attention, which takes five times the memory
   (a language model on 16 TPU v5e chips, compiled ahead of time).
 
   Args:
@@ -236,7 +235,7 @@ def over_batch(mesh: Mesh, attend: Callable) -> Callable:
   rows, heads = batch_parts(mesh), mesh.shape["tensor"]
 
   def split_attend(query, key, value, *, causal):
-    # The trials of a population are split already, and one row cannot be.
+    # Trials of a population are already split; one row cannot be split.
     inside = jax.sharding.get_abstract_mesh()
     if inside.manual_axes or query.shape[0] % rows or query.shape[2] % heads:
       whole = inside.are_all_axes_manual
@@ -253,7 +252,7 @@ def over_batch(mesh: Mesh, attend: Callable) -> Callable:
 
 
 def padded(mesh: Mesh, batch_size: int) -> int:
-  """The least number of rows from `batch_size` up that divides over a mesh."""
+  """`batch_size`, rounded up to a multiple of the batch parts of a mesh."""
   parts = batch_parts(mesh)
   return -(-batch_size // parts) * parts
 
@@ -282,17 +281,17 @@ def place_everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
 
 
 def trials(mesh: Mesh, of_one: NamedSharding | None = None) -> NamedSharding:
-  """A leading dimension of trials over their axis; the others as `of_one`."""
+  """Trials, the first dimension, split over their axis; others as `of_one`."""
   spec = PartitionSpec() if of_one is None else of_one.spec
   return NamedSharding(mesh, PartitionSpec("trial", *spec))
 
 
 def over_trials(mesh: Mesh, function: Callable) -> Callable:
-  """Lets each group of devices call `function(trials, shared)` on its trials.
+  """Maps `function(trials, shared)` over groups of devices and their trials.
 
-  The arrays of `trials` and of what is returned have a leading dimension of
-  trials, split as `trials(mesh)` says; `shared` is the same everywhere. No
-  group waits for another; within one the compiler splits the computation.
+  The arrays of `trials` and of the result have a leading dimension of trials,
+  split as in `trials(mesh)`; `shared` is replicated. Groups do not wait for
+  each other; within a group the compiler splits the computation.
   """
   alone = mesh.size == mesh.shape["trial"]
   return jax.shard_map(
@@ -300,7 +299,7 @@ def over_trials(mesh: Mesh, function: Callable) -> Callable:
     mesh=mesh,
     in_specs=(PartitionSpec("trial"), PartitionSpec()),
     out_specs=PartitionSpec("trial"),
-    # A device alone has nothing to split, and may use kernels of its own.
+    # A group of one device splits nothing, and may use custom kernels.
     axis_names=set(mesh.axis_names) if alone else {"trial"},
     check_vma=False,
   )
@@ -316,7 +315,7 @@ def place_trials(
 
 
 def local_trials(mesh: Mesh, size: int) -> np.ndarray:
-  """Which of so many trials this host's devices train, ascending."""
+  """Indices of the trials, out of `size`, on this host's devices, ascending."""
   slices = trials(mesh).addressable_devices_indices_map((size,)).values()
   return np.unique(np.concatenate([np.arange(size)[i] for i in slices]))
 
@@ -329,10 +328,10 @@ def to_host(tree: Any) -> Any:
 
 
 def from_first_host(make: Callable[[], Any]) -> Any:
-  """What `make()` returns on the first host (a JSON value), on every host.
+  """Broadcasts the result of `make()` on the first host, a JSON value.
 
   Raises:
-    jaxplay.UserError: It raised that; on every host, or they would wait.
+    jaxplay.UserError: On every host, if the first host raised it.
   """
   if jax.process_count() == 1:
     return make()
@@ -353,17 +352,17 @@ def from_first_host(make: Callable[[], Any]) -> Any:
 
 
 def same_on_every_host(facts: Mapping[str, Any], error: str = "") -> None:
-  """Refuses to go on where hosts have begun with different things.
+  """Refuses to continue if hosts have different facts.
 
-  They would compute on with each its own, or wait for each other for ever. To
-  be called by every host, in the same place; a few bytes are exchanged.
+  They would compute different things, or wait for each other forever. Every
+  host calls this at the same point; they exchange a few bytes.
 
   Args:
     facts: JSON values; may be nested.
-    error: Why this host cannot go on, if it cannot.
+    error: Why this host cannot continue; empty: it can.
 
   Raises:
-    jaxplay.UserError: On every host, with the first that differs, and in what.
+    jaxplay.UserError: On every host, with the first host that differs.
   """
   if jax.process_count() == 1:
     return
@@ -373,21 +372,23 @@ def same_on_every_host(facts: Mapping[str, Any], error: str = "") -> None:
   different = (digests != digests[0]).any(axis=1)
   if not different.any():
     return
-  found = [json.loads(text) for text in _from_each_host(text)]
+  hosts = [json.loads(text) for text in _from_each_host(text)]
   names = _from_each_host(socket.gethostname())
-  for host, one in enumerate(found):
-    if one["error"]:
-      raise jaxplay.UserError(f"host {host} ({names[host]}): {one['error']}")
+  for host, of_host in enumerate(hosts):
+    if of_host["error"]:
+      raise jaxplay.UserError(
+        f"host {host} ({names[host]}): {of_host['error']}"
+      )
   host = int(np.argmax(different))
   raise jaxplay.UserError(
     f"host {host} ({names[host]}) differs from host 0 ({names[0]}):"
-    f" {_difference(found[host]['facts'], found[0]['facts'])}; every host needs"
-    " the same data, and the same command"
+    f" {_difference(hosts[host]['facts'], hosts[0]['facts'])}; all hosts need"
+    " the same data and the same command"
   )
 
 
 def _from_each_host(text):
-  """The text of every host, in their order."""
+  """The texts of all hosts, in their order."""
   encoded = np.frombuffer(text.encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(encoded.size))
   padded = np.zeros(int(sizes.max()), np.uint8)
@@ -399,7 +400,7 @@ def _from_each_host(text):
 
 
 def _difference(one, other):
-  """Where two nested values differ first: counts, numbers, then hashes."""
+  """The first difference of nested values: counts, numbers, then hashes."""
   one, other = _flat(one), _flat(other)
   keys = [k for k in one.keys() | other.keys() if one.get(k) != other.get(k)]
   counts = ("documents", "examples")

@@ -1,8 +1,8 @@
 """The train step: a pure function of (hparams, state, batch).
 
-`hparams` is a flat dict of traced numbers, so one compilation serves a study
-and `vmap` over (hparams, state) is a population. Names and shapes are fixed
-when the step is made.
+`hparams` is a flat dict of traced numbers, so a study compiles once, and `vmap`
+over (hparams, state) is a population. Names and shapes are fixed when the step
+is made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxplay.training import optimizers, schedules
 
 
 class TrainState(NamedTuple):
-  """All that training carries from step to step, and a checkpoint holds."""
+  """The state of training from step to step, and in checkpoints."""
 
   step: jax.Array  # int32, updates made
   params: Any
@@ -30,8 +30,8 @@ class TrainState(NamedTuple):
   tally: dict[str, jax.Array]  # float32 sums since the last line of metrics
 
 
-# What a step adds to the tally. `bad_step` is 0 until the loss or the gradient
-# norm is not finite, then the number of that update for good.
+# The entries of the tally. `bad_step` is 0 until the loss or the gradient norm
+# is not finite, then permanently the number of that update.
 _TALLY = (
   "loss",  # sum over steps, nats
   "error_rate",  # sum over steps
@@ -47,7 +47,7 @@ _TALLY = (
 
 
 def stream_seeds(seed: int) -> dict[str, np.uint32]:
-  """What `init_state` makes of a run's seed."""
+  """The seeds of `init_state`, from the seed of a run."""
   return {
     stream: np.uint32(order.stream_seed(seed, stream))
     for stream in ("init", "dropout")
@@ -68,7 +68,7 @@ def init_state(
   Args:
     model: From `models.build`.
     seeds: From `stream_seeds`; may be traced.
-    inputs: Any, as the model takes them [batch, ...].
+    inputs: Inputs of the model [batch, ...]; only shape and type matter.
     optimizer: Name of the optimizer.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
@@ -102,10 +102,10 @@ def make_train_step(
   """Makes `train_step(hparams, state, batch) -> (state, metrics)`.
 
   The arrays of a batch have leading dimensions [microbatches, examples]. The
-  gradient is that of the mean loss over the whole batch, however it is split:
-  microbatches add up before clipping and before the optimizer, and batch
-  statistics are averaged over them. Metrics are the tally of `state`: sums
-  since step `log_every * k`, the last line of metrics.
+  gradient is that of the mean loss over the whole batch: microbatches are added
+  before clipping and the optimizer, and batch statistics are averaged over
+  them. Metrics are the tally of `state`: sums since the last line of metrics,
+  at step `log_every * k`.
 
   Args:
     model: From `models.build`.
@@ -113,12 +113,12 @@ def make_train_step(
     optimizer: Name of the optimizer.
     clipping: Whether to clip the gradient norm at `hparams["clip_norm"]`.
     averages: Names of the weight averages to keep.
-    microbatches: Parts of a batch that are computed one after the other.
-    log_every: Steps after which the tally begins anew.
+    microbatches: Sequential parts of a batch.
+    log_every: Steps after which the tally restarts.
   """
 
   def microbatch_grads(hparams, state, key, batch, rows, total_weight):
-    """Of one microbatch: its part of the mean loss, and what comes with it."""
+    """(loss, error rate, batch statistics, gradient) of one microbatch."""
     weights = batch.get("weight")
 
     def loss_fn(params):
@@ -137,7 +137,7 @@ def make_train_step(
       errors = task.errors(logits, batch).astype(jnp.float32)
       if weights is not None:
         loss, errors = loss * weights, errors * weights
-      # Of this part's examples in the whole batch.
+      # The fraction of the batch in this part.
       share = (rows.size if weights is None else weights.sum()) / total_weight
       batch_stats = jax.tree.map(lambda mean: share * mean, batch_stats)
       return loss.sum() / total_weight, (
@@ -149,7 +149,7 @@ def make_train_step(
     return loss, *aux, grads
 
   def batch_grads(hparams, state, batch):
-    """Of the whole batch: loss, error rate, batch statistics, gradient."""
+    """(loss, error rate, batch statistics, gradient) of the whole batch."""
     key = jax.random.wrap_key_data(state.dropout_key)
     key = jax.random.fold_in(key, state.step)
     shape = jax.tree.leaves(batch)[0].shape[:2]
@@ -203,7 +203,7 @@ def make_train_step(
       batch_stats,
     )
     tally = _add_to_tally(
-      _begin_anew(state.tally, state.step % log_every == 0),
+      _restarted(state.tally, state.step % log_every == 0),
       step,
       loss=loss,
       error_rate=error_rate,
@@ -234,16 +234,16 @@ def make_run_steps(
 ) -> Callable:
   """Makes `run_steps(hparams, state, arrays, examples, begin, end)`.
 
-  Runs train steps in one dispatch on data that is on the device. One program
-  serves every (traced) begin and end, so how a run is cut into calls, by
-  logging or by a preemption, cannot change its results.
+  Runs train steps in one dispatch on data that is on the device. `begin` and
+  `end` are traced, so the division of a run into calls, by logging or by a
+  preemption, cannot change its results.
 
-  `arrays` holds all examples of the split. `examples` says what each of several
-  steps is made of: `examples["index"]` [steps, microbatches, examples] points
-  into `arrays`, and its other entries go into the batch as they are. The steps
-  from `begin` to before `end` are run; if `one_by_one`, that of `begin`,
-  without a loop. If `until_diverged`, what would come after a step that was
-  not finite is left out.
+  `arrays` holds all examples of the split. `examples` describes the batches of
+  several steps: `examples["index"]` [steps, microbatches, examples] are indices
+  into `arrays`, and its other entries are added to the batch. Runs the steps in
+  [begin, end); if `one_by_one`, only step `begin`, without a loop. If
+  `until_diverged`, stops after a step with a loss or gradient that is not
+  finite.
   """
 
   def run_steps(hparams, state, arrays, examples, begin, end):
@@ -271,11 +271,11 @@ def make_run_steps(
 def eval_variables(
   state: TrainState, hparams: dict, optimizer: str, weights: str = "raw"
 ) -> dict:
-  """What to evaluate: suffix of the split's name -> (params, batch_stats).
+  """The variables to evaluate: suffix -> (params, batch_stats).
 
-  "_raw" are the raw weights (for schedule-free methods, their average), "_ema"
-  and "_window" the weight averages; and "" is one of them, `weights`, instead
-  of under its own name.
+  The suffix of the split's name is "_raw" for the raw weights (for
+  schedule-free methods, their average), "_ema" and "_window" for the weight
+  averages; the entry that `weights` names has "" instead.
   """
   params = optimizers.eval_params(
     optimizer, hparams, state.opt_state, state.params
@@ -286,10 +286,10 @@ def eval_variables(
   if "window" in state.averages:
     window = state.averages["window"]
     full = state.step >= hparams["window_steps"]
-    begun = state.step >= _stride(hparams)
+    started = state.step >= _stride(hparams)
     variables["_window"] = jax.tree.map(
       lambda whole, partial, raw: jnp.where(
-        full, whole, jnp.where(begun, partial, raw)
+        full, whole, jnp.where(started, partial, raw)
       ),
       window["whole"],
       window["partial"],
@@ -300,21 +300,21 @@ def eval_variables(
 
 
 def _exponential(average, new, step, hparams):
-  """Exponential average, unbiased from the first step on: weights sum to 1."""
+  """Exponential average, unbiased from the first step: weights sum to 1."""
   decay = jnp.float32(hparams["ema_decay"])
   share = (1 - decay) / (1 - decay ** step.astype(jnp.float32))
   return jax.tree.map(lambda a, n: a + share * (n - a), average, new)
 
 
 def _uniform_window(average, new, step, hparams):
-  """Uniform averages over windows of `window_steps` steps, end to end.
+  """Uniform averages over consecutive windows of `window_steps` steps.
 
-  Every `window_stride`-th step enters. `partial` grows over the current window,
-  `whole` is the last full one (Hägele et al. 2024, section 4.2). Two copies
-  serve windows of any traced length.
+  Includes every `window_stride`-th step. `partial` averages the current window,
+  `whole` the last complete one (Hägele et al. 2024, section 4.2). Two copies
+  suffice for windows of any traced length.
   """
   length, stride = jnp.int32(hparams["window_steps"]), _stride(hparams)
-  place = (step - 1) % length + 1  # in its window, from 1 to length
+  place = (step - 1) % length + 1  # in the window, from 1 to length
 
   def enter(average):
     number = place // stride
@@ -328,13 +328,13 @@ def _uniform_window(average, new, step, hparams):
   def close(average):
     return {"partial": average["partial"], "whole": average["partial"]}
 
-  # Not a selection, which would read and write all weights at every step.
+  # Unlike `where`, `cond` does not read and write all weights at every step.
   average = jax.lax.cond(place % stride == 0, enter, lambda a: a, average)
   return jax.lax.cond(place == length, close, lambda a: a, average)
 
 
 def _stride(hparams):
-  """Steps from one to the next that enters a window; at least one does."""
+  """Steps between two averaged steps; at most the length of a window."""
   return jnp.minimum(
     jnp.int32(hparams["window_stride"]), jnp.int32(hparams["window_steps"])
   )
@@ -343,7 +343,7 @@ def _stride(hparams):
 _AVERAGE = {"ema": _exponential, "window": _uniform_window}
 
 
-def _begin_anew(tally, fresh):
+def _restarted(tally, fresh):
   kept = ("bad_step", "bad_loss", "bad_grad_norm")
   return {
     name: value if name in kept else jnp.where(fresh, 0.0, value)

@@ -1,9 +1,8 @@
-"""What is learned: inputs, per-example loss, the sums that make metrics.
+"""Tasks: inputs, loss per example, and the sums for metrics.
 
-A task is a classification of images, or of the next token at every position.
-
-A task sees whole batches as dicts of arrays. Sums and counts cross devices and
-hosts; means are formed once, on the host (`metrics.py`).
+A task classifies images, or the next token at every position. It takes whole
+batches as dicts of arrays. Sums and counts are reduced over devices and hosts;
+means are taken once, on the host (`metrics.py`).
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from jaxplay.data import images
 
 
 def of(dataset: data.Dataset):
-  """The task that a data set is for."""
+  """The task of a data set."""
   if "tokens" in dataset.example:
     return NextToken(dataset.num_classes)
   return Classification(dataset.num_classes, dataset.pixel_max)
@@ -29,7 +28,7 @@ class Classification:
 
   Attributes:
     num_classes: Number of classes.
-    pixel_max: Largest pixel value; images are scaled from [0, it] to [-1, 1].
+    pixel_max: Largest pixel value; [0, pixel_max] is scaled to [-1, 1].
   """
 
   num_classes: int
@@ -38,7 +37,7 @@ class Classification:
   def inputs(
     self, batch: dict[str, Array]
   ) -> Float32[Array, "batch height width channels"]:
-    """Float32 [batch, height, width, channels] in [-1, 1], moved if asked."""
+    """Float32 [batch, height, width, channels] in [-1, 1], augmented."""
     image = batch["image"]
     if "moves" in batch:
       image = images.move(image, batch["moves"])
@@ -64,13 +63,13 @@ class Classification:
   def errors(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
   ) -> Bool[Array, " batch"]:
-    """Whether each example is misclassified [batch]. NaN logits are."""
+    """Whether each example is misclassified [batch]; NaN logits count so."""
     return _wrong(logits, batch["label"])
 
   def eval_sums(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
   ) -> dict[str, Array]:
-    """Sums over the examples of weight one, to be added up over batches.
+    """Sums over the examples of weight one, to be added over batches.
 
     Returns:
       loss (nats, without smoothing), errors, weight: scalars; class_correct,
@@ -83,22 +82,22 @@ class Classification:
   def predictions(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
   ) -> dict[str, Array]:
-    """What is saved of the fixed sample: logits float32 [batch, classes]."""
+    """Predictions of the fixed sample: logits float32 [batch, classes]."""
     return {"logits": logits}
 
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
-  """Rows of tokens; each but the first is to be told from those before it.
+  """Prediction of each token of a row from those before it.
 
   Attributes:
-    num_classes: Number of different tokens.
+    num_classes: Size of the vocabulary.
   """
 
   num_classes: int
 
   def inputs(self, batch: dict[str, Array]) -> Int32[Array, "batch length"]:
-    """All tokens of each row but the last, int32 [batch, length]."""
+    """The tokens of each row without the last, int32 [batch, length]."""
     return batch["tokens"][:, :-1].astype(jnp.int32)
 
   def loss(
@@ -110,8 +109,8 @@ class NextToken:
     """Mean cross-entropy of each row's tokens [batch], nats.
 
     With label smoothing, and `z_loss` times the squared logarithm of the
-    softmax's normalizer, which keeps that near one (Chowdhery et al. 2022,
-    section 5).
+    softmax normalizer, which keeps the normalizer near one (Chowdhery et al.
+    2022, section 5).
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     log_p = logits - log_z[..., None]
@@ -126,7 +125,7 @@ class NextToken:
     logits: Float32[Array, "batch length classes"],
     batch: dict[str, Array],
   ) -> Float32[Array, " batch"]:
-    """Share of each row's tokens that are not the likeliest [batch]."""
+    """Fraction of wrong top-1 predictions in each row [batch]."""
     wrong = _wrong(logits, _targets(batch))
     return wrong.astype(jnp.float32).mean(-1)
 
@@ -135,7 +134,7 @@ class NextToken:
     logits: Float32[Array, "batch length classes"],
     batch: dict[str, Array],
   ) -> dict[str, Array]:
-    """Sums over the tokens of rows of weight one; as for `Classification`."""
+    """As for `Classification`, over the tokens of rows of weight one."""
     targets = _targets(batch)
     counted = jnp.broadcast_to((batch["weight"] > 0)[:, None], targets.shape)
     errors = _wrong(logits, targets)
@@ -146,7 +145,7 @@ class NextToken:
     logits: Float32[Array, "batch length classes"],
     batch: dict[str, Array],
   ) -> dict[str, Array]:
-    """What is saved of the fixed sample.
+    """Predictions of the fixed sample.
 
     Returns:
       nll: nats for each token, float32 [batch, length]; predicted: the
@@ -163,7 +162,7 @@ def _targets(batch):
 
 
 def _wrong(logits, labels):
-  """Whether the label is not the likeliest class. With NaN logits it is not."""
+  """Whether the label is not the likeliest class; true for NaN logits."""
   best = jnp.argmax(logits, -1) == labels
   return ~(best & jnp.isfinite(logits).all(-1))
 

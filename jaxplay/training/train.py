@@ -1,4 +1,4 @@
-"""Trains one config in one run directory, from where it stands to its end."""
+"""Trains one config in one run directory; resumes what is there."""
 
 import functools
 import math
@@ -28,13 +28,13 @@ from jaxplay.training import workload as workload_lib
 
 
 class Console(Protocol):
-  """Where a run shows itself; only host 0's does anything."""
+  """Where a run reports its progress; only host 0 prints."""
 
   def tell(self, sentence: str) -> None:
     """Prints a line."""
 
   def progress(self, done: int, total: int, line: dict[str, Any]) -> None:
-    """Shows that `done` of `total` steps are made; `line` is the newest."""
+    """Shows that `done` of `total` steps are made; `line`: newest metrics."""
 
 
 def train(
@@ -47,26 +47,25 @@ def train(
 ) -> dict[str, Any]:
   """Trains until `max_train_steps`, divergence or preemption; resumes.
 
-  Called on every host. A run directory that holds a finished run is left as it
-  is, save that its test metrics and its export are added where the config asks
-  for them, and its checkpoints if they are those of a population.
+  Called on every host. A finished run is not changed, except that missing test
+  metrics, export, and the checkpoints of a trial of a population are added.
 
   Args:
     config: A checked config.
     workdir: The run directory.
-    console: Where to show progress.
-    extend: Whether the run may have been shorter: where the rate does not
-      depend on the length, it goes on as if it had been longer from the start.
-    profile: Steps after the first and up to the second of which are traced, by
-      the first host, into the folder profile of the run.
+    console: Reports progress.
+    extend: Whether the run may have been shorter: if the learning rate does not
+      depend on the length, it continues as if it had been longer all along.
+    profile: (first, last): the first host traces the steps after the first up
+      to the last, into the folder profile of the run.
 
   Returns:
-    What status.json holds at the end.
+    The content of status.json at the end.
 
   Raises:
     jaxplay.UserError: The request is wrong: another config in this workdir, a
-      data set that is not there, lines of metrics that are not there any more.
-    jaxplay.StorageError: What is saved cannot be written or read.
+      missing data set, or missing lines of metrics.
+    jaxplay.StorageError: Files cannot be written or read.
   """
   workload_lib.check_same_hosts([config])
   run = rundir.RunDir(workdir)
@@ -79,7 +78,7 @@ def _train_in(run, config, console, extend, profile):
   run.refuse_remains()
   if extend:
     resume.check_extends(run, config)
-  # What cannot begin leaves nothing behind.
+  # A run that cannot start must leave no files.
   workload = None if run.config() else workload_lib.make_workload(config)
   if jax.process_index() != 0:
     return _train(config, run, console, extend, None, workload)
@@ -107,9 +106,9 @@ def _train(config, run, console, extend, profile, workload):
   if is_whole:
     return status
   if jax.process_index() == 0:
-    if not done:  # Of a shorter run, whose best checkpoint may be another.
+    if not done:  # A shorter run may have exported another checkpoint.
       rundir.remove(run.export)
-    run.write_config(config_lib.as_json(config))
+    run.write_config(config_lib.stored(config))
     run.write_provenance(host.provenance(workload.dataset))
   checkpoints = checkpoint.Checkpoints(
     run.checkpoints,
@@ -117,7 +116,7 @@ def _train(config, run, console, extend, profile, workload):
     is_kept=lambda at: config_lib.is_kept(at, config),
     tell=console.tell,
   )
-  one = record.Record(run, config, workload.dataset.bytes_per_token)
+  run_record = record.Record(run, config, workload.dataset.bytes_per_token)
 
   def progress(lines):
     for line in filter(None, lines.values()):
@@ -126,7 +125,7 @@ def _train(config, run, console, extend, profile, workload):
   loop = loop_lib.Loop(
     config,
     _Run(config, workload, run, checkpoints),
-    [one],
+    [run_record],
     checkpoints,
     tell=console.tell,
     progress=progress,
@@ -141,11 +140,11 @@ def _train(config, run, console, extend, profile, workload):
     loop.stopped_by(error, run.path)
     raise
   checkpoints.close()
-  return one.content
+  return run_record.content
 
 
 def _lacks(run, config, status):
-  """Whether a run that has ended lacks something that is asked for."""
+  """Whether a finished run lacks test metrics or an export."""
   if status["status"] != "completed":
     return False
   if config.report_test and "test" not in status:
@@ -157,7 +156,7 @@ def _lacks(run, config, status):
 class _Run:
   """One trial over all devices; see `loop.Trials`."""
 
-  keeps_best = False  # They are checkpoints of their own.
+  keeps_best = False  # The best states are separate checkpoints.
 
   def __init__(self, config, workload, run, checkpoints):
     self._config, self._workload = config, workload
@@ -166,7 +165,7 @@ class _Run:
     self.sample = workload_lib.prediction_sample(
       workload.dataset.splits["valid"], config.num_predictions
     )
-    # On the devices once, not at every call.
+    # Placed on the devices once, not at every call.
     self._hparams = {
       name: sharding.place_everywhere(workload.mesh, np.asarray(number))
       for name, number in workload.hparams.items()
@@ -175,16 +174,16 @@ class _Run:
       state, self._hparams, config.optimizer, config.weights
     )
     derived = config.averages or config.optimizer == "schedule_free_adamw"
-    # Without derived weights there is nothing to compute, nor to copy.
+    # Raw weights need no computation and no copy.
     self._variables = jax.jit(get) if derived else get
 
   def init(self):
     origin = (self._run.provenance() or {}).get("branch")
     if origin:
       raise jaxplay.UserError(
-        f"{str(self._run.path)!r} is a branch of {origin['run']!r}, and"
-        f" no checkpoint in it is intact, not that of step {origin['step']}"
-        " either; branch from another step, in another workdir"
+        f"{str(self._run.path)!r} is a branch of {origin['run']!r} from step"
+        f" {origin['step']}, and none of its checkpoints is intact; branch from"
+        " another step, in another workdir"
       )
     return self._workload.init()
 
@@ -196,10 +195,9 @@ class _Run:
 
   def refuse_lines(self, step):
     raise jaxplay.UserError(
-      f"{str(self._run.path / 'metrics.jsonl')!r} is not what it was"
-      f" when the checkpoint of step {step} was saved: lines are"
-      " missing, changed or there twice; restore it from a copy, or use"
-      " another workdir"
+      f"{str(self._run.path / 'metrics.jsonl')!r} does not match"
+      f" the checkpoint of step {step}: lines are missing, changed or"
+      " duplicated; restore it from a copy, or use another workdir"
     )
 
   def start(self, at):
@@ -259,9 +257,9 @@ class _Run:
       best = rundir.best_line(lines, self._config.objective)
       if best is None and records[0].best is not None:
         raise jaxplay.StorageError(
-          f"no checkpoint in {str(self._run.checkpoints)!r} is intact of"
-          " those that the best is chosen from; the same command trains what is"
-          " missing"
+          f"all candidates for the best checkpoint in"
+          f" {str(self._run.checkpoints)!r} are damaged; run the same command"
+          " again to train them again"
         )
       if best is None:
         return {}, None
@@ -272,7 +270,7 @@ class _Run:
         return {0: best}, state
 
   def ended(self, i):
-    """Its checkpoints are in its own folder."""
+    """The checkpoints are already in the run directory."""
 
   def export(self, i, state):
     if not self._config.export or evaluate.exported(self._run.export):
@@ -288,5 +286,5 @@ class _Run:
 
 
 def _of_one(tree: Mapping[str, Any]) -> Any:
-  """What is of one trial, as that of trials: [1, ...]."""
+  """Adds a leading dimension of one trial: [1, ...]."""
   return jax.tree.map(lambda array: np.asarray(array)[None], tree)

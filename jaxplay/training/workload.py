@@ -1,4 +1,4 @@
-"""A config made into things: data set, model, mesh, state and step."""
+"""Builds data set, model, mesh, state and step from a config."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from jaxplay.training import feed, schedules, sharding, step, tasks
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """A config made into things: the one place that takes it apart."""
+  """Everything built from a config; functions below take no config."""
 
   mesh: Any
   dataset: data.Dataset
@@ -44,20 +44,20 @@ def make_workload(
 
   Args:
     config: A checked config.
-    devices: Instead of all of this job; may be of a topology.
-    trials: Whether the devices are groups that train trials of their own.
-    unroll: Whether the blocks of a transformer are compiled one by one.
-    planned: Whether it is not to be run, and needs no data: a data set of the
-      shapes that the config names stands for that of a name.
+    devices: Instead of all devices of this job; may be of a topology.
+    trials: Whether groups of the devices train different trials.
+    unroll: Whether to compile the blocks of a transformer one by one.
+    planned: Whether the workload is only compiled: then it uses a placeholder
+      for the data set, with the shapes in the config.
 
   Raises:
-    jaxplay.UserError: The data set cannot be had, or the mesh is not one of
-      these devices.
+    jaxplay.UserError: The data set is missing, or the mesh does not fit the
+      devices.
   """
   devices = jax.devices() if devices is None else devices
-  asked = [config.mesh[axis] for axis in config_lib.MESH_AXES]
-  if -1 not in asked and not trials:  # Not of all, if whoever calls allows it.
-    devices = devices[: math.prod(asked)]
+  requested = [config.mesh[axis] for axis in config_lib.MESH_AXES]
+  if -1 not in requested and not trials:  # It may need fewer devices.
+    devices = devices[: math.prod(requested)]
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _same_dataset(config)
@@ -112,7 +112,7 @@ def make_workload(
 
 
 def make_train_step(config: ml_collections.ConfigDict, model, task):
-  """The step that a config names; see `step.make_train_step`."""
+  """The train step of a config; see `step.make_train_step`."""
   return step.make_train_step(
     model,
     task,
@@ -125,19 +125,20 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
 
 
 def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
-  """The numbers that a step takes as an argument, as 32-bit scalars."""
+  """The numbers that a step takes as arguments, as 32-bit scalars."""
   numbers = dict(config.hparams, max_train_steps=config.max_train_steps)
-  return {
+  scalars: dict[str, np.generic] = {
     name: np.int32(number) if type(number) is int else np.float32(number)
     for name, number in numbers.items()
-  } | schedules.numbers(config.schedule, config.cooldown_shape)
+  }
+  return scalars | schedules.numbers(config.schedule, config.cooldown_shape)
 
 
 def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
-  """The data set of a config; of a text without test split only if asked.
+  """Loads the data set of a config.
 
   Raises:
-    jaxplay.UserError: There is none, or it lacks a split that is needed.
+    jaxplay.UserError: It is missing, or lacks a required split.
   """
   dataset = config.dataset
   common = dict(
@@ -178,12 +179,12 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
 
 
 def _same_dataset(config):
-  """The data set, once all hosts have the same."""
+  """Loads the data set, and checks that all hosts have the same."""
   dataset, error = None, None
   try:
     dataset = load_dataset(config)
   except jaxplay.UserError as refused:
-    error = refused  # Of all hosts, which wait for this one.
+    error = refused  # Raised below: other hosts wait for this one.
   sharding.same_on_every_host(
     {"config": _shared(config), "dataset": dataset and dataset.facts},
     error=str(error or ""),
@@ -194,15 +195,15 @@ def _same_dataset(config):
 
 
 def _shared(config):
-  """What all hosts must have alike of a config, nested."""
+  """The part of a config that must be equal on all hosts, nested."""
   nested = config_lib.as_json(config)
-  for key in ("data_dir", "workers"):  # Each host may keep its data elsewhere.
+  for key in ("data_dir", "workers"):  # May differ between hosts.
     nested["dataset"].pop(key)
   return nested
 
 
 def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
-  """Refuses to begin where the hosts were given different configs."""
+  """Refuses different configs on different hosts."""
   shared = [_shared(config) for config in configs]
   sharding.same_on_every_host({"config": shared if shared[1:] else shared[0]})
 
@@ -219,8 +220,8 @@ def _planned_dataset(config):
     return load_dataset(config)
   if not dataset.image_size:
     raise jaxplay.UserError(
-      f"config.dataset.name is {dataset.name!r}, whose images are not looked at"
-      " in planning; set config.dataset.image_size, and num_classes"
+      f"config.dataset.name is {dataset.name!r}, which is not read for a plan;"
+      " set config.dataset.image_size and num_classes"
     )
   return data.planned_images(
     image_size=dataset.image_size, num_classes=dataset.num_classes
@@ -230,7 +231,7 @@ def _planned_dataset(config):
 def make_feed(
   workload: Workload, config: ml_collections.ConfigDict, start_step: int
 ) -> feed.DeviceFeed | feed.HostFeed:
-  """How training examples reach the step, by the size of the split."""
+  """The feed of training examples, by the size of the split."""
   source = workload.dataset.splits["train"]
   common = order(workload, config) | {"microbatches": config.microbatches}
   shardings = jax.tree.map(lambda leaf: leaf.sharding, workload.state)
@@ -253,7 +254,7 @@ def make_feed(
 def order(
   workload: Workload, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """What decides which examples a step sees: for `data.train_examples`."""
+  """The arguments of `data.train_examples` that determine the examples."""
   return dict(
     seed=config.seed,
     batch_size=config.batch_size,
@@ -264,9 +265,9 @@ def order(
 
 
 def on_device(workload: Workload, config: ml_collections.ConfigDict) -> bool:
-  """Whether the training split lives on the device.
+  """Whether the training split is copied to the device.
 
-  It does if it fits, unless what is read of an example depends on the step.
+  It is if it fits, unless random crops are read from larger images.
   """
   source = workload.dataset.splits["train"]
   is_cropped = config.dataset.augment == "resized_crop"
@@ -276,8 +277,8 @@ def on_device(workload: Workload, config: ml_collections.ConfigDict) -> bool:
 def steps_per_call(workload: Workload) -> int:
   """The number of steps per dispatch that `config.steps_per_call=0` means.
 
-  Enough to hide the dispatch; but one for convolutions on CPU, whose gradients
-  XLA makes slow inside loops (7 times slower, a ResNet-10 step on 2 cores).
+  Enough to hide the dispatch, but one for convolutions on CPU, whose gradients
+  are slow inside XLA loops (7 times, for a ResNet-10 step on 2 cores).
   """
   on_cpu = jax.default_backend() == "cpu"
   return 1 if on_cpu and models.convolves(workload.model) else 50
@@ -286,9 +287,9 @@ def steps_per_call(workload: Workload) -> int:
 def prediction_sample(
   source: data.Source, number: int
 ) -> dict[str, np.ndarray] | None:
-  """The fixed examples whose predictions are saved: "index", and what is asked.
+  """The fixed examples whose predictions are saved: "index", and targets.
 
-  They depend on no run's seed, so that runs can be compared example by example.
+  They do not depend on the seed, so that runs can be compared by example.
   """
   number = min(number, source.num_examples)
   if not number:

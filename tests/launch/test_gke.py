@@ -172,7 +172,7 @@ def test_the_manifest_goes_to_kubectl_after_a_yes(tmp_path):
     ({"image": "i", "accelerator": "a"}, _TRAIN, "either topology"),
     (_TPU | {"gpus": 1}, _TRAIN, "either topology"),
     (_TPU | {"topology": "4"}, _TRAIN, "'4x4' or '2x2x4'"),
-    (_TPU | {"chips_per_node": 3}, _TRAIN, "does not divide"),
+    (_TPU | {"chips_per_node": 3}, _TRAIN, "is not divisible by"),
     (_TPU | {"trials": 4}, _STUDY, "trials take one node each"),
     (_GPU | {"trials": 4}, _TRAIN, "begin with 'study', 'run'"),
     (_GPU | {"trials": 4}, [*_STUDY, "--trials=1"], "leave --trials out"),

@@ -63,7 +63,7 @@ def test_launchers_hold_no_hyperparameters():
     (_GOOD.replace('["train"]', "[]"), "must begin with a verb"),
     (
       _GOOD.replace('["train"]', '["train", "--process_id=1"]'),
-      "which the launcher tells each process itself",
+      "which the launcher sets for each process",
     ),
     (_GOOD + 'array = "0-2"', "begin with 'study', 'run'"),
     (

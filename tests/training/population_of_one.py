@@ -28,7 +28,7 @@ def compare(mode, keys, folder):
   status, _ = runs.train_here(keys, folder / "alone")
   run = rundir.RunDir(folder / "trials" / "0000")
   run.create()
-  group = population.Group([config], print, mode=mode)
+  group = population.Populations([config], print, mode=mode)
   checkpoints = folder / "populations" / "0" / "checkpoints"
   assert group.train([config], [run], checkpoints, lambda statuses: None)
   train.train(config, str(run.path), runs.Quiet())  # Unpacks.

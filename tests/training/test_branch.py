@@ -269,7 +269,7 @@ def test_a_checkpoint_of_another_model_is_not_taken_for_damaged(
   (run.path / "config.json").write_text(json.dumps(nested))
   run.write_status("running", step=48)
   there = checkpoint_files.steps(run.checkpoints)
-  with pytest.raises(jaxplay.UserError, match="of another model, vocabulary"):
+  with pytest.raises(jaxplay.UserError, match="another model, vocabulary"):
     runs.train_here(keys | {"model.width": 8}, run.path)
   assert checkpoint_files.steps(run.checkpoints) == there
 

@@ -293,7 +293,7 @@ def test_a_population_of_schedules_is_each_alone(folder, tmp_path):
   ]
   keys = _keys(folder, max_train_steps=16)
   configs = [runs.make_config(keys | more) for more in varied]
-  group = population.Group(configs, lambda sentence: None)
+  group = population.Populations(configs, lambda sentence: None)
   together = [rundir.RunDir(tmp_path / f"{i}") for i in range(len(configs))]
   for run in together:
     run.create()

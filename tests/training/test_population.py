@@ -80,7 +80,7 @@ def _group(configs, told, **kwargs):
   one_seed = len({config.seed for config in configs}) == 1
   key = json.dumps([static, len(configs), one_seed, kwargs])
   if key not in _GROUPS:
-    _GROUPS[key] = population.Group(configs, told.append, **kwargs)
+    _GROUPS[key] = population.Populations(configs, told.append, **kwargs)
   return _GROUPS[key]
 
 
@@ -220,7 +220,7 @@ def test_a_trial_that_was_copied_or_moved(tmp_path):
   shutil.copytree(study.runs[2].path, tmp_path / "lost")
   os.rename(tmp_path / "study", tmp_path / "moved")
   moved = tmp_path / "moved" / "trials" / "0002"
-  with pytest.raises(jaxplay.UserError, match="its population.* put it back"):
+  with pytest.raises(jaxplay.UserError, match="its population.* restore it"):
     train.train(configs[2], str(tmp_path / "lost"), runs.Quiet())
   train.train(configs[2], str(moved), runs.Quiet())
   assert checkpoint_files.steps(moved / "checkpoints")
@@ -232,7 +232,7 @@ def test_another_trial_s_checkpoints_are_refused(tmp_path):
   assert study.train()
   where = study.runs[0].packed()
   study.runs[0].write_packed(where | {"place": 1})
-  with pytest.raises(jaxplay.UserError, match="not what it was"):
+  with pytest.raises(jaxplay.UserError, match="has changed"):
     study.unpack(0)
   study.runs[0].write_packed(where)
   study.unpack(0)
@@ -506,7 +506,7 @@ def test_a_closed_population_leaves_no_programs():
     )
 
   before = programs()
-  group = population.Group(_configs()[:2], print)
+  group = population.Populations(_configs()[:2], print)
   assert programs() == before + 1
   group.close()
   assert programs() == before

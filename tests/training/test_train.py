@@ -552,5 +552,5 @@ def test_images_that_changed_are_not_resumed(tmp_path):
   resume.check_same_data(run, dataset)
   for key, value in (("sha256", "0" * 64), ("num_classes", 11)):
     other = dataclasses.replace(dataset, facts=dataset.facts | {key: value})
-    with pytest.raises(jaxplay.UserError, match="'digits' has .* began"):
+    with pytest.raises(jaxplay.UserError, match="'digits' has .* started"):
       resume.check_same_data(run, other)
