@@ -124,6 +124,6 @@ $(LOCKED): requirements.lock
 	$(VENV)/bin/pip install -qq -r requirements.lock && \
 	printf '%s\n' '$(CURDIR)' "$$candidate" > $@
 
-$(READY): $(LOCKED) pyproject.toml
+$(READY): $(LOCKED) pyproject.toml setup.py
 	@$(VENV)/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

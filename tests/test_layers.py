@@ -21,7 +21,7 @@ SOURCES = {
 # Each package, and those of ours that it may import beside itself, as
 # docs/architecture.md explains. UserError, of `jaxplay` itself, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "config")
-GROUND += ("commands", "lifeline", "storage", "userfiles")
+GROUND += ("commands", "installed", "lifeline", "storage", "userfiles")
 BELOW = (*GROUND, "provenance")
 READS = (*BELOW, "study", "analysis")
 FLOORS = {
