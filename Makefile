@@ -1,14 +1,15 @@
 # `make demo` and `make test` set up everything themselves, in $(VENV), from
-# python3 (3.11 to 3.13), make and a C compiler. Written for GNU make 3.81, the
+# python3 (3.11 to 3.14), make and a C compiler. Written for GNU make 3.81, the
 # one macOS has.
 
 VENV ?= .venv
 # Whole files, as far as possible, to each process: what their tests share is made
 # once. Who has finished takes over from the other.
 PYTEST_ARGS ?= -n 2 --dist worksteal
-CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+CANDIDATES = $(or $(PYTHON),python3 python3.13 python3.12 python3.11 \
+  python3.14)
 
-.PHONY: help demo test test-fast lint lock clean FORCE
+.PHONY: help demo test test-fast test-pods lint docs resolve lock clean FORCE
 
 help: ## show this list (the default)
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/\1:\2/p' Makefile | \
@@ -57,17 +58,23 @@ test-pods: $(READY) $(FOR_PODS) ## TPU compiler, Slurm, buckets, killed hosts
 lint: $(READY) ## ruff
 	@$(VENV)/bin/ruff check --quiet
 
+docs: $(READY) ## the documentation site, in site/
+	@$(VENV)/bin/mkdocs build --strict --quiet
+
+resolve: $(LOCKED) ## are there wheels for all platforms and Pythons?
+	@$(VENV)/bin/python tools/resolve.py $(VENV)/bin/uv
+
 lock: ## remake requirements.lock (with newer versions if LOCK_ARGS=--upgrade)
 	@$(CHOOSE_PYTHON); \
 	"$$python" -m venv --clear .venv-lock && \
 	.venv-lock/bin/pip install -qq uv && \
 	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	  --extra dev --annotation-style line \
+	  --extra dev --extra docs --annotation-style line \
 	  --custom-compile-command "make lock" $(LOCK_ARGS) \
 	  --output-file requirements.lock pyproject.toml
 
 clean: ## remove environments, builds and caches, and keep runs/
-	rm -rf .venv* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv* build site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Sets $python, or ends with one sentence. Candidates are run, because a shim
@@ -77,11 +84,11 @@ define CHOOSE_PYTHON
 python=; \
 for candidate in $(CANDIDATES); do \
   python=$$("$$candidate" -c 'import sys; \
-sys.version_info[:2] in [(3, 11), (3, 12), (3, 13)] or sys.exit(1); \
+sys.version_info[:2] in [(3, 11), (3, 12), (3, 13), (3, 14)] or sys.exit(1); \
 print(sys._base_executable)' 2>/dev/null) && break; \
 done; \
 if [ -z "$$python" ]; then \
-  echo "No Python 3.11, 3.12 or 3.13 runs as $(CANDIDATES);" \
+  echo "No Python of 3.11 to 3.14 runs as $(CANDIDATES);" \
     "install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
   exit 2; \
 fi; \
@@ -117,6 +124,6 @@ $(LOCKED): requirements.lock
 	$(VENV)/bin/pip install -qq -r requirements.lock && \
 	printf '%s\n' '$(CURDIR)' "$$candidate" > $@
 
-$(READY): $(LOCKED) pyproject.toml
+$(READY): $(LOCKED) pyproject.toml setup.py
 	@$(VENV)/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@

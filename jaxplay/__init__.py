@@ -129,6 +129,9 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
   from jaxplay.study.study import (
     Study as Study,
   )
+  from jaxplay.terminal import (
+    show_progress as show_progress,
+  )
 
 __version__ = "0.1.0"
 
@@ -208,6 +211,7 @@ _PUBLIC = {
   **dict.fromkeys(("Float", "Int", "Choice"), "jaxplay.study.space"),
   "Ladder": "jaxplay.scaling.ladder",
   "RunDir": "jaxplay.rundir",
+  "show_progress": "jaxplay.terminal",
 }
 
 __all__ = ["RunError", "Stopped", "StorageError", "UserError", *_PUBLIC]

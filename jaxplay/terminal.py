@@ -71,6 +71,24 @@ def stderr():
   return getattr(sys.stderr, "raw", sys.stderr)
 
 
+_is_shown = True
+
+
+def show_progress(is_shown: bool) -> None:
+  """Sets whether training and procedures print their progress.
+
+  Args:
+    is_shown: Whether bars, lines of progress and notes appear.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> jp.show_progress(False)
+    >>> jp.show_progress(True)
+  """
+  global _is_shown
+  _is_shown = is_shown
+
+
 class Console:
   """A progress bar on a terminal, plain lines in a log."""
 
@@ -87,7 +105,7 @@ class Console:
       names: What to show beside the progress.
       log_seconds: Least time between lines of progress in a log.
     """
-    self.quiet, self._bar = quiet, None
+    self.quiet, self._bar = quiet or not _is_shown, None
     # A notebook draws the bar itself.
     self._terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
     self._names, self._log_seconds = names, log_seconds

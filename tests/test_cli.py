@@ -116,7 +116,7 @@ def test_a_run_from_the_shell(tmp_path):
 
 @pytest.mark.slow
 def test_reading_a_run_needs_no_jax(tmp_path):
-  """The waist: rundir and analysis import neither JAX nor Flax."""
+  """Floors: rundir and analysis import neither JAX nor Flax."""
   code = (
     "import sys, jaxplay.rundir, jaxplay.analysis.curves, jaxplay.config;"
     "print([name for name in ('jax', 'flax', 'orbax') if name in sys.modules])"

@@ -154,7 +154,7 @@ def test_load_without_a_file(tmp_path):
       "class Silent(Exception):\n  def __str__(self): 1 / 0\nraise Silent",
       ["line 3", "Silent"],
     ),
-    (b"x = '\xff'", ["SyntaxError", "utf-8"]),
+    (b"x = '\xff'", ["SyntaxError", "experiment.py"]),
     (b"\0", ["null bytes"]),
   ],
 )

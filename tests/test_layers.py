@@ -21,7 +21,8 @@ SOURCES = {
 # Each package, and those of ours that it may import beside itself, as
 # docs/architecture.md explains. UserError, of `jaxplay` itself, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "formats", "config")
-GROUND += ("commands", "lifeline", "storage", "terminal", "userfiles")
+GROUND += ("commands", "installed", "lifeline", "storage", "terminal")
+GROUND += ("userfiles",)
 BELOW = (*GROUND, "provenance")
 READS = (*BELOW, "study", "analysis")
 FLOORS = {

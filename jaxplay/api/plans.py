@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jaxplay
-from jaxplay import commands, provenance, rundir
+from jaxplay import commands, provenance, rundir, terminal
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading, runs, studies
@@ -487,10 +487,11 @@ def _procedure(
     return True
 
   with directory.lock():
+    console = terminal.Console(quiet=False)
     for sentence in config_lib.notes(config) if config else ():
-      print(f"note: {sentence}")
+      console.tell(f"note: {sentence}")
     try:
-      answer = procedure(lab_lib.Lab(workdir, train=train, tell=print))
+      answer = procedure(lab_lib.Lab(workdir, train=train, tell=console.tell))
     except jaxplay.UserError:
       if is_new:  # What cannot begin leaves nothing behind.
         directory.discard()

@@ -117,7 +117,9 @@ def train(
     >>> import jaxplay as jp
     >>> config = jp.load_config("experiments/digits_mlp/config.py")
     >>> config.max_train_steps = 20
-    >>> run = jp.train(config, getfixture("tmp_path") / "run")  # any folder
+    >>> import tempfile
+    >>> jp.show_progress(False)
+    >>> run = jp.train(config, tempfile.mkdtemp())
     >>> run.status()["status"]
     'completed'
   """

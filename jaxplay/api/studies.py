@@ -109,7 +109,9 @@ def run_study(
     ...   overrides={"max_train_steps": 20},
     ...   num_trials=2,
     ... )
-    >>> outcome = jp.run_study(study, getfixture("tmp_path") / "study")
+    >>> import tempfile
+    >>> jp.show_progress(False)
+    >>> outcome = jp.run_study(study, tempfile.mkdtemp())
     >>> outcome.counts
     {'completed': 2}
   """
@@ -118,8 +120,9 @@ def run_study(
   num_trials = directory.merged(definition)["num_trials"]
   which = _indices(trials, num_trials)
   directory.create(definition)
+  console = terminal.Console(quiet=False)
   for sentence in notes:
-    print(f"note: {sentence}")
+    console.tell(f"note: {sentence}")
   jobs = runners.trial_jobs(directory, which)
   return _run(directory, jobs, runner, report)
 
@@ -266,8 +269,7 @@ def suggest(
     train_jobs(directory, jobs, runner)
 
   def log(sentence):
-    if devices.is_first():
-      print(sentence, flush=True)
+    terminal.Console(quiet=not devices.is_first()).tell(sentence)
 
   jobs = adaptive.run(
     directory,

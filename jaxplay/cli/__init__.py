@@ -11,7 +11,7 @@ import sys
 import traceback
 
 import jaxplay
-from jaxplay import commands, lifeline, provenance, storage, terminal
+from jaxplay import commands, installed, lifeline, provenance, storage, terminal
 from jaxplay.api import devices
 from jaxplay.cli import (
   common,
@@ -65,6 +65,9 @@ def _main(words, is_program):
     print("jaxplay: interrupted; the same command resumes", file=sys.stderr)
     code = common.EXIT_INTERRUPTED
   except Exception as error:
+    if missing := installed.problem(error):
+      print(f"jaxplay: {missing}", file=sys.stderr)
+      return common.EXIT_WRONG
     if lost := storage.problem(error, common.folder_of(arguments)):
       return _lost(lost, arguments, is_program)
     traceback.print_exc()

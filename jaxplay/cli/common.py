@@ -7,7 +7,7 @@ import inspect
 import os
 
 import jaxplay
-from jaxplay import commands, terminal
+from jaxplay import commands, installed, terminal
 from jaxplay.api import arguments as arguments_lib
 from jaxplay.api import devices
 
@@ -114,7 +114,13 @@ def add_devices(verb):
 
 
 def set_devices(arguments):
-  """Takes the devices over from the options; refuses incomplete processes."""
+  """Takes the devices over from the options of a verb that computes.
+
+  Raises:
+    jaxplay.UserError: JAX is missing, or the processes are incomplete.
+  """
+  if hasattr(arguments, "fake_devices"):
+    installed.require_training()
   values = {name: getattr(arguments, name, None) for name in _DEVICES}
   values["distributed"] = bool(values["distributed"])
   values["wait_seconds"] = values["wait_seconds"] or devices.WAIT_SECONDS

@@ -1,0 +1,112 @@
+"""The Python API: `import jaxplay as jp`."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+import jaxplay as jp
+from jaxplay.api import arguments, devices
+from tests.study import studies
+
+_ROOT = pathlib.Path(jp.__file__).parents[1]
+_MODULES = ("runs", "studies", "reading", "plans", "scaling", "devices")
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+  yield
+  jp.show_progress(True)
+  devices.configure(devices.Devices())
+
+
+@pytest.mark.parametrize("name", [*_MODULES, "arguments"])
+def test_examples_of_docstrings_run(name, monkeypatch):
+  """API: what a docstring shows is what happens."""
+  monkeypatch.chdir(_ROOT)
+  module = importlib.import_module(f"jaxplay.api.{name}")
+  with mock.patch.object(devices, "start"):  # JAX has begun already.
+    assert not doctest.testmod(module).failed
+
+
+def test_names_for_type_checkers_are_the_public_ones():
+  """API: what is imported late and what a type checker sees agree."""
+  tree = ast.parse(pathlib.Path(jp.__file__).read_text())
+  seen = {
+    alias.name: node.module
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom) and node.module.startswith("jaxplay")
+    for alias in node.names
+  }
+  assert seen == jp._PUBLIC
+
+
+def test_every_public_function_is_documented():
+  """API: every argument of a public function has a description and a type."""
+  for name in jp._PUBLIC:
+    value = getattr(jp, name)
+    assert inspect.getdoc(value), name
+    if not inspect.isfunction(value):
+      continue
+    for argument in arguments.of(value).values():
+      assert argument.description, f"{name}: {argument.name}"
+    for parameter in inspect.signature(value).parameters.values():
+      assert parameter.annotation is not inspect.Parameter.empty, name
+
+
+def test_importing_imports_no_jax():
+  """API: reading a pod's run on a laptop costs no JAX."""
+  program = "import sys, jaxplay as jp; jp.read, jp.check, jp.run_study"
+  program += "; assert not {'jax', 'flax', 'orbax'} & set(sys.modules)"
+  subprocess.run([sys.executable, "-c", program], check=True, cwd=_ROOT)
+
+
+@pytest.mark.parametrize(
+  ("call", "value"),
+  [
+    (lambda path: jp.rerun_study(path, best=True, seeds=0), "0"),
+    (lambda path: jp.rerun_study(path, best=True, seeds="many"), "many"),
+    (lambda path: jp.rerun_study(path), "best_of_each"),
+    (lambda path: jp.extend_study(path, trials=2.5), "2.5"),
+    (lambda path: jp.run_study(path / "none.py", path), "none.py"),
+    (lambda path: jp.train("none.py", path), "none.py"),
+    (lambda path: jp.branch(path, path), "step"),
+    (lambda path: jp.write_report(path, format="pdf"), "pdf"),
+    (lambda path: jp.plan_clip(path / "none"), "none"),
+    (lambda path: jp.use_devices(fake_devices=0), "0"),
+    (lambda path: jp.use_devices(process_id=1), "--coordinator"),
+    (lambda path: jp.plan_longest_run(hardware="fast"), "fast"),
+  ],
+)
+def test_mistakes_raise_one_sentence(tmp_path, call, value):
+  """Errors: a wrong argument is named with its value, and nothing is made."""
+  with pytest.raises(jp.UserError) as error:
+    call(tmp_path)
+  assert value in str(error.value) and "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_call_records_the_command_that_does_the_same(tmp_path):
+  """API: what a study keeps as its command runs on the command line."""
+  file = studies.write(tmp_path) if hasattr(studies, "write") else None
+  if file is None:
+    study = jp.Study(
+      goal="Which learning rate?",
+      config=str(_ROOT / "experiments" / "digits_mlp" / "config.py"),
+      space={"hparams.learning_rate": jp.Float(0.01, 1.0, scale="log")},
+      overrides={"max_train_steps": 10},
+      num_trials=2,
+    )
+    file = study
+  jp.show_progress(False)
+  with mock.patch.object(devices, "start"):
+    outcome = jp.run_study(file, tmp_path / "study", report=False)
+  assert sum(outcome.counts.values()) == len(outcome.results.trials)
+  command = outcome.results.study["command"]
+  assert command[1:3] == ["study", "run"] or command[-1].startswith("--workdir")
