@@ -54,7 +54,7 @@ def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
   [
     (
       ["--fake_devices=8", "--config.batch_size=100"],
-      "does not divide over 8 devices; use 96 or 104",
+      "is not divisible by 8 devices; use 96 or 104",
     ),
     (["--coordinator=localhost:1"], "needs --num_processes"),
   ],

@@ -600,7 +600,7 @@ def _run_populations(directory, jobs, progress, console):
   return runners.run_populations(
     jobs,
     study=directory.path,
-    make_group=lambda configs: population.Group(configs, console.tell),
+    make_group=lambda configs: population.Populations(configs, console.tell),
     progress=progress,
     tell=console.tell,
     first=sharding.from_first_host,

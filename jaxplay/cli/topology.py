@@ -292,7 +292,7 @@ def _bytes(number):
   from jaxplay.training import dry_run
 
   known = number is not None and not math.isnan(number)
-  return dry_run.told_bytes(number) if known else "-"
+  return dry_run.format_bytes(number) if known else "-"
 
 
 def _ms(seconds):

@@ -23,12 +23,12 @@ from jaxplay.config.checks import (
   idle,
   is_on,
   mesh_sizes,
+  no_effect_message,
   notes,
   resolve,
   used_by,
   validate,
   without_effect,
-  without_effect_told,
 )
 from jaxplay.config.edits import (
   changes,

@@ -139,7 +139,7 @@ def notes(config: ml_collections.ConfigDict) -> list[str]:
 def without_effect(config: ml_collections.ConfigDict) -> list[str]:
   """A sentence for each key that is set and has no effect; see `idle`."""
   flat = flatten(config)
-  return [without_effect_told(key, flat) for key in idle(flat)]
+  return [no_effect_message(key, flat) for key in idle(flat)]
 
 
 def check_effect(
@@ -162,12 +162,12 @@ def check_effect(
     if not has_effect(key, flat):
       switch, values = _switch(key)
       raise jaxplay.UserError(
-        f"{without_effect_told(key, flat)}; leave it out, or set"
+        f"{no_effect_message(key, flat)}; leave it out, or set"
         f" config.{switch} to {' or '.join(map(repr, values))}"
       )
 
 
-def without_effect_told(key: str, flat: Mapping[str, Any]) -> str:
+def no_effect_message(key: str, flat: Mapping[str, Any]) -> str:
   """A sentence about a key that has no effect."""
   switch, _ = _switch(key)
   return (

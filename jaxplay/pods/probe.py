@@ -169,7 +169,7 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
     known["bytes"] = memory.peak_bytes(compiled)
     there = memory.of_device(devices[0])
     if known["bytes"] > there:  # False where it is not known.
-      told = dry_run.told_bytes
+      told = dry_run.format_bytes
       return Speed(
         too_large=f"{told(known['bytes'])} of {told(there)}, as compiled",
         **known,

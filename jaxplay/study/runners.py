@@ -202,7 +202,7 @@ class Progress:
 
 
 class Group(Protocol):
-  """What trains populations: `training.population.Group`."""
+  """What trains populations: `training.population.Populations`."""
 
   size: int
 

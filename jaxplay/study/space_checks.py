@@ -399,7 +399,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
   varied = {p.key for p in space.parameters}
   tuned = {p.key for p in space.parameters if p.role == "nuisance"}
   sentences = [
-    config_lib.without_effect_told(key, flat)
+    config_lib.no_effect_message(key, flat)
     for key in config_lib.idle(flat)
     if not _has_effect(space, key, flat)
   ]

@@ -29,9 +29,9 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield f"mesh: {axes} ({workload.mesh.devices.flat[0].device_kind})"
   yield (
     f"one training step, per device: {costs['flops']:.4g} FLOPs"
-    f" and {told_bytes(costs['bytes'])} of memory (of these, state"
-    f" {told_bytes(costs['state_bytes'])}, temporaries"
-    f" {told_bytes(costs['temporary_bytes'])})"
+    f" and {format_bytes(costs['bytes'])} of memory (of these, state"
+    f" {format_bytes(costs['state_bytes'])}, temporaries"
+    f" {format_bytes(costs['temporary_bytes'])})"
   )
   example = workload.dataset.example
   parameters = models.parameters(workload.model, example)
@@ -78,12 +78,12 @@ def parameter_table(
         " x ".join(map(str, leaf.shape)),
         f"{leaf.size:,}",
         " x ".join(axes),
-        told_bytes(each * leaf.dtype.itemsize),
+        format_bytes(each * leaf.dtype.itemsize),
         placement.why if workload.mesh.size > 1 else "",
       )
     )
   yield parameter_overview.make_table(rows)
-  yield f"{whole:,} parameters, {told_bytes(held)} of them on each device"
+  yield f"{whole:,} parameters, {format_bytes(held)} of them on each device"
 
 
 def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _groups(numbers):
   return f"{sum(numbers.values()):.4g} ({parts})"
 
 
-def told_bytes(number: float) -> str:
+def format_bytes(number: float) -> str:
   """Formats a number of bytes, such as "1.5 GiB"."""
   if number < 2**10:
     return f"{number:,.0f} bytes"

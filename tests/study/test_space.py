@@ -373,9 +373,9 @@ def test_what_is_no_domain(make, words):
     ({"averages": Choice(((), ("ema",)))}, ["averages", "base config"]),
     ({"mesh.fsdp": Choice((1, 2))}, ["mesh.fsdp", "how a trial is computed"]),
     ({"microbatches": Choice((1, 2))}, ["how a trial is computed"]),
-    ({"log_every": Int(1, 9)}, ["log_every", "looked at alike"]),
-    ({"eval_every": Int(1, 9)}, ["eval_every", "looked at alike"]),
-    ({"export": Choice((True, False))}, ["export", "looked at alike"]),
+    ({"log_every": Int(1, 9)}, ["log_every", "measured alike"]),
+    ({"eval_every": Int(1, 9)}, ["eval_every", "measured alike"]),
+    ({"export": Choice((True, False))}, ["export", "measured alike"]),
     ({"dataset.name": Choice(("digits",))}, ["dataset.name", "comparable"]),
     ({"dataset.train_split": Choice(("train",))}, ["not comparable"]),
     # Roles, scales, ends.
