@@ -15,122 +15,65 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
-  from jaxplay.api.devices import (
-    Devices as Devices,
+  from jaxplay.api.devices import (  # noqa: F401
+    Devices,
+    use_devices,
   )
-  from jaxplay.api.devices import (
-    use_devices as use_devices,
+  from jaxplay.api.plans import (  # noqa: F401
+    plan_batch_size,
+    plan_clip,
+    plan_longest_run,
+    plan_rounds,
+    plan_stability,
+    plan_steps,
+    run_playbook,
   )
-  from jaxplay.api.plans import (
-    plan_batch_size as plan_batch_size,
+  from jaxplay.api.reading import (  # noqa: F401
+    check,
+    compare,
+    read,
+    read_run,
+    write_figures,
+    write_report,
   )
-  from jaxplay.api.plans import (
-    plan_clip as plan_clip,
+  from jaxplay.api.runs import (  # noqa: F401
+    base_config,
+    branch,
+    describe,
+    load_config,
+    train,
   )
-  from jaxplay.api.plans import (
-    plan_longest_run as plan_longest_run,
+  from jaxplay.api.scaling import (  # noqa: F401
+    fit_scaling_law,
+    read_ladder,
+    run_ladder,
   )
-  from jaxplay.api.plans import (
-    plan_rounds as plan_rounds,
+  from jaxplay.api.studies import (  # noqa: F401
+    Runner,
+    choose_final,
+    export_to_optuna,
+    extend_study,
+    find_studies,
+    rerun_study,
+    run_study,
+    suggest,
   )
-  from jaxplay.api.plans import (
-    plan_stability as plan_stability,
+  from jaxplay.rundir import (  # noqa: F401
+    RunDir,
   )
-  from jaxplay.api.plans import (
-    plan_steps as plan_steps,
+  from jaxplay.scaling.ladder import (  # noqa: F401
+    Ladder,
   )
-  from jaxplay.api.plans import (
-    plan_topology as plan_topology,
+  from jaxplay.study.space import (  # noqa: F401
+    Choice,
+    Float,
+    Int,
   )
-  from jaxplay.api.plans import (
-    run_playbook as run_playbook,
+  from jaxplay.study.study import (  # noqa: F401
+    Study,
   )
-  from jaxplay.api.reading import (
-    check as check,
-  )
-  from jaxplay.api.reading import (
-    compare as compare,
-  )
-  from jaxplay.api.reading import (
-    read as read,
-  )
-  from jaxplay.api.reading import (
-    read_run as read_run,
-  )
-  from jaxplay.api.reading import (
-    write_figures as write_figures,
-  )
-  from jaxplay.api.reading import (
-    write_report as write_report,
-  )
-  from jaxplay.api.runs import (
-    base_config as base_config,
-  )
-  from jaxplay.api.runs import (
-    branch as branch,
-  )
-  from jaxplay.api.runs import (
-    describe as describe,
-  )
-  from jaxplay.api.runs import (
-    load_config as load_config,
-  )
-  from jaxplay.api.runs import (
-    train as train,
-  )
-  from jaxplay.api.scaling import (
-    fit_scaling_law as fit_scaling_law,
-  )
-  from jaxplay.api.scaling import (
-    read_ladder as read_ladder,
-  )
-  from jaxplay.api.scaling import (
-    run_ladder as run_ladder,
-  )
-  from jaxplay.api.studies import (
-    Runner as Runner,
-  )
-  from jaxplay.api.studies import (
-    choose_final as choose_final,
-  )
-  from jaxplay.api.studies import (
-    export_to_optuna as export_to_optuna,
-  )
-  from jaxplay.api.studies import (
-    extend_study as extend_study,
-  )
-  from jaxplay.api.studies import (
-    find_studies as find_studies,
-  )
-  from jaxplay.api.studies import (
-    rerun_study as rerun_study,
-  )
-  from jaxplay.api.studies import (
-    run_study as run_study,
-  )
-  from jaxplay.api.studies import (
-    suggest as suggest,
-  )
-  from jaxplay.rundir import (
-    RunDir as RunDir,
-  )
-  from jaxplay.scaling.ladder import (
-    Ladder as Ladder,
-  )
-  from jaxplay.study.space import (
-    Choice as Choice,
-  )
-  from jaxplay.study.space import (
-    Float as Float,
-  )
-  from jaxplay.study.space import (
-    Int as Int,
-  )
-  from jaxplay.study.study import (
-    Study as Study,
-  )
-  from jaxplay.terminal import (
-    show_progress as show_progress,
+  from jaxplay.terminal import (  # noqa: F401
+    show_progress,
   )
 
 __version__ = "0.1.0"
@@ -199,7 +142,6 @@ _PUBLIC = {
       "plan_clip",
       "plan_rounds",
       "plan_longest_run",
-      "plan_topology",
       "run_playbook",
     ),
     "jaxplay.api.plans",

@@ -109,4 +109,4 @@ def test_a_call_records_the_command_that_does_the_same(tmp_path):
     outcome = jp.run_study(file, tmp_path / "study", report=False)
   assert sum(outcome.counts.values()) == len(outcome.results.trials)
   command = outcome.results.study["command"]
-  assert command[1:3] == ["study", "run"] or command[-1].startswith("--workdir")
+  assert {"study", "run"} < set(command)

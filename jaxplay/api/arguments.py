@@ -45,6 +45,8 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
   if most == MOST:
     expected = f"an integer of at least {least}"
 
+  at_most = f"an integer of at most {most}"
+
   def read(value):
     if isinstance(value, str):
       # Python would also take 1_000, +3, blanks and the digits of all scripts.
@@ -54,13 +56,13 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
       if not is_plain:
         raise ValueError(f"expected {expected}, got {value!r}")
       if len(digits) > len(str(most)):
-        raise ValueError(f"expected an integer of at most {most}, got {value}")
+        raise ValueError(f"expected {at_most}, got {value!r}")
       value = int(digits)
     is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
     if not is_integer or value < least:
-      raise ValueError(f"expected {expected}, got {value!r}")
+      raise ValueError(f"expected {expected}, got {str(value)!r}")
     if value > most:
-      raise ValueError(f"expected an integer of at most {most}, got {value}")
+      raise ValueError(f"expected {at_most}, got {str(value)!r}")
     return int(value)
 
   return Kind(read, metavar)
@@ -402,6 +404,8 @@ def _as_words(function, given):
       continue
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
       options += dataclass_words(value)
+    elif name == "report":  # Of the command line: --no_report.
+      options.append("--no_report")
     elif value is True:
       options.append(f"--{name}")
     elif not isinstance(value, str | os.PathLike | int | float | tuple | list):

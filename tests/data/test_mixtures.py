@@ -423,18 +423,18 @@ def test_mixtures_that_are_well_formed(mixtures):
 @pytest.mark.parametrize(
   "mixtures, word",
   [
-    (("pythonlib",), "must be ((step, "),
-    ((("pythonlib", 1.0),), "must be ((step, "),
-    ((0, PYTHON), "must be ((step, "),
-    (((0, "pythonlib"),), "must be ((step, "),
-    (((0, ()),), "must be ((step, "),
-    ((("0", PYTHON),), "must be ((step, "),
-    (((0.0, PYTHON),), "must be ((step, "),
-    (((0, (("pythonlib",),)),), "must be ((step, "),
-    (((0, (("pythonlib", "1"),)),), "must be ((step, "),
-    (((0, ((1.0, "pythonlib"),)),), "must be ((step, "),
+    (("pythonlib",), "expected ((step, "),
+    ((("pythonlib", 1.0),), "expected ((step, "),
+    ((0, PYTHON), "expected ((step, "),
+    (((0, "pythonlib"),), "expected ((step, "),
+    (((0, ()),), "expected ((step, "),
+    ((("0", PYTHON),), "expected ((step, "),
+    (((0.0, PYTHON),), "expected ((step, "),
+    (((0, (("pythonlib",),)),), "expected ((step, "),
+    (((0, (("pythonlib", "1"),)),), "expected ((step, "),
+    (((0, ((1.0, "pythonlib"),)),), "expected ((step, "),
     *(
-      (((0, (("pythonlib", weight),)),), "must be ((step, ")
+      (((0, (("pythonlib", weight),)),), "expected ((step, ")
       for weight in (0, 0.0, -1, float("nan"), float("inf"))
     ),
     (((0, PYTHON * 2),), "twice at step 0"),

@@ -388,7 +388,7 @@ def test_steady():
     (["--target=valid/loss<=1", "--topology=v5e:2x2"], "leave one"),
     (["--target=valid/eror<=1"], "--target can be of train/loss"),
     (["--steps=7"], "add --target"),
-    (["--batch_sizes=0"], "it must be at least 1"),
+    (["--batch_sizes=0"], "at least 1"),
     (["--batch_sizes=2000"], "larger than the training split"),
   ],
 )
