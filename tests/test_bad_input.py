@@ -176,7 +176,7 @@ CASES = [
   ("study final ladder", "'ladder' holds a ladder, not a study"),
   ("study final study --log=", "''"),
   ("study final study --log=empty", "'empty'"),
-  ("study final study --log=nowhere/LOG.md", "no folder 'nowhere'"),
+  ("study final study --log=nowhere/LOG.md", "'nowhere'"),
   ("study status study more", "unknown argument 'more'"),
   ("study list study.py", "'study.py'"),
   ("study export study", "--csv"),
@@ -184,7 +184,7 @@ CASES = [
   ("study export study --optuna=sqlite:////nowhere/x.db", "nowhere"),
   # report and compare
   ("report", "STUDY|RUN|LADDER"),
-  ("report nowhere", "there is no folder 'nowhere'"),
+  ("report nowhere", "there is 'nowhere'"),
   ("report study run", "unknown argument 'run'"),
   ("report study --josn", "did you mean --json?"),
   ("report study --objective=", "--objective"),
@@ -308,8 +308,8 @@ CASES += [
 _LAUNCHES = [
   ("slurm.py", "", "FILE"),
   ("slurm.py", "nowhere.toml", "nowhere.toml"),
-  ("slurm.py", "empty", "'empty' is no file"),
-  ("slurm.py", "fifo", "'fifo' is no file"),
+  ("slurm.py", "empty", "'empty' is no regular file"),
+  ("slurm.py", "fifo", "'fifo' is no regular file"),
   ("gke.py", "latin.toml", "'latin.toml' is not TOML"),
   ("gke.py", "deep.toml", "'deep.toml' is not TOML"),
   ("gke.py", "good.toml", "no table [gke]"),

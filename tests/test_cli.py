@@ -145,7 +145,7 @@ BRANCHES = {
   "fraction": (["RUN", "--step=8", "--cooldown_fraction=1"], "lie in (0, 1)"),
   "shape": (["RUN", "--step=8", "--shape=sqr"], "did you mean 'square'?"),
   "mixture": (["RUN", "--step=8", "--mixture=a"], "expected NAME=WEIGHT"),
-  "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "is of text"),
+  "text": (["RUN", "--step=8", "--mixture=pythonlib=1"], "requires text"),
   "model": (
     ["RUN", "--step=8", "--config.model.width=9"],
     "config.model.width was 8 and is now 9",
@@ -162,23 +162,23 @@ BRANCHES = {
   # What the branch itself decides.
   "schedule": (
     ["RUN", "--step=8", "--config.schedule=cosine"],
-    "would not cool down from step 8 on, but as schedule 'cosine'",
+    "would not start at step 8: schedule 'cosine'",
   ),
   "length": (
     ["RUN", "--step=8", "--config.max_train_steps=6"],
-    "would not cool down from step 8 on",
+    "would not start at step 8",
   ),
   "another fraction": (
     ["RUN", "--step=8", "--config.hparams.cooldown_fraction=0.8"],
-    "would not cool down from step 8 on",
+    "would not start at step 8",
   ),
   "another shape": (
     ["RUN", "--step=8", "--config.cooldown_shape=linear"],
-    "the cooldown is to be '1-sqrt'",
+    "cooldown shape is '1-sqrt'",
   ),
   "no cooldown": (
     ["RUN", "--step=8", "--cooldown_fraction=0.001"],
-    "has no step; use a larger fraction",
+    "has no steps; use a larger fraction",
   ),
 }
 

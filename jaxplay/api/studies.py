@@ -596,7 +596,7 @@ def _run_populations(directory, jobs, progress, console):
 
   from jaxplay.training import population, sharding
 
-  console.quiet = jax.process_index() != 0
+  console.quiet = console.quiet or jax.process_index() != 0
   return runners.run_populations(
     jobs,
     study=directory.path,

@@ -412,7 +412,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
     sentences.append(
       "batch_size is varied, and the best values of most hyperparameters change"
       " with it"
-      + (f"; nothing tunes {', '.join(untuned)}" if untuned else "")
+      + (f"; nothing tunes {', '.join(sorted(untuned))}" if untuned else "")
       + "; compare sizes at an equal target, each with the steps it needs"
       " (Playbook, changing the batch size requires re-tuning most"
       " hyperparameters)"

@@ -327,7 +327,7 @@ def test_two_runners_on_overlapping_slices(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(terminal.Console, "progress", progress)
   assert _run(path, study, "--trials=0:4", "--no_report") == 0
   assert began and studies.statuses(study) == ["completed"] * 6
-  assert "belongs to another runner" in capsys.readouterr().out
+  assert "locked by another process" in capsys.readouterr().out
   _assert_once(study, range(6))
 
 
@@ -339,7 +339,7 @@ def test_a_locked_trial_is_left_and_run_later(tmp_path, capsys):
   with run.lock():
     assert _run(path, study) == 0
     told = capsys.readouterr().out
-    assert "belongs to another runner" in told
+    assert "locked by another process" in told
     assert "1 trials of the study are still to come" in told
     assert list(run.path.glob("*")) == [run.path / ".lock"] or not list(
       run.path.glob("[!.]*")
@@ -369,7 +369,7 @@ def test_a_stopped_population_goes_on_as_a_whole(tmp_path, monkeypatch, capsys):
   """SIGTERM: exit code 75; any slice of it then continues all of it."""
   path, study = studies.write(tmp_path), tmp_path / "study"
   _stop(path, study, 12, monkeypatch)
-  assert "the same command goes on" in capsys.readouterr().out
+  assert "the same command resumes" in capsys.readouterr().out
   assert _run(path, study, "--trials=2", "--no_report") == 0
   assert studies.statuses(study) == ["completed"] * 4
   for index in range(4):
@@ -576,7 +576,7 @@ def test_processes_that_are_stopped_and_killed(tmp_path, monkeypatch):
     signal=signal.SIGTERM,
     moment=begun,
   )
-  assert "the same command goes on" in studies.finish(
+  assert "the same command resumes" in studies.finish(
     process, cli.common.EXIT_PREEMPTED
   )
   assert studies.trial(study, 0).status()["status"] == "preempted"
