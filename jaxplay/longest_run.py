@@ -16,8 +16,7 @@ Source: Sevilla, Besiroglu, Dudney and Ho 2022, "The longest training run"
 import dataclasses
 import datetime
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize, special
@@ -80,29 +79,28 @@ class Variant:
     name: Shown in tables and figures.
     formula: The best length in years.
     article: The article's value in years; empty if it has none.
-    rising: Whether the budget grows.
-    swapped: Whether hardware is bought during the run, as money comes in.
+    budget: "fixed", "rising" until the start, or "spent": spent as it comes in,
+      so that hardware is bought, and swapped, during the run.
     software: The version used: that of the "start", of each "purchase" of
-      hardware, or the latest at each "use"; "" if software does not improve.
+      hardware, or the latest at each "use"; "fixed" if it does not improve.
   """
 
   name: str
   formula: str
-  article: str = ""
-  rising: bool = False
-  swapped: bool = False
-  software: Literal["", "start", "purchase", "use"] = ""
+  article: str
+  budget: Literal["fixed", "rising", "spent"]
+  software: Literal["fixed", "start", "purchase", "use"]
 
   def length(self, rates: Rates) -> float:
     """Return the best length in years, in closed form except for one root."""
     h, i, s = dataclasses.astuple(rates)
     # Money that is spent as it comes in is no reason to wait.
-    g = h + i if self.rising and not self.swapped else h
+    g = h + i if self.budget == "rising" else h
     if self.software == "use":
       return math.log1p(s / g) / s
-    if not self.software:
+    if self.software == "fixed":
       return 1 / g
-    if self.software == "purchase" or not self.swapped:
+    if self.software == "purchase" or self.budget != "spent":
       return 1 / (g + s)
     g = h + i
 
@@ -119,14 +117,14 @@ class Variant:
     h, i, s = dataclasses.astuple(rates)
     if self.software == "purchase":
       h = h + s
-    g = h + i if self.rising else h
+    g = h if self.budget == "fixed" else h + i
     if self.software == "use":
       total = math.exp(-g * length) * _decay(s, length)
-      if self.swapped:
+      if self.budget == "spent":
         total += i / s * (_decay(g, length) - _decay(g + s, length))
       return total
     total = length * math.exp(-g * length)
-    if self.swapped:
+    if self.budget == "spent":
       total += i * _ramp(g, length)
     return total * math.exp(-s * length) if self.software == "start" else total
 
@@ -142,45 +140,19 @@ def _ramp(g: float, length: float) -> float:
 
 
 VARIANTS = (
-  Variant("hardware", "1/h", "3.55"),
-  Variant("hardware, budget", "1/(h+i)", "0.76", rising=True),
-  Variant("hardware, software", "1/(h+s)", "1.22", software="start"),
+  Variant("hardware", "1/h", "3.55", "fixed", "fixed"),
+  Variant("hardware, budget", "1/(h+i)", "0.76", "rising", "fixed"),
+  Variant("hardware, software", "1/(h+s)", "1.22", "fixed", "start"),
+  Variant("hardware, budget, software", "1/(h+i+s)", "0.21", "rising", "start"),
   Variant(
-    "hardware, budget, software",
-    "1/(h+i+s)",
-    "0.21",
-    rising=True,
-    software="start",
+    "the same, software upgraded", "ln(1+s/(h+i))/s", "", "rising", "use"
   ),
+  Variant("hardware swapped", "1/h", "3.55", "spent", "fixed"),
   Variant(
-    "the same, software upgraded",
-    "ln(1+s/(h+i))/s",
-    rising=True,
-    software="use",
+    "swapped, software of each purchase", "1/(h+s)", "1.2", "spent", "purchase"
   ),
-  Variant("hardware swapped", "1/h", "3.55", rising=True, swapped=True),
-  Variant(
-    "swapped, software of each purchase",
-    "1/(h+s)",
-    "1.2",
-    rising=True,
-    swapped=True,
-    software="purchase",
-  ),
-  Variant(
-    "swapped, software of the start",
-    "a root",
-    rising=True,
-    swapped=True,
-    software="start",
-  ),
-  Variant(
-    "swapped, software upgraded",
-    "ln(1+s/h)/s",
-    rising=True,
-    swapped=True,
-    software="use",
-  ),
+  Variant("swapped, software of the start", "a root", "", "spent", "start"),
+  Variant("swapped, software upgraded", "ln(1+s/h)/s", "", "spent", "use"),
 )
 
 
@@ -240,7 +212,7 @@ def start(
   years = min(best, left)
   at_start = later = None
   if budget is not None:
-    growth = rates.investment if variant.rising else 0.0
+    growth = 0.0 if variant.budget == "fixed" else rates.investment
     if growth * left > math.log(_MAX_BUDGET_GROWTH):
       raise jaxplay.UserError(
         f"a budget growing by {growth:g} per year would exceed"
@@ -248,7 +220,9 @@ def start(
         " earlier deadline, or omit the budget"
       )
     at_start = budget * math.exp(growth * (left - years))
-    later = at_start * math.expm1(growth * years) if variant.swapped else 0.0
+    later = 0.0
+    if variant.budget == "spent":
+      later = at_start * math.expm1(growth * years)
   wait = round((left - years) * DAYS_PER_YEAR)
   return Start(
     date=today + datetime.timedelta(days=wait),
@@ -260,40 +234,17 @@ def start(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """One interpretation of the article's remark on uncertainty.
+def uncertainty(spread: float = SPREAD) -> dict[str, float]:
+  """Return by which factor uncertain growth changes the best length 1/g.
 
-  Attributes:
-    name: What is uncertain, and what is maximized.
-    exact: Best length in years.
-    factor: `exact` divided by the length without uncertainty.
-  """
-
-  name: str
-  exact: float
-  factor: float
-
-  @property
-  def effect(self) -> str:
-    """ "shorter", "the same" or "longer"."""
-    if math.isclose(self.factor, 1):
-      return "the same"
-    return "shorter" if self.factor < 1 else "longer"
-
-
-def readings(rate: float, *, spread: float = SPREAD) -> list[Reading]:
-  """Return best lengths under uncertainty; without it, each is 1/rate.
-
-  Volatile: exp(rate t) is the mean of a geometric Brownian motion whose
-  logarithm has standard deviation `spread` after 1/rate years. Unknown: the
-  growth rate is drawn once, from a gamma distribution with mean `rate` and
-  standard deviation `spread` times it. The deadline is 2/rate years away, and
-  the length is fixed today. The tests draw samples of both.
+  Each entry is an interpretation of the article's remark on uncertainty.
+  Volatile: exp(g t) is the mean of a geometric Brownian motion whose logarithm
+  has standard deviation `spread` after 1/g years. Unknown: g is drawn once,
+  from a gamma distribution with relative standard deviation `spread`. The
+  deadline is 2/g years away, and the length is fixed today.
 
   Args:
-    rate: Growth rate per year.
-    spread: Relative standard deviation, in [0.001, 0.5].
+    spread: In [0.001, 0.5].
 
   Raises:
     jaxplay.UserError: The spread is outside this range.
@@ -304,7 +255,7 @@ def readings(rate: float, *, spread: float = SPREAD) -> list[Reading]:
       f"expected a spread in [{low:g}, {high:g}], got {spread:g}"
     )
   v = spread**2
-  factors = {
+  return {
     "volatile: expected compute": 1.0,
     "volatile about the given median: expected compute": 1 / (1 + v / 2),
     "volatile: expected log of compute": 1 / (1 - v / 2),
@@ -313,7 +264,12 @@ def readings(rate: float, *, spread: float = SPREAD) -> list[Reading]:
     "unknown rate: expected share of the frontier": 1 / (1 - v),
     "unknown rate, known at the start: mean length": 1 / (1 - v),
   }
-  return [Reading(name, f / rate, f) for name, f in factors.items()]
+
+
+_RENTED = (
+  "This assumes bought hardware. With rented hardware, start as late as the"
+  " available devices and the largest useful batch size permit."
+)
 
 
 def answer(
@@ -329,24 +285,27 @@ def answer(
 
   Args:
     rates: Growth rates.
-    spread: Uncertainty of the growth of hardware; see `readings`.
+    spread: Uncertainty of the growth of hardware; see `uncertainty`.
     seed: Of the draws in the figure of uncertain lengths.
     deadline: The last day of the run; None: only lengths.
     today: The earliest possible start; default: the current day.
     budget: Dollars today; used with a deadline.
 
   Raises:
-    jaxplay.UserError: See `start` and `readings`.
+    jaxplay.UserError: See `start` and `uncertainty`.
   """
   years = {v.name: v.length(rates) for v in VARIANTS}
-  uncertain = readings(rates.hardware, spread=spread)
+  factors = uncertainty(spread)
   tables = [_lengths_table(years, rates)]
-  findings = []
-  details = {
+  details: dict[str, Any] = {
     "rates": dataclasses.asdict(rates),
     "lengths": [{"variant": n, "years": y} for n, y in years.items()],
-    "uncertainty": [dataclasses.asdict(r) for r in uncertain],
+    "uncertainty": [
+      {"name": n, "exact": f / rates.hardware, "factor": f}
+      for n, f in factors.items()
+    ],
   }
+  starts = {}
   if deadline is not None:
     today = today or datetime.date.today()
     starts = {
@@ -354,47 +313,45 @@ def answer(
       for v in VARIANTS
     }
     tables.append(_starts_table(starts, deadline))
-    findings += _overdue(starts)
     details["starts"] = [
       {"variant": n, **dataclasses.asdict(s), "date": s.date.isoformat()}
       for n, s in starts.items()
     ]
-  tables.append(_readings_table(uncertain, spread))
-  findings += [_uncertainty(uncertain), _rented()]
-  if rates == ARTICLE:
-    findings.append(_arithmetic(years))
+  tables.append(_uncertainty_table(factors, rates.hardware, spread))
   return answer_lib.Answer(
     said=[_verdict(years), _RENTED],
-    findings=findings,
+    findings=_findings(rates, years, factors, starts),
     tables=tables,
     pictures=[
       _lengths_picture(
         "compute against length, hardware bought at the start",
         "Effective compute at the deadline relative to the best length (point)."
         " The more a late start gains, the shorter the best run.",
-        [v for v in VARIANTS if not v.swapped],
+        [v for v in VARIANTS if v.budget != "spent"],
         rates,
       ),
       _lengths_picture(
         "compute against length, hardware bought during the run",
         "If hardware is bought as money comes in, long runs lose less: their"
         " late purchases are as good as those of short runs.",
-        [v for v in VARIANTS if v.swapped],
+        [v for v in VARIANTS if v.budget == "spent"],
         rates,
       ),
-      _uncertainty_picture(uncertain, rates.hardware, spread, seed),
+      _uncertainty_picture(factors, rates.hardware, spread, seed),
     ],
     details=details,
   )
 
 
-def _verdict(years: Mapping[str, float]) -> str:
+def _verdict(years):
   fixed, bought, upgraded = (
-    f"{12 * y:.1f} months" if y < 1 else f"{y:.2f} years"
-    for y in (
-      years["hardware, budget, software"],
-      years["swapped, software of the start"],
-      years["swapped, software upgraded"],
+    f"{12 * years[name]:.1f} months"
+    if years[name] < 1
+    else f"{years[name]:.2f} years"
+    for name in (
+      "hardware, budget, software",
+      "swapped, software of the start",
+      "swapped, software upgraded",
     )
   )
   return (
@@ -404,65 +361,49 @@ def _verdict(years: Mapping[str, float]) -> str:
   )
 
 
-def _finding(
-  check: str, subject: str, evidence: dict, advice: str
-) -> finding.Finding:
-  return finding.Finding(check, "warn", subject, evidence, advice, SOURCE)
-
-
-def _overdue(starts: Mapping[str, Start]) -> list[finding.Finding]:
+def _findings(rates, years, factors, starts):
+  shorter = [name for name, factor in factors.items() if factor < 1]
+  rows = [
+    (
+      "uncertainty_shortens_runs",
+      "remark on stochasticity",
+      factors,
+      "The article expects uncertain growth to shorten runs. This holds in"
+      f" {len(shorter)} of {len(factors)} readings ({'; '.join(shorter)}).",
+    ),
+    ("model_applies", "rented hardware", {}, _RENTED),
+  ]
   overdue = {name: s for name, s in starts.items() if s.overdue}
-  if not overdue:
-    return []
-  lost = {name: s.lost_today for name, s in overdue.items()}
-  return [
-    _finding(
+  if overdue:
+    lost = {name: s.lost_today for name, s in overdue.items()}
+    low, high = min(lost.values()), max(lost.values())
+    row = (
       "best_start_is_over",
       "deadline",
       {"lost": lost, "years": {n: s.overdue for n, s in overdue.items()}},
       f"The best start is in the past for {len(overdue)} of {len(starts)}"
-      f" variants. For these, start today: this loses {min(lost.values()):.1%}"
-      f" to {max(lost.values()):.1%} of the best effective compute.",
+      f" variants. For these, start today: this loses {low:.1%} to {high:.1%}"
+      " of the best effective compute.",
     )
+    rows.insert(0, row)
+  if rates == ARTICLE:
+    combined = years["hardware, budget, software"]
+    row = (
+      "article_contradicts_itself",
+      "the article's arithmetic",
+      {"said": 0.21, "found": combined},
+      "The article's combined length, 0.21 years, uses a growth of investment"
+      f" of 3.84 per year instead of its own {rates.investment}, which gives"
+      f" {combined:.2f} years. Other discrepancies: docs/longest_run.md.",
+    )
+    rows.append(row)
+  return [
+    finding.Finding(check, "warn", subject, evidence, advice, SOURCE)
+    for check, subject, evidence, advice in rows
   ]
 
 
-def _uncertainty(uncertain: Sequence[Reading]) -> finding.Finding:
-  shorter = [r.name for r in uncertain if r.effect == "shorter"]
-  return _finding(
-    "uncertainty_shortens_runs",
-    "remark on stochasticity",
-    {r.name: r.factor for r in uncertain},
-    "The article expects uncertain growth to shorten runs. This holds in"
-    f" {len(shorter)} of {len(uncertain)} readings ({'; '.join(shorter)}).",
-  )
-
-
-_RENTED = (
-  "This assumes bought hardware. With rented hardware, start as late as the"
-  " available devices and the largest useful batch size permit."
-)
-
-
-def _rented() -> finding.Finding:
-  return _finding("model_applies", "rented hardware", {}, _RENTED)
-
-
-def _arithmetic(years: Mapping[str, float]) -> finding.Finding:
-  combined = years["hardware, budget, software"]
-  return _finding(
-    "article_contradicts_itself",
-    "the article's arithmetic",
-    {"said": 0.21, "found": combined},
-    "The article's combined length, 0.21 years, uses a growth of investment of"
-    f" 3.84 per year instead of its own {ARTICLE.investment}, which gives"
-    f" {combined:.2f} years. docs/longest_run.md lists its other discrepancies.",
-  )
-
-
-def _lengths_table(
-  years: Mapping[str, float], rates: Rates
-) -> answer_lib.Table:
+def _lengths_table(years, rates):
   h, i, s = dataclasses.astuple(rates)
   return answer_lib.Table(
     "The longest training run",
@@ -476,9 +417,7 @@ def _lengths_table(
   )
 
 
-def _starts_table(
-  starts: Mapping[str, Start], deadline: datetime.date
-) -> answer_lib.Table:
+def _starts_table(starts, deadline):
   heads = ["what grows", "start", "years", "lost by starting today"]
   rows = []
   for name, s in starts.items():
@@ -498,22 +437,25 @@ def _starts_table(
   )
 
 
-def _readings_table(
-  uncertain: Sequence[Reading], spread: float
-) -> answer_lib.Table:
+def _effect(factor):
+  if factor == 1:
+    return "the same"
+  return "shorter" if factor < 1 else "longer"
+
+
+def _uncertainty_table(factors, growth, spread):
   return answer_lib.Table(
     f"Growth that is uncertain by {spread:g}, for hardware alone",
     ["reading", "years", "times 1/h", "effect"],
     [
-      [r.name, f"{r.exact:.3f}", f"{r.factor:.3f}", r.effect] for r in uncertain
+      [name, f"{f / growth:.3f}", f"{f:.3f}", _effect(f)]
+      for name, f in factors.items()
     ],
     "For a deadline 2/h years away and a length fixed today.",
   )
 
 
-def _lengths_picture(
-  name: str, caption: str, variants: Sequence[Variant], rates: Rates
-) -> answer_lib.Picture:
+def _lengths_picture(name, caption, variants, rates):
   years = {v: v.length(rates) for v in variants}
   grid = np.geomspace(min(years.values()) / 10, 4 * max(years.values()), 81)
   return answer_lib.Picture(
@@ -534,14 +476,12 @@ def _lengths_picture(
   )
 
 
-def _uncertainty_picture(
-  uncertain: Sequence[Reading], rate: float, spread: float, seed: int
-) -> answer_lib.Picture:
+def _uncertainty_picture(factors, growth, spread, seed):
   rng = np.random.default_rng(seed)
-  lengths = 1 / rng.gamma(spread**-2, rate * spread**2, _DRAWS)
+  lengths = 1 / rng.gamma(spread**-2, growth * spread**2, _DRAWS)
   shown = np.quantile(lengths, [0.001, 0.995])
   counts, edges = np.histogram(lengths, 40, tuple(shown))
-  exact = {r.name: r.exact for r in uncertain}
+  fixed = {name: factor / growth for name, factor in factors.items()}
   return answer_lib.Picture(
     "best length, where the growth of hardware is unknown",
     answer_lib.Axis("best length at the drawn growth rate, years"),
@@ -551,9 +491,9 @@ def _uncertainty_picture(
       for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ],
     rules={
-      "expected compute": exact["unknown rate: expected compute"],
-      "no uncertainty, or expected log": 1 / rate,
-      "share of the frontier": exact[
+      "expected compute": fixed["unknown rate: expected compute"],
+      "no uncertainty, or expected log": 1 / growth,
+      "share of the frontier": fixed[
         "unknown rate: expected share of the frontier"
       ],
     },
