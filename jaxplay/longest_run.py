@@ -1,25 +1,25 @@
-"""How long a training run is worth starting, where waiting buys more.
+"""How long a training run should be while hardware, budgets and software grow.
 
-Who trains until a deadline T and starts L years before it has the hardware, the
-budget and the software of T - L: growth says wait, the time that is left says
-start. The longest run that is not outdone by a later start is the best L.
+A run that ends at a deadline and starts L years earlier uses the hardware, the
+budget and the software of its start. Growth favors a late start, the time left
+an early one; the best L has the most effective compute.
 
-With v the years that are left, all relative to the deadline: a dollar buys
-exp(-h v) of hardware, exp(-i v) dollars are there, software makes exp(-s v) of
-it. What is bought with v years left computes for v years.
+Notation: levels are 1 at the deadline. With v years left, a dollar buys
+exp(-h v) of hardware, exp(-i v) dollars are available, and software is worth
+exp(-s v). Hardware bought with v years left computes for v years.
+docs/longest_run.md derives the formulas.
 
 Source: Sevilla, Besiroglu, Dudney and Ho 2022, "The longest training run"
-(epochai.org/blog/the-longest-training-run), here "the article". It contradicts
-itself in places; `contradictions` says where, and what its own rates give.
+(epochai.org/blog/the-longest-training-run), below "the article".
 """
 
 import dataclasses
 import datetime
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from scipy import integrate, optimize, special, stats
+from scipy import optimize, special
 
 import jaxplay
 from jaxplay import finding
@@ -29,32 +29,29 @@ SOURCE = "Sevilla et al. 2022, The longest training run"
 DAYS_PER_YEAR = 365.25
 SPREAD = 0.3
 
-# A rate outside of these, per year, is a slip: it doubles in 7,000 years, or
-# each 2.5 days.
-_LEAST_RATE, _MOST_RATE = 1e-4, 100.0
-# With more, a few draws make up all of the expected compute.
-_LEAST_SPREAD, _MOST_SPREAD = 0.001, 0.5
-# No growth goes on this long.
-_MOST_YEARS, _MOST_GROWTH = 100.0, 1e9
-_BATCHES, _DRAWS = 40, 5000
-_HORIZON = 2.0  # years until the deadline, of the draws, in units of 1/g
-_CONFIDENCE = 0.99
+# Outside this range a growth rate per year is a typing error: it would double
+# in 7,000 years or in 2.5 days.
+_GROWTH_RANGE = (1e-4, 100.0)
+# Above, a few extreme growth rates dominate the expected compute.
+_SPREAD_RANGE = (0.001, 0.5)
+_MAX_YEARS, _MAX_BUDGET_GROWTH = 100.0, 1e9
+_DRAWS = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """Growth per year, of a logarithm: doubling takes log(2) / rate years.
+  """Exponential growth rates per year, log(2) / (years to double).
 
   Attributes:
-    hardware: FLOP/s per dollar; 0.281 is said to double in 2.46 years
-      (Hobbhahn and Besiroglu 2022; the article, footnote 2).
-    investment: Dollars of a training run; 1.31 of its compute, said to double
-      in 6.3 months, less 0.281 of hardware (the article, footnotes 3 and 4).
-    software: 44 times less compute for the same in 7 years, log(44) / 7
-      (Hernandez and Brown 2020).
+    hardware: FLOP/s per dollar; doubles in 2.46 years (Hobbhahn and Besiroglu
+      2022; the article, footnote 2).
+    investment: Dollars of a training run; 1.31 for its compute, which doubles
+      in 6.3 months, less 0.281 for hardware (the article, footnotes 3 and 4).
+    software: Algorithmic efficiency; 44 times less compute for the same result
+      after 7 years, log(44) / 7 (Hernandez and Brown 2020).
 
   Raises:
-    jaxplay.UserError: One of them is no growth.
+    jaxplay.UserError: A growth rate is outside [1e-4, 100].
   """
 
   hardware: float = 0.281
@@ -62,11 +59,12 @@ class Rates:
   software: float = 0.541
 
   def __post_init__(self):
-    for name, rate in dataclasses.asdict(self).items():
-      if not _LEAST_RATE <= rate <= _MOST_RATE:
+    low, high = _GROWTH_RANGE
+    for name, growth in dataclasses.asdict(self).items():
+      if not low <= growth <= high:
         raise jaxplay.UserError(
-          f"the growth of {name} is {rate:g} per year; it must lie in"
-          f" [{_LEAST_RATE:g}, {_MOST_RATE:g}]"
+          f"expected a growth rate of {name} in [{low:g}, {high:g}] per year,"
+          f" got {growth:g}"
         )
 
 
@@ -75,133 +73,86 @@ ARTICLE = Rates()
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """What grows, and what of it a run can take up after its start.
+  """Which levels grow, and which a run can adopt after its start.
 
   Attributes:
-    name: For people.
-    formula: Of the best length, in years.
-    article: The article's length as it says it; empty: it has none.
-    rising: Whether the budget grows.
-    swapped: Whether hardware is bought during the run, as money comes in.
-    software: Whose day's software is used: "" for one that does not improve,
-      that of the "start", of each "purchase" of hardware, or of its "use".
+    name: Shown in tables and figures.
+    formula: The best length in years.
+    article: The article's value in years; empty if it has none.
+    budget: "fixed", "rising" until the start, or "spent": spent as it comes in,
+      so that hardware is bought, and swapped, during the run.
+    software: The version used: that of the "start", of each "purchase" of
+      hardware, or the latest at each "use"; "fixed" if it does not improve.
   """
 
   name: str
   formula: str
-  article: str = ""
-  rising: bool = False
-  swapped: bool = False
-  software: Literal["", "start", "purchase", "use"] = ""
+  article: str
+  budget: Literal["fixed", "rising", "spent"]
+  software: Literal["fixed", "start", "purchase", "use"]
 
   def length(self, rates: Rates) -> float:
-    """The best length in years, in closed form but for one root.
-
-    docs/longest_run.md derives them.
-    """
+    """Return the best length in years, in closed form except for one root."""
     h, i, s = dataclasses.astuple(rates)
     # Money that is spent as it comes in is no reason to wait.
-    g = h + i * (self.rising and not self.swapped)
-    if not self.software:
-      return 1 / g
+    g = h + i if self.budget == "rising" else h
     if self.software == "use":
       return math.log1p(s / g) / s
-    if self.software == "purchase" or not self.swapped:
+    if self.software == "fixed":
+      return 1 / g
+    if self.software == "purchase" or self.budget != "spent":
       return 1 / (g + s)
     g = h + i
 
-    def slope(u):
-      bought = i / g**2 * special.gammainc(2, g * u)
-      return math.exp(-g * u) * (1 - (h + s) * u) - s * bought
+    def slope(u: float) -> float:
+      return math.exp(-g * u) * (1 - (h + s) * u) - s * i * _ramp(g, u)
 
     return optimize.brentq(slope, 0, 1 / (h + s))
 
   def compute(self, length: float, rates: Rates) -> float:
-    """Effective compute of a run of `length` years, by its definition.
+    """Return the effective compute of a run of `length` years.
 
-    In years of the hardware, budget and software of the deadline.
+    In units of a year with the hardware, budget and software of the deadline.
     """
     h, i, s = dataclasses.astuple(rates)
+    if self.software == "purchase":
+      h = h + s
+    g = h if self.budget == "fixed" else h + i
+    if self.software == "use":
+      total = math.exp(-g * length) * _decay(s, length)
+      if self.budget == "spent":
+        total += i / s * (_decay(g, length) - _decay(g + s, length))
+      return total
+    total = length * math.exp(-g * length)
+    if self.budget == "spent":
+      total += i * _ramp(g, length)
+    return total * math.exp(-s * length) if self.software == "start" else total
 
-    def yielded(v):
-      """Of hardware for one dollar, bought when v years are left."""
-      years = -math.expm1(-s * v) / s if self.software == "use" else v
-      frozen = {"start": length, "purchase": v}.get(self.software, 0.0)
-      return math.exp(-h * v - s * frozen) * years
 
-    total = yielded(length) * math.exp(-i * length * self.rising)
-    if self.swapped:
-      # Over log v: days and millennia may both matter.
-      longest = min(length, 50 / (h + i))
-      total += integrate.quad(
-        lambda x: math.exp(x - i * math.exp(x)) * i * yielded(math.exp(x)),
-        math.log(1e-7 * min(longest, 1 / (h + i + s))),
-        math.log(longest),
-        epsabs=0,
-        epsrel=1e-12,
-        limit=200,
-      )[0]
-    return total
+def _decay(g: float, length: float) -> float:
+  """Integral of exp(-g v) over [0, length]."""
+  return -math.expm1(-g * length) / g
 
-  def length_by_search(self, rates: Rates) -> float:
-    """The length of the most `compute`, found without the closed form.
 
-    NaN where twice the length loses too little for numbers of 64 bits.
-    """
-    lengths = np.geomspace(
-      0.01 / sum(dataclasses.astuple(rates)), 10 / rates.hardware, 100
-    )
-    best = np.argmax([self.compute(x, rates) for x in lengths])
-    found = optimize.minimize_scalar(
-      lambda x: -self.compute(x, rates),
-      bounds=(lengths[max(best - 1, 0)], lengths[min(best + 1, 99)]),
-      method="bounded",
-      options={"xatol": 1e-9 * lengths[best]},
-    )
-    flat = self.compute(2 * found.x, rates) > (1 - 1e-6) * -found.fun
-    return math.nan if flat else found.x
+def _ramp(g: float, length: float) -> float:
+  """Integral of v exp(-g v) over [0, length]."""
+  return float(special.gammainc(2, g * length)) / g**2
 
 
 VARIANTS = (
-  Variant("hardware", "1/h", "3.55"),
-  Variant("hardware, budget", "1/(h+i)", "0.76", rising=True),
-  Variant("hardware, software", "1/(h+s)", "1.22", software="start"),
+  Variant("hardware", "1/h", "3.55", "fixed", "fixed"),
+  Variant("hardware, budget", "1/(h+i)", "0.76", "rising", "fixed"),
+  Variant("hardware, software", "1/(h+s)", "1.22", "fixed", "start"),
+  Variant("hardware, budget, software", "1/(h+i+s)", "0.21", "rising", "start"),
   Variant(
-    "hardware, budget, software",
-    "1/(h+i+s)",
-    "0.21",
-    rising=True,
-    software="start",
+    "the same, software upgraded", "ln(1+s/(h+i))/s", "", "rising", "use"
   ),
+  Variant("hardware swapped", "1/h", "3.55", "spent", "fixed"),
   Variant(
-    "the same, software upgraded",
-    "ln(1+s/(h+i))/s",
-    rising=True,
-    software="use",
+    "swapped, software of each purchase", "1/(h+s)", "1.2", "spent", "purchase"
   ),
-  Variant("hardware swapped", "1/h", "3.55", rising=True, swapped=True),
-  Variant(
-    "swapped, software of each purchase",
-    "1/(h+s)",
-    "1.2",
-    rising=True,
-    swapped=True,
-    software="purchase",
-  ),
-  Variant(
-    "swapped, software of the start",
-    "a root",
-    rising=True,
-    swapped=True,
-    software="start",
-  ),
-  Variant(
-    "swapped, software upgraded",
-    "ln(1+s/h)/s",
-    rising=True,
-    swapped=True,
-    software="use",
-  ),
+  Variant("swapped, software of the start", "a root", "", "spent", "start"),
+  Variant("swapped, software upgraded", "ln(1+s/h)/s", "", "spent", "use"),
 )
 
 
@@ -210,12 +161,12 @@ class Start:
   """When to start a run that ends at a deadline.
 
   Attributes:
-    date: The best day that is not over.
+    date: The best day that is not in the past.
     years: From it to the deadline.
-    overdue: Years by which the best start is over; 0: it is not.
-    budget: Dollars that are there at the start; None: today's is not known.
-    later: Dollars that come in, and are spent, during the run; None likewise.
-    lost_today: Share of the best effective compute that a start today loses.
+    overdue: Years since the best start; 0 if it is not in the past.
+    budget: Dollars available at the start; None if today's is unknown.
+    later: Dollars that come in, and are spent, during the run; or None.
+    lost_today: Share of the best effective compute lost by starting today.
   """
 
   date: datetime.date
@@ -234,43 +185,43 @@ def start(
   today: datetime.date,
   budget: float | None = None,
 ) -> Start:
-  """When to start, with what budget, and what it costs not to wait.
+  """Compute when to start, with what budget, and what starting today costs.
 
   Args:
     variant: What grows.
-    rates: How fast.
-    deadline: The run's last day.
-    today: The first day that can be chosen.
+    rates: How fast it grows.
+    deadline: The last day of the run.
+    today: The earliest possible start.
     budget: Dollars today.
 
   Raises:
-    jaxplay.UserError: The deadline is over, or too far for these rates.
+    jaxplay.UserError: The deadline is in the past, or too far for these rates.
   """
   left = (deadline - today).days / DAYS_PER_YEAR
   if left <= 0:
     raise jaxplay.UserError(
-      f"the deadline {deadline} does not lie after {today}; choose a later one"
+      f"expected a deadline after {today}, got {deadline}"
     )
-  if left > _MOST_YEARS:
+  if left > _MAX_YEARS:
     raise jaxplay.UserError(
-      f"the deadline {deadline} is {left:.0f} years away, and no growth goes on"
-      f" that long; choose one within {_MOST_YEARS:g}"
+      f"the deadline {deadline} is {left:.0f} years away, too long for constant"
+      f" growth; choose a deadline within {_MAX_YEARS:g} years"
     )
   best = variant.length(rates)
   kept = variant.compute(left, rates) / variant.compute(best, rates)
   years = min(best, left)
   at_start = later = None
   if budget is not None:
-    growth = rates.investment * variant.rising
-    if growth * left > math.log(_MOST_GROWTH):
+    growth = 0.0 if variant.budget == "fixed" else rates.investment
+    if growth * left > math.log(_MAX_BUDGET_GROWTH):
       raise jaxplay.UserError(
-        f"a budget that grows by {growth:g} per year would be more than"
-        f" {_MOST_GROWTH:g} times as large on {deadline}; choose a nearer"
-        " deadline, or leave out the budget"
+        f"a budget growing by {growth:g} per year would exceed"
+        f" {_MAX_BUDGET_GROWTH:g} times today's on {deadline}; choose an"
+        " earlier deadline, or omit the budget"
       )
     at_start = budget * math.exp(growth * (left - years))
     later = 0.0
-    if variant.swapped:
+    if variant.budget == "spent":
       later = at_start * math.expm1(growth * years)
   wait = round((left - years) * DAYS_PER_YEAR)
   return Start(
@@ -279,138 +230,46 @@ def start(
     overdue=best - years,
     budget=at_start,
     later=later,
-    lost_today=max(1 - kept, 0.0),  # where it is flat, rounding remains
+    lost_today=max(1 - kept, 0.0),  # rounding, where the maximum is flat
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """One reading of the article's remark that uncertainty shortens a run.
+def uncertainty(spread: float = SPREAD) -> dict[str, float]:
+  """Return by which factor uncertain growth changes the best length 1/g.
 
-  Attributes:
-    name: What is uncertain, and what is maximized.
-    exact: Best length, years, in closed form.
-    drawn: The same from draws.
-    low: Of the 99 % interval of `drawn`; so is `high`.
-    factor: `exact` over the length without uncertainty.
-  """
-
-  name: str
-  exact: float
-  drawn: float
-  low: float
-  high: float
-  factor: float
-
-  @property
-  def effect(self) -> str:
-    """ "shorter", "the same" or "longer"."""
-    if math.isclose(self.factor, 1):
-      return "the same"
-    return "shorter" if self.factor < 1 else "longer"
-
-
-def readings(
-  rate: float, *, spread: float = SPREAD, seed: int = 0
-) -> list[Reading]:
-  """Best lengths under uncertainty, where they are 1/rate without.
-
-  Volatile: exp(rate t) is the mean of a geometric Brownian motion, whose
-  logarithm scatters by `spread` within 1/rate years. Unknown: the rate is drawn
-  once, from a gamma distribution of mean `rate` and standard deviation `spread`
-  times it. The deadline is 2/rate years away, and the length fixed today.
+  Each entry is an interpretation of the article's remark on uncertainty.
+  Volatile: exp(g t) is the mean of a geometric Brownian motion whose logarithm
+  has standard deviation `spread` after 1/g years. Unknown: g is drawn once,
+  from a gamma distribution with relative standard deviation `spread`. The
+  deadline is 2/g years away, and the length is fixed today.
 
   Args:
-    rate: Growth per year.
-    spread: Of the uncertainty, in [0.001, 0.5].
-    seed: Of the draws.
+    spread: In [0.001, 0.5].
 
   Raises:
-    jaxplay.UserError: The spread lies outside of that.
+    jaxplay.UserError: The spread is outside this range.
   """
-  if not _LEAST_SPREAD <= spread <= _MOST_SPREAD:
+  low, high = _SPREAD_RANGE
+  if not low <= spread <= high:
     raise jaxplay.UserError(
-      f"the spread is {spread:g}; it must lie in [{_LEAST_SPREAD:g},"
-      f" {_MOST_SPREAD:g}]"
+      f"expected a spread in [{low:g}, {high:g}], got {spread:g}"
     )
-  scale = spread**2 * rate  # of the gamma distribution; the variance per year
-  horizon = _HORIZON / rate
-  random = np.random.default_rng(seed)
-  unknown = _unknown_rates(rate, spread, random)
-  normal = random.standard_normal(unknown.shape)
-
-  def volatile(drift):
-    """log of growth until the start, of the drift of the mean."""
-    return lambda wait, z, _: (
-      (drift - scale / 2) * wait + np.sqrt(scale * wait) * z
-    )
-
-  def expected(log):
-    return lambda x, z, g: (
-      math.log(x) + special.logsumexp(log(horizon - x, z, g))
-    )
-
-  def cautious(log):
-    return lambda x, z, g: math.log(x) + log(horizon - x, z, g).mean()
-
-  base, longer = 1 / rate, 1 / (rate - scale)
-  cases = (
-    ("volatile: expected compute", base, expected(volatile(rate))),
-    (
-      "volatile about the given median: expected compute",
-      1 / (rate + scale / 2),
-      expected(volatile(rate + scale / 2)),
-    ),
-    (
-      "volatile: expected log of compute",
-      1 / (rate - scale / 2),
-      cautious(volatile(rate)),
-    ),
-    (
-      "unknown rate: expected compute",
-      (1 - scale * horizon) / (rate - scale),
-      expected(lambda wait, _, g: g * wait),
-    ),
-    (
-      "unknown rate: expected log of compute",
-      base,
-      cautious(lambda wait, _, g: g * wait),
-    ),
-    (
-      "unknown rate: expected share of the frontier",
-      longer,
-      expected(lambda wait, _, g: g * (wait - horizon)),
-    ),
-  )
-  found = []
-  for name, exact, objective in cases:
-    lengths = [
-      optimize.minimize_scalar(
-        lambda x, *draws, f=objective: -f(x, *draws),
-        bounds=(0.01 * base, horizon),
-        args=draws,
-        method="bounded",
-      ).x
-      for draws in zip(normal, unknown, strict=True)
-    ]
-    found.append(_reading(name, exact, lengths, base))
-  learnt = "unknown rate, known at the start: mean length"
-  found.append(_reading(learnt, longer, (1 / unknown).mean(axis=1), base))
-  return found
+  v = spread**2
+  return {
+    "volatile: expected compute": 1.0,
+    "volatile about the given median: expected compute": 1 / (1 + v / 2),
+    "volatile: expected log of compute": 1 / (1 - v / 2),
+    "unknown rate: expected compute": (1 - 2 * v) / (1 - v),
+    "unknown rate: expected log of compute": 1.0,
+    "unknown rate: expected share of the frontier": 1 / (1 - v),
+    "unknown rate, known at the start: mean length": 1 / (1 - v),
+  }
 
 
-def _unknown_rates(rate, spread, random):
-  """[batches, draws], of a gamma distribution."""
-  size = (_BATCHES, _DRAWS)
-  return random.gamma(spread**-2, rate * spread**2, size)
-
-
-def _reading(name, exact, lengths, base):
-  """Of the best lengths of the batches."""
-  mean = float(np.mean(lengths))
-  wide = stats.t.ppf((1 + _CONFIDENCE) / 2, _BATCHES - 1)
-  half = float(wide * stats.sem(lengths))
-  return Reading(name, exact, mean, mean - half, mean + half, exact / base)
+_RENTED = (
+  "This assumes bought hardware. With rented hardware, start as late as the"
+  " available devices and the largest useful batch size permit."
+)
 
 
 def answer(
@@ -422,309 +281,222 @@ def answer(
   today: datetime.date | None = None,
   budget: float | None = None,
 ) -> answer_lib.Answer:
-  """The lengths of all variants, what uncertainty does, and when to start.
+  """Return the best lengths, the effect of uncertainty, and when to start.
 
   Args:
-    rates: Growth; at the article's, what contradicts it is told, too.
-    spread: As of `readings`.
-    seed: Likewise.
-    deadline: None: when to start is not asked.
-    today: With a deadline, the first day that can be chosen.
-    budget: With a deadline, dollars today.
+    rates: Growth rates.
+    spread: Uncertainty of the growth of hardware; see `uncertainty`.
+    seed: Of the draws in the figure of uncertain lengths.
+    deadline: The last day of the run; None: only lengths.
+    today: The earliest possible start; default: the current day.
+    budget: Dollars today; used with a deadline.
 
   Raises:
-    jaxplay.UserError: As of `start` and `readings`.
+    jaxplay.UserError: See `start` and `uncertainty`.
   """
-  lengths = {v: v.length(rates) for v in VARIANTS}
-  searched = {v: v.length_by_search(rates) for v in VARIANTS}
-  tables = [_lengths_table(lengths, searched, rates)]
-  said = [_verdict(lengths)]
-  findings, details = [], {"rates": dataclasses.asdict(rates)}
-  details["lengths"] = [
-    {"variant": v.name, "years": years, "by_search": searched[v]}
-    for v, years in lengths.items()
-  ]
+  years = {v.name: v.length(rates) for v in VARIANTS}
+  factors = uncertainty(spread)
+  tables = [_lengths_table(years, rates)]
+  details: dict[str, Any] = {
+    "rates": dataclasses.asdict(rates),
+    "lengths": [{"variant": n, "years": y} for n, y in years.items()],
+    "uncertainty": [
+      {"name": n, "exact": f / rates.hardware, "factor": f}
+      for n, f in factors.items()
+    ],
+  }
+  starts = {}
   if deadline is not None:
+    today = today or datetime.date.today()
     starts = {
-      v: start(v, rates, deadline=deadline, today=today, budget=budget)
+      v.name: start(v, rates, deadline=deadline, today=today, budget=budget)
       for v in VARIANTS
     }
-    tables.append(_starts_table(starts, deadline, budget))
-    findings += _too_late(starts)
+    tables.append(_starts_table(starts, deadline))
     details["starts"] = [
-      {"variant": v.name}
-      | dataclasses.asdict(found)
-      | {"date": found.date.isoformat()}
-      for v, found in starts.items()
+      {"variant": n, **dataclasses.asdict(s), "date": s.date.isoformat()}
+      for n, s in starts.items()
     ]
-  uncertain = readings(rates.hardware, spread=spread, seed=seed)
-  tables.append(_readings_table(uncertain, spread))
-  findings.append(_uncertainty(uncertain))
-  details["uncertainty"] = [dataclasses.asdict(r) for r in uncertain]
-  findings.append(_rented())
-  if rates == ARTICLE:
-    findings += contradictions()
+  tables.append(_uncertainty_table(factors, rates.hardware, spread))
   return answer_lib.Answer(
-    said=said,
-    findings=findings,
+    said=[_verdict(years), _RENTED],
+    findings=_findings(rates, years, factors, starts),
     tables=tables,
     pictures=[
-      *_lengths_pictures(lengths, rates),
-      _uncertainty_picture(uncertain, rates.hardware, spread, seed),
+      _lengths_picture(
+        "compute against length, hardware bought at the start",
+        "Effective compute at the deadline relative to the best length (point)."
+        " The more a late start gains, the shorter the best run.",
+        [v for v in VARIANTS if v.budget != "spent"],
+        rates,
+      ),
+      _lengths_picture(
+        "compute against length, hardware bought during the run",
+        "If hardware is bought as money comes in, long runs lose less: their"
+        " late purchases are as good as those of short runs.",
+        [v for v in VARIANTS if v.budget == "spent"],
+        rates,
+      ),
+      _uncertainty_picture(factors, rates.hardware, spread, seed),
     ],
     details=details,
   )
 
 
-def contradictions() -> list[finding.Finding]:
-  """Where the article's figures contradict its own text."""
-  years = {v.name: v.length(ARTICLE) for v in VARIANTS}
-  combined = years["hardware, budget, software"]
-  frozen = years["swapped, software of the start"]
-  upgraded = years["swapped, software upgraded"]
-  h, i, _ = dataclasses.astuple(ARTICLE)
+def _verdict(years):
+  fixed, bought, upgraded = (
+    f"{12 * years[name]:.1f} months"
+    if years[name] < 1
+    else f"{years[name]:.2f} years"
+    for name in (
+      "hardware, budget, software",
+      "swapped, software of the start",
+      "swapped, software upgraded",
+    )
+  )
+  return (
+    f"Start {fixed} before the deadline if hardware, budget and software stay"
+    f" those of the start; {bought} if hardware is bought as money comes in;"
+    f" {upgraded} if software is upgraded as well."
+  )
+
+
+def _findings(rates, years, factors, starts):
+  shorter = [name for name, factor in factors.items() if factor < 1]
+  rows = [
+    (
+      "uncertainty_shortens_runs",
+      "remark on stochasticity",
+      factors,
+      "The article expects uncertain growth to shorten runs. This holds in"
+      f" {len(shorter)} of {len(factors)} readings ({'; '.join(shorter)}).",
+    ),
+    ("model_applies", "rented hardware", {}, _RENTED),
+  ]
+  overdue = {name: s for name, s in starts.items() if s.overdue}
+  if overdue:
+    lost = {name: s.lost_today for name, s in overdue.items()}
+    low, high = min(lost.values()), max(lost.values())
+    row = (
+      "best_start_is_over",
+      "deadline",
+      {"lost": lost, "years": {n: s.overdue for n, s in overdue.items()}},
+      f"The best start is in the past for {len(overdue)} of {len(starts)}"
+      f" variants. For these, start today: this loses {low:.1%} to {high:.1%}"
+      " of the best effective compute.",
+    )
+    rows.insert(0, row)
+  if rates == ARTICLE:
+    combined = years["hardware, budget, software"]
+    row = (
+      "article_contradicts_itself",
+      "the article's arithmetic",
+      {"said": 0.21, "found": combined},
+      "The article's combined length, 0.21 years, uses a growth of investment"
+      f" of 3.84 per year instead of its own {rates.investment}, which gives"
+      f" {combined:.2f} years. Other discrepancies: docs/longest_run.md.",
+    )
+    rows.append(row)
   return [
-    _contradiction(
-      "the combined length",
-      f"Its 0.21 years (2.52 months) are 1/(0.28 + 3.84 + 0.54), with 3.84 of"
-      f" investment where its text has {i}. That gives {combined:.2f} years"
-      f" ({12 * combined:.1f} months). 'Less than 3 months' in the summary and"
-      " '2.5 months' in the conclusion inherit it.",
-      said=1 / (0.28 + 3.84 + 0.54),
-      found=combined,
-    ),
-    _contradiction(
-      "the length with swapped hardware",
-      "The summary has 1.2 years (14-15 months), the section 3.55. The former"
-      " is 1/(h+s), derived for no swapping: it holds if each purchase"
-      f" keeps the software of its day. It is {frozen:.2f} with the software of"
-      f" the start, and {upgraded:.2f} with software that is upgraded.",
-      said=[1.2, 3.55],
-      found=[frozen, upgraded, 1 / h],
-    ),
-    _contradiction(
-      "the bounds",
-      "The summary's, 3 months and 1.2 years, are the lower ends of the"
-      " conclusion's ranges, 2.5 months to 3.6 years and 1.2 to 3.6 years; it"
-      " ends with 'not over 4 years'. Its rates give"
-      f" {12 * combined:.1f} months to {1 / h:.2f} years, and {frozen:.2f} to"
-      f" {1 / h:.2f} years. A best length is no bound either: shorter runs are"
-      " outdone just as well.",
-      said=[0.25, 1.2, 3.6, 4.0],
-      found=[combined, frozen, 1 / h],
-    ),
-    _contradiction(
-      "the order of magnitude",
-      "Budgets are said to grow an order of magnitude faster than hardware,"
-      f" and runs to become an order shorter: it is {i / h:.1f} times faster"
-      f" and {(h + i) / h:.1f} times shorter. (3.84 would be {3.84 / h:.0f}"
-      " times.)",
-      said=10,
-      found=[i / h, (h + i) / h],
-    ),
-    _contradiction(
-      "its rounding",
-      f"Doubling in 2.46 years is {math.log(2) / 2.46:.3f} per year, not {h}:"
-      f" 3.55 years are 2.46/ln(2), and 1/{h} is {1 / h:.2f}. Doubling in 6.3"
-      f" months is {12 * math.log(2) / 6.3:.2f}, not 1.31. 9.12 and 2.52 months"
-      " are years that were rounded before.",
-      said=3.55,
-      found=1 / h,
-    ),
-    _contradiction(
-      "what is maximized",
-      "Compute per dollar, it says, of which the budget is no part; where"
-      " budgets rise, its formulas maximize compute.",
-    ),
-    _contradiction(
-      "software that is upgraded",
-      "It promises to look at that, and does so for hardware alone. The length"
-      f" is {years['the same, software upgraded']:.2f} years without swapped"
-      f" hardware and {upgraded:.2f} with it.",
-    ),
+    finding.Finding(check, "warn", subject, evidence, advice, SOURCE)
+    for check, subject, evidence, advice in rows
   ]
 
 
-def _contradiction(subject, advice, **evidence):
-  return finding.Finding(
-    "article_contradicts_itself", "warn", subject, evidence, advice, SOURCE
-  )
-
-
-def _too_late(starts):
-  late = {v.name: found for v, found in starts.items() if found.overdue}
-  if not late:
-    return
-  lost = {name: found.lost_today for name, found in late.items()}
-  yield finding.Finding(
-    "best_start_is_over",
-    "warn",
-    "deadline",
-    {"lost": lost, "years": {n: found.overdue for n, found in late.items()}},
-    f"For {len(late)} of {len(starts)} variants the best start is over. Start"
-    f" today: that loses {min(lost.values()):.1%} to {max(lost.values()):.1%}"
-    " of the best effective compute.",
-    SOURCE,
-  )
-
-
-def _uncertainty(uncertain):
-  shorter = [r.name for r in uncertain if r.effect == "shorter"]
-  return finding.Finding(
-    "uncertainty_shortens_runs",
-    "warn",
-    "remark on stochasticity",
-    {r.name: r.factor for r in uncertain},
-    f"The article says so of all; it holds in {len(shorter)} of"
-    f" {len(uncertain)} readings ({'; '.join(shorter)}), and not for its"
-    " reason. There, an uncertain future is worth more on average, which pays"
-    " for waiting. Caution does not shorten a run: hardware that was bought is"
-    " known, what waiting would buy is not. This model knows no runs that fail"
-    " or lose their purpose.",
-    SOURCE,
-  )
-
-
-def _rented():
-  return finding.Finding(
-    "model_applies",
-    "warn",
-    "rented hardware",
-    {},
-    "Not to hardware that is rented and a small part of what there is: an hour"
-    " of many devices costs what many hours of one do, prices fall, and"
-    " training is largely parallel. There, wait as long as possible and train"
-    " briefly on many devices; the limits are what can be rented at once and"
-    " the largest useful batch.",
-    SOURCE,
-  )
-
-
-def _verdict(lengths):
-  years = {v.name: length for v, length in lengths.items()}
-  fixed = years["hardware, budget, software"]
-  swapped = years["swapped, software of the start"]
-  upgraded = years["swapped, software upgraded"]
-  return (
-    f"Start {_span(fixed)} before the deadline if hardware, budget and"
-    f" software stay those of the start; {_span(swapped)} if hardware is bought"
-    f" as money comes in; {_span(upgraded)} if software is upgraded, too."
-  )
-
-
-def _span(years):
-  return f"{12 * years:.1f} months" if years < 1 else f"{years:.2f} years"
-
-
-def _lengths_table(lengths, searched, rates):
+def _lengths_table(years, rates):
   h, i, s = dataclasses.astuple(rates)
   return answer_lib.Table(
     "The longest training run",
-    ["what grows", "formula", "years", "months", "by search", "article"],
+    ["what grows", "formula", "years", "months", "article"],
     [
-      [
-        *(v.name, v.formula, f"{years:.4f}", f"{12 * years:.2f}"),
-        *(f"{searched[v]:.4f}".replace("nan", "flat"), v.article or None),
-      ]
-      for v, years in lengths.items()
+      [v.name, v.formula, f"{y:.4f}", f"{12 * y:.2f}", v.article or None]
+      for v, y in zip(VARIANTS, years.values(), strict=True)
     ],
-    f"Per year: hardware h = {h:g}, investment i = {i:g}, software s = {s:g}."
-    " By search: the maximum of the effective compute itself. Article: its"
-    " years, at its own rates.",
+    f"Growth per year: hardware h = {h:g}, investment i = {i:g}, software"
+    f" s = {s:g}. Article: its result in years, at its own growth rates.",
   )
 
 
-def _starts_table(starts, deadline, budget):
+def _starts_table(starts, deadline):
   heads = ["what grows", "start", "years", "lost by starting today"]
   rows = []
-  for v, found in starts.items():
-    when = found.date.isoformat() + " (now)" * (found.overdue > 0)
-    rows.append([v.name, when, f"{found.years:.3f}", f"{found.lost_today:.1%}"])
-    if budget is not None:
-      rows[-1] += [f"{found.budget:,.0f}", f"{found.later:,.0f}"]
-  if budget is not None:
+  for name, s in starts.items():
+    day = f"{s.date} (now)" if s.overdue > 0 else f"{s.date}"
+    row = [name, day, f"{s.years:.3f}", f"{s.lost_today:.1%}"]
+    if s.budget is not None:
+      row += [f"{s.budget:,.0f}", f"{s.later:,.0f}"]
+    rows.append(row)
+  if len(rows[0]) > len(heads):
     heads += ["dollars at the start", "during the run"]
   return answer_lib.Table(
     f"To be done on {deadline}",
     heads,
     rows,
-    "Lost: share of the effective compute of the best start, even where that"
-    " is over.",
+    "Lost: share of the effective compute of the best start, even if that is"
+    " in the past.",
   )
 
 
-def _readings_table(uncertain, spread):
+def _effect(factor):
+  if factor == 1:
+    return "the same"
+  return "shorter" if factor < 1 else "longer"
+
+
+def _uncertainty_table(factors, growth, spread):
   return answer_lib.Table(
     f"Growth that is uncertain by {spread:g}, for hardware alone",
-    ["reading", "years", "by draws", "99 % interval", "times 1/h", "effect"],
+    ["reading", "years", "times 1/h", "effect"],
     [
-      [
-        *(r.name, f"{r.exact:.3f}", f"{r.drawn:.3f}"),
-        *(f"{r.low:.3f} to {r.high:.3f}", f"{r.factor:.3f}", r.effect),
-      ]
-      for r in uncertain
+      [name, f"{f / growth:.3f}", f"{f:.3f}", _effect(f)]
+      for name, f in factors.items()
     ],
-    "The article: uncertainty pushes towards shorter runs. Deadline 2/h years"
-    " away, length fixed today; the factors are the same for any 1/g.",
+    "For a deadline 2/h years away and a length fixed today.",
   )
 
 
-def _lengths_pictures(lengths, rates):
-  for name, chosen, caption in (
-    (
-      "compute against length, hardware bought at the start",
-      [v for v in VARIANTS if not v.swapped],
-      "Effective compute by the deadline of runs of a length, against the best"
-      " (point). Growth that waiting can use makes the best run shorter.",
-    ),
-    (
-      "compute against length, hardware bought during the run",
-      [v for v in VARIANTS if v.swapped],
-      "With hardware bought as money comes in, long runs lose less: what is"
-      " bought late is as good as theirs.",
-    ),
-  ):
-    shown = {v: lengths[v] for v in chosen}
-    grid = np.geomspace(min(shown.values()) / 10, 4 * max(shown.values()), 81)
-    lines = [
+def _lengths_picture(name, caption, variants, rates):
+  years = {v: v.length(rates) for v in variants}
+  grid = np.geomspace(min(years.values()) / 10, 4 * max(years.values()), 81)
+  return answer_lib.Picture(
+    name,
+    answer_lib.Axis("length of the run, years", log=True),
+    answer_lib.Axis("effective compute relative to the best"),
+    lines=[
       {
         "x": float(f"{x:.4g}"),
         "y": round(v.compute(x, rates) / v.compute(best, rates), 4),
         "series": v.name,
       }
-      for v, best in shown.items()
-      for x in grid
-    ]
-    yield answer_lib.Picture(
-      name,
-      answer_lib.Axis("length of the run, years", log=True),
-      answer_lib.Axis("effective compute against the best"),
-      lines=lines,
-      points=[{"x": x, "y": 1.0, "series": v.name} for v, x in shown.items()],
-      caption=caption,
-    )
+      for v, best in years.items()
+      for x in grid.tolist()
+    ],
+    points=[{"x": x, "y": 1.0, "series": v.name} for v, x in years.items()],
+    caption=caption,
+  )
 
 
-def _uncertainty_picture(uncertain, rate, spread, seed):
-  lengths = 1 / _unknown_rates(rate, spread, np.random.default_rng(seed))
+def _uncertainty_picture(factors, growth, spread, seed):
+  rng = np.random.default_rng(seed)
+  lengths = 1 / rng.gamma(spread**-2, growth * spread**2, _DRAWS)
   shown = np.quantile(lengths, [0.001, 0.995])
-  counts, edges = np.histogram(lengths, 40, shown)
-  exact = {r.name: r.exact for r in uncertain}
+  counts, edges = np.histogram(lengths, 40, tuple(shown))
+  fixed = {name: factor / growth for name, factor in factors.items()}
   return answer_lib.Picture(
     "best length, where the growth of hardware is unknown",
-    answer_lib.Axis("best length for a rate as drawn, years"),
+    answer_lib.Axis("best length at the drawn growth rate, years"),
     answer_lib.Axis("share of the draws"),
     bars=[
-      {"x": low, "x2": high, "y": count / lengths.size, "series": "draws"}
+      {"x": low, "x2": high, "y": count / _DRAWS, "series": "draws"}
       for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ],
     rules={
-      "expected compute": exact["unknown rate: expected compute"],
-      "no uncertainty, or expected log": 1 / rate,
-      "share of the frontier": exact[
+      "expected compute": fixed["unknown rate: expected compute"],
+      "no uncertainty, or expected log": 1 / growth,
+      "share of the frontier": fixed[
         "unknown rate: expected share of the frontier"
       ],
     },
-    caption="Which length is best for each rate, and (dashed) the one to fix"
-    " beforehand: it depends on what is maximized, not on caution.",
+    caption="Best length at each growth rate, and (dashed) the best length to"
+    " fix in advance, which depends on what is maximized.",
   )
