@@ -18,8 +18,8 @@ from jaxplay import finding, rundir
 from jaxplay.analysis import checklist, compare, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import budget as planning
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.rounds import decide as rounds_lib
 from jaxplay.playbook.stability import run as stability
 from jaxplay.playbook.steps import decide as steps_lib
@@ -41,9 +41,9 @@ _DECIDING = (
 )
 _LOWER = 0.5  # of the rate, which longer runs may want
 # Of these, a config that is handed over keeps its own.
-_LOOKS = ("log_every", "eval_every", "checkpoint_every", *lab_lib.CURVES_ONLY)
+_LOOKS = ("log_every", "eval_every", "checkpoint_every", *study_runner.CURVES_ONLY)
 
-Keep = Callable[[Any, str, answer_lib.Answer], None]
+Keep = Callable[[Any, str, result_lib.ProcedureResult], None]
 
 
 @dataclasses.dataclass
@@ -159,7 +159,7 @@ class PhaseFile(TypedDict):
 
 
 def playbook(
-  lab: lab_lib.Lab,
+  runner: study_runner.StudyRunner,
   config: ml_collections.ConfigDict,
   *,
   budget: planning.Budget,
@@ -167,13 +167,13 @@ def playbook(
   learning_rates: tuple[float, float],
   seeds: int,
   seed: int,
-  batch_size: Callable[[lab_lib.Lab], answer_lib.Answer] | None,
+  batch_size: Callable[[study_runner.StudyRunner], result_lib.ProcedureResult] | None,
   keep: Keep,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Batch size, steps, stability, exploration, exploitation, the last round.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config, whose `max_train_steps` is what a final run gets.
     budget: Of all that is trained; not refused by `check`.
     num_train: Examples of the training split.
@@ -187,7 +187,7 @@ def playbook(
   Raises:
     jaxplay.UserError: A budget of time is too small, or nothing trains.
   """
-  loop = _Loop(lab, config, budget, keep)
+  loop = _Loop(runner, config, budget, keep)
   if batch_size is not None:
     loop.run("batch_size", lambda: _batch_size(loop, batch_size))
   loop.run("steps", lambda: _steps(loop, learning_rates, num_train))
@@ -226,7 +226,7 @@ def check(
       f" with trials of a quarter of the steps, and needs"
       f" {planning.FEWEST_STEPS}"
     )
-  rates = lab_lib.rates(*learning_rates, planning.per_decade(0))
+  rates = study_runner.learning_rates(*learning_rates, planning.per_decade(0))
   least = planning.least(seeds, len(rates))
   if budget.trials < least:
     raise jaxplay.UserError(
@@ -242,18 +242,18 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Phase))
 class _Loop:
   """The phases so far, and what follows from them."""
 
-  def __init__(self, lab, config, budget, keep):
-    self.lab, self.given, self.budget, self.keep = lab, config, budget, keep
+  def __init__(self, runner, config, budget, keep):
+    self.runner, self.given, self.budget, self.keep = runner, config, budget, keep
     self.phases: list[Phase] = []
 
   def run(self, name: str, phase: Callable[[], Phase]) -> None:
     """Runs a phase, or reads what it decided."""
-    self.lab.tell(f"\n{name} ({self._told_left()})")
-    path = self.lab.path / f"{len(self.phases) + 1:02d}_{name}.json"
+    self.runner.log(f"\n{name} ({self._told_left()})")
+    path = self.runner.path / f"{len(self.phases) + 1:02d}_{name}.json"
     if not path.exists():
-      since, before = time.monotonic(), dict(self.lab.ran)
+      since, before = time.monotonic(), dict(self.runner.ran)
       found = phase()
-      new = sum(n for p, n in self.lab.ran.items() if p not in before)
+      new = sum(n for p, n in self.runner.ran.items() if p not in before)
       found.spent = new / self._examples()
       found.seconds = time.monotonic() - since
       rundir.write_json(path, rundir.plain(dataclasses.asdict(found)))
@@ -261,8 +261,8 @@ class _Loop:
     shape = _DATA[name.rstrip("_0123456789")]
     rundir.check_shape(path, kept["data"], shape, "$.data")
     self.phases.append(Phase(**{key: kept[key] for key in _FIELDS}))
-    for sentence in self.last.said:
-      self.lab.tell(f"  {sentence}")
+    for sentence in self.last.summary:
+      self.runner.log(f"  {sentence}")
 
   def _examples(self):
     return self.given.max_train_steps * self.given.batch_size
@@ -320,7 +320,7 @@ class _Loop:
       "eval_every": max(1, every),
       "checkpoint_every": length,
       _WARMUP: min(warmup, length // 4),
-      **lab_lib.CURVES_ONLY,
+      **study_runner.CURVES_ONLY,
     }
     for key, value in changes.items():
       config_lib.override(config, key, value)
@@ -340,13 +340,13 @@ def _rows(findings):
 
 def _batch_size(loop, ask):
   """Another size only where it is twice as fast; examples stay the same."""
-  answer = ask(loop.lab.within("batch_size"))
-  loop.keep(loop.lab.path / "batch_size", "batch-size", answer)
+  answer = ask(loop.runner.within("batch_size"))
+  loop.keep(loop.runner.path / "batch_size", "batch-size", answer)
   old, new = loop.given.batch_size, answer.details["batch_size"]
   settings = {}
   if new is None:
     said = (
-      f"batches of {old} are kept, since it cannot be told: {answer.said[0]}"
+      f"batches of {old} are kept, since it cannot be told: {answer.summary[0]}"
     )
   else:
     gain = planning.gain(answer.details["speeds"], old, new)
@@ -379,7 +379,7 @@ def _steps(loop, learning_rates, num_train):
   total, findings, fits, page = config.max_train_steps, [], None, ""
   if config.model.name not in config_lib.TEXT_MODELS:
     answer = steps.sweep(
-      loop.lab.within("steps"),
+      loop.runner.within("steps"),
       config,
       learning_rates=learning_rates,
       max_train_steps=max(1, total // 4),
@@ -388,7 +388,7 @@ def _steps(loop, learning_rates, num_train):
       per_decade=planning.per_decade(loop.total()),
     )
     page = "steps/report.html"
-    loop.keep(loop.lab.path / "steps", "steps", answer)
+    loop.keep(loop.runner.path / "steps", "steps", answer)
     fits, findings = answer.details["steps"], answer.findings
   length, why = planning.first_length(total, fits, loop.total())
   return Phase(
@@ -404,7 +404,7 @@ def _stability(loop, learning_rates, seeds):
   """The best rate; and a fix, if rates just above it are unstable."""
   repair = not planning.is_small(loop.total())
   answer = stability.stability(
-    loop.lab.within("stability"),
+    loop.runner.within("stability"),
     loop.short(loop.data("length")),
     learning_rates=learning_rates,
     seeds=seeds,
@@ -412,7 +412,7 @@ def _stability(loop, learning_rates, seeds):
     every_step=False,  # Its evaluations are no trials, and not paid for.
     repair=repair,
   )
-  loop.keep(loop.lab.path / "stability", "stability", answer)
+  loop.keep(loop.runner.path / "stability", "stability", answer)
   settings = dict(answer.settings)
   if answer.details["fix"] == "warmup":
     # What the fix adds to a short run is no length of the whole one.
@@ -426,7 +426,7 @@ def _stability(loop, learning_rates, seeds):
   low = best / _AROUND if best else learning_rates[0] / _AROUND**3
   high = best * _AROUND if best else learning_rates[0]
   fix = answer.details["fix"]
-  said = answer.said[0]
+  said = answer.summary[0]
   if answer.details["worth_fixing"] and not repair:
     said = f"{said} The budget is too small to look for a fix."
   return Phase(
@@ -488,8 +488,8 @@ def _next_study(loop, name, seed):
     space = space_lib.Space.from_json(asked["space"])
     return _study(loop, name, space, asked["length"], asked["trials"], seed)
   first = last["num_trials"]
-  loop.lab.extend(last["study"], first, first + asked["trials"])
-  results = results_lib.read_study(loop.lab.path / last["study"])
+  loop.runner.extend(last["study"], first, first + asked["trials"])
+  results = results_lib.read_study(loop.runner.path / last["study"])
   return _explored(loop, name, results, first, length)
 
 
@@ -501,7 +501,7 @@ def _study(loop, name, space, length, num, seed):
     num_trials=num,
     seed=seed,
   )
-  results = loop.lab.study(name, study, loop.short(length))
+  results = loop.runner.study(name, study, loop.short(length))
   return _explored(loop, name, results, 0, length)
 
 
@@ -566,7 +566,7 @@ def _exploit(loop, name, num, seed):
   """Bayesian optimization with what is left for short trials."""
   last = loop.explored()[-1].data
   first = loop.last.data["num_trials"]
-  results = loop.lab.suggest(
+  results = loop.runner.suggest(
     last["study"],
     first + num - last["num_trials"],
     batch=planning.batch(num),
@@ -608,7 +608,7 @@ def _longer(loop):
   # "Unlikely to transfer" is the rate: the better half is tried with less, too.
   kept = trials[: -(-num // 2)]
   lower = [
-    point | {lab_lib.RATE: float(f"{_LOWER * point[lab_lib.RATE]:.4g}")}
+    point | {study_runner.LEARNING_RATE: float(f"{_LOWER * point[study_runner.LEARNING_RATE]:.4g}")}
     for _, point in kept[: num - len(kept)]
   ]
   changes, why = _lengthened(loop, length)
@@ -617,9 +617,9 @@ def _longer(loop):
     config="",
     algorithm="explicit",
     points=[*(point for _, point in kept), *lower],
-    overrides=changes | lab_lib.CURVES_ONLY,
+    overrides=changes | study_runner.CURVES_ONLY,
   )
-  results = loop.lab.study("longer", study, config)
+  results = loop.runner.study("longer", study, config)
   if not results.ranked:
     raise jaxplay.UserError(
       f"none of the {num} best trials came to a result at {total:,} steps; see"
@@ -667,13 +667,13 @@ def _best_of_first_round(loop, length):
   """(objective, point) of its trials of that length, the best first."""
   found = []
   for name in dict.fromkeys(p.data["study"] for p in loop.explored()):
-    results = results_lib.read_study(loop.lab.path / name)
+    results = results_lib.read_study(loop.runner.path / name)
     if results.study["config"]["max_train_steps"] == length:
       found += [(results.value(t), results.by_key(t)) for t in results.ranked]
   if not found:
     raise jaxplay.UserError(
       "no trial of the first round came to a result; see"
-      f" {str(loop.lab.path / name / 'report.html')!r}"
+      f" {str(loop.runner.path / name / 'report.html')!r}"
     )
   return sorted(found, key=lambda row: row[0])
 
@@ -684,15 +684,15 @@ def _final(loop, seeds):
   study = study_lib.Study(
     goal="How good is the config as it came?",
     config="",
-    space={lab_lib.RATE: space_lib.Choice((given.hparams.learning_rate,))},
+    space={study_runner.LEARNING_RATE: space_lib.Choice((given.hparams.learning_rate,))},
     algorithm="explicit",
-    points=[{lab_lib.RATE: given.hparams.learning_rate}],
-    overrides=lab_lib.CURVES_ONLY,
+    points=[{study_runner.LEARNING_RATE: given.hparams.learning_rate}],
+    overrides=study_runner.CURVES_ONLY,
   )
-  loop.lab.study("given", study, given)
-  baseline = loop.lab.rerun("given", [0], seeds)
+  loop.runner.study("given", study, given)
+  baseline = loop.runner.rerun("given", [0], seeds)
   candidates = loop.data("candidates")[: loop.shares.candidates]
-  results = loop.lab.rerun("longer", candidates, seeds)
+  results = loop.runner.rerun("longer", candidates, seeds)
   means = {
     index: float(values.mean())
     for index in candidates
@@ -705,7 +705,7 @@ def _final(loop, seeds):
   if chosen is not None and not baseline.ranked:
     said = "the config as it came has no result, so any is better"
   elif chosen is not None:
-    trial = loop.lab.path / "longer" / "trials" / f"{chosen:04d}"
+    trial = loop.runner.path / "longer" / "trials" / f"{chosen:04d}"
     found = compare.compare(baseline, compare.read(trial))
     comparison, (low, high) = found.as_json(), found.interval
     said = (
@@ -734,11 +734,11 @@ def _answer(loop):
   elif verdict != "adopt":
     told = f"Trial {chosen} of the last round may be better, or as good"
   settings, config = _handed_over(loop, chosen)
-  path = loop.lab.path / "best.json"
+  path = loop.runner.path / "best.json"
   rundir.write_json(path, config_lib.as_json(config))
-  return answer_lib.Answer(
-    said=[
-      f"{told}: {loop.last.said[0]}.",
+  return result_lib.ProcedureResult(
+    summary=[
+      f"{told}: {loop.last.summary[0]}.",
       f"{loop.spent():.3g} trials of {loop.budget} were spent.",
       f"The config is written: {path}",
     ],
@@ -752,7 +752,7 @@ def _answer(loop):
       _settings_table(config_lib.flatten(loop.given), settings),
       _phases_table(loop),
     ],
-    pictures=[_picture(loop, loop.given.objective)],
+    figures=[_picture(loop, loop.given.objective)],
     details={
       "phases": [dataclasses.asdict(p) for p in loop.phases],
       "comparison": comparison,
@@ -768,7 +768,7 @@ def _handed_over(loop, chosen):
   if chosen is None:
     return {}, config
   given, decided = (config_lib.flatten(c) for c in (config, loop.config()))
-  trial = loop.lab.path / "longer" / "trials" / f"{chosen:04d}"
+  trial = loop.runner.path / "longer" / "trials" / f"{chosen:04d}"
   run = config_lib.from_json(rundir.RunDir(trial).config())
   # How trials are looked at is no part of what was found.
   best = config_lib.flatten(run) | {key: decided[key] for key in _LOOKS}
@@ -780,17 +780,17 @@ def _handed_over(loop, chosen):
 
 
 def _phases_table(loop):
-  return answer_lib.Table(
+  return result_lib.Table(
     "Phases",
     ["phase", "trials spent", "decided", "page"],
-    [[p.name, round(p.spent, 1), p.said[0], p.page] for p in loop.phases],
+    [[p.name, round(p.spent, 1), p.summary[0], p.page] for p in loop.phases],
     "A trial is a run of the config's own length; shorter ones count their"
     " share.",
   )
 
 
 def _settings_table(given, settings):
-  return answer_lib.Table(
+  return result_lib.Table(
     "What changes",
     ["key", "was", "is"],
     [[key, given[key], value] for key, value in settings.items()],
@@ -815,10 +815,10 @@ def _picture(loop, objective):
       low = mean - std if mean > std else mean
       row = dict(x=at, y=mean, low=low, high=mean + std)
       rows.append(row | {"series": f"{name}, other seeds"})
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "every trial, by when it was paid for",
-    answer_lib.Axis("budget spent, trials"),
-    answer_lib.Axis(objective, log=True, with_zero=True),
+    result_lib.Axis("budget spent, trials"),
+    result_lib.Axis(objective, log=True, with_zero=True),
     points=rows,
     caption="Each trial that came to a result, when it was paid for; trials are"
     " short until the last round. At the end, the mean and standard deviation"

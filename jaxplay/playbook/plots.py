@@ -8,12 +8,12 @@ import altair as alt
 from altair.utils import schemapi
 
 from jaxplay.analysis import plots
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _INK = plots.GREY
 
 
-def figures(pictures: Sequence[answer_lib.Picture]) -> list[plots.Figure]:
+def figures(pictures: Sequence[result_lib.FigureData]) -> list[plots.Figure]:
   """A figure for each picture; they hold their rows."""
   with schemapi.debug_mode(False):
     return [

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.playbook.batch_size import critical as critical_lib
 from jaxplay.playbook.batch_size import throughput
 from jaxplay.playbook.steps import decide as steps_lib
 
-_SIZE = answer_lib.Axis("batch size, examples", log=True)
+_SIZE = result_lib.Axis("batch size, examples", log=True)
 
 
 def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
@@ -56,7 +56,7 @@ def answer(
   measured: bool = True,
   target: steps_lib.Target | None = None,
   reached: Sequence[critical_lib.Reached] = (),
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """The whole answer.
 
   Args:
@@ -130,12 +130,12 @@ def answer(
   if outcome:
     pictures.append(_steps_picture(known, outcome, target))
     pictures.append(_cost_picture(known, outcome, timed, num_devices))
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings=settings,
     findings=findings,
     tables=[_table(speeds, reached, num_devices, target, measured)],
-    pictures=pictures,
+    figures=pictures,
     details={
       "batch_size": chosen,
       "saturation": last,
@@ -244,7 +244,7 @@ def _table(speeds, reached, num_devices, target, measured):
     elif target is not None:
       row += ["-", f"> {one.budget}" if one else "-", *["-"] * 4]
     rows.append(row[: len(heads)])
-  return answer_lib.Table(
+  return result_lib.Table(
     "Batch sizes",
     heads,
     rows,
@@ -276,10 +276,10 @@ def _throughput_picture(timed, last, measured):
   name = "twice as much for each doubling"
   # Far above what is reached, it would only press that flat.
   lines = [dict(x=x, y=y, series=name) for x, y in ideal if y <= 4 * most]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "throughput against batch size",
     _SIZE,
-    answer_lib.Axis("examples per second", log=True),
+    result_lib.Axis("examples per second", log=True),
     lines=rows + lines,
     points=rows,
     rules={f"grows up to {last}": last} if last < timed[-1].batch_size else {},
@@ -303,10 +303,10 @@ def _steps_picture(known, outcome, target):
     if critical_lib.is_between(fit, sizes):
       rules[f"critical: {fit.critical:,.0f}"] = fit.critical
   errors = 2 * critical_lib.relative_errors(known)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "steps to the target",
     _SIZE,
-    answer_lib.Axis(f"steps to {target}", log=True),
+    result_lib.Axis(f"steps to {target}", log=True),
     lines=lines,
     points=[
       dict(
@@ -344,10 +344,10 @@ def _cost_picture(known, outcome, timed, num_devices):
     for one in known
     for name, cost in costs.items()
   ]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "time and device-seconds to the target",
     _SIZE,
-    answer_lib.Axis("seconds, device-seconds", log=True),
+    result_lib.Axis("seconds, device-seconds", log=True),
     lines=rows,
     points=rows,
     rules={f"least time: {outcome.time}": outcome.time},

@@ -6,8 +6,8 @@ from typing import Any
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.batch_size import critical, throughput
 from jaxplay.playbook.batch_size import decide as planning
 from jaxplay.playbook.steps import decide as steps_lib
@@ -63,7 +63,7 @@ def check(target: steps_lib.Target, config) -> None:
 
 
 def batch_size(
-  lab: lab_lib.Lab,
+  runner: study_runner.StudyRunner,
   config,
   *,
   measure: Callable[[Any], Mapping[str, Any]],
@@ -76,11 +76,11 @@ def batch_size(
   learning_rates: tuple[float, float] = (1e-3, 1.0),
   seeds: int = 3,
   max_train_steps: int = 0,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Feasible sizes and their speed; with a target, steps to it at each.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config.
     measure: Of a config, the fields of `throughput.Speed` but the size, once.
     num_devices: That it measures on.
@@ -97,7 +97,7 @@ def batch_size(
     jaxplay.UserError: No size fits, or no trial logs the target's metric.
   """
   speeds, ended = _speeds(
-    lab,
+    runner,
     config,
     measure,
     sizes=sizes,
@@ -120,7 +120,7 @@ def batch_size(
     if sizes is None:
       candidates = fitting[: throughput.saturation(fitting) + 1]
     reached = _reach(
-      lab,
+      runner,
       config,
       [s.batch_size for s in candidates],
       target=target,
@@ -142,7 +142,7 @@ def batch_size(
   )
 
 
-def _speeds(lab, config, measure, *, passes, **limits):
+def _speeds(runner, config, measure, *, passes, **limits):
   """(speed of each size that was tried, why no larger one was).
 
   All sizes are timed one after another, and then all of them again: what else
@@ -156,13 +156,13 @@ def _speeds(lab, config, measure, *, passes, **limits):
     config_lib.validate(changed)
     name = f"speed/{size:07d}"
     while True:
-      kept = lab.measured(name, throughput.Pass)
+      kept = runner.measured(name, throughput.Pass)
       # What does not fit does not fit; it is compiled once.
       if len(kept) >= number or (kept and kept[-1].get("too_large")):
         return throughput.best_of(size, kept)
       which = f", pass {len(kept) + 1}" if passes > 1 else ""
-      lab.tell(f"batch size {size}{which}")
-      lab.measure(name, lambda: measure(changed))
+      runner.log(f"batch size {size}{which}")
+      runner.measure(name, lambda: measure(changed))
 
   for number in range(1, passes + 1):
     # Where to end is seen anew in each pass, by the best ones so far.
@@ -171,7 +171,7 @@ def _speeds(lab, config, measure, *, passes, **limits):
     for one in speeds:
       if one.differ > throughput.AGREE:
         name = f"speed/{one.batch_size:07d}"
-        taken = len(lab.measured(name, throughput.Pass))
+        taken = len(runner.measured(name, throughput.Pass))
         speed(one.batch_size, taken + 1)
     speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
   return speeds, ended
@@ -227,16 +227,16 @@ def _doubled(speed, *, sizes, first, largest, num_train):
 
 
 def _reach(
-  lab, config, sizes, *, target, learning_rates, seeds, max_train_steps
+  runner, config, sizes, *, target, learning_rates, seeds, max_train_steps
 ):
   """Steps to the target of each size, its learning rate tuned for it (B5)."""
   found, budget = [], max_train_steps
   for size in sizes:
     one = _reach_at(
-      lab,
+      runner,
       config_lib.with_batch_size(config, size),
       target=target,
-      rates=lab_lib.rates(*learning_rates),
+      rates=study_runner.learning_rates(*learning_rates),
       seeds=seeds,
       budget=budget,
     )
@@ -246,7 +246,7 @@ def _reach(
   return found
 
 
-def _reach_at(lab, config, *, target, rates, seeds, budget):
+def _reach_at(runner, config, *, target, rates, seeds, budget):
   """Of one size."""
   size = config.batch_size
   every = max(1, budget // _EVALUATIONS)
@@ -256,11 +256,11 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     "log_every": every,
     "eval_every": every,
     "checkpoint_every": budget,
-    **lab_lib.CURVES_ONLY,
+    **study_runner.CURVES_ONLY,
   }
 
   def sweep(name, rates):
-    results = lab.sweep(
+    results = runner.sweep(
       name,
       rates,
       config,
@@ -273,7 +273,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
         f" {', '.join(results.metrics)}"
       )
     return [
-      (_rank(target, trial), trial.point[lab_lib.RATE], name, trial)
+      (_rank(target, trial), trial.point[study_runner.LEARNING_RATE], name, trial)
       for trial in results.trials
       if trial.status in ("completed", "infeasible")
     ]
@@ -287,7 +287,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
       "lowest": (min(tried) / _WIDER, min(tried)),
       "highest": (max(tried), max(tried) * _WIDER),
     }[edge]
-    beyond = [r for r in lab_lib.rates(low, high) if r not in tried]
+    beyond = [r for r in study_runner.learning_rates(low, high) if r not in tried]
     trials += sweep(f"{name}_beyond", beyond)
   tried = [row[1] for row in trials]
   values = [trial.best(target.metric)[0] for *_, trial in trials]
@@ -296,7 +296,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
   again = {}
   for where in sorted({row[2] for row in ahead}):
     indices = sorted(row[3] for row in ahead if row[2] == where)
-    again[where] = lab.rerun(where, indices, seeds).reruns
+    again[where] = runner.rerun(where, indices, seeds).reruns
   return critical.Reached(
     size,
     # The trials themselves were chosen for being fast: their seed tells too

@@ -7,8 +7,8 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.rounds import decide as planning
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
@@ -18,8 +18,8 @@ GOAL = "What of a round of short runs is to be trained for longer, and how?"
 
 
 def rounds(
-  lab: lab_lib.Lab, first: results_lib.Results, *, steps: int, number: int
-) -> answer_lib.Answer:
+  runner: study_runner.StudyRunner, first: results_lib.Results, *, steps: int, number: int
+) -> result_lib.ProcedureResult:
   """The config of the next round, or so many rounds, run one after another.
 
   A round runs the better half of the last round's trials at its length, which
@@ -27,7 +27,7 @@ def rounds(
   space.
 
   Args:
-    lab: Where to run them.
+    runner: Where to run them.
     first: The study of round 1.
     steps: Of the last round.
     number: Rounds to run; 0: only say what the next one is.
@@ -61,7 +61,7 @@ def rounds(
     space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
     changes, _ = planning.longer(flat, length)
-    results = _round(lab, i, first, results, changes, space)
+    results = _round(runner, i, first, results, changes, space)
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
@@ -75,7 +75,7 @@ def rounds(
   for key, value in settings.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
-  path = lab.path / "next.json"
+  path = runner.path / "next.json"
   rundir.write_json(path, config_lib.as_json(config))
   said = [
     f"Train trial {best.index} of {results.path.name}"
@@ -84,7 +84,7 @@ def rounds(
     f"Its config is written: {path}",
   ]
   tables.append(
-    answer_lib.Table(
+    result_lib.Table(
       "What is likely to hold",
       ["hyperparameter", "best value", "transfers"],
       [[key, _shown(point.get(key)), planning.transfer(key)] for key in keys],
@@ -95,7 +95,7 @@ def rounds(
   if number:
     tables.insert(
       0,
-      answer_lib.Table(
+      result_lib.Table(
         "Rounds",
         ["steps", "trials", f"best {results.objective}", "trial"],
         [
@@ -105,10 +105,10 @@ def rounds(
       ),
     )
     pictures.append(
-      answer_lib.Picture(
+      result_lib.FigureData(
         "best value of each round",
-        answer_lib.Axis("steps", log=True),
-        answer_lib.Axis(results.objective),
+        result_lib.Axis("steps", log=True),
+        result_lib.Axis(results.objective),
         points=[
           dict(x=n, y=r.value(t), series="trial")
           for n, r in history
@@ -119,12 +119,12 @@ def rounds(
         ],
       )
     )
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings=settings,
     findings=findings,
     tables=tables,
-    pictures=pictures,
+    figures=pictures,
     details=dict(trial=best.index, study=str(results.path), config=str(path)),
   )
 
@@ -139,7 +139,7 @@ def _better_half(results):
   return results.ranked[: max((len(results.ranked) + 1) // 2, 1)]
 
 
-def _round(lab, number, first, last, changes, space):
+def _round(runner, number, first, last, changes, space):
   """Runs a round: the better half of the last, and new points of a space."""
   kept = [last.by_key(trial) for trial in _better_half(last)]
   new = sampling.points(
@@ -159,7 +159,7 @@ def _round(lab, number, first, last, changes, space):
     objective=first.study["objective"],
   )
   config = config_lib.from_json(first.study["config"])
-  return lab.study(f"round_{number}", study, config)
+  return runner.study(f"round_{number}", study, config)
 
 
 def _recheck(shorter, longer, steps):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _UNSTABLE = "Playbook, identifying unstable workloads"
 _WARMUP = "Playbook, how to apply learning rate warmup"
@@ -313,7 +313,7 @@ def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
 
 def clip_answer(
   steps: np.ndarray, norms: np.ndarray, clipped: float, configured: float | None
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """`plan clip`: a threshold from the logged norms of a run.
 
   Args:
@@ -345,10 +345,10 @@ def clip_answer(
     rules["clip_norm"] = configured
   pictures = [
     norms_picture(norms, rules),
-    answer_lib.Picture(
+    result_lib.FigureData(
       "gradient norm against step",
-      answer_lib.Axis("step"),
-      answer_lib.Axis("L2 norm before clipping", log=True),
+      result_lib.Axis("step"),
+      result_lib.Axis("L2 norm before clipping", log=True),
       lines=[
         dict(x=int(x), y=float(y), series="norm")
         for x, y in zip(steps, norms, strict=True)
@@ -356,28 +356,28 @@ def clip_answer(
       levels=rules,
     ),
   ]
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={"clipping": True, "hparams.clip_norm": limit},
     findings=findings,
-    pictures=pictures,
+    figures=pictures,
     details=dict(clip_norm=limit, share=share, lines=len(norms)),
   )
 
 
 def norms_picture(
   norms: np.ndarray, rules: Mapping[str, float]
-) -> answer_lib.Picture:
+) -> result_lib.FigureData:
   """The histogram of norms, with thresholds by their names."""
   positive = norms[np.isfinite(norms) & (norms > 0)]
   edges = np.zeros(1)
   if len(positive):
     edges = np.geomspace(positive.min(), positive.max() * 1.001, 31)
   counts, _ = np.histogram(positive, edges)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "how often each gradient norm was logged",
-    answer_lib.Axis("L2 norm before clipping", log=True),
-    answer_lib.Axis("logged steps"),
+    result_lib.Axis("L2 norm before clipping", log=True),
+    result_lib.Axis("logged steps"),
     bars=[
       dict(x=float(a), x2=float(b), y=int(n), series="steps")
       for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)

@@ -9,8 +9,8 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.stability import decide as planning
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -23,7 +23,7 @@ _BASES = (1.0, 3.0, 10.0)  # of the warmup ladder, times the unstable rate
 _HARDER = (1, 2, 4)  # thresholds: the percentile, a half, a quarter of it
 
 
-def clip(run: rundir.RunDir) -> answer_lib.Answer:
+def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
   """A clipping threshold from the norms that a run logged.
 
   Raises:
@@ -44,7 +44,7 @@ def clip(run: rundir.RunDir) -> answer_lib.Answer:
 
 
 def stability(
-  lab: lab_lib.Lab,
+  runner: study_runner.StudyRunner,
   config,
   *,
   learning_rates: tuple[float, float],
@@ -52,11 +52,11 @@ def stability(
   per_decade: int = 4,
   every_step: bool = True,
   repair: bool = True,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Sweep, every-step check, and where it is unstable warmup and clipping.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config.
     learning_rates: Lowest and highest of the sweep.
     seeds: With which the best rate of each fix is run again.
@@ -66,48 +66,48 @@ def stability(
     repair: Whether to look for a fix, if there is something to fix.
   """
   total = config.max_train_steps
-  rates = lab_lib.rates(*learning_rates, per_decade)
+  rates = study_runner.learning_rates(*learning_rates, per_decade)
   objective = config.objective
   logged = {
     "log_every": max(1, total // _LINES),
     "eval_every": max(1, total // _EVALUATIONS),
     "checkpoint_every": max(total // 2, 1),
-    **lab_lib.CURVES_ONLY,
+    **study_runner.CURVES_ONLY,
   }
-  swept = lab.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
+  swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
   runs = _runs(swept)
   sweep, finding = planning.judge(runs, objective)
   findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
   if sweep.best is not None:
     pictures.append(_curves_picture(runs, sweep))
     if every_step:
-      found, picture = _every_step(lab, config, sweep.best)
+      found, picture = _every_step(runner, config, sweep.best)
       findings.append(found)
       pictures.append(picture)
   if not (sweep.worth_fixing and repair):
     return _answer(config, sweep, findings, pictures, runs)
-  ladder, opened = _warmup(lab, config, sweep, logged)
+  ladder, opened = _warmup(runner, config, sweep, logged)
   findings.append(ladder[0])
   pictures.append(ladder[1])
   above = [rate for rate in rates if rate >= sweep.best]
   best_run = next(run for run in runs if run.rate == sweep.best)
   none = planning.Fix("none", {}, runs)
-  fixes = [_with_seeds(lab, swept, none, seeds)]
+  fixes = [_with_seeds(runner, swept, none, seeds)]
   if opened is not None:
     base, length = opened
     warm = _prepended(config, length)
     # Rates beyond the sweep, too, if the ladder opened them.
     warm_rates = sorted({*(r for r in above if r < base), base})
-    found = lab.sweep(
+    found = runner.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
     )
     fix = planning.Fix("warmup", warm, _runs(found), length)
-    fixes.append(_with_seeds(lab, found, fix, seeds))
+    fixes.append(_with_seeds(runner, found, fix, seeds))
   limit = planning.threshold(best_run.norms)
   for part in _HARDER:
     clip_norm = float(f"{limit / part:.2g}")
     clipping = {"clipping": True, "hparams.clip_norm": clip_norm}
-    found = lab.sweep(
+    found = runner.sweep(
       f"clipping_{clip_norm:g}",
       above,
       config,
@@ -118,7 +118,7 @@ def stability(
     at = fix.at(sweep.unstable_rate)
     if part == _HARDER[-1] or (at is not None and not planning.unstable(at)):
       break
-  fixes.append(_with_seeds(lab, found, fix, seeds))
+  fixes.append(_with_seeds(runner, found, fix, seeds))
   findings.append(planning.clipping_share(at and at.clipped, clip_norm))
   chosen, finding = planning.decide(fixes, sweep.unstable_rate)
   findings.append(finding)
@@ -155,26 +155,26 @@ def _run(trial, rate, value):
 def _runs(results):
   """The trials of a sweep that ended, by rate."""
   return [
-    _run(trial, trial.point[lab_lib.RATE], results.value(trial))
-    for trial in sorted(results.trials, key=lambda t: t.point[lab_lib.RATE])
+    _run(trial, trial.point[study_runner.LEARNING_RATE], results.value(trial))
+    for trial in sorted(results.trials, key=lambda t: t.point[study_runner.LEARNING_RATE])
     if trial.status in ("completed", "infeasible")
   ]
 
 
-def _with_seeds(lab, results, fix, seeds):
+def _with_seeds(runner, results, fix, seeds):
   """The fix, and the best rate of its study with other seeds."""
   if fix.best is None:
     return fix
   index = results.ranked[0].index
-  results = lab.rerun(results.path.name, [index], seeds)
+  results = runner.rerun(results.path.name, [index], seeds)
   values = results.values_of(results.reruns[index])
   return dataclasses.replace(fix, values=values)
 
 
-def _every_step(lab, config, best):
+def _every_step(runner, config, best):
   """About 500 steps at twice the best rate, evaluated at each."""
   steps = min(_CHECK_STEPS, config.max_train_steps)
-  results = lab.sweep(
+  results = runner.sweep(
     "every_step",
     [2 * best],
     config,
@@ -186,7 +186,7 @@ def _every_step(lab, config, best):
       "log_every": 1,
       "eval_every": 1,
       "checkpoint_every": steps,
-      **lab_lib.CURVES_ONLY,
+      **study_runner.CURVES_ONLY,
       _WARMUP_KEY: min(config.hparams.warmup_steps, steps),
     },
   )
@@ -201,10 +201,10 @@ def _every_step(lab, config, best):
     for x, y in zip(at, loss, strict=True)
     if x % n == 0
   ]
-  picture = answer_lib.Picture(
+  picture = result_lib.FigureData(
     "validation loss at every step",
-    answer_lib.Axis("step", log=True),
-    answer_lib.Axis("valid/loss, nats"),
+    result_lib.Axis("step", log=True),
+    result_lib.Axis("valid/loss, nats"),
     lines=rows,
     caption=f"The first {steps} steps at {2 * best:g}, twice the best rate:"
     " what the usual evaluations see of it, and what there is (Playbook,"
@@ -213,13 +213,13 @@ def _every_step(lab, config, best):
   return planning.every_step(run, config.eval_every), picture
 
 
-def _warmup(lab, config, sweep, logged):
+def _warmup(runner, config, sweep, logged):
   """((finding, picture), (base rate, warmup) or None)."""
   lengths = planning.warmup_lengths(config.max_train_steps)
   bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
   longest = 3 * lengths[-1]
   points = [
-    {lab_lib.RATE: base, _WARMUP_KEY: length}
+    {study_runner.LEARNING_RATE: base, _WARMUP_KEY: length}
     for base in bases
     for length in lengths
   ]
@@ -227,7 +227,7 @@ def _warmup(lab, config, sweep, logged):
     goal="Which is the shortest warmup that opens a higher rate?",
     config="",
     space={
-      lab_lib.RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
+      study_runner.LEARNING_RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
       _WARMUP_KEY: space_lib.Int(min(lengths), max(lengths) + 1, scale="log"),
     },
     algorithm="explicit",
@@ -241,9 +241,9 @@ def _warmup(lab, config, sweep, logged):
       "checkpoint_every": longest,
     },
   )
-  results = lab.study("warmup_ladder", study, config)
+  results = runner.study("warmup_ladder", study, config)
   runs = [
-    (trial.point[_WARMUP_KEY], _run(trial, trial.point[lab_lib.RATE], np.nan))
+    (trial.point[_WARMUP_KEY], _run(trial, trial.point[study_runner.LEARNING_RATE], np.nan))
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
@@ -251,10 +251,10 @@ def _warmup(lab, config, sweep, logged):
     runs, sweep.unstable_rate, config.max_train_steps
   )
   shown = opened[0] if opened else bases[0]
-  picture = answer_lib.Picture(
+  picture = result_lib.FigureData(
     f"training loss with a warmup to {shown:g}",
-    answer_lib.Axis("step", log=True),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step", log=True),
+    result_lib.Axis("train/loss, nats"),
     lines=[
       dict(x=int(x), y=float(y), series=f"{length} steps of warmup")
       for length, run in runs
@@ -273,10 +273,10 @@ def _warmup(lab, config, sweep, logged):
 def _sweep_picture(runs, objective, sweep):
   values = [run.value for run in runs if np.isfinite(run.value)]
   top = max(values, default=1.0)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "best value against the learning rate",
-    answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective, log=True, with_zero=True),
+    result_lib.Axis("learning rate", log=True),
+    result_lib.Axis(objective, log=True, with_zero=True),
     points=[
       dict(
         x=run.rate,
@@ -294,10 +294,10 @@ def _sweep_picture(runs, objective, sweep):
 
 def _curves_picture(runs, sweep):
   shown = [run for run in runs if run.rate >= sweep.best][:4]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "training loss at and above the best rate",
-    answer_lib.Axis("step"),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step"),
+    result_lib.Axis("train/loss, nats"),
     lines=_lines(shown, lambda run: f"{run.rate:g}"),
     caption="Loss that goes up, not down, during periods of training is"
     " instability (Playbook, Figures 4 and 7b).",
@@ -316,10 +316,10 @@ def _lines(runs, series):
 
 
 def _fixes_picture(fixes, objective):
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "best value against the learning rate, with each fix",
-    answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective, log=True, with_zero=True),
+    result_lib.Axis("learning rate", log=True),
+    result_lib.Axis(objective, log=True, with_zero=True),
     lines=_points(fixes),
     points=_points(fixes),
     caption="Each fix with its own sweep of the rate; what diverged is left"
@@ -349,10 +349,10 @@ def _before_after(runs, fixes, rate):
     _named(fix): run for fix in fixes for run in fix.runs if run.rate == rate
   }
   names = {id(run): name for name, run in shown.items()}
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     f"training loss with and without fixes, learning rate {rate:g}",
-    answer_lib.Axis("step"),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step"),
+    result_lib.Axis("train/loss, nats"),
     lines=_lines(list(shown.values()), lambda run: names[id(run)]),
     caption="The lowest rate that was unstable, with and without the fixes"
     " (Playbook, Figures 8 and 9).",
@@ -369,13 +369,13 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       f"There is no instability to fix: the rates just above the best one,"
       f" {sweep.best:g}, train stably, and are only worse."
     ]
-    settings = {lab_lib.RATE: sweep.best}
+    settings = {study_runner.LEARNING_RATE: sweep.best}
   elif chosen is None:
     said = [findings[0].advice]
-    settings = {lab_lib.RATE: sweep.best}
+    settings = {study_runner.LEARNING_RATE: sweep.best}
   else:
     said = [findings[0].advice]
-    settings = {lab_lib.RATE: chosen.best.rate} | chosen.settings
+    settings = {study_runner.LEARNING_RATE: chosen.best.rate} | chosen.settings
     if chosen.name == "none":
       said.insert(
         0, next(f for f in findings if f.check == "fix_of_instability").advice
@@ -391,7 +391,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
         f" {chosen.deviation:.2g} ({len(chosen.values)} other seeds each).",
       )
   tables = [
-    answer_lib.Table(
+    result_lib.Table(
       "Sweep of the rate",
       ["learning rate", config.objective, "training"],
       [[r.rate, r.value, sweep.how[r.rate] or "stable"] for r in runs],
@@ -400,7 +400,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
   if fixes:
     tables.insert(
       0,
-      answer_lib.Table(
+      result_lib.Table(
         "Fixes",
         ["fix", "best rate", config.objective, "+-", "more steps", "clipped"],
         [
@@ -419,12 +419,12 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       ),
     )
     tables.append(_other_fixes(flat))
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={k: v for k, v in settings.items() if flat[k] != v},
     findings=findings,
     tables=tables,
-    pictures=pictures,
+    figures=pictures,
     details=dict(
       best_rate=sweep.best,
       rate=chosen.best.rate if chosen else sweep.best,
@@ -450,6 +450,6 @@ def _other_fixes(flat):
       ['config.optimizer = "adam"', "another optimizer, with its own rates"]
     )
   rows.append(["config.hparams.learning_rate = ...", "lower: the last resort"])
-  return answer_lib.Table(
+  return result_lib.Table(
     "Other fixes, one line each", ["line", "what"], rows, "Not tried here."
   )

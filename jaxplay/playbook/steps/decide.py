@@ -17,7 +17,7 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _SWEEP = (
   "Playbook, algorithm for picking an initial candidate for max_train_steps"
@@ -194,7 +194,7 @@ def sweep_answer(
   max_train_steps: int,
   off: Mapping[str, Any],
   flat: Mapping[str, Any],
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """The whole answer of the sweep; `initial` decides.
 
   Args:
@@ -227,10 +227,10 @@ def sweep_answer(
       if config_lib.has_effect(key, {**flat, **off})
     )
     said.append(f"Only in the sweep, so that it can fit: {told}.")
-  picture = answer_lib.Picture(
+  picture = result_lib.FigureData(
     "training metric of each rate",
-    answer_lib.Axis("step"),
-    answer_lib.Axis(target.metric),
+    result_lib.Axis("step"),
+    result_lib.Axis(target.metric),
     lines=[
       dict(x=int(x), y=float(y), series=f"{rate:g}")
       for rate, (xs, ys) in sorted(curves.items())
@@ -241,10 +241,10 @@ def sweep_answer(
     caption="The first curve that comes down to the line, and stays there for"
     " an epoch, says how many steps to begin with.",
   )
-  points = answer_lib.Picture(
+  points = result_lib.FigureData(
     "steps to fit the training set",
-    answer_lib.Axis("learning rate, constant", log=True),
-    answer_lib.Axis("steps", log=True),
+    result_lib.Axis("learning rate, constant", log=True),
+    result_lib.Axis("steps", log=True),
     lines=[
       dict(x=fit.rate, y=fit.steps, series="fits")
       for fit in fits
@@ -266,18 +266,18 @@ def sweep_answer(
     " trusted.",
   )
   rows = [[fit.rate, fit.steps or "-", fit.least, fit.status] for fit in fits]
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={} if steps is None else config_lib.with_steps(flat, steps),
     findings=findings,
     tables=[
-      answer_lib.Table(
+      result_lib.Table(
         "Sweep of constant learning rates",
         ["learning rate", "steps to fit", f"least {target.metric}", "status"],
         rows,
       )
     ],
-    pictures=[points, picture],
+    figures=[points, picture],
     details=dict(
       steps=steps, rate=fastest and fastest.rate, target=str(target)
     ),
