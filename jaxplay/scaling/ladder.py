@@ -25,7 +25,7 @@ import ml_collections
 import jaxplay
 from jaxplay import commands, provenance, rundir
 from jaxplay import config as config_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Ladder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
+class ModelSize:
   """One size: its constant run and the lengths of its branches.
 
   Attributes:
@@ -281,7 +281,7 @@ class LadderDir:
         " the ladder file, or use another workdir"
       )
 
-  def trunk(self, size: str) -> rundir.RunDir:
+  def base_run(self, size: str) -> rundir.RunDir:
     """The constant run of a size, there or not."""
     return rundir.RunDir(self.path / "sizes" / size / "trunk", self.path)
 
@@ -304,7 +304,7 @@ class LadderDir:
     return self.path / "sizes" / size / "counts.json"
 
 
-def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
+def model_sizes(ladder: Mapping[str, Any], plan: Callable) -> list[ModelSize]:
   """Every size with the configs of its runs, smallest lengths first.
 
   Args:
@@ -337,13 +337,13 @@ def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
       for steps, start in starts.items()
     }
     config_lib.validate(constant)
-    found.append(Rung(name, constant, branches, starts))
+    found.append(ModelSize(name, constant, branches, starts))
   return found
 
 
 def run(
   directory: LadderDir,
-  rungs: Sequence[Rung],
+  model_sizes: Sequence[ModelSize],
   *,
   train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
   branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
@@ -354,7 +354,7 @@ def run(
 
   Args:
     directory: The ladder.
-    rungs: From `rungs`.
+    model_sizes: From `model_sizes`.
     train: Trains a config in a run directory, or makes a shorter run there
       longer; returns its status.
     branch: `training.branch.begin`.
@@ -366,27 +366,27 @@ def run(
     The status of the last run: "completed", or "preempted" when asked to stop.
     A size that diverges is left with what it has.
   """
-  for rung in rungs:
-    branches = {n: directory.branch(rung.name, n) for n in rung.branches}
-    for made in (directory.trunk(rung.name), *branches.values()):
+  for size in model_sizes:
+    branches = {n: directory.branch(size.name, n) for n in size.branches}
+    for made in (directory.base_run(size.name), *branches.values()):
       made.refuse_links()
-    if directory.counts(rung.name) is None:
-      directory.write_counts(rung.name, count(rung.config))
-    trunk = directory.trunk(rung.name)
-    wanted = rung.config.max_train_steps
-    tell(f"size {rung.name}: a constant run of {wanted} steps")
-    status = train(rung.config, trunk)
+    if directory.counts(size.name) is None:
+      directory.write_counts(size.name, count(size.config))
+    trunk = directory.base_run(size.name)
+    wanted = size.config.max_train_steps
+    tell(f"size {size.name}: a constant run of {wanted} steps")
+    status = train(size.config, trunk)
     if status == "preempted":
       return status
-    for steps, config in rung.branches.items():
-      start = rung.starts[steps]
+    for steps, config in size.branches.items():
+      start = size.starts[steps]
       if status == "infeasible" and start > trunk.status()["step"]:
-        tell(f"size {rung.name} diverged before step {start}")
+        tell(f"size {size.name} diverged before step {start}")
         continue
       run = branches[steps]
       if run.status().get("status") in rundir.DONE:
         continue
-      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
+      tell(f"size {size.name}: cooled down from step {start} to {steps}")
       branch(trunk, start, run, config)
       if train(config, run) == "preempted":
         return "preempted"
@@ -403,7 +403,7 @@ class Results:
     points: One for each finished branch, the smallest size first.
     spent: Compute against one run from scratch for each point; None: nothing is
       finished.
-    trunks: Size -> its constant run, the smallest first.
+    base_runs: Size -> its constant run, the smallest first.
     branches: Size -> steps in all -> its branch.
     tokens_per_step: Of each size.
     unique_tokens: Of the training split; None: not known.
@@ -411,9 +411,9 @@ class Results:
 
   path: pathlib.Path
   ladder: Mapping[str, Any]
-  points: Sequence[scaling.Point]
-  spent: scaling.Spent | None
-  trunks: Mapping[str, rundir.RunDir]
+  points: Sequence[law_lib.Point]
+  spent: law_lib.Spent | None
+  base_runs: Mapping[str, rundir.RunDir]
   branches: Mapping[str, Mapping[int, rundir.RunDir]]
   tokens_per_step: Mapping[str, int]
   unique_tokens: float | None
@@ -432,7 +432,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   directory = LadderDir(path)
   ladder = directory.ladder()
   objective = ladder["config"]["objective"]
-  points, trunks, steps_made = [], {}, {}
+  points, base_runs, steps_made = [], {}, {}
   branches: dict[str, dict[int, rundir.RunDir]] = {}
   ends: dict[str, list[tuple[int, int]]] = {}
   flops_per_step, tokens_per_step, unique = {}, {}, None
@@ -445,11 +445,11 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
     counted.items(), key=lambda item: sum(item[1]["parameters"].values())
   )
   for name, counts in smallest_first:
-    trunks[name], branches[name], ends[name] = directory.trunk(name), {}, []
-    steps_made[name] = trunks[name].status().get("step", 0)
+    base_runs[name], branches[name], ends[name] = directory.base_run(name), {}, []
+    steps_made[name] = base_runs[name].status().get("step", 0)
     flops_per_step[name] = counts["flops_per_step"][flops_source]
     tokens_per_step[name] = counts["tokens_per_step"]
-    dataset = (trunks[name].provenance() or {}).get("dataset") or {}
+    dataset = (base_runs[name].provenance() or {}).get("dataset") or {}
     unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)
     for steps in ladder["steps"][name]:
       run = directory.branch(name, steps)
@@ -465,7 +465,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       ends[name].append((facts["branch"]["step"], steps))
       embedding = counts["parameters"].get("embedding", 0)
       points.append(
-        scaling.Point(
+        law_lib.Point(
           size=name,
           parameters=sum(counts["parameters"].values()) - embedding,
           embedding_parameters=embedding,
@@ -477,13 +477,13 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       )
   spent = None
   if points:
-    spent = scaling.compute_spent(steps_made, ends, flops_per_step)
+    spent = law_lib.compute_spent(steps_made, ends, flops_per_step)
   return Results(
     path=directory.path,
     ladder=ladder,
     points=points,
     spent=spent,
-    trunks=trunks,
+    base_runs=base_runs,
     branches=branches,
     tokens_per_step=tokens_per_step,
     unique_tokens=unique,

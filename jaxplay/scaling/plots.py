@@ -15,7 +15,7 @@ import jaxplay
 from jaxplay.analysis import plots
 from jaxplay.analysis import results as results_lib
 from jaxplay.scaling import ladder as ladder_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 
 # Points of a curve, and of a line that a formula draws.
 _CURVE_POINTS, _LINE_POINTS = 200, 60
@@ -45,7 +45,7 @@ GROUPS = {
 
 
 def figures(
-  results: ladder_lib.Results, law: scaling.Fit | None
+  results: ladder_lib.Results, law: law_lib.Fit | None
 ) -> list[plots.Figure]:
   """Every figure that a ladder can fill, in the order of a page.
 
@@ -79,7 +79,7 @@ def _figure(name, group, layers):
 
 def _curves(results):
   rows = []
-  for size, trunk in results.trunks.items():
+  for size, trunk in results.base_runs.items():
     runs = {"constant": trunk} | {
       f"to {steps:,}": run for steps, run in results.branches[size].items()
     }
@@ -96,7 +96,7 @@ def _curves(results):
   x = alt.X("tokens:Q", title="tokens", scale=alt.Scale(type="log"), axis=_SI)
   y = alt.Y("loss:Q", title="loss, nats per token", scale=_LOG)
   lines = alt.Chart(alt.InlineData(rows)).encode(
-    x=x, y=y, color=_size_colour(results.trunks), detail="run:N"
+    x=x, y=y, color=_size_colour(results.base_runs), detail="run:N"
   )
   constant = lines.transform_filter("datum.run == 'constant'")
   cooled = lines.transform_filter("datum.run != 'constant'")
@@ -105,7 +105,7 @@ def _curves(results):
     cooled.mark_line(strokeWidth=1.2, strokeDash=[4, 2]),
     alt.Chart(alt.InlineData(ends))
     .mark_point(filled=True, size=45)
-    .encode(x=x, y=y, color=_size_colour(results.trunks), tooltip=_TOOLTIP),
+    .encode(x=x, y=y, color=_size_colour(results.base_runs), tooltip=_TOOLTIP),
   ]
 
 
@@ -114,7 +114,7 @@ def _compute(points):
   y = alt.Y("loss:Q", title="validation loss, nats per token", scale=_LOG)
   sizes = _sizes(points)
   chart = alt.Chart(alt.InlineData([_point_row(point) for point in points]))
-  best = [_point_row(point) for point in scaling.frontier(points)]
+  best = [_point_row(point) for point in law_lib.frontier(points)]
   return [
     chart.mark_line(strokeWidth=1.4, point={"filled": True, "size": 45}).encode(
       x=x, y=y, color=_size_colour(sizes), tooltip=_TOOLTIP
@@ -127,7 +127,7 @@ def _compute(points):
 
 def _iso_flops(law):
   try:
-    found = scaling.iso_flops(law)
+    found = law_lib.iso_flops(law)
   except jaxplay.UserError:  # No budget that several sizes cover.
     return None
   rows, lines, minima = [], [], []
@@ -217,7 +217,7 @@ def _optimum(law):
   flops = [point.flops for point in law.points]
   last = max(flops)
   rows = []
-  for budget in np.geomspace(min(flops), last * scaling.FARTHEST, _LINE_POINTS):
+  for budget in np.geomspace(min(flops), last * law_lib.FARTHEST, _LINE_POINTS):
     best = law.optimal(float(budget), extrapolate=True)
     for what, found in (("N", best.parameters), ("D", best.tokens)):
       rows.append(
@@ -273,7 +273,7 @@ def _point_row(point) -> Mapping[str, Any]:
   }
 
 
-def _sizes(points: Sequence[scaling.Point]):
+def _sizes(points: Sequence[law_lib.Point]):
   """Size -> its points, in the order of the sizes."""
   sizes = {}
   for point in sorted(points, key=lambda p: (p.parameters, p.tokens)):

@@ -167,13 +167,13 @@ def test_a_config_that_is_the_best_is_kept(tmp_path):
   config = _config(hparams__learning_rate=0.1, hparams__weight_decay=1e-3)
   answer = _loop(tmp_path, planted.trains(noise=0.0), config)
   assert answer.settings == {}
-  assert "Keep the config as it came" in answer.summary[0]
+  assert "Keep the given config" in answer.summary[0]
 
 
 def test_budgets_that_cannot_do():
   """Errors: told before anything runs."""
   for budget, seeds, words in (
-    ("17", 3, "needs 18 with 3 seeds"),
+    ("17", 3, "18 trials with 3 seeds"),
     ("24", 20, "with 20 seeds"),
   ):
     budget = planning.Budget.parse(budget)

@@ -13,7 +13,7 @@ import jaxplay
 from jaxplay import cli, report, rundir
 from jaxplay import config as config_lib
 from jaxplay.scaling import ladder
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 from jaxplay.scaling import plots as plots_ladder
 from jaxplay.training import branch, checkpoint_files
 from tests import browser
@@ -81,7 +81,7 @@ def test_points_of_a_ladder(made_up):
   assert len(results.points) == len(ladders.WIDTHS) * len(ladders.STEPS)
   sizes = list(dict.fromkeys(point.size for point in results.points))
   assert sizes == [f"w{width}" for width in ladders.WIDTHS]  # smallest first
-  assert list(results.trunks) == sizes
+  assert list(results.base_runs) == sizes
   point = results.points[0]
   counts = ladders.counts(ladders.WIDTHS[0])
   assert point.parameters == counts["parameters"]["attention"]
@@ -134,7 +134,7 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   assert studies.call("report", made_up) == 0
   said = capsys.readouterr().out
   results = ladder.read(made_up)
-  law = scaling.fit(results.points)
+  law = law_lib.fit(results.points)
   assert f"L(N, D) = {law.irreducible:.4g} + " in said
   page = _payload(made_up / "report.html")
   tables = {t: rows for t, _, _, rows in page["tables"] + page["numbers"]}
@@ -159,7 +159,7 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
 
 def test_the_law_of_the_page_is_the_law(made_up):
   """S5: from directories to coefficients, the made-up law comes back."""
-  law = scaling.fit(ladder.read(made_up).points)
+  law = law_lib.fit(ladder.read(made_up).points)
   assert law.exponent_n == pytest.approx(ladders.LAW[2], abs=0.06)
   assert law.exponent_d == pytest.approx(ladders.LAW[4], abs=0.06)
   assert law.irreducible == pytest.approx(ladders.LAW[0], abs=0.15)
@@ -170,14 +170,14 @@ def test_fit_for_a_budget(made_up, capsys):
   budget = 1e13
   assert studies.call("scaling", "fit", made_up, f"--flops={budget}") == 0
   said = capsys.readouterr().out
-  best = scaling.fit(ladder.read(made_up).points).optimal(budget)
+  best = law_lib.fit(ladder.read(made_up).points).optimal(budget)
   assert f"parameters N    {best.parameters.value:.4g} (" in said
   far = ("scaling", "fit", made_up, "--flops=1e20")
   assert studies.call(*far) == cli.common.EXIT_WRONG
   assert "times outside" in capsys.readouterr().err
   assert studies.call(*far, "--extrapolate", "--json") == 0
   told = json.loads(capsys.readouterr().out)
-  assert told["optimum"]["factor"] > scaling.FARTHEST
+  assert told["optimum"]["factor"] > law_lib.FARTHEST
   assert studies.call(*far[:3], "--count=compiled", "--count_embeddings") == 0
 
 
@@ -298,14 +298,14 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
 def test_rungs(tmp_path):
   """S5: a trunk is as long as its last branch needs, and keeps every start."""
   definition = ladder.load(_write(tmp_path, steps=(10, 25, 40)))
-  rungs = ladder.rungs(definition, _plan)
-  assert [rung.name for rung in rungs] == ["tiny", "small"]
-  for rung in rungs:
-    assert rung.starts == {10: 8, 25: 20, 40: 32}
-    assert rung.config.schedule == "constant"
-    assert rung.config.max_train_steps == 32
-    assert set(rung.config.keep_steps) == {8, 20, 32}
-    assert {c.max_train_steps for c in rung.branches.values()} == {10, 25, 40}
+  model_sizes = ladder.model_sizes(definition, _plan)
+  assert [size.name for size in model_sizes] == ["tiny", "small"]
+  for size in model_sizes:
+    assert size.starts == {10: 8, 25: 20, 40: 32}
+    assert size.config.schedule == "constant"
+    assert size.config.max_train_steps == 32
+    assert set(size.config.keep_steps) == {8, 20, 32}
+    assert {c.max_train_steps for c in size.branches.values()} == {10, 25, 40}
 
 
 def _plan(constant, start, steps, fraction, shape):
@@ -322,9 +322,9 @@ def test_a_branch_is_as_long_as_it_is_called(tmp_path):
   """S5: also where two lengths, rounded, begin their cooldown at one step."""
   lengths = tuple(range(3, 40))
   definition = ladder.load(_write(tmp_path, steps=lengths))
-  for rung in ladder.rungs(definition, _plan):
-    assert len({*rung.starts.values()}) < len(lengths)
-    for steps, config in rung.branches.items():
+  for size in ladder.model_sizes(definition, _plan):
+    assert len({*size.starts.values()}) < len(lengths)
+    for steps, config in size.branches.items():
       assert config.max_train_steps == steps
 
 
@@ -343,7 +343,7 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
     (size, steps * 64) for size in ("tiny", "small") for steps in (10, 20)
   ]
   assert results.unique_tokens > 0
-  trunk = results.trunks["tiny"]
+  trunk = results.base_runs["tiny"]
   assert {8, 16} <= set(checkpoint_files.steps(trunk.checkpoints))
   config = config_lib.from_json(results.branches["tiny"][20].config())
   assert (config.schedule, config.max_train_steps) == ("wsd", 20)
@@ -359,6 +359,6 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
   assert studies.call(*arguments) == 0
   results = ladder.read(tmp_path / "L")
   assert len(results.points) == 6
-  assert results.trunks["tiny"].status()["step"] == 32
+  assert results.base_runs["tiny"].status()["step"] == 32
   loss = np.array([p.loss for p in results.points]).reshape(2, 3)
   assert np.isfinite(loss).all() and (loss[:, 2] < loss[:, 0]).all()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook.steps import decide as steps_decide
 
 # Perfect scaling: examples to the target within so much of the least.
 _PERFECT = 0.25
@@ -284,7 +284,7 @@ def outcome(found: Sequence[Reached], seconds: Mapping[int, float]) -> Outcome:
 
 def findings(
   all_sizes: Sequence[Reached],
-  target: steps_lib.Target,
+  target: steps_decide.Target,
   chosen: Outcome | None,
 ) -> list[finding.Finding]:
   """What steps to the target say, of each size (B5, B6, B7).

@@ -14,9 +14,8 @@ import numpy as np
 
 from jaxplay import finding
 from jaxplay.playbook import result as result_lib
-from jaxplay.playbook.batch_size import critical as critical_lib
-from jaxplay.playbook.batch_size import throughput
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook.batch_size import critical, throughput
+from jaxplay.playbook.steps import decide as steps_decide
 
 _SIZE = result_lib.Axis("batch size, examples", log=True)
 
@@ -39,7 +38,7 @@ def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
       {"old": old, "new": new, "hyperparameters": list(keys)},
       f"From {old} to {new} examples the best values of {', '.join(keys)}"
       " change: tune them again for the new size, before comparing anything.",
-      critical_lib.RETUNE,
+      critical.RETUNE,
     )
   ]
 
@@ -54,8 +53,8 @@ def answer(
   num_devices: int = 1,
   ended: str = "",
   measured: bool = True,
-  target: steps_lib.Target | None = None,
-  reached: Sequence[critical_lib.Reached] = (),
+  target: steps_decide.Target | None = None,
+  reached: Sequence[critical.Reached] = (),
 ) -> result_lib.ProcedureResult:
   """The whole answer.
 
@@ -75,14 +74,14 @@ def answer(
   timed = [s for s in fitting if s.loop_seconds > 0]
   known = [one for one in reached if one.is_known]
   largest = fitting[-1].batch_size
-  outcome = critical_lib.outcome(known, _seconds(timed)) if known else None
+  outcome = critical.outcome(known, _seconds(timed)) if known else None
 
   def decide(speeds):
     """(the largest size worth having, that of the least time)."""
     last = largest
     if speeds:
       last = speeds[throughput.saturation(speeds)].batch_size
-    fastest = known and critical_lib.cheapest(known, _seconds(speeds))
+    fastest = known and critical.cheapest(known, _seconds(speeds))
     return last, fastest or None
 
   last, fastest = decide(timed)
@@ -102,7 +101,7 @@ def answer(
       + (" --target measures what it takes to reach one." if measured else ""),
     )
   else:
-    findings += critical_lib.findings(reached, target, outcome)
+    findings += critical.findings(reached, target, outcome)
     said = _told_target(known, outcome, target, timed, findings) + said
   if measured:
     agree = throughput.passes_agree(timed, decide)
@@ -300,9 +299,9 @@ def _steps_picture(known, outcome, target):
       dict(x=float(x), y=fit.steps(x), series="fit")
       for x in np.geomspace(sizes[0], sizes[-1], 40)
     ]
-    if critical_lib.is_between(fit, sizes):
+    if critical.is_between(fit, sizes):
       rules[f"critical: {fit.critical:,.0f}"] = fit.critical
-  errors = 2 * critical_lib.relative_errors(known)
+  errors = 2 * critical.relative_errors(known)
   return result_lib.FigureData(
     "steps to the target",
     _SIZE,

@@ -4,16 +4,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_collections
+
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
-from jaxplay.playbook.batch_size import critical, throughput
-from jaxplay.playbook.batch_size import decide as planning
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook.batch_size import critical, decide, measure, throughput
+from jaxplay.playbook.steps import decide as steps_decide
 
+_RATE = study_runner.LEARNING_RATE
 GOAL = "Which batch size trains fastest, and which costs least?"
 
+# Without a training split, larger batches are not compiled for.
+_LARGEST_PLANNED = 2**20
 _SMALLEST = 8
 _EVALUATIONS = 50  # of each trial
 # A larger batch never needs more steps if it is well tuned; but seeds differ.
@@ -46,7 +50,7 @@ def retuned(config) -> list[str]:
   ]
 
 
-def check(target: steps_lib.Target, config) -> None:
+def check(target: steps_decide.Target, config) -> None:
   """Refuses a target of an evaluation that no trial makes, before all training.
 
   Raises:
@@ -55,7 +59,7 @@ def check(target: steps_lib.Target, config) -> None:
   config = config.copy_and_resolve_references()
   for key, value in config_lib.without(config, "averages").items():
     config_lib.override(config, key, value)
-  known = (*steps_lib.TRAINED, *config_lib.evaluated(config))
+  known = (*steps_decide.TRAINED, *config_lib.evaluated(config))
   if target.metric not in known:
     raise jaxplay.UserError(
       f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
@@ -64,7 +68,7 @@ def check(target: steps_lib.Target, config) -> None:
 
 def batch_size(
   runner: study_runner.StudyRunner,
-  config,
+  config: ml_collections.ConfigDict,
   *,
   measure: Callable[[Any], Mapping[str, Any]],
   num_devices: int,
@@ -72,7 +76,7 @@ def batch_size(
   sizes: Sequence[int] | None = None,
   largest: int | None = None,
   measured: bool = True,
-  target: steps_lib.Target | None = None,
+  target: steps_decide.Target | None = None,
   learning_rates: tuple[float, float] = (1e-3, 1.0),
   seeds: int = 3,
   max_train_steps: int = 0,
@@ -128,7 +132,7 @@ def batch_size(
       seeds=seeds,
       max_train_steps=max_train_steps,
     )
-  return planning.answer(
+  return decide.answer(
     speeds,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
@@ -142,7 +146,49 @@ def batch_size(
   )
 
 
-def _speeds(runner, config, measure, *, passes, **limits):
+def on_devices(
+  runner: study_runner.StudyRunner,
+  config: ml_collections.ConfigDict,
+  devices: Sequence[Any],
+  num_train: int | None,
+  **options: Any,
+) -> result_lib.ProcedureResult:
+  """As `batch_size`, measured on devices of this process."""
+  return batch_size(
+    runner,
+    config,
+    measure=measure.on_devices(devices),
+    num_devices=len(devices),
+    num_train=num_train,
+    **options,
+  )
+
+
+def for_topology(
+  runner: study_runner.StudyRunner,
+  config: ml_collections.ConfigDict,
+  topology: Any,
+  *,
+  largest: int | None = None,
+  **options: Any,
+) -> result_lib.ProcedureResult:
+  """As `batch_size`, estimated for a `pods.topology.Topology`."""
+  num_train = measure.planned_num_train(config, topology)
+  if num_train is None and largest is None:
+    largest = _LARGEST_PLANNED
+  return batch_size(
+    runner,
+    config,
+    measure=measure.for_topology(topology),
+    num_devices=len(topology.devices),
+    num_train=num_train,
+    largest=largest,
+    measured=False,
+    **options,
+  )
+
+
+def _speeds(runner, config, measure_size, *, passes, **limits):
   """(speed of each size that was tried, why no larger one was).
 
   All sizes are timed one after another, and then all of them again: what else
@@ -162,7 +208,7 @@ def _speeds(runner, config, measure, *, passes, **limits):
         return throughput.best_of(size, kept)
       which = f", pass {len(kept) + 1}" if passes > 1 else ""
       runner.log(f"batch size {size}{which}")
-      runner.measure(name, lambda: measure(changed))
+      runner.measure(name, lambda: measure_size(changed))
 
   for number in range(1, passes + 1):
     # Where to end is seen anew in each pass, by the best ones so far.
@@ -273,7 +319,7 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
         f" {', '.join(results.metrics)}"
       )
     return [
-      (_rank(target, trial), trial.point[study_runner.LEARNING_RATE], name, trial)
+      (_rank(target, trial), trial.point[_RATE], name, trial)
       for trial in results.trials
       if trial.status in ("completed", "infeasible")
     ]

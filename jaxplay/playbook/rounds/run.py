@@ -9,7 +9,7 @@ from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
-from jaxplay.playbook.rounds import decide as planning
+from jaxplay.playbook.rounds import decide
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -18,7 +18,11 @@ GOAL = "What of a round of short runs is to be trained for longer, and how?"
 
 
 def rounds(
-  runner: study_runner.StudyRunner, first: results_lib.Results, *, steps: int, number: int
+  runner: study_runner.StudyRunner,
+  first: results_lib.Results,
+  *,
+  steps: int,
+  number: int,
 ) -> result_lib.ProcedureResult:
   """The config of the next round, or so many rounds, run one after another.
 
@@ -51,25 +55,25 @@ def rounds(
       f"the study varies config.{varied[0]}, so each trial would become longer"
       " in its own way; fix it, or leave out --rounds"
     )
-  findings = planning.transfers(keys)
+  findings = decide.transfers(keys)
   results, tables, last = first, [], flat["max_train_steps"]
   history = [(last, first)]
-  lengths = planning.lengths(last, steps, number) if number else []
-  planning.longer(flat, steps)  # Whether it is longer at all.
+  lengths = decide.lengths(last, steps, number) if number else []
+  decide.longer(flat, steps)  # Whether it is longer at all.
   if lengths:
     # Narrowed by what a whole study showed; later rounds have too few trials.
     space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
-    changes, _ = planning.longer(flat, length)
+    changes, _ = decide.longer(flat, length)
     results = _round(runner, i, first, results, changes, space)
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
   point = results.by_key(best)
   if number:
-    changes, why = planning.longer(flat, steps)
+    changes, why = decide.longer(flat, steps)
   else:
-    changes, why = planning.longer(flat | point, steps)
+    changes, why = decide.longer(flat | point, steps)
   settings = config_lib.settled(flat, point | changes)
   config = config_lib.from_json(first.study["config"])
   for key, value in settings.items():
@@ -87,7 +91,7 @@ def rounds(
     result_lib.Table(
       "What is likely to hold",
       ["hyperparameter", "best value", "transfers"],
-      [[key, _shown(point.get(key)), planning.transfer(key)] for key in keys],
+      [[key, _shown(point.get(key)), decide.transfer(key)] for key in keys],
       "Suspicions of the Playbook, in its decreasing order; none is a promise.",
     )
   )
@@ -171,12 +175,12 @@ def _recheck(shorter, longer, steps):
   kept = _better_half(shorter)
   values = [shorter.value(trial) for trial in kept]
   again = [longer.value(trial) for trial in longer.trials[: len(kept)]]
-  findings = [planning.ranking(values, again, steps)]
+  findings = [decide.ranking(values, again, steps)]
   old, new = shorter.ranked[0], longer.ranked[0]
   for p in shorter.space.parameters:
     pair = (old.point.get(p.label), new.point.get(p.label))
     if p.kind == "choice" or None in pair:
       continue
     units = tuple(p.to_unit(value) for value in pair)
-    findings.append(planning.moved(p.label, units, pair))
+    findings.append(decide.moved(p.label, units, pair))
   return findings

@@ -11,12 +11,13 @@ from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
-from jaxplay.playbook.stability import decide as planning
+from jaxplay.playbook.stability import decide
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
+_RATE = study_runner.LEARNING_RATE
 GOAL = "Is training unstable, is that worth fixing, and by what?"
-_WARMUP_KEY = "hparams.warmup_steps"
+_WARMUP = "hparams.warmup_steps"
 _CHECK_STEPS = 500
 _LINES, _EVALUATIONS = 100, 20  # of each trial
 _BASES = (1.0, 3.0, 10.0)  # of the warmup ladder, times the unstable rate
@@ -38,7 +39,7 @@ def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
     )
   config = config_lib.from_json(run.config())
   configured = config.hparams.clip_norm if config.clipping else None
-  return planning.clip_answer(
+  return decide.clip_answer(
     found.steps, found.norms, found.clipped, configured
   )
 
@@ -76,7 +77,7 @@ def stability(
   }
   swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
   runs = _runs(swept)
-  sweep, finding = planning.judge(runs, objective)
+  sweep, finding = decide.judge(runs, objective)
   findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
   if sweep.best is not None:
     pictures.append(_curves_picture(runs, sweep))
@@ -91,7 +92,7 @@ def stability(
   pictures.append(ladder[1])
   above = [rate for rate in rates if rate >= sweep.best]
   best_run = next(run for run in runs if run.rate == sweep.best)
-  none = planning.Fix("none", {}, runs)
+  none = decide.Fix("none", {}, runs)
   fixes = [_with_seeds(runner, swept, none, seeds)]
   if opened is not None:
     base, length = opened
@@ -101,9 +102,9 @@ def stability(
     found = runner.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
     )
-    fix = planning.Fix("warmup", warm, _runs(found), length)
+    fix = decide.Fix("warmup", warm, _runs(found), length)
     fixes.append(_with_seeds(runner, found, fix, seeds))
-  limit = planning.threshold(best_run.norms)
+  limit = decide.threshold(best_run.norms)
   for part in _HARDER:
     clip_norm = float(f"{limit / part:.2g}")
     clipping = {"clipping": True, "hparams.clip_norm": clip_norm}
@@ -114,19 +115,19 @@ def stability(
       goal=GOAL,
       overrides=logged | clipping,
     )
-    fix = planning.Fix("clipping", clipping, _runs(found))
+    fix = decide.Fix("clipping", clipping, _runs(found))
     at = fix.at(sweep.unstable_rate)
-    if part == _HARDER[-1] or (at is not None and not planning.unstable(at)):
+    if part == _HARDER[-1] or (at is not None and not decide.unstable(at)):
       break
   fixes.append(_with_seeds(runner, found, fix, seeds))
-  findings.append(planning.clipping_share(at and at.clipped, clip_norm))
-  chosen, finding = planning.decide(fixes, sweep.unstable_rate)
+  findings.append(decide.clipping_share(at and at.clipped, clip_norm))
+  chosen, finding = decide.decide(fixes, sweep.unstable_rate)
   findings.append(finding)
   pictures += [
     _fixes_picture(fixes, objective),
     _before_after(runs, fixes, sweep.unstable_rate),
-    planning.norms_picture(
-      best_run.norms, {f"{planning.PERCENTILE:.0f}th percentile": limit}
+    decide.norms_picture(
+      best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
   return _answer(config, sweep, findings, pictures, runs, fixes, chosen)
@@ -135,7 +136,7 @@ def stability(
 def _prepended(config, length):
   """A warmup before all that the config does; its cooldown stays as long."""
   total = config.max_train_steps
-  changes = {_WARMUP_KEY: length, "max_train_steps": total + length}
+  changes = {_WARMUP: length, "max_train_steps": total + length}
   if config.schedule == "wsd":
     fraction = config.hparams.cooldown_fraction
     cooldown = config_lib.cooldown_steps(total, fraction)
@@ -149,14 +150,14 @@ def _run(trial, rate, value):
   steps, loss = trial.curves.get("train/loss", empty)
   norms = trial.curves.get("train/grad_norm", empty)[1]
   share = curves.clipped_share(*trial.curves.get("train/clipped", empty)) or 0.0
-  return planning.Run(rate, trial.status, steps, loss, norms, share, value)
+  return decide.Run(rate, trial.status, steps, loss, norms, share, value)
 
 
 def _runs(results):
   """The trials of a sweep that ended, by rate."""
   return [
-    _run(trial, trial.point[study_runner.LEARNING_RATE], results.value(trial))
-    for trial in sorted(results.trials, key=lambda t: t.point[study_runner.LEARNING_RATE])
+    _run(trial, trial.point[_RATE], results.value(trial))
+    for trial in sorted(results.trials, key=lambda t: t.point[_RATE])
     if trial.status in ("completed", "infeasible")
   ]
 
@@ -187,12 +188,12 @@ def _every_step(runner, config, best):
       "eval_every": 1,
       "checkpoint_every": steps,
       **study_runner.CURVES_ONLY,
-      _WARMUP_KEY: min(config.hparams.warmup_steps, steps),
+      _WARMUP: min(config.hparams.warmup_steps, steps),
     },
   )
   trial = results.trials[0]
   at, loss = trial.curves.get("valid/loss", (np.zeros(0), np.zeros(0)))
-  run = planning.Run(2 * best, trial.status, at, loss, np.zeros(0))
+  run = decide.Run(2 * best, trial.status, at, loss, np.zeros(0))
   rows = [
     dict(
       x=int(x), y=float(y), series=f"every {n} steps" if n > 1 else "every step"
@@ -210,16 +211,16 @@ def _every_step(runner, config, best):
     " what the usual evaluations see of it, and what there is (Playbook,"
     " Figure 5).",
   )
-  return planning.every_step(run, config.eval_every), picture
+  return decide.every_step(run, config.eval_every), picture
 
 
 def _warmup(runner, config, sweep, logged):
   """((finding, picture), (base rate, warmup) or None)."""
-  lengths = planning.warmup_lengths(config.max_train_steps)
+  lengths = decide.warmup_lengths(config.max_train_steps)
   bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
   longest = 3 * lengths[-1]
   points = [
-    {study_runner.LEARNING_RATE: base, _WARMUP_KEY: length}
+    {_RATE: base, _WARMUP: length}
     for base in bases
     for length in lengths
   ]
@@ -227,8 +228,8 @@ def _warmup(runner, config, sweep, logged):
     goal="Which is the shortest warmup that opens a higher rate?",
     config="",
     space={
-      study_runner.LEARNING_RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
-      _WARMUP_KEY: space_lib.Int(min(lengths), max(lengths) + 1, scale="log"),
+      _RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
+      _WARMUP: space_lib.Int(min(lengths), max(lengths) + 1, scale="log"),
     },
     algorithm="explicit",
     points=points,
@@ -243,11 +244,11 @@ def _warmup(runner, config, sweep, logged):
   )
   results = runner.study("warmup_ladder", study, config)
   runs = [
-    (trial.point[_WARMUP_KEY], _run(trial, trial.point[study_runner.LEARNING_RATE], np.nan))
+    (trial.point[_WARMUP], _run(trial, trial.point[_RATE], np.nan))
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
-  opened, finding = planning.warmup(
+  opened, finding = decide.warmup(
     runs, sweep.unstable_rate, config.max_train_steps
   )
   shown = opened[0] if opened else bases[0]
@@ -369,13 +370,13 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       f"There is no instability to fix: the rates just above the best one,"
       f" {sweep.best:g}, train stably, and are only worse."
     ]
-    settings = {study_runner.LEARNING_RATE: sweep.best}
+    settings = {_RATE: sweep.best}
   elif chosen is None:
     said = [findings[0].advice]
-    settings = {study_runner.LEARNING_RATE: sweep.best}
+    settings = {_RATE: sweep.best}
   else:
     said = [findings[0].advice]
-    settings = {study_runner.LEARNING_RATE: chosen.best.rate} | chosen.settings
+    settings = {_RATE: chosen.best.rate} | chosen.settings
     if chosen.name == "none":
       said.insert(
         0, next(f for f in findings if f.check == "fix_of_instability").advice
@@ -431,7 +432,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       unstable_rate=sweep.unstable_rate,
       worth_fixing=sweep.worth_fixing,
       fix=chosen and chosen.name,
-      warmup_steps=chosen and chosen.settings.get(_WARMUP_KEY),
+      warmup_steps=chosen and chosen.settings.get(_WARMUP),
     ),
   )
 

@@ -9,7 +9,7 @@ from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
-from jaxplay.playbook.steps import decide as planning
+from jaxplay.playbook.steps import decide
 
 GOAL = "How many steps are enough to fit the training set?"
 
@@ -22,11 +22,11 @@ def sweep(
   *,
   learning_rates: tuple[float, float],
   max_train_steps: int,
-  target: planning.Target,
+  target: decide.Target,
   num_train: int,
   per_decade: int = 4,
 ) -> result_lib.ProcedureResult:
-  """A sweep of constant learning rates; see `planning.steps`.
+  """A sweep of constant learning rates; see `decide.steps`.
 
   Args:
     runner: Where to run it.
@@ -67,7 +67,7 @@ def sweep(
   ended = [t for t in results.trials if t.status in ("completed", "infeasible")]
   rates = {t.index: t.point[study_runner.LEARNING_RATE] for t in ended}
   fits = [
-    planning.Fit(
+    decide.Fit(
       rate=rates[trial.index],
       status=trial.status,
       steps=target.reached(trial.curves, epoch)
@@ -83,7 +83,7 @@ def sweep(
     if target.metric in trial.curves
   }
   flat = config_lib.flatten(config)
-  return planning.sweep_answer(
+  return decide.sweep_answer(
     fits, curves, target, max_train_steps, off, flat
   )
 
