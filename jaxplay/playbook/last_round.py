@@ -167,7 +167,7 @@ def result(loop: phase.Loop) -> result_lib.ProcedureResult:
     ],
     settings=settings,
     findings=[
-      finding.Finding(**row | {"subject": f"{p.name}: {row['subject']}"})
+      finding.Finding(**{**row, "subject": f"{p.name}: {row['subject']}"})
       for p in loop.phases
       for row in p.findings
     ],
@@ -194,7 +194,7 @@ def _handed_over(loop, chosen):
   trial = loop.runner.path / "longer" / "trials" / f"{chosen:04d}"
   run = config_lib.from_json(rundir.RunDir(trial).config())
   # Not how often a run logs and evaluates.
-  best = config_lib.flatten(run) | {key: decided[key] for key in _LOGGING}
+  best = {**config_lib.flatten(run)} | {key: decided[key] for key in _LOGGING}
   settings = config_lib.settled(given, best)
   for key, value in settings.items():
     config_lib.override(config, key, value)

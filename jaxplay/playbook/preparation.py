@@ -1,9 +1,11 @@
 """The loop before its first study: batch size, steps, stability, and shares."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jaxplay
 from jaxplay import config as config_lib
+from jaxplay import finding
 from jaxplay.playbook import budget as budget_lib
 from jaxplay.playbook import phase
 from jaxplay.playbook import result as result_lib
@@ -63,7 +65,8 @@ def steps(
 ) -> phase.Phase:
   """Decides whether trials of a quarter of the steps are long enough."""
   config = loop.config()
-  total, findings, fits, page = config.max_train_steps, [], None, ""
+  total, fits, page = config.max_train_steps, None, ""
+  findings: Sequence[finding.Finding] = ()
   if config.model.name not in config_lib.TEXT_MODELS:
     result = steps_run.sweep(
       loop.runner.within("steps"),

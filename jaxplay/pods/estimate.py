@@ -54,8 +54,12 @@ def estimate(
   if name == HERE:
     measured = probe.step_seconds(config)
     if chip is None:
+      peaks = probe.peaks()
       chip = dataclasses.replace(
-        roofline.UNKNOWN, source="measured here", **probe.peaks()
+        roofline.UNKNOWN,
+        source="measured here",
+        flops=peaks["flops"],
+        memory_bandwidth=peaks["memory_bandwidth"],
       )
   row: dict[str, Any] = {
     "topology": name,

@@ -1,15 +1,14 @@
-"""A ladder: model sizes, each one constant run with cooldown branches.
+"""A ladder: model sizes, each a constant run with cooldown branches.
 
     LADDER/ladder.json      goal, base config, sizes, lengths, cooldown
            provenance.json  what made it
            sizes/64x2/counts.json   parameters and FLOPs
-                      trunk/        the constant run, a run directory
-                      00002000/     cooled down, 2,000 steps in all, one too
+                      trunk/        the constant base run, a run directory
+                      00002000/     cooled down, 2,000 steps in all, likewise
            findings.json, report.html    derived
 
 Each pair of a size and a length is a point of a scaling law, and costs only a
-cooldown once the trunk is there (Hägele et al. 2024, section 5). What trains is
-handed in: nothing here knows JAX.
+cooldown once its base run exists (Hägele et al. 2024, section 5).
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict
 
 import ml_collections
 
@@ -33,7 +32,7 @@ class Ladder:
   """What `get_ladder()` of a ladder file returns.
 
   Attributes:
-    goal: The question, in a sentence.
+    goal: Purpose of the ladder, in a sentence.
     config: The base config as `--config` takes it, FILE[:ARG]; the path is
       relative to the ladder file or, failing that, to the current folder.
     sizes: Name -> config keys of that size, with its learning rate.
@@ -74,10 +73,10 @@ class ModelSize:
 
 
 def load(path: str) -> dict[str, Any]:
-  """Reads a ladder file: what ladder.json is to hold.
+  """Reads a ladder file; returns the contents of ladder.json.
 
   Raises:
-    jaxplay.UserError: It does not run, or asks for what makes no sense.
+    jaxplay.UserError: It does not run, or is invalid.
   """
   ladder = config_lib.from_user_file(path, "get_ladder", Ladder)
   if not ladder.goal.strip():
@@ -108,8 +107,8 @@ def load(path: str) -> dict[str, Any]:
   for name in steps:
     if name not in ladder.sizes:
       raise jaxplay.UserError(
-        f"ladder file {path!r} has lengths of {name!r}, which is no size;"
-        f" {', '.join(map(repr, ladder.sizes))} are"
+        f"ladder file {path!r} has lengths of {name!r}, which is no size; sizes"
+        f" are {', '.join(map(repr, ladder.sizes))}"
       )
   for name in ladder.sizes:
     lengths = steps.get(name)
@@ -304,19 +303,21 @@ class LadderDir:
     return self.path / "sizes" / size / "counts.json"
 
 
-def model_sizes(ladder: Mapping[str, Any], plan: Callable) -> list[ModelSize]:
+def model_sizes(
+  ladder: Mapping[str, Any], plan: Callable | None = None
+) -> list[ModelSize]:
   """Every size with the configs of its runs, smallest lengths first.
 
   Args:
-    ladder: What ladder.json holds.
-    plan: `plan(constant config, start, steps, fraction, shape)` is the config
-      of a branch (`training.branch.planned`).
+    ladder: The contents of ladder.json.
+    plan: The config of a branch; None: for the devices of this process.
 
   Raises:
-    jaxplay.UserError: A config is refused.
+    jaxplay.UserError: A config is invalid.
   """
   fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
-  found = []
+  plan = plan or _plan
+  sizes = []
   for name, size in ladder["sizes"].items():
     starts = {
       steps: steps - config_lib.cooldown_steps(steps, fraction)
@@ -332,13 +333,85 @@ def model_sizes(ladder: Mapping[str, Any], plan: Callable) -> list[ModelSize]:
     for key, value in (size | settings).items():
       config_lib.override(constant, key, value)
     branches = {
-      # Two lengths may begin their cooldowns at one step: it says which.
+      # Two lengths may start their cooldowns at the same step.
       steps: plan(constant, start, steps, fraction, shape)
       for steps, start in starts.items()
     }
     config_lib.validate(constant)
-    found.append(ModelSize(name, constant, branches, starts))
-  return found
+    sizes.append(ModelSize(name, constant, branches, starts))
+  return sizes
+
+
+def _plan(constant, start, steps, fraction, shape):
+  import jax
+
+  from jaxplay.training import branch
+
+  config_lib.validate(constant, jax.device_count())
+  return branch.planned(
+    constant,
+    step=start,
+    cooldown_fraction=fraction,
+    cooldown_shape=shape,
+    overrides={"max_train_steps": steps},
+  )
+
+
+class Console(Protocol):
+  """Shows sentences and the progress of a run, as `training.train` does."""
+
+  def tell(self, sentence: str) -> None:
+    """Shows a sentence."""
+
+  def progress(self, done: int, total: int, line: dict[str, Any]) -> None:
+    """Shows the progress of a run."""
+
+
+def train(
+  ladder: Mapping[str, Any], path: str | os.PathLike, console: Console
+) -> str:
+  """Trains the unfinished runs of a ladder on the devices of this process.
+
+  All configs are checked before the directory is created.
+
+  Args:
+    ladder: From `load`.
+    path: The ladder directory; created, or continued.
+    console: Shows the progress; silent on all hosts but the first.
+
+  Returns:
+    As `run`.
+
+  Raises:
+    jaxplay.UserError: A config is invalid, or the path holds something else.
+  """
+  import jax
+
+  from jaxplay.training import branch, dry_run, host, sharding, workload
+  from jaxplay.training import train as train_lib
+
+  sizes = model_sizes(ladder)
+  for size in sizes:
+    workload.make_workload(size.config)
+  directory = LadderDir(path)
+  sharding.from_first_host(lambda: directory.create(ladder))
+  with host.Preemption() as preemption:
+
+    def train_run(config, run):
+      if jax.process_count() == 1 and preemption.now():
+        return "preempted"
+      extend = config.schedule == "constant" and run.config() is not None
+      status = train_lib.train(config, str(run.path), console, extend=extend)
+      return status["status"]
+
+    return run(
+      directory,
+      sizes,
+      train=train_run,
+      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
+      count=dry_run.count,
+      tell=console.tell,
+    )
 
 
 def run(
@@ -350,7 +423,7 @@ def run(
   count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
   tell: Callable[[str], None],
 ) -> str:
-  """Runs what is not finished of a ladder.
+  """Runs the unfinished runs of a ladder.
 
   Args:
     directory: The ladder.
@@ -363,8 +436,8 @@ def run(
     tell: Called with sentences.
 
   Returns:
-    The status of the last run: "completed", or "preempted" when asked to stop.
-    A size that diverges is left with what it has.
+    The status of the last run: "completed", or "preempted" after a signal. A
+    size that diverges keeps the branches that it has.
   """
   for size in model_sizes:
     branches = {n: directory.branch(size.name, n) for n in size.branches}
@@ -372,22 +445,22 @@ def run(
       made.refuse_links()
     if directory.counts(size.name) is None:
       directory.write_counts(size.name, count(size.config))
-    trunk = directory.base_run(size.name)
-    wanted = size.config.max_train_steps
-    tell(f"size {size.name}: a constant run of {wanted} steps")
-    status = train(size.config, trunk)
+    base_run = directory.base_run(size.name)
+    steps = size.config.max_train_steps
+    tell(f"size {size.name}: a constant run of {steps} steps")
+    status = train(size.config, base_run)
     if status == "preempted":
       return status
     for steps, config in size.branches.items():
       start = size.starts[steps]
-      if status == "infeasible" and start > trunk.status()["step"]:
+      if status == "infeasible" and start > base_run.status()["step"]:
         tell(f"size {size.name} diverged before step {start}")
         continue
       run = branches[steps]
       if run.status().get("status") in rundir.DONE:
         continue
       tell(f"size {size.name}: cooled down from step {start} to {steps}")
-      branch(trunk, start, run, config)
+      branch(base_run, start, run, config)
       if train(config, run) == "preempted":
         return "preempted"
   return "completed"
@@ -395,7 +468,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What a ladder left on disk.
+  """The contents of a ladder directory.
 
   Attributes:
     path: The ladder directory.
@@ -445,7 +518,8 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
     counted.items(), key=lambda item: sum(item[1]["parameters"].values())
   )
   for name, counts in smallest_first:
-    base_runs[name], branches[name], ends[name] = directory.base_run(name), {}, []
+    base_runs[name] = directory.base_run(name)
+    branches[name], ends[name] = {}, []
     steps_made[name] = base_runs[name].status().get("step", 0)
     flops_per_step[name] = counts["flops_per_step"][flops_source]
     tokens_per_step[name] = counts["tokens_per_step"]

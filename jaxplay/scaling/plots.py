@@ -1,6 +1,6 @@
 """Figures of a ladder: curves, loss against compute, isoFLOPs, the law.
 
-Unlike those of a study these hold their rows: there is nothing to choose.
+Unlike the figures of a study, these contain their rows.
 """
 
 import math
@@ -14,6 +14,7 @@ from altair.utils import schemapi
 import jaxplay
 from jaxplay.analysis import plots
 from jaxplay.analysis import results as results_lib
+from jaxplay.scaling import isoflops
 from jaxplay.scaling import ladder as ladder_lib
 from jaxplay.scaling import law as law_lib
 
@@ -33,7 +34,7 @@ GROUPS = {
     "Left, each point against the compute that it would cost alone, with the"
     " envelope of the best. Right, where three sizes or more used the same"
     " budget: the parabola through them, whose minimum is the best size for it;"
-    " one that no larger and smaller size brackets is only a guess.",
+    " a minimum that no larger and smaller size brackets is a guess.",
   ),
   "law": (
     "The law",
@@ -47,7 +48,7 @@ GROUPS = {
 def figures(
   results: ladder_lib.Results, law: law_lib.Fit | None
 ) -> list[plots.Figure]:
-  """Every figure that a ladder can fill, in the order of a page.
+  """The figures of a ladder, in the order of a page.
 
   Args:
     results: The ladder.
@@ -59,9 +60,9 @@ def figures(
       chart = _compute(results.points)
       found.append(_figure("loss against compute", "compute", chart))
     if law is not None:
-      isoflops = _iso_flops(law)
-      if isoflops is not None:
-        found.append(_figure("isoFLOP slices", "compute", isoflops))
+      chart = _iso_flops(law)
+      if chart is not None:
+        found.append(_figure("isoFLOP slices", "compute", chart))
       found.append(_figure("fitted law", "law", _law(law)))
       found.append(_figure("best model for a budget", "law", _optimum(law)))
     return found
@@ -127,7 +128,7 @@ def _compute(points):
 
 def _iso_flops(law):
   try:
-    found = law_lib.iso_flops(law)
+    found = isoflops.iso_flops(law)
   except jaxplay.UserError:  # No budget that several sizes cover.
     return None
   rows, lines, minima = [], [], []
@@ -275,7 +276,7 @@ def _point_row(point) -> Mapping[str, Any]:
 
 def _sizes(points: Sequence[law_lib.Point]):
   """Size -> its points, in the order of the sizes."""
-  sizes = {}
+  sizes: dict[str, list[law_lib.Point]] = {}
   for point in sorted(points, key=lambda p: (p.parameters, p.tokens)):
     sizes.setdefault(point.size, []).append(point)
   return sizes

@@ -32,18 +32,18 @@ def checks(
 
 
 def _enough_points(law):
-  """Is there enough to tell the noise from?
+  """Are there enough points to estimate the noise?
 
-  On generated ladders of 5, 6, 7, 8 and 9 points the 90 % intervals held the
-  truth in 7, 50, 77, 87 and 89 % of the cases.
+  On generated ladders of 5, 6, 7, 8 and 9 points the 90% intervals held the
+  truth in 7, 50, 77, 87 and 89% of the cases.
   """
   number, least = len(law.points), 9
   return _finding(
     "enough_points",
     "warn" if number < least else "ok",
     dict(points=number, least=least),
-    f"{number} points leave {number - 5} to tell the noise from, and the"
-    " intervals are not to be trusted. Branch more cooldowns, at small cost.",
+    f"{number} points leave {number - 5} to estimate the noise, so the"
+    " intervals are unreliable. Branch more cooldowns, at small cost.",
     "Besiroglu et al. 2024",
   )
 
@@ -94,7 +94,7 @@ def _embedding_parameters(law):
     f" and the optimal tokens differ by a factor of {factor:.3g}. Count all"
     " parameters and all FLOPs, or leave out the smallest sizes."
     if given
-    else "No point has embedding parameters; say how many there are.",
+    else "No point has embedding parameters; they are needed for this check.",
     "Pearce and Song 2024; Porian et al. 2024",
   )
 
@@ -103,7 +103,7 @@ def _ranges(law):
   """Do N, D and D / N vary enough, and is the best D / N among them?
 
   Below these factors the interval of the optimal exponent is twice what it is
-  above, on generated ladders with 0.3 % noise.
+  above, on generated ladders with 0.3% noise.
   """
   n, d, _, flops = law_lib.columns(law.points, law.count_embeddings)
   best = law.optimal(flops.max(), extrapolate=True)

@@ -105,7 +105,7 @@ def test_the_shortest_warmup_of_the_highest_rate():
   chosen, finding = stability.warmup(runs, 1.0, 1000)
   assert chosen == (3.0, 20) and finding.verdict == "ok"
   chosen, finding = stability.warmup(runs, 1.0, 300)
-  assert chosen == (3.0, 20) and "5 %" in finding.advice
+  assert chosen == (3.0, 20) and "5%" in finding.advice
   chosen, finding = stability.warmup(runs[-1:], 1.0, 300)
   assert chosen is None and finding.verdict == "warn"
 

@@ -15,7 +15,8 @@ from jaxplay import config as config_lib
 from jaxplay.scaling import ladder
 from jaxplay.scaling import law as law_lib
 from jaxplay.scaling import plots as plots_ladder
-from jaxplay.training import branch, checkpoint_files
+from jaxplay.scaling import result as result_lib
+from jaxplay.training import checkpoint_files
 from tests import browser
 from tests.scaling import ladders
 from tests.study import studies
@@ -157,6 +158,19 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   assert "embedding_parameters" in checks
 
 
+def test_a_ladder_as_a_result(made_up):
+  """S5: tables of the law, budgets, cost and points; none of what is absent."""
+  results = ladder.read(made_up)
+  law = law_lib.fit(results.points)
+  whole = result_lib.as_result(results, law, [])
+  assert len(whole.tables) == 4 and whole.details["law"]
+  assert len(whole.tables[0].rows) == len(law_lib.COEFFICIENTS)
+  assert whole.tables[0].rows[2][:2] == ["a", law.exponent_n]
+  assert len(whole.tables[-1].rows) == len(results.points)
+  without = result_lib.as_result(results, None, [], why="3 points")
+  assert len(without.tables) == 2 and "3 points" in without.summary[0]
+
+
 def test_the_law_of_the_page_is_the_law(made_up):
   """S5: from directories to coefficients, the made-up law comes back."""
   law = law_lib.fit(ladder.read(made_up).points)
@@ -295,10 +309,10 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
       rundir.refuse_other(tmp_path, kind)
 
 
-def test_rungs(tmp_path):
-  """S5: a trunk is as long as its last branch needs, and keeps every start."""
+def test_model_sizes(tmp_path):
+  """S5: a base run is as long as its last branch needs, and keeps every start."""
   definition = ladder.load(_write(tmp_path, steps=(10, 25, 40)))
-  model_sizes = ladder.model_sizes(definition, _plan)
+  model_sizes = ladder.model_sizes(definition)
   assert [size.name for size in model_sizes] == ["tiny", "small"]
   for size in model_sizes:
     assert size.starts == {10: 8, 25: 20, 40: 32}
@@ -308,21 +322,11 @@ def test_rungs(tmp_path):
     assert {c.max_train_steps for c in size.branches.values()} == {10, 25, 40}
 
 
-def _plan(constant, start, steps, fraction, shape):
-  return branch.planned(
-    constant,
-    step=start,
-    cooldown_fraction=fraction,
-    cooldown_shape=shape,
-    overrides={"max_train_steps": steps},
-  )
-
-
 def test_a_branch_is_as_long_as_it_is_called(tmp_path):
   """S5: also where two lengths, rounded, begin their cooldown at one step."""
   lengths = tuple(range(3, 40))
   definition = ladder.load(_write(tmp_path, steps=lengths))
-  for size in ladder.model_sizes(definition, _plan):
+  for size in ladder.model_sizes(definition):
     assert len({*size.starts.values()}) < len(lengths)
     for steps, config in size.branches.items():
       assert config.max_train_steps == steps

@@ -21,7 +21,7 @@ _SIZE = result_lib.Axis("batch size, examples", log=True)
 
 
 def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
-  """What a change of the batch size asks for (B8).
+  """Findings on a change of the batch size (B8).
 
   Args:
     old: The config's size.
@@ -56,7 +56,7 @@ def answer(
   target: steps_decide.Target | None = None,
   reached: Sequence[critical.Reached] = (),
 ) -> result_lib.ProcedureResult:
-  """The whole answer.
+  """Decides on the batch size; with tables, figures and findings.
 
   Args:
     speeds: Of each size that was tried, ascending; at least one fits.
@@ -91,7 +91,7 @@ def answer(
     findings += throughput.findings(
       timed, microbatches=microbatches, measured=measured
     )
-    said.append(_told_throughput(timed, last, measured))
+    said.append(_throughput_in_words(timed, last, measured))
   if target is None:
     said.insert(
       0,
@@ -102,14 +102,15 @@ def answer(
     )
   else:
     findings += critical.findings(reached, target, outcome)
-    said = _told_target(known, outcome, target, timed, findings) + said
+    said = _target_in_words(known, outcome, target, timed, findings) + said
   if measured:
     agree = throughput.passes_agree(timed, decide)
     findings.insert(0, agree)
-    said += _told_others(timed, decide, target is not None)
+    said += _alternatives(timed, decide, target is not None)
     if agree.verdict == "unknown":
-      # In place of what to use, if that would be told.
-      said[: chosen is not None] = [agree.advice]
+      if chosen is not None:  # In place of the recommendation.
+        said = said[1:]
+      said.insert(0, agree.advice)
       chosen = None
   too_large = next((s for s in speeds if s.too_large), None)
   if too_large:
@@ -125,16 +126,16 @@ def answer(
       settings["batch_size"] = chosen
     if chosen > eval_batch_size:
       settings["eval_batch_size"] = chosen
-  pictures = [_throughput_picture(timed, last, measured)] if timed else []
+  figures = [_throughput_figure(timed, last, measured)] if timed else []
   if outcome:
-    pictures.append(_steps_picture(known, outcome, target))
-    pictures.append(_cost_picture(known, outcome, timed, num_devices))
+    figures.append(_steps_figure(known, outcome, target))
+    figures.append(_cost_figure(known, outcome, timed, num_devices))
   return result_lib.ProcedureResult(
     summary=said,
     settings=settings,
     findings=findings,
     tables=[_table(speeds, reached, num_devices, target, measured)],
-    figures=pictures,
+    figures=figures,
     details={
       "batch_size": chosen,
       "saturation": last,
@@ -154,38 +155,39 @@ def _seconds(speeds) -> Mapping[int, float]:
   return {s.batch_size: s.loop_seconds for s in speeds}
 
 
-def _told_throughput(timed, last, measured):
+def _throughput_in_words(timed, last, measured):
   at = [s.batch_size for s in timed].index(last)
   about = "" if measured else " at most, by the roofline"
-  told = (
+  text = (
     f"Throughput is {_short(timed[at].throughput)} examples per second{about}"
     f" at {last} examples"
   )
   if at == len(timed) - 1:
-    return told + (", and still grows there." if at else ".")
+    return text + (", and still grows there." if at else ".")
   what, _ = throughput.binding(timed[at:])
   if timed[at].bound and what == "saturation":
     what = f"{timed[-1].bound} of the device"
   return (
-    told + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
+    text + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
   )
 
 
-def _told_others(timed, decide, by_target):
-  """What timings that are no better than 10 % leave open."""
+def _alternatives(timed, decide, by_target):
+  """Sizes that are as good within the 10% to which times are known."""
   swayed = throughput.swayed(timed, decide, lambda _: throughput.AGREE)
-  said = decide(timed)[by_target]
-  others = sorted({other[by_target] for _, other in swayed} - {said, None})
+  place = 1 if by_target else 0
+  decision = decide(timed)[place]
+  others = sorted({other[place] for _, other in swayed} - {decision, None})
   if not others:
     return []
-  told = " or ".join(str(size) for size in others)
+  sizes = " or ".join(str(size) for size in others)
   return [
-    f"Were a time {throughput.AGREE:.0%} shorter, which is as well as times are"
-    f" known, it would be {told} examples: about as good."
+    f"Times are known to {throughput.AGREE:.0%}: {sizes} examples may be as"
+    " good."
   ]
 
 
-def _told_target(known, outcome, target, timed, findings):
+def _target_in_words(known, outcome, target, timed, findings):
   if outcome is None:
     return [next(f.advice for f in findings if f.check == "steps_to_target")]
   one = next(o for o in known if o.batch_size == outcome.time)
@@ -225,7 +227,8 @@ def _table(speeds, reached, num_devices, target, measured):
   heads += ["passes differ", "without feed, ms"] if measured else []
   if target is not None:
     heads += ["rate", "steps", "+-", "examples", "seconds"]
-    heads += ["device-seconds"] * (num_devices > 1)
+    if num_devices > 1:
+      heads.append("device-seconds")
   rows = []
   for s in speeds:
     row: list[Any] = [s.batch_size, "NO" if s.too_large else "yes"]
@@ -259,7 +262,7 @@ def _number(value):
   return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _throughput_picture(timed, last, measured):
+def _throughput_figure(timed, last, measured):
   first, most = timed[0], max(s.throughput for s in timed)
   name = "training loop" if measured else "roofline, at most"
   rows = [dict(x=s.batch_size, y=s.throughput, series=name) for s in timed]
@@ -283,11 +286,11 @@ def _throughput_picture(timed, last, measured):
     points=rows,
     rules={f"grows up to {last}": last} if last < timed[-1].batch_size else {},
     caption="Where the line leaves the ideal one, something binds; past the"
-    " rule a larger batch gives no more throughput.",
+    " dashed line a larger batch gives no more throughput.",
   )
 
 
-def _steps_picture(known, outcome, target):
+def _steps_figure(known, outcome, target):
   least = min(one.examples for one in known)
   sizes = [one.batch_size for one in known]
   lines = [
@@ -324,7 +327,7 @@ def _steps_picture(known, outcome, target):
   )
 
 
-def _cost_picture(known, outcome, timed, num_devices):
+def _cost_figure(known, outcome, timed, num_devices):
   seconds = _seconds(timed)
   first = known[0].batch_size
   costs = {

@@ -22,13 +22,13 @@ _SMALLEST = 8
 _EVALUATIONS = 50  # of each trial
 # A larger batch never needs more steps if it is well tuned; but seeds differ.
 _ROOM = 1.5
-# So many sizes past the saturation of throughput show that it stays.
+# Sizes past the saturation of throughput that are still timed.
 _BEYOND = 2
-# Passes over the sizes; and how many more, each time the command is given, over
-# those of which no two agree.
+# Passes over the sizes; and further passes, for each call of the command, over
+# the sizes of which no two passes agree.
 _PASSES, _MORE = 3, 3
 _WIDER = 10.0
-_RERUN = 3  # So many rates of a size are run with other seeds.
+_RERUN = 3  # learning rates of a size that run with other seeds
 
 
 def smallest(unit: int) -> int:
@@ -81,18 +81,18 @@ def batch_size(
   seeds: int = 3,
   max_train_steps: int = 0,
 ) -> result_lib.ProcedureResult:
-  """Feasible sizes and their speed; with a target, steps to it at each.
+  """Measures feasible sizes; with a target, also the steps to reach it.
 
   Args:
     runner: Where to run it.
     config: The base config.
     measure: Of a config, the fields of `throughput.Speed` but the size, once.
-    num_devices: That it measures on.
+    num_devices: Number of devices that are measured.
     num_train: Examples of the training split; None: not known.
-    sizes: Instead of doubling from a small one.
-    largest: Size beyond which not to go; None: the training split's.
-    measured: Whether what it returns is no estimate.
-    target: What each size is to reach.
+    sizes: Batch sizes; None: doubled from a small size.
+    largest: The largest size to try; None: the training split's.
+    measured: Whether `measure` takes times, not estimates.
+    target: To be reached at each size.
     learning_rates: Lowest and highest of each size's sweep.
     seeds: With which the best rates of each size are run again.
     max_train_steps: Of each trial of the smallest size.
@@ -245,7 +245,7 @@ def _doubled(speed, *, sizes, first, largest, num_train):
         raise  # It was asked for.
       refused.append(str(error))
       if speeds or len(refused) > 10:
-        ended = f"No larger batch can be had: {error}."
+        ended = f"Larger batches are invalid: {error}."
         break
     if speeds and speeds[-1].too_large:
       break
@@ -333,7 +333,8 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
       "lowest": (min(tried) / _WIDER, min(tried)),
       "highest": (max(tried), max(tried) * _WIDER),
     }[edge]
-    beyond = [r for r in study_runner.learning_rates(low, high) if r not in tried]
+    wider = study_runner.learning_rates(low, high)
+    beyond = [rate for rate in wider if rate not in tried]
     trials += sweep(f"{name}_beyond", beyond)
   tried = [row[1] for row in trials]
   values = [trial.best(target.metric)[0] for *_, trial in trials]

@@ -81,21 +81,21 @@ def rounds(
   config_lib.validate(config)
   path = runner.path / "next.json"
   rundir.write_json(path, config_lib.as_json(config))
-  said = [
+  summary = [
     f"Train trial {best.index} of {results.path.name}"
     f" ({results.objective} {results.value(best):.4g}) for {steps:,} steps:"
     f" {why}.",
-    f"Its config is written: {path}",
+    f"Its config was written to {path}",
   ]
   tables.append(
     result_lib.Table(
       "What is likely to hold",
       ["hyperparameter", "best value", "transfers"],
       [[key, _shown(point.get(key)), decide.transfer(key)] for key in keys],
-      "Suspicions of the Playbook, in its decreasing order; none is a promise.",
+      "Suspicions of the Playbook, in its decreasing order; none is certain.",
     )
   )
-  pictures = []
+  figures = []
   if number:
     tables.insert(
       0,
@@ -108,7 +108,7 @@ def rounds(
         ],
       ),
     )
-    pictures.append(
+    figures.append(
       result_lib.FigureData(
         "best value of each round",
         result_lib.Axis("steps", log=True),
@@ -124,11 +124,11 @@ def rounds(
       )
     )
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings=settings,
     findings=findings,
     tables=tables,
-    figures=pictures,
+    figures=figures,
     details=dict(trial=best.index, study=str(results.path), config=str(path)),
   )
 
@@ -170,7 +170,7 @@ def _recheck(shorter, longer, steps):
   """Whether the conclusions of a round hold in the next."""
   if not longer.ranked:
     raise jaxplay.UserError(
-      f"no trial of {str(longer.path)!r} came to a result at {steps[1]:,} steps"
+      f"no trial of {str(longer.path)!r} completed at {steps[1]:,} steps"
     )
   kept = _better_half(shorter)
   values = [shorter.value(trial) for trial in kept]

@@ -1,4 +1,4 @@
-"""`plan stability` and `plan clip`: find an instability, and repair it."""
+"""`plan stability` and `plan clip`: find an instability, and fix it."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
       f"{str(run.path)!r} has {int(np.isfinite(found.norms).sum())} lines with"
       " train/grad_norm; a percentile takes 10 (config.log_every)"
     )
-  config = config_lib.from_json(run.config())
+  config = config_lib.from_json(run.config() or {})
   configured = config.hparams.clip_norm if config.clipping else None
   return decide.clip_answer(
     found.steps, found.norms, found.clipped, configured
@@ -78,20 +78,23 @@ def stability(
   swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
   runs = _runs(swept)
   sweep, finding = decide.judge(runs, objective)
-  findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
+  findings, figures = [finding], [_sweep_figure(runs, objective, sweep)]
   if sweep.best is not None:
-    pictures.append(_curves_picture(runs, sweep))
+    figures.append(_curves_figure(runs, sweep))
     if every_step:
-      found, picture = _every_step(runner, config, sweep.best)
+      found, figure = _every_step(runner, config, sweep.best)
       findings.append(found)
-      pictures.append(picture)
-  if not (sweep.worth_fixing and repair):
-    return _answer(config, sweep, findings, pictures, runs)
+      figures.append(figure)
+  best, unstable_rate = sweep.best, sweep.unstable_rate
+  if (
+    not (sweep.worth_fixing and repair) or best is None or unstable_rate is None
+  ):
+    return _answer(config, sweep, findings, figures, runs)
   ladder, opened = _warmup(runner, config, sweep, logged)
   findings.append(ladder[0])
-  pictures.append(ladder[1])
-  above = [rate for rate in rates if rate >= sweep.best]
-  best_run = next(run for run in runs if run.rate == sweep.best)
+  figures.append(ladder[1])
+  above = [rate for rate in rates if rate >= best]
+  best_run = next(run for run in runs if run.rate == best)
   none = decide.Fix("none", {}, runs)
   fixes = [_with_seeds(runner, swept, none, seeds)]
   if opened is not None:
@@ -116,21 +119,22 @@ def stability(
       overrides=logged | clipping,
     )
     fix = decide.Fix("clipping", clipping, _runs(found))
-    at = fix.at(sweep.unstable_rate)
+    at = fix.at(unstable_rate)
     if part == _HARDER[-1] or (at is not None and not decide.unstable(at)):
       break
   fixes.append(_with_seeds(runner, found, fix, seeds))
-  findings.append(decide.clipping_share(at and at.clipped, clip_norm))
-  chosen, finding = decide.decide(fixes, sweep.unstable_rate)
+  share = None if at is None else at.clipped
+  findings.append(decide.clipping_share(share, clip_norm))
+  chosen, finding = decide.decide(fixes, unstable_rate)
   findings.append(finding)
-  pictures += [
-    _fixes_picture(fixes, objective),
-    _before_after(runs, fixes, sweep.unstable_rate),
-    decide.norms_picture(
+  figures += [
+    _fixes_figure(fixes, objective),
+    _before_after(runs, fixes, unstable_rate),
+    decide.norms_figure(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
-  return _answer(config, sweep, findings, pictures, runs, fixes, chosen)
+  return _answer(config, sweep, findings, figures, runs, fixes, chosen)
 
 
 def _prepended(config, length):
@@ -179,7 +183,7 @@ def _every_step(runner, config, best):
     "every_step",
     [2 * best],
     config,
-    goal="Is there early instability that is over before anybody looks?",
+    goal="Is there early instability between evaluations?",
     overrides={
       # As the run would begin; only its first steps are made.
       **config_lib.without(config, "decay"),
@@ -202,7 +206,7 @@ def _every_step(runner, config, best):
     for x, y in zip(at, loss, strict=True)
     if x % n == 0
   ]
-  picture = result_lib.FigureData(
+  figure = result_lib.FigureData(
     "validation loss at every step",
     result_lib.Axis("step", log=True),
     result_lib.Axis("valid/loss, nats"),
@@ -211,11 +215,11 @@ def _every_step(runner, config, best):
     " what the usual evaluations see of it, and what there is (Playbook,"
     " Figure 5).",
   )
-  return decide.every_step(run, config.eval_every), picture
+  return decide.every_step(run, config.eval_every), figure
 
 
 def _warmup(runner, config, sweep, logged):
-  """((finding, picture), (base rate, warmup) or None)."""
+  """((finding, figure), (base rate, warmup) or None)."""
   lengths = decide.warmup_lengths(config.max_train_steps)
   bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
   longest = 3 * lengths[-1]
@@ -252,7 +256,7 @@ def _warmup(runner, config, sweep, logged):
     runs, sweep.unstable_rate, config.max_train_steps
   )
   shown = opened[0] if opened else bases[0]
-  picture = result_lib.FigureData(
+  figure = result_lib.FigureData(
     f"training loss with a warmup to {shown:g}",
     result_lib.Axis("step", log=True),
     result_lib.Axis("train/loss, nats"),
@@ -265,13 +269,13 @@ def _warmup(runner, config, sweep, logged):
     caption="The rate rises from 0 over the warmup and then stays; each run"
     " has to be stable for three times its warmup (Playbook, Figures 6 and 8).",
   )
-  return (finding, picture), opened
+  return (finding, figure), opened
 
 
-# Pictures and the answer.
+# Figures and the result.
 
 
-def _sweep_picture(runs, objective, sweep):
+def _sweep_figure(runs, objective, sweep):
   values = [run.value for run in runs if np.isfinite(run.value)]
   top = max(values, default=1.0)
   return result_lib.FigureData(
@@ -293,7 +297,7 @@ def _sweep_picture(runs, objective, sweep):
   )
 
 
-def _curves_picture(runs, sweep):
+def _curves_figure(runs, sweep):
   shown = [run for run in runs if run.rate >= sweep.best][:4]
   return result_lib.FigureData(
     "training loss at and above the best rate",
@@ -316,7 +320,7 @@ def _lines(runs, series):
   ]
 
 
-def _fixes_picture(fixes, objective):
+def _fixes_figure(fixes, objective):
   return result_lib.FigureData(
     "best value against the learning rate, with each fix",
     result_lib.Axis("learning rate", log=True),
@@ -360,7 +364,7 @@ def _before_after(runs, fixes, rate):
   )
 
 
-def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
+def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
   flat = config_lib.flatten(config)
   settings = {}
   if sweep.best is None or sweep.worth_fixing is None:
@@ -425,7 +429,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
     settings={k: v for k, v in settings.items() if flat[k] != v},
     findings=findings,
     tables=tables,
-    figures=pictures,
+    figures=figures,
     details=dict(
       best_rate=sweep.best,
       rate=chosen.best.rate if chosen else sweep.best,

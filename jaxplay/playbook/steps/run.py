@@ -97,13 +97,13 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
   if not results.ranked:
     raise jaxplay.UserError(
       f"{str(results.path)!r} has no completed trial yet, so there is no best"
-      " step to look at"
+      " step to read"
     )
-  told = {(f.check, f.subject): f for f in checklist.check_study(results)}
+  by_check = {(f.check, f.subject): f for f in checklist.check_study(results)}
   findings = [
-    told["max_train_steps", "max_train_steps"],
-    told["compute_bound", results.objective],
-    told["saturated_early", "all trials"],
+    by_check["max_train_steps", "max_train_steps"],
+    by_check["compute_bound", results.objective],
+    by_check["saturated_early", "all trials"],
   ]
   flat = config_lib.flatten(config_lib.from_json(results.study["config"]))
   old = flat["max_train_steps"]
@@ -112,7 +112,7 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
   if steps != old:
     said = [f"Train for {steps:,} steps: {reason}."]
   elif len(unknown) > 1 or findings[0].verdict == "unknown":
-    said = [f"It cannot be told: {unknown[0].advice}"]
+    said = [f"Inconclusive: {unknown[0].advice}"]
   else:
     said = [f"{old:,} steps are right: {_where(findings[0])}."]
   bound = findings[1]
