@@ -310,7 +310,7 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_model_sizes(tmp_path):
-  """S5: a base run is as long as its last branch needs, and keeps every start."""
+  """S5: a base run has the length of its last branch, and keeps every start."""
   definition = ladder.load(_write(tmp_path, steps=(10, 25, 40)))
   model_sizes = ladder.model_sizes(definition)
   assert [size.name for size in model_sizes] == ["tiny", "small"]

@@ -284,8 +284,8 @@ def passes_agree(
     verdict = "unknown"
     advice = (
       "Inconclusive, the machine was too busy: the result depends on the time"
-      f" of {sizes} examples, whose best two passes differ by {most:.0%}. Run the"
-      " same command again when nothing else runs."
+      f" of {sizes} examples, whose best two passes differ by {most:.0%}. Run"
+      " the same command again when nothing else runs."
     )
   elif differing:
     verdict = "warn"
