@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxplay import rundir
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.study import study as study_lib
 from tests.study import studies
 
@@ -209,7 +209,7 @@ def test_the_whole_loop(tmp_path, config, capsys):
     (["nowhere.py", "--budget=64", "--workdir=W"], "no config file"),
     (["CONFIG", "--budget=many", "--workdir=W"], "such as 64"),
     (["CONFIG", "--budget=2d", "--workdir=W"], "such as 64"),
-    (["CONFIG", "--budget=9", "--workdir=W"], "needs 18 with 3 seeds"),
+    (["CONFIG", "--budget=9", "--workdir=W"], "18 trials with 3 seeds"),
     (["CONFIG", "--budget=64", "--workdir=W", "--seed=-1"], "--seed"),
     (["CONFIG", "--budget=64", "--workdir=W", "--config.x=1"], "config.x"),
   ],
@@ -230,7 +230,7 @@ def test_mistakes_with_the_loop(
 def test_lines_to_paste_are_python():
   """What an answer hands back can be pasted."""
   settings = {"schedule": "wsd", "clipping": True, "hparams.clip_norm": 0.5}
-  lines = answer_lib.as_config_lines(settings).split("\n")
+  lines = result_lib.as_config_lines(settings).split("\n")
   assert lines == [
     'config.schedule = "wsd"',
     "config.clipping = True",

@@ -13,9 +13,9 @@ from typing import Any
 import jaxplay
 from jaxplay import config as config_lib
 
-# With fewer, nothing is repaired.
+# With fewer trials, nothing is repaired.
 _SMALL = 48
-# Rates of the sweeps for each factor of ten, from so many trials on.
+# (trials, learning rates of the sweeps for each factor of ten from there on).
 _PER_DECADE = ((0, 2), (48, 3), (128, 4))
 _SHORT = 4  # A first round's trials have this part of the steps.
 _LONGER = (3, 32)  # trials of the last round
@@ -58,7 +58,7 @@ class Budget:
     """Reads "64" (trials), "2h" or "90m".
 
     Raises:
-      jaxplay.UserError: It is none of these, or too little.
+      jaxplay.UserError: It is neither, or not positive.
     """
     unit = _UNITS.get(text[-1:])
     try:
@@ -67,19 +67,19 @@ class Budget:
       number = math.nan
     if not 0 < number <= _MOST:
       raise jaxplay.UserError(
-        f"--budget is {text!r}; it is a number of trials, such as 64, or a"
-        f" time, such as 2h or 90m, of at most {_MOST:,}"
+        f"expected a number of trials or a time for --budget, such as 64, 2h or"
+        f" 90m, of at most {_MOST:,}; got {text!r}"
       )
     if unit:
       return cls(seconds=number * unit)
     return cls(trials=number)
 
   def left(self, spent: float, seconds: float) -> float:
-    """Trials that are left; inf where nothing tells yet how long one takes.
+    """Trials that are left; inf until the time of a trial is known.
 
     Args:
-      spent: Trials that were paid for.
-      seconds: That these took.
+      spent: Cost so far, in trials.
+      seconds: Duration of these trials.
     """
     if self.trials < math.inf:
       return self.trials - spent
@@ -100,7 +100,7 @@ class Shares:
   Attributes:
     longer: Trials of the last round.
     candidates: Of these, how many are run with other seeds.
-    seeds: Of each candidate, and of the config as it came.
+    seeds: Of each candidate, and of the given config.
   """
 
   longer: int
@@ -109,7 +109,7 @@ class Shares:
 
   @property
   def reserve(self) -> int:
-    """Trials of all of it; the config as it came is one more to begin with."""
+    """Trials of all of it; the given config is one more to begin with."""
     return self.longer + 1 + (self.candidates + 1) * self.seeds
 
 
@@ -144,7 +144,7 @@ def least(seeds: int, rates: int) -> int:
 
 
 def is_small(total: float) -> bool:
-  """Whether there is too little for repairs."""
+  """Whether the budget is too small for repairs."""
   return total < _SMALL
 
 
@@ -172,7 +172,7 @@ def first_length(
   if fits is not None:
     return quarter, (
       f"the training set can be fitted in {fits:,} steps, so a quarter of the"
-      " config's are enough to tell trials apart"
+      " config's are enough to compare trials"
     )
   if is_small(left):
     return quarter, "the budget is too small for longer trials"

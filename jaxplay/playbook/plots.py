@@ -1,4 +1,4 @@
-"""Draws the pictures of an answer: lines, points, bars, and rules."""
+"""Draws the figures of a procedure: lines, points, bars, and rules."""
 
 import math
 from collections.abc import Sequence
@@ -8,35 +8,37 @@ import altair as alt
 from altair.utils import schemapi
 
 from jaxplay.analysis import plots
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _INK = plots.GREY
 
 
-def figures(pictures: Sequence[answer_lib.Picture]) -> list[plots.Figure]:
-  """A figure for each picture; they hold their rows."""
+def figures(data: Sequence[result_lib.FigureData]) -> list[plots.Figure]:
+  """A chart for each figure; charts contain their rows."""
+  drawn = []
   with schemapi.debug_mode(False):
-    return [
-      plots.Figure(
-        name=picture.name,
-        group="pictures",
-        source="own",
-        chart=alt.layer(*_layers(picture)).properties(
-          width=plots.WIDTH, height=plots.HEIGHT
-        ),
-        caption=picture.caption,
+    for figure in data:
+      chart: Any = alt.layer(*_layers(figure))
+      chart = chart.properties(width=plots.WIDTH, height=plots.HEIGHT)
+      drawn.append(
+        plots.Figure(
+          name=figure.name,
+          group="pictures",
+          source="own",
+          chart=chart,
+          caption=figure.caption,
+        )
       )
-      for picture in pictures
-    ]
+  return drawn
 
 
-def _layers(picture):
-  x = _axis(alt.X, "x:Q", picture, "x")
-  y = _axis(alt.Y, "y:Q", picture, "y")
+def _layers(figure):
+  x = _axis(alt.X, "x:Q", figure, "x")
+  y = _axis(alt.Y, "y:Q", figure, "y")
   series = list(
     dict.fromkeys(
       row["series"]
-      for rows in (picture.points, picture.lines, picture.bars)
+      for rows in (figure.points, figure.lines, figure.bars)
       for row in rows
     )
   )
@@ -44,47 +46,47 @@ def _layers(picture):
   tooltip = ["series:N", alt.Tooltip("x:Q", format=".4g")]
   tooltip.append(alt.Tooltip("y:Q", format=".4g"))
   layers = []
-  if picture.bars:
+  if figure.bars:
     foot = {}
-    if not picture.y.log:
+    if not figure.y.log:
       # From 0, and with room above for the names of rules.
-      rows = (*picture.bars, *picture.lines, *picture.points)
-      top = max(row["y"] for row in rows) * (1.3 if picture.rules else 1.05)
+      rows = (*figure.bars, *figure.lines, *figure.points)
+      top = max(row["y"] for row in rows) * (1.3 if figure.rules else 1.05)
       y.scale, foot = alt.Scale(domainMax=top), {"y2": alt.Y2Datum(0)}
     layers.append(
-      _data(picture, picture.bars)
+      _data(figure, figure.bars)
       .mark_bar(opacity=0.75)
       .encode(*(x, y, colour), x2="x2:Q", tooltip=tooltip, **foot)
     )
-  if any("low" in row for row in picture.lines):
+  if any("low" in row for row in figure.lines):
     layers.append(
-      _data(picture, [row for row in picture.lines if "low" in row])
+      _data(figure, [row for row in figure.lines if "low" in row])
       .mark_area(opacity=0.2)
       .encode(
-        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
+        x=x, y=_axis(alt.Y, "low:Q", figure, "y"), y2="high:Q", color=colour
       )
     )
-  if picture.lines:
+  if figure.lines:
     layers.append(
-      _data(picture, picture.lines)
+      _data(figure, figure.lines)
       .mark_line(strokeWidth=1.4)
       .encode(x=x, y=y, color=colour, tooltip=tooltip)
     )
-  if any("low" in row for row in picture.points):
+  if any("low" in row for row in figure.points):
     layers.append(
-      _data(picture, [row for row in picture.points if "low" in row])
+      _data(figure, [row for row in figure.points if "low" in row])
       .mark_rule(strokeWidth=1.4)
       .encode(
-        x=x, y=_axis(alt.Y, "low:Q", picture, "y"), y2="high:Q", color=colour
+        x=x, y=_axis(alt.Y, "low:Q", figure, "y"), y2="high:Q", color=colour
       )
     )
-  if picture.points:
+  if figure.points:
     layers.append(
-      _data(picture, picture.points)
+      _data(figure, figure.points)
       .mark_point(filled=True, size=50)
       .encode(x=x, y=y, color=colour, tooltip=tooltip)
     )
-  for label, value in picture.rules.items():
+  for label, value in figure.rules.items():
     rule = alt.Chart(alt.InlineData([{"x": value, "label": label}]))
     layers += [
       rule.mark_rule(color=_INK, strokeDash=[4, 3]).encode(x=x),
@@ -94,18 +96,18 @@ def _layers(picture):
         x=x, y=alt.value(2 + 13 * (len(layers) // 2 % 3)), text="label:N"
       ),
     ]
-  for label, value in picture.levels.items():
-    layers += _level(label, value, y, picture)
+  for label, value in figure.levels.items():
+    layers += _level(label, value, y, figure)
   return layers
 
 
-def _level(label, value, y, picture):
+def _level(label, value, y, figure):
   """A dashed line; of one far above the rest only its value, on the edge."""
   ink = dict(color=_INK, fontSize=10, align="right")
   right = alt.value(plots.WIDTH - 2)
-  values = [r["y"] for rows in (picture.points, picture.lines) for r in rows]
+  values = [r["y"] for rows in (figure.points, figure.lines) for r in rows]
   low, high = min(values, default=value), max(values, default=value)
-  if value > high + 2 * (high - low) and not picture.y.log:
+  if value > high + 2 * (high - low) and not figure.y.log:
     text = f"{label}: {value:.4g}, above"
     far = alt.Chart(alt.InlineData([{"label": text}]))
     mark = far.mark_text(baseline="top", **ink)
@@ -119,28 +121,28 @@ def _level(label, value, y, picture):
   ]
 
 
-def _data(picture, rows):
+def _data(figure, rows):
   """Rows as they can be drawn: finite, and above 0 on a logarithmic scale."""
 
   def drawable(row):
     return all(
       math.isfinite(row[name])
       and (row[name] > 0 or not axis.log or axis.with_zero)
-      for name, axis in (("x", picture.x), ("y", picture.y))
+      for name, axis in (("x", figure.x), ("y", figure.y))
     )
 
   return alt.Chart(alt.InlineData([dict(r) for r in rows if drawable(r)]))
 
 
-def _axis(channel, field, picture, name) -> Any:
-  axis = getattr(picture, name)
+def _axis(channel, field, figure, name) -> Any:
+  axis = getattr(figure, name)
   options: dict[str, Any] = {"labelOverlap": "greedy", "tickCount": 6}
   scale = alt.Scale(zero=False, nice=False, padding=8)
   if axis.whole:
     options |= {"format": "d", "tickMinStep": 1}
   if axis.log:
     scale = alt.Scale(type="log", nice=False, padding=8)
-  values = [r[name] for rows in (picture.points, picture.lines) for r in rows]
+  values = [r[name] for rows in (figure.points, figure.lines) for r in rows]
   positive = [value for value in values if value > 0]
   if axis.log and axis.with_zero and 0 in values and positive:
     least, most = min(positive), max(positive)

@@ -1,6 +1,6 @@
-"""What a procedure of the playbook answers, and the directory of its work.
+"""The result of a procedure of the playbook, and the directory of its work.
 
-    PLAN/plan.json        the question, its options and base config; the answer
+    PLAN/plan.json        procedure, options and base config; the result
          provenance.json  what made it, as in a run
          NAME/            a study that it ran, a study directory
          findings.json    derived: decisions with their evidence
@@ -23,7 +23,7 @@ from jaxplay import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table of an answer; cells are texts, numbers or None."""
+  """A table of a result; entries are texts, numbers or None."""
 
   title: str
   heads: Sequence[str]
@@ -33,7 +33,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """An axis of a picture.
+  """An axis of a figure.
 
   Attributes:
     title: With the unit.
@@ -50,11 +50,11 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-  """What is to be drawn, as numbers; `analysis.plots_answer` draws it.
+class FigureData:
+  """The numbers of a figure; `playbook.plots` draws it.
 
   Attributes:
-    name: Title, unique in its answer.
+    name: Title, unique in its result.
     x: Horizontal axis.
     y: Vertical axis.
     lines: Rows {x, y, series}, with low and high where there is a band.
@@ -77,34 +77,34 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class ProcedureResult:
   """A decision, how it came about, and what to write into the config.
 
   Attributes:
-    said: The answer in a few sentences, the most important one first.
+    summary: The result in a few sentences, the most important first.
     settings: Config key -> value to paste; empty: nothing is to be changed, or
-      nothing can be told, and then a finding says what is missing.
+      the result is inconclusive, and a finding states what is missing.
     findings: Each rule that was applied, with its evidence.
     tables: Of the page, and the first one of the terminal.
-    pictures: Of the page.
+    figures: Of the page.
     details: Numbers for programs, JSON values.
   """
 
-  said: Sequence[str]
+  summary: Sequence[str]
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   findings: Sequence[finding.Finding] = ()
   tables: Sequence[Table] = ()
-  pictures: Sequence[Picture] = ()
+  figures: Sequence[FigureData] = ()
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def as_json(self) -> dict[str, Any]:
-    """Said, settings, details and findings; the rest is for people."""
+    """Summary, settings, details and findings; figures are left out."""
     return rundir.plain(
       {
-        "said": list(self.said),
+        "said": list(self.summary),
         "settings": config_lib.as_json(self.settings),
         "details": self.details,
-        "findings": [found.as_json() for found in self.findings],
+        "findings": [finding.as_json() for finding in self.findings],
       }
     )
 
@@ -118,8 +118,8 @@ def as_config_lines(settings: Mapping[str, Any]) -> str:
   )
 
 
-class _AnswerRows(TypedDict):
-  """As `Answer.as_json` makes them."""
+class _ResultRow(TypedDict):
+  """The dict of `ProcedureResult.as_json`."""
 
   said: list[str]
   settings: dict[str, Any]
@@ -134,7 +134,7 @@ class PlanFile(TypedDict):
   options: dict[str, Any]
   config: rundir.Config | None
   command: list[str]
-  answer: NotRequired[_AnswerRows]
+  answer: NotRequired[_ResultRow]
 
 
 class PlanDir(rundir.Directory):
@@ -201,7 +201,7 @@ class PlanDir(rundir.Directory):
         return f"--{name} was {old.get(name)!r} and is now {new.get(name)!r}"
     return None
 
-  def write(self, answer: Answer) -> None:
-    """Writes the answer into plan.json, and findings.json."""
-    self._write(self.plan() | {"answer": answer.as_json()})
-    self.write_findings([found.as_json() for found in answer.findings])
+  def write(self, result: ProcedureResult) -> None:
+    """Writes the result into plan.json, and findings.json."""
+    self._write(self.plan() | {"answer": result.as_json()})
+    self.write_findings([row.as_json() for row in result.findings])

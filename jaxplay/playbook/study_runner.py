@@ -1,12 +1,12 @@
-"""Where a procedure runs its studies: a folder, and what trains in it.
+"""Runs the studies and measurements of a procedure in a folder.
 
-A study that is finished is only read. So a procedure needs no memory of its
-own: killed and started again, it takes the same decisions from the same
-results, and trains what is missing.
+A finished study is only read. So a procedure keeps no state of its own: killed
+and restarted, it decides the same from the same results, and trains the rest.
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,38 +22,42 @@ from jaxplay.study import runners
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
-RATE = "hparams.learning_rate"
+LEARNING_RATE = "hparams.learning_rate"
 _BASE = "base_config.json"  # in the folder of a study that has no other
-# Overrides of runs of which only the curves are looked at.
+# Overrides of runs of which only the curves are read.
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 
 
-class Lab:
+Train = Callable[[study_lib.StudyDir, Sequence[runners.Job]], bool]
+
+
+class StudyRunner:
   """Runs studies and measurements in a folder, each once."""
 
   def __init__(
     self,
-    path,
+    path: str | os.PathLike,
     *,
-    train: Callable[[study_lib.StudyDir, Sequence[runners.Job]], bool],
-    tell: Callable[[str], None],
+    train: Train | None = None,
+    log: Callable[[str], None] = print,
   ):
-    """Makes nothing yet.
+    """Creates no file yet.
 
     Args:
-      path: The folder, of a plan.
-      train: Trains jobs of a study to their end; False: it was asked to stop.
-      tell: Called with sentences.
+      path: The folder of a plan.
+      train: Trains jobs of a study to their end; False: stopped by a signal.
+        None: as populations, on the devices of this process.
+      log: Called with sentences.
     """
-    self.path, self.tell = rundir.at(path), tell
-    # Run directory -> examples that it is to see: what was paid for.
+    self.path, self.log = rundir.at(path), log
+    # Run directory -> examples of its training, for the budget of the loop.
     self.ran: dict[str, int] = {}
-    self._train = train
-    self._root = self.path  # of the plan, for labs within
+    self._train = train or populations(log)
+    self._root = self.path  # of the plan, for the runners of its folders
 
-  def within(self, name: str) -> "Lab":
-    """The lab of a folder in this one."""
-    inner = Lab(self._folder(name), train=self._train, tell=self.tell)
+  def within(self, name: str) -> "StudyRunner":
+    """The runner of a folder in this one."""
+    inner = StudyRunner(self._folder(name), train=self._train, log=self.log)
     inner.ran, inner._root = self.ran, self._root
     return inner
 
@@ -66,7 +70,7 @@ class Lab:
   def study(
     self, name: str, study: study_lib.Study, config: ml_collections.ConfigDict
   ) -> results_lib.Results:
-    """Runs what is not finished of a study, and reads it.
+    """Runs the unfinished trials of a study, and reads the study.
 
     Args:
       name: Of its folder.
@@ -74,8 +78,8 @@ class Lab:
       config: The base config; not changed.
 
     Raises:
-      Stopped: Asked to stop.
-      jaxplay.UserError: The study is refused, or all of its trials crashed.
+      Stopped: By a signal.
+      jaxplay.UserError: The study is invalid, or all of its trials crashed.
     """
     directory = study_lib.StudyDir(self._folder(name))
     config = config.copy_and_resolve_references()
@@ -106,20 +110,21 @@ class Lab:
   def suggest(
     self, name: str, trials: int, *, batch: int, seed: int
   ) -> results_lib.Results:
-    """Goes on with the study `name` by so many adaptive trials in all.
+    """Extends the study `name` until it has `trials` adaptive trials.
 
     Args:
-      name: Of its folder; 8 of its trials ended.
+      name: Of its folder; at least 8 of its trials have ended.
       trials: Number of adaptive trials.
-      batch: So many at a time.
+      batch: Number suggested at a time.
       seed: Of the suggestions.
     """
     directory = study_lib.StudyDir(self._folder(name))
     while True:
       which = study_lib.adaptive(directory.study())
       jobs = runners.trial_jobs(directory, which)
-      told = f"{name}: {len(which)} of {trials} adaptive trials"
-      results = self._run(directory, jobs, told)
+      results = self._run(
+        directory, jobs, f"{name}: {len(which)} of {trials} adaptive trials"
+      )
       if len(which) >= trials:
         return results
       directory.append(
@@ -134,7 +139,7 @@ class Lab:
   def rerun(
     self, name: str, indices: Sequence[int], seeds: int
   ) -> results_lib.Results:
-    """Runs trials of the study `name` with so many other seeds."""
+    """Runs trials of the study `name` again, with `seeds` other seeds."""
     directory = study_lib.StudyDir(self._folder(name))
     jobs = runners.rerun_jobs(directory, indices, seeds)
     which = " and ".join(map(str, indices))
@@ -145,7 +150,7 @@ class Lab:
 
   def _run(self, directory, jobs, what):
     if any(job.is_open() for job in jobs):
-      self.tell(what)
+      self.log(what)
       if not self._train(directory, jobs):
         raise jaxplay.Stopped
     for job in jobs:
@@ -173,36 +178,36 @@ class Lab:
     objective: str = "",
   ) -> results_lib.Results:
     """A study of the learning rate alone, at the given rates, in order."""
-    domain = space_lib.Choice(rates)
+    domain: space_lib.Choice | space_lib.Float = space_lib.Choice(rates)
     if len(rates) > 1:
       domain = space_lib.Float(min(rates), max(rates), scale="log")
     study = study_lib.Study(
       goal=goal,
       config="",
-      space={RATE: domain},
+      space={LEARNING_RATE: domain},
       algorithm="explicit",
-      points=[{RATE: rate} for rate in rates],
+      points=[{LEARNING_RATE: rate} for rate in rates],
       overrides=overrides,
       objective=objective,
     )
     return self.study(name, study, config)
 
   def measured(self, name: str, shape: Any) -> list[Any]:
-    """What `measure` has kept by this name, in order.
+    """The measurements saved under this name, in order.
 
     Args:
       name: Of its folder.
       shape: Of each; see `rundir.read_json`.
     """
-    kept = []
+    saved: list[Any] = []
     while True:
-      found = rundir.read_json(self._kept(name, len(kept)), shape)
-      if found is None:
-        return kept
-      kept.append(found)
+      value = rundir.read_json(self._kept(name, len(saved)), shape)
+      if value is None:
+        return saved
+      saved.append(value)
 
   def measure(self, name: str, measure: Callable[[], Any]) -> None:
-    """Keeps what `measure()` returns, JSON values, beside what there is."""
+    """Saves what `measure()` returns, JSON values, after earlier ones."""
     path = self._kept(name, len(self.measured(name, Any)))
     path.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_json(path, measure())
@@ -211,14 +216,45 @@ class Lab:
     return self._folder(name) / f"{index}.json"
 
 
-def rates(low: float, high: float, per_decade: int = 4) -> list[float]:
+def populations(log: Callable[[str], None]) -> Train:
+  """A function that trains jobs as populations on this process's devices.
+
+  Args:
+    log: Called with sentences.
+  """
+
+  def train(directory, jobs):
+    from jaxplay.training import population, sharding
+
+    return runners.run_populations(
+      jobs,
+      study=directory.path,
+      make_group=lambda configs: population.Group(configs, log),
+      progress=runners.Progress(jobs, _NoProgress()),
+      tell=log,
+      first=sharding.from_first_host,
+    )
+
+  return train
+
+
+class _NoProgress:
+  """A console that shows no progress."""
+
+  def progress(self, done, total, values):
+    pass
+
+
+def learning_rates(
+  low: float, high: float, per_decade: int = 4
+) -> list[float]:
   """Learning rates from `low` to `high`, even on the log scale, two digits.
 
   Args:
     low: The first, above 0.
     high: The last.
-    per_decade: How many for each factor of ten, at least.
+    per_decade: Number for each factor of ten, at least.
   """
   number = max(2, math.ceil(per_decade * math.log10(high / low)) + 1)
-  found = [float(f"{rate:.2g}") for rate in np.geomspace(low, high, number)]
-  return sorted(set(found))
+  grid = np.geomspace(low, high, number)
+  return sorted({float(f"{rate:.2g}") for rate in grid})

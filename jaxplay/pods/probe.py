@@ -1,4 +1,4 @@
-"""Measures a step, and what the devices that are there can do at best."""
+"""Measures a step, and the peaks of the devices of this process."""
 
 import collections
 import dataclasses
@@ -162,27 +162,25 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.max_train_steps = _ENDLESS
-  known = {}
+  peak_bytes = math.nan
   try:
     workload = workload_lib.make_workload(config, devices=devices)
     compiled = dry_run.lower_train_step(config, workload).compile()
-    known["bytes"] = memory.peak_bytes(compiled)
+    peak_bytes = memory.peak_bytes(compiled)
     there = memory.of_device(devices[0])
-    if known["bytes"] > there:  # False where it is not known.
-      told = dry_run.format_bytes
+    if peak_bytes > there:  # False where it is not known.
+      as_text = dry_run.format_bytes
       return Speed(
-        too_large=f"{told(known['bytes'])} of {told(there)}, as compiled",
-        **known,
+        too_large=f"{as_text(peak_bytes)} of {as_text(there)}, as compiled",
+        bytes=peak_bytes,
       )
     loop, step = _loop_seconds(config, workload)
   except jax.errors.JaxRuntimeError as error:
     short = memory.exhausted(error)
     if not short:
       raise
-    return Speed(too_large=short, **known)
-  return Speed(
-    step_seconds=step, loop_seconds=loop, text=compiled.as_text(), **known
-  )
+    return Speed(too_large=short, bytes=peak_bytes)
+  return Speed(step, loop, peak_bytes, compiled.as_text())
 
 
 def _loop_seconds(config, workload):

@@ -21,7 +21,7 @@ _COLLECTIVES = (
   "ragged-all-to-all",
   "collective-permute",
 )
-# What computes nothing, or tells of what another instruction does.
+# Instructions that compute nothing, or that belong to another instruction.
 _FREE = (
   "parameter",
   "constant",
@@ -84,8 +84,8 @@ class Traffic:
       results of each instruction, where fusions count as one and what stays in
       a faster memory does not count.
     collectives: Exchanges among devices.
-    unknown_loops: Loops whose number of turns the text does not tell; they
-      count as one turn.
+    unknown_loops: Loops whose trip count the text does not state; they count as
+      one iteration.
   """
 
   memory_bytes: float
@@ -190,7 +190,7 @@ class _Program:
         yield from self._in_fusion(one.attribute("calls"))
 
   def _turns(self, computation, loop):
-    """How often the body of a loop runs; None: the text does not tell.
+    """How often the body of a loop runs; None: not stated in the text.
 
     Where the compiler does not say so: the loop goes on while a number of what
     it carries is below a constant, and its body adds another to it.

@@ -1,15 +1,14 @@
-"""A ladder: model sizes, each one constant run with cooldown branches.
+"""A ladder: model sizes, each a constant run with cooldown branches.
 
     LADDER/ladder.json      goal, base config, sizes, lengths, cooldown
            provenance.json  what made it
            sizes/64x2/counts.json   parameters and FLOPs
-                      trunk/        the constant run, a run directory
-                      00002000/     cooled down, 2,000 steps in all, one too
+                      trunk/        the constant base run, a run directory
+                      00002000/     cooled down, 2,000 steps in all, likewise
            findings.json, report.html    derived
 
 Each pair of a size and a length is a point of a scaling law, and costs only a
-cooldown once the trunk is there (Hägele et al. 2024, section 5). What trains is
-handed in: nothing here knows JAX.
+cooldown once its base run exists (Hägele et al. 2024, section 5).
 """
 
 import dataclasses
@@ -18,14 +17,14 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, Required, TypedDict
 
 import ml_collections
 
 import jaxplay
 from jaxplay import commands, provenance, rundir
 from jaxplay import config as config_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Ladder:
   """What `get_ladder()` of a ladder file returns.
 
   Attributes:
-    goal: The question, in a sentence.
+    goal: Purpose of the ladder, in a sentence.
     config: The base config as `--config` takes it, FILE[:ARG]; the path is
       relative to the ladder file or, failing that, to the current folder.
     sizes: Name -> config keys of that size, with its learning rate.
@@ -57,7 +56,7 @@ class Ladder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
+class ModelSize:
   """One size: its constant run and the lengths of its branches.
 
   Attributes:
@@ -74,10 +73,10 @@ class Rung:
 
 
 def load(path: str) -> dict[str, Any]:
-  """Reads a ladder file: what ladder.json is to hold.
+  """Reads a ladder file; returns the contents of ladder.json.
 
   Raises:
-    jaxplay.UserError: It does not run, or asks for what makes no sense.
+    jaxplay.UserError: It does not run, or is invalid.
   """
   ladder = config_lib.from_user_file(path, "get_ladder", Ladder)
   if not ladder.goal.strip():
@@ -108,8 +107,8 @@ def load(path: str) -> dict[str, Any]:
   for name in steps:
     if name not in ladder.sizes:
       raise jaxplay.UserError(
-        f"ladder file {path!r} has lengths of {name!r}, which is no size;"
-        f" {', '.join(map(repr, ladder.sizes))} are"
+        f"ladder file {path!r} has lengths of {name!r}, which is no size; sizes"
+        f" are {', '.join(map(repr, ladder.sizes))}"
       )
   for name in ladder.sizes:
     lengths = steps.get(name)
@@ -269,7 +268,7 @@ class LadderDir(rundir.Directory):
         " in the ladder file, or use another workdir"
       )
 
-  def trunk(self, size: str) -> rundir.RunDir:
+  def base_run(self, size: str) -> rundir.RunDir:
     """The constant run of a size, there or not."""
     return rundir.RunDir(self.path / "sizes" / size / "trunk", self.path)
 
@@ -292,19 +291,21 @@ class LadderDir(rundir.Directory):
     return self.path / "sizes" / size / "counts.json"
 
 
-def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
+def model_sizes(
+  ladder: Mapping[str, Any], plan: Callable | None = None
+) -> list[ModelSize]:
   """Every size with the configs of its runs, smallest lengths first.
 
   Args:
-    ladder: What ladder.json holds.
-    plan: `plan(constant config, start, steps, fraction, shape)` is the config
-      of a branch (`training.branch.planned`).
+    ladder: The contents of ladder.json.
+    plan: The config of a branch; None: for the devices of this process.
 
   Raises:
-    jaxplay.UserError: A config is refused.
+    jaxplay.UserError: A config is invalid.
   """
   fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
-  found = []
+  plan = plan or _plan
+  sizes = []
   for name, size in ladder["sizes"].items():
     starts = {
       steps: steps - config_lib.cooldown_steps(steps, fraction)
@@ -320,29 +321,101 @@ def rungs(ladder: Mapping[str, Any], plan: Callable) -> list[Rung]:
     for key, value in (size | settings).items():
       config_lib.override(constant, key, value)
     branches = {
-      # Two lengths may begin their cooldowns at one step: it says which.
+      # Two lengths may start their cooldowns at the same step.
       steps: plan(constant, start, steps, fraction, shape)
       for steps, start in starts.items()
     }
     config_lib.validate(constant)
-    found.append(Rung(name, constant, branches, starts))
-  return found
+    sizes.append(ModelSize(name, constant, branches, starts))
+  return sizes
+
+
+def _plan(constant, start, steps, fraction, shape):
+  import jax
+
+  from jaxplay.training import branch
+
+  config_lib.validate(constant, jax.device_count())
+  return branch.planned(
+    constant,
+    step=start,
+    cooldown_fraction=fraction,
+    cooldown_shape=shape,
+    overrides={"max_train_steps": steps},
+  )
+
+
+class Console(Protocol):
+  """Shows sentences and the progress of a run, as `training.train` does."""
+
+  def tell(self, sentence: str) -> None:
+    """Shows a sentence."""
+
+  def progress(self, done: int, total: int, line: dict[str, Any]) -> None:
+    """Shows the progress of a run."""
+
+
+def train(
+  ladder: Mapping[str, Any], path: str | os.PathLike, console: Console
+) -> str:
+  """Trains the unfinished runs of a ladder on the devices of this process.
+
+  All configs are checked before the directory is created.
+
+  Args:
+    ladder: From `load`.
+    path: The ladder directory; created, or continued.
+    console: Shows the progress; silent on all hosts but the first.
+
+  Returns:
+    As `run`.
+
+  Raises:
+    jaxplay.UserError: A config is invalid, or the path holds something else.
+  """
+  import jax
+
+  from jaxplay.training import branch, dry_run, host, sharding, workload
+  from jaxplay.training import train as train_lib
+
+  sizes = model_sizes(ladder)
+  for size in sizes:
+    workload.make_workload(size.config)
+  directory = LadderDir(path)
+  sharding.from_first_host(lambda: directory.create(ladder))
+  with host.Preemption() as preemption:
+
+    def train_run(config, run):
+      if jax.process_count() == 1 and preemption.now():
+        return "preempted"
+      extend = config.schedule == "constant" and run.config() is not None
+      status = train_lib.train(config, str(run.path), console, extend=extend)
+      return status["status"]
+
+    return run(
+      directory,
+      sizes,
+      train=train_run,
+      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
+      count=dry_run.count,
+      tell=console.tell,
+    )
 
 
 def run(
   directory: LadderDir,
-  rungs: Sequence[Rung],
+  model_sizes: Sequence[ModelSize],
   *,
   train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
   branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
   count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
   tell: Callable[[str], None],
 ) -> str:
-  """Runs what is not finished of a ladder.
+  """Runs the unfinished runs of a ladder.
 
   Args:
     directory: The ladder.
-    rungs: From `rungs`.
+    model_sizes: From `model_sizes`.
     train: Trains a config in a run directory, or makes a shorter run there
       longer; returns its status.
     branch: `training.branch.begin`.
@@ -351,31 +424,31 @@ def run(
     tell: Called with sentences.
 
   Returns:
-    The status of the last run: "completed", or "preempted" when asked to stop.
-    A size that diverges is left with what it has.
+    The status of the last run: "completed", or "preempted" after a signal. A
+    size that diverges keeps the branches that it has.
   """
-  for rung in rungs:
-    branches = {n: directory.branch(rung.name, n) for n in rung.branches}
-    for made in (directory.trunk(rung.name), *branches.values()):
+  for size in model_sizes:
+    branches = {n: directory.branch(size.name, n) for n in size.branches}
+    for made in (directory.base_run(size.name), *branches.values()):
       made.refuse_links()
-    if directory.counts(rung.name) is None:
-      directory.write_counts(rung.name, count(rung.config))
-    trunk = directory.trunk(rung.name)
-    wanted = rung.config.max_train_steps
-    tell(f"size {rung.name}: a constant run of {wanted} steps")
-    status = train(rung.config, trunk)
+    if directory.counts(size.name) is None:
+      directory.write_counts(size.name, count(size.config))
+    base_run = directory.base_run(size.name)
+    steps = size.config.max_train_steps
+    tell(f"size {size.name}: a constant run of {steps} steps")
+    status = train(size.config, base_run)
     if status == "preempted":
       return status
-    for steps, config in rung.branches.items():
-      start = rung.starts[steps]
-      if status == "infeasible" and start > trunk.status()["step"]:
-        tell(f"size {rung.name} diverged before step {start}")
+    for steps, config in size.branches.items():
+      start = size.starts[steps]
+      if status == "infeasible" and start > base_run.status()["step"]:
+        tell(f"size {size.name} diverged before step {start}")
         continue
       run = branches[steps]
       if run.status().get("status") in rundir.DONE:
         continue
-      tell(f"size {rung.name}: cooled down from step {start} to {steps}")
-      branch(trunk, start, run, config)
+      tell(f"size {size.name}: cooled down from step {start} to {steps}")
+      branch(base_run, start, run, config)
       if train(config, run) == "preempted":
         return "preempted"
   return "completed"
@@ -383,7 +456,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What a ladder left on disk.
+  """The contents of a ladder directory.
 
   Attributes:
     path: The ladder directory.
@@ -391,7 +464,7 @@ class Results:
     points: One for each finished branch, the smallest size first.
     spent: Compute against one run from scratch for each point; None: nothing is
       finished.
-    trunks: Size -> its constant run, the smallest first.
+    base_runs: Size -> its constant run, the smallest first.
     branches: Size -> steps in all -> its branch.
     tokens_per_step: Of each size.
     unique_tokens: Of the training split; None: not known.
@@ -399,9 +472,9 @@ class Results:
 
   path: pathlib.Path
   ladder: Mapping[str, Any]
-  points: Sequence[scaling.Point]
-  spent: scaling.Spent | None
-  trunks: Mapping[str, rundir.RunDir]
+  points: Sequence[law_lib.Point]
+  spent: law_lib.Spent | None
+  base_runs: Mapping[str, rundir.RunDir]
   branches: Mapping[str, Mapping[int, rundir.RunDir]]
   tokens_per_step: Mapping[str, int]
   unique_tokens: float | None
@@ -420,7 +493,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   directory = LadderDir(path)
   ladder = directory.ladder()
   objective = ladder["config"]["objective"]
-  points, trunks, steps_made = [], {}, {}
+  points, base_runs, steps_made = [], {}, {}
   branches: dict[str, dict[int, rundir.RunDir]] = {}
   ends: dict[str, list[tuple[int, int]]] = {}
   flops_per_step, tokens_per_step, unique = {}, {}, None
@@ -433,11 +506,12 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
     counted.items(), key=lambda item: sum(item[1]["parameters"].values())
   )
   for name, counts in smallest_first:
-    trunks[name], branches[name], ends[name] = directory.trunk(name), {}, []
-    steps_made[name] = trunks[name].status().get("step", 0)
+    base_runs[name] = directory.base_run(name)
+    branches[name], ends[name] = {}, []
+    steps_made[name] = base_runs[name].status().get("step", 0)
     flops_per_step[name] = counts["flops_per_step"][flops_source]
     tokens_per_step[name] = counts["tokens_per_step"]
-    dataset = (trunks[name].provenance() or {}).get("dataset") or {}
+    dataset = (base_runs[name].provenance() or {}).get("dataset") or {}
     unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)
     for steps in ladder["steps"][name]:
       run = directory.branch(name, steps)
@@ -453,7 +527,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       ends[name].append((facts["branch"]["step"], steps))
       embedding = counts["parameters"].get("embedding", 0)
       points.append(
-        scaling.Point(
+        law_lib.Point(
           size=name,
           parameters=sum(counts["parameters"].values()) - embedding,
           embedding_parameters=embedding,
@@ -465,13 +539,13 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       )
   spent = None
   if points:
-    spent = scaling.compute_spent(steps_made, ends, flops_per_step)
+    spent = law_lib.compute_spent(steps_made, ends, flops_per_step)
   return Results(
     path=directory.path,
     ladder=ladder,
     points=points,
     spent=spent,
-    trunks=trunks,
+    base_runs=base_runs,
     branches=branches,
     tokens_per_step=tokens_per_step,
     unique_tokens=unique,

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import interpolate, optimize
+from scipy import optimize
 
 import jaxplay
 
@@ -29,7 +29,7 @@ COEFFICIENTS = (
 INTERVAL = (5.0, 95.0)  # percentiles, of every interval here
 
 # How many times outside the points, in N, D or compute, a law is asked without
-# being told to extrapolate. There the interval of the optimal loss is 4 times
+# `extrapolate`. There the interval of the optimal loss is 4 times
 # what it is at the largest budget (5 sizes by 4 durations, 0.5 % noise), and no
 # point would contradict another form of the law, though the frontier is known
 # to bend (Hoffmann et al. 2022, appendix E).
@@ -38,7 +38,6 @@ FARTHEST = 10.0
 _DELTA = 1e-3  # of Huber's loss, in log space (Hoffmann et al. 2022)
 _MOST_STEPS = 400
 _STARTS = (0.1, 0.2, 0.4, 0.7, 1.1)  # exponents that a fit starts from
-_REACH = 8.0  # of a parabola: the largest N over the best, and best over least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +150,13 @@ class Fit:
   def coefficients(self) -> dict[str, Estimate]:
     """Each of COEFFICIENTS with its interval."""
     columns = self._laws().T
-    return {k: _estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
+    return {k: estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
 
   @property
   def optimal_exponent(self) -> Estimate:
     """p of the optimal N = G C^p."""
     _, _, a, _, b = self._laws().T
-    return _estimate(b / (a + self.flops_exponent * b))
+    return estimate(b / (a + self.flops_exponent * b))
 
   def predict(
     self, parameters, tokens, *, extrapolate: bool = False
@@ -178,7 +177,8 @@ class Fit:
       _refuse_extrapolation(outside)
     losses = _law(self._laws().T.reshape(5, -1, *(1,) * n.ndim), n, d)
     factor = np.maximum.reduce(list(outside.values()))
-    return Prediction(losses[0], *_interval(losses[1:]), factor)
+    low, high = _interval(losses[1:])
+    return Prediction(losses[0], low, high, factor)
 
   def outside(self, parameters, tokens) -> dict[str, np.ndarray]:
     """How many times outside the points: of "parameters", "tokens", "flops".
@@ -218,7 +218,7 @@ class Fit:
     """
     if not 0 < flops < math.inf:
       raise jaxplay.UserError(
-        f"a budget of {flops} FLOPs buys no training; give a number above 0"
+        f"expected a budget above 0 FLOPs, got {flops}"
       )
     c, s = self.flops_coefficient, self.flops_exponent
     source = self.flops_source
@@ -235,8 +235,8 @@ class Fit:
     factor = max(float(there.factor), float(beyond))
     return Optimum(
       flops=float(flops),
-      parameters=_estimate(n),
-      tokens=_estimate(d),
+      parameters=estimate(n),
+      tokens=estimate(d),
       loss=Estimate(*map(float, there[:3])),
       factor=factor,
       extrapolated=factor > FARTHEST,
@@ -325,97 +325,6 @@ def frontier(points: Iterable[Point]) -> list[Point]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-  """The losses of several sizes at the same compute.
-
-  Attributes:
-    flops: The compute.
-    parameters: [sizes], increasing, counted as in the fit.
-    losses: [sizes], interpolated, nats per token.
-    parabola: [3], of the loss in log N, for `np.polyval`.
-    optimum: N where the parabola is least.
-    bracketed: Whether a smaller and a larger size are worse; if not, the least
-      is at an edge or beyond, and where it is, is a guess.
-  """
-
-  flops: float
-  parameters: np.ndarray
-  losses: np.ndarray
-  parabola: np.ndarray
-  optimum: Estimate
-  bracketed: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class IsoFlops:
-  """Slices of equal compute, and N = G C^p through their bracketed minima.
-
-  Attributes:
-    slices: By compute.
-    coefficient: G; None where fewer than 2 are bracketed.
-    exponent: p; None likewise.
-  """
-
-  slices: list[Slice]
-  coefficient: float | None
-  exponent: Estimate | None
-
-
-def iso_flops(
-  law: Fit, *, num_budgets: int = 7, num_draws: int = 200, seed: int = 0
-) -> IsoFlops:
-  """The best size at each of several budgets, without the form of the law.
-
-  Approach 2 of Hoffmann et al. 2022. The loss of each size is interpolated in
-  log compute between its durations by a monotone cubic, and a parabola in log N
-  goes through each slice. As a loss is no parabola, wide slices bias it (Czech
-  et al. 2026): it takes in sizes up to 8 times the best and down to an eighth,
-  at least 3. Intervals: the losses are varied by the residuals of the law.
-
-  Args:
-    law: Only its points, its count of parameters and its residuals are used.
-    num_budgets: Log-spaced over what 3 sizes cover.
-    num_draws: For the intervals.
-    seed: Of the draws.
-
-  Raises:
-    jaxplay.UserError: No budget is covered by 3 sizes.
-  """
-  n, _, loss, flops = columns(law.points, law.count_embeddings)
-  noise = law.residuals * math.sqrt(len(n) / max(len(n) - 5, 1))
-  draws = np.random.default_rng(seed).choice(noise, (num_draws, len(n)))
-  losses = loss * np.exp(np.vstack([np.zeros(len(n)), draws]))
-  slices, minima = [], []
-  for budget, sizes, values in _at_equal_compute(n, flops, losses, num_budgets):
-    parabolas, minimum, bracketed = _parabolas(np.log(sizes), values)
-    slices.append(
-      Slice(
-        flops=budget,
-        parameters=sizes,
-        losses=values[:, 0],
-        parabola=parabolas[:, 0],
-        optimum=_estimate(np.exp(minimum)),
-        bracketed=bracketed,
-      )
-    )
-    minima.append(minimum)
-  if not slices:
-    raise jaxplay.UserError(
-      "no compute budget lies between the shortest and the longest training of"
-      f" 3 of the {len(np.unique(n))} sizes; train small sizes longer, or rely"
-      " on the fitted law alone"
-    )
-  keep = [i for i, found in enumerate(slices) if found.bracketed]
-  if len(keep) < 2:
-    return IsoFlops(slices, None, None)
-  logs = np.stack([minima[i] for i in keep])
-  logs = logs[:, np.isfinite(logs).all(axis=0)]
-  budgets = np.log([slices[i].flops for i in keep])
-  slope, intercept = np.polyfit(budgets, logs, 1)
-  return IsoFlops(slices, math.exp(intercept[0]), _estimate(slope))
-
-
-@dataclasses.dataclass(frozen=True)
 class Spent:
   """Compute of a ladder.
 
@@ -501,7 +410,7 @@ def _interval(samples):
   return np.percentile(samples, INTERVAL, axis=0, method="inverted_cdf")
 
 
-def _estimate(values):
+def estimate(values):
   """Of a value, and after it those of the bootstrap."""
   return Estimate(float(values[0]), *map(float, _interval(values[1:])))
 
@@ -536,7 +445,7 @@ def _check_points(points):
     names = ", ".join(dict.fromkeys(p.size for p in points)) or "none"
     raise jaxplay.UserError(
       f"the ladder has {sizes} {'size' if sizes == 1 else 'sizes'} ({names}),"
-      " which cannot tell E from A / N^a; train 3 or more"
+      " which cannot separate E from A / N^a; train 3 or more"
     )
   if len(points) < 5 or durations < 3:
     raise jaxplay.UserError(
@@ -644,55 +553,3 @@ def _resamples(n, d, number, random):
     while min(len(np.unique(v[row > 0])) for v in (n, d)) < 3:
       row[:] = np.bincount(random.integers(0, len(n), len(n)), None, len(n))
   return counts
-
-
-def _at_equal_compute(n, flops, losses, num_budgets):
-  """Yields FLOPs, sizes, and their losses [sizes, draws], where 3 are covered.
-
-  Args:
-    n: [points].
-    flops: [points].
-    losses: [draws, points].
-    num_budgets: Log-spaced.
-  """
-  cubics = {}
-  for size in np.unique(n):
-    where, index = np.unique(np.log(flops[n == size]), return_inverse=True)
-    if len(where) > 1:
-      its = losses[:, n == size]
-      # Seeds of the same size and duration count as their mean.
-      means = [its[:, index == i].mean(axis=1) for i in range(len(where))]
-      cubics[size] = interpolate.PchipInterpolator(where, np.stack(means))
-  if len(cubics) < 3:
-    return
-  low = sorted(cubic.x[0] for cubic in cubics.values())[2]
-  high = sorted(cubic.x[-1] for cubic in cubics.values())[-3]
-  for budget in np.linspace(low, high, num_budgets):
-    there = {s: c for s, c in cubics.items() if c.x[0] <= budget <= c.x[-1]}
-    if len(there) >= 3:
-      values = np.stack([cubic(budget) for cubic in there.values()])
-      yield math.exp(budget), np.array(list(there)), values
-
-
-def _parabolas(x, losses):
-  """Fits a parabola to each draw about the best size.
-
-  Args:
-    x: [sizes], log N.
-    losses: [sizes, draws].
-
-  Returns:
-    [3, draws]; x where each is least, [draws]; whether that of the first is
-    bracketed.
-  """
-  best = int(losses[:, 0].argmin())
-  away = np.abs(x - x[best])
-  near = away <= max(math.log(_REACH) + 1e-9, np.sort(away)[2])
-  square, line, _ = parabolas = np.polyfit(x[near], losses[near], 2)
-  with np.errstate(divide="ignore", invalid="ignore"):
-    least = -line / (2 * square)
-  # Open below, it falls without end to the side that is lower.
-  slope = 2 * square * x[best] + line
-  least = np.where(square > 0, least, -np.sign(slope) * np.inf)
-  inside = 0 < best < len(x) - 1 and x[0] < least[0] < x[-1]
-  return parabolas, least, bool(inside)

@@ -1,6 +1,6 @@
 """Figures of a ladder: curves, loss against compute, isoFLOPs, the law.
 
-Unlike those of a study these hold their rows: there is nothing to choose.
+Unlike the figures of a study, these contain their rows.
 """
 
 import math
@@ -14,8 +14,9 @@ from altair.utils import schemapi
 import jaxplay
 from jaxplay.analysis import plots
 from jaxplay.analysis import results as results_lib
+from jaxplay.scaling import isoflops
 from jaxplay.scaling import ladder as ladder_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 
 # Points of a curve, and of a line that a formula draws.
 _CURVE_POINTS, _LINE_POINTS = 200, 60
@@ -33,7 +34,7 @@ GROUPS = {
     "Left, each point against the compute that it would cost alone, with the"
     " envelope of the best. Right, where three sizes or more used the same"
     " budget: the parabola through them, whose minimum is the best size for it;"
-    " one that no larger and smaller size brackets is only a guess.",
+    " a minimum that no larger and smaller size brackets is a guess.",
   ),
   "law": (
     "The law",
@@ -45,9 +46,9 @@ GROUPS = {
 
 
 def figures(
-  results: ladder_lib.Results, law: scaling.Fit | None
+  results: ladder_lib.Results, law: law_lib.Fit | None
 ) -> list[plots.Figure]:
-  """Every figure that a ladder can fill, in the order of a page.
+  """The figures of a ladder, in the order of a page.
 
   Args:
     results: The ladder.
@@ -59,9 +60,9 @@ def figures(
       chart = _compute(results.points)
       found.append(_figure("loss against compute", "compute", chart))
     if law is not None:
-      isoflops = _iso_flops(law)
-      if isoflops is not None:
-        found.append(_figure("isoFLOP slices", "compute", isoflops))
+      chart = _iso_flops(law)
+      if chart is not None:
+        found.append(_figure("isoFLOP slices", "compute", chart))
       found.append(_figure("fitted law", "law", _law(law)))
       found.append(_figure("best model for a budget", "law", _optimum(law)))
     return found
@@ -79,7 +80,7 @@ def _figure(name, group, layers):
 
 def _curves(results):
   rows = []
-  for size, trunk in results.trunks.items():
+  for size, trunk in results.base_runs.items():
     runs = {"constant": trunk} | {
       f"to {steps:,}": run for steps, run in results.branches[size].items()
     }
@@ -96,7 +97,7 @@ def _curves(results):
   x = alt.X("tokens:Q", title="tokens", scale=alt.Scale(type="log"), axis=_SI)
   y = alt.Y("loss:Q", title="loss, nats per token", scale=_LOG)
   lines = alt.Chart(alt.InlineData(rows)).encode(
-    x=x, y=y, color=_size_colour(results.trunks), detail="run:N"
+    x=x, y=y, color=_size_colour(results.base_runs), detail="run:N"
   )
   constant = lines.transform_filter("datum.run == 'constant'")
   cooled = lines.transform_filter("datum.run != 'constant'")
@@ -105,7 +106,7 @@ def _curves(results):
     cooled.mark_line(strokeWidth=1.2, strokeDash=[4, 2]),
     alt.Chart(alt.InlineData(ends))
     .mark_point(filled=True, size=45)
-    .encode(x=x, y=y, color=_size_colour(results.trunks), tooltip=_TOOLTIP),
+    .encode(x=x, y=y, color=_size_colour(results.base_runs), tooltip=_TOOLTIP),
   ]
 
 
@@ -114,7 +115,7 @@ def _compute(points):
   y = alt.Y("loss:Q", title="validation loss, nats per token", scale=_LOG)
   sizes = _sizes(points)
   chart = alt.Chart(alt.InlineData([_point_row(point) for point in points]))
-  best = [_point_row(point) for point in scaling.frontier(points)]
+  best = [_point_row(point) for point in law_lib.frontier(points)]
   return [
     chart.mark_line(strokeWidth=1.4, point={"filled": True, "size": 45}).encode(
       x=x, y=y, color=_size_colour(sizes), tooltip=_TOOLTIP
@@ -127,7 +128,7 @@ def _compute(points):
 
 def _iso_flops(law):
   try:
-    found = scaling.iso_flops(law)
+    found = isoflops.iso_flops(law)
   except jaxplay.UserError:  # No budget that several sizes cover.
     return None
   rows, lines, minima = [], [], []
@@ -217,7 +218,7 @@ def _optimum(law):
   flops = [point.flops for point in law.points]
   last = max(flops)
   rows = []
-  for budget in np.geomspace(min(flops), last * scaling.FARTHEST, _LINE_POINTS):
+  for budget in np.geomspace(min(flops), last * law_lib.FARTHEST, _LINE_POINTS):
     best = law.optimal(float(budget), extrapolate=True)
     for what, found in (("N", best.parameters), ("D", best.tokens)):
       rows.append(
@@ -273,9 +274,9 @@ def _point_row(point) -> Mapping[str, Any]:
   }
 
 
-def _sizes(points: Sequence[scaling.Point]):
+def _sizes(points: Sequence[law_lib.Point]):
   """Size -> its points, in the order of the sizes."""
-  sizes = {}
+  sizes: dict[str, list[law_lib.Point]] = {}
   for point in sorted(points, key=lambda p: (p.parameters, p.tokens)):
     sizes.setdefault(point.size, []).append(point)
   return sizes

@@ -4,11 +4,11 @@ import numpy as np
 from scipy import stats
 
 from jaxplay import finding
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 
 
 def checks(
-  law: scaling.Fit, *, unique_tokens: float | None = None
+  law: law_lib.Fit, *, unique_tokens: float | None = None
 ) -> list[finding.Finding]:
   """The known traps of scaling laws.
 
@@ -32,18 +32,18 @@ def checks(
 
 
 def _enough_points(law):
-  """Is there enough to tell the noise from?
+  """Are there enough points to estimate the noise?
 
-  On generated ladders of 5, 6, 7, 8 and 9 points the 90 % intervals held the
-  truth in 7, 50, 77, 87 and 89 % of the cases.
+  On generated ladders of 5, 6, 7, 8 and 9 points the 90% intervals held the
+  truth in 7, 50, 77, 87 and 89% of the cases.
   """
   number, least = len(law.points), 9
   return _finding(
     "enough_points",
     "warn" if number < least else "ok",
     dict(points=number, least=least),
-    f"{number} points leave {number - 5} to tell the noise from, and the"
-    " intervals are not to be trusted. Branch more cooldowns, at small cost.",
+    f"{number} points leave {number - 5} to estimate the noise, so the"
+    " intervals are unreliable. Branch more cooldowns, at small cost.",
     "Besiroglu et al. 2024",
   )
 
@@ -74,7 +74,7 @@ def _embedding_parameters(law):
   budget = max(p.flops for p in law.points)
   exponents, tokens = [], []
   for count in (False, True):
-    other = scaling.fit(law.points, count_embeddings=count, num_bootstrap=0)
+    other = law_lib.fit(law.points, count_embeddings=count, num_bootstrap=0)
     exponents.append(other.optimal_exponent.value)
     tokens.append(other.optimal(budget, extrapolate=True).tokens.value)
   factor = max(tokens) / min(tokens)
@@ -94,7 +94,7 @@ def _embedding_parameters(law):
     f" and the optimal tokens differ by a factor of {factor:.3g}. Count all"
     " parameters and all FLOPs, or leave out the smallest sizes."
     if given
-    else "No point has embedding parameters; say how many there are.",
+    else "No point has embedding parameters; they are needed for this check.",
     "Pearce and Song 2024; Porian et al. 2024",
   )
 
@@ -103,9 +103,9 @@ def _ranges(law):
   """Do N, D and D / N vary enough, and is the best D / N among them?
 
   Below these factors the interval of the optimal exponent is twice what it is
-  above, on generated ladders with 0.3 % noise.
+  above, on generated ladders with 0.3% noise.
   """
-  n, d, _, flops = scaling.columns(law.points, law.count_embeddings)
+  n, d, _, flops = law_lib.columns(law.points, law.count_embeddings)
   best = law.optimal(flops.max(), extrapolate=True)
   ratio = best.tokens.value / best.parameters.value
   for name, values, least in (
@@ -140,7 +140,7 @@ def _irreducible_loss(law):
   return _finding(
     "irreducible_loss",
     "warn" if low < 0.1 * least else "ok",
-    dict(irreducible=scaling.as_lists({"": irreducible})[""], least_loss=least),
+    dict(irreducible=law_lib.as_lists({"": irreducible})[""], least_loss=least),
     f"E may be as low as {low:.2g} nats: the points do not show where the loss"
     " levels off, on which predictions far beyond them depend. Add larger"
     " models and longer runs, or predict nearby only.",
@@ -161,7 +161,7 @@ def _exponents(law):
   return _finding(
     "exponents",
     "fail" if strange else "warn" if uncertain else "ok",
-    scaling.as_lists(named | {"optimal_n": optimal}),
+    law_lib.as_lists(named | {"optimal_n": optimal}),
     f"The fit has {' and '.join(strange)}, and laws of language models have 0.1"
     " to 1: look for what is wrong in the ranges and the residuals."
     if strange
@@ -174,7 +174,7 @@ def _exponents(law):
 
 def _flops_per_token(law):
   """Is compute proportional to N D, as the formula has it?"""
-  n, d, _, flops = scaling.columns(law.points, law.count_embeddings)
+  n, d, _, flops = law_lib.columns(law.points, law.count_embeddings)
   ratios = flops / (n * d)
   small, large = float(ratios[n.argmin()]), float(ratios[n.argmax()])
   return _finding(
@@ -194,10 +194,10 @@ def _residuals(law):
 
   By a partial F-test of terms of second order, beside the law's own five.
   """
-  n, d, _, _ = scaling.columns(law.points, law.count_embeddings)
+  n, d, _, _ = law_lib.columns(law.points, law.count_embeddings)
   x, y = (np.log(v) - np.log(v).mean() for v in (n, d))
-  coefficients = [law.coefficients[k].value for k in scaling.COEFFICIENTS]
-  terms = scaling.terms(np.array(coefficients), n, d)
+  coefficients = [law.coefficients[k].value for k in law_lib.COEFFICIENTS]
+  terms = law_lib.terms(np.array(coefficients), n, d)
   e, a_n, b_d = terms / terms.sum(axis=0)
   own = [e, a_n, -x * a_n, b_d, -y * b_d]
   rms = float(np.sqrt((law.residuals**2).mean()))

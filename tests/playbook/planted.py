@@ -19,7 +19,7 @@ NOISE = 0.05
 
 
 def trains(best_rate=1.0, scale=100, noise=NOISE, stop=None):
-  """A function that trains the jobs of a study, for `lab.Lab`.
+  """A function that trains the jobs of a study, for `runner.Lab`.
 
   Args:
     best_rate: Effective rate, learning_rate / (1 - momentum).

@@ -13,7 +13,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data
 from jaxplay.playbook import plots as plots_answer
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.batch_size import critical, throughput
 from jaxplay.playbook.batch_size import decide as planning
 from jaxplay.playbook.batch_size import run as procedure
@@ -207,7 +207,7 @@ def test_a_target_that_no_size_reaches():
   missed = [dataclasses.replace(one, rates=(), least=0.2) for one in _reached()]
   answer = _answer(_speeds(), target=_TARGET, reached=missed)
   assert ("steps_to_target", "unknown") in _checks(answer)
-  assert not answer.settings and "0.2" in answer.said[0]
+  assert not answer.settings and "0.2" in answer.summary[0]
   assert answer.details["batch_size"] is None
 
 
@@ -235,22 +235,22 @@ def test_findings_of_single_sizes():
     f for f in answer.findings if f.check == "compared_at_equal_target"
   )
   assert 8 not in compared.evidence["batch_sizes"]
-  for figure in plots_answer.figures(answer.pictures):
+  for figure in plots_answer.figures(answer.figures):
     figure.chart.to_dict(validate=True)
   assert json.dumps(answer.as_json())
 
 
-class _Lab(lab_lib.Lab):
+class _Runner(study_runner.StudyRunner):
   """Measures nothing twice, and trains nothing."""
 
   def __init__(self, path):
-    super().__init__(path, train=None, tell=lambda _: None)
+    super().__init__(path, train=None, log=lambda _: None)
 
 
 def _procedure(path, measure, **kwargs):
   known = dict(num_devices=1, num_train=1000, measure=measure)
   config = config_lib.base()
-  return procedure.batch_size(_Lab(path), config, **(known | kwargs))
+  return procedure.batch_size(_Runner(path), config, **(known | kwargs))
 
 
 def _measured(config, most=math.inf, fits=math.inf):
@@ -275,7 +275,7 @@ def test_sizes_double_until_memory_ends(tmp_path):
   assert asked == [8, 16, 32, 64, 128, *[8, 16, 32, 64] * 2]
   assert answer.details["batch_size"] == 64
   assert answer.tables[0].rows[-1][:2] == [128, "NO"]
-  assert any("128 examples do not fit" in text for text in answer.said)
+  assert any("128 examples do not fit" in text for text in answer.summary)
   again = _procedure(tmp_path, measure)
   assert len(asked) == 13 and again.as_json() == answer.as_json()
 
@@ -334,7 +334,7 @@ def test_load_on_the_machine_changes_no_answer(tmp_path):
     if size is not None:
       continue
     assert ("passes_agree", "unknown") in _checks(answer)
-    assert "too busy" in answer.said[0] and not answer.settings
+    assert "too busy" in answer.summary[0] and not answer.settings
     machine.share, machine.asked = 0.0, []
     answer = _procedure(tmp_path / str(seed), machine, num_train=3000)
     assert answer.details["batch_size"] == 128
@@ -363,7 +363,7 @@ def test_where_doubling_ends(options, last, sentence, tmp_path):
   """B1: at the split, at --largest, once throughput has stopped to grow."""
   answer = _procedure(tmp_path, **({"measure": _measured} | options))
   assert answer.details["speeds"][-1]["batch_size"] == last
-  assert any(sentence in text for text in answer.said)
+  assert any(sentence in text for text in answer.summary)
 
 
 def test_a_batch_that_never_fits(tmp_path):

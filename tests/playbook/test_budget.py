@@ -10,7 +10,7 @@ from jaxplay import config as config_lib
 from jaxplay.playbook import budget as planning
 from jaxplay.playbook import loop as procedure
 from jaxplay.playbook import plots as plots_answer
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import study_runner
 from jaxplay.study import study as study_lib
 from tests.playbook import planted
 
@@ -31,7 +31,7 @@ def _loop(path, train, config=None, budget="36", **kwargs):
   config = config or _config()
   rate = config.hparams.learning_rate
   return procedure.playbook(
-    lab_lib.Lab(path, train=train, tell=lambda _: None),
+    study_runner.StudyRunner(path, train=train, log=lambda _: None),
     config,
     budget=planning.Budget.parse(budget),
     learning_rates=(rate / 30, rate * 30),
@@ -107,7 +107,7 @@ def test_it_finds_what_was_planted(tmp_path, best_rate):
   # Nothing of how trials were looked at is handed over.
   assert all(key.startswith("hparams.") for key in changed)
   assert 30 < answer.details["spent"] <= 36
-  (figure,) = plots_answer.figures(answer.pictures)
+  (figure,) = plots_answer.figures(answer.figures)
   figure.chart.to_dict(validate=True)
 
 
@@ -135,7 +135,7 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path):
     try:
       again = _loop(path, planted.trains(stop=stop), config, "20")
       break
-    except lab_lib.Stopped:
+    except study_runner.Stopped:
       stops += 1
   assert stops > 5
   assert _decisions(again, path) == _decisions(whole, tmp_path / "whole")
@@ -167,13 +167,13 @@ def test_a_config_that_is_the_best_is_kept(tmp_path):
   config = _config(hparams__learning_rate=0.1, hparams__weight_decay=1e-3)
   answer = _loop(tmp_path, planted.trains(noise=0.0), config)
   assert answer.settings == {}
-  assert "Keep the config as it came" in answer.said[0]
+  assert "Keep the given config" in answer.summary[0]
 
 
 def test_budgets_that_cannot_do():
   """Errors: told before anything runs."""
   for budget, seeds, words in (
-    ("17", 3, "needs 18 with 3 seeds"),
+    ("17", 3, "18 trials with 3 seeds"),
     ("24", 20, "with 20 seeds"),
   ):
     budget = planning.Budget.parse(budget)

@@ -16,7 +16,7 @@ from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import budget as playbook_lib
 from jaxplay.playbook import loop as playbook
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.batch_size import run as batch_size
 from jaxplay.playbook.rounds import run as rounds
 from jaxplay.playbook.stability import run as stability
@@ -104,9 +104,11 @@ def _assert_next_study_loads(path):
   assert changed.keys() == steps.keys()
 
 
-def _lab(path, given, **kwargs):
+def _study_runner(path, given, **kwargs):
   train = planted.trains(10 * given.hparams.learning_rate, **kwargs)
-  return lab_lib.Lab(path, train=_checked(given, train), tell=lambda _: None)
+  return study_runner.StudyRunner(
+    path, train=_checked(given, train), log=lambda _: None
+  )
 
 
 def _rates(given):
@@ -120,7 +122,7 @@ def test_steps(row, tmp_path):
   """R7, F2: without what keeps it from fitting, and a length to paste."""
   given = features.make(row)
   answer = steps.sweep(
-    _lab(tmp_path, given),
+    _study_runner(tmp_path, given),
     given,
     learning_rates=_rates(given),
     max_train_steps=24,
@@ -183,9 +185,9 @@ def test_stability(row, tmp_path):
   if fix == "warmup" and row["warmup"] == "short":
     fix = "none"  # The ladder of so few steps has that warmup alone.
   train = _checked(given, _unstable(given, fix))
-  lab = lab_lib.Lab(tmp_path, train=train, tell=lambda _: None)
+  runner = study_runner.StudyRunner(tmp_path, train=train, log=lambda _: None)
   answer = stability.stability(
-    lab, given, learning_rates=_rates(given), seeds=2, per_decade=2
+    runner, given, learning_rates=_rates(given), seeds=2, per_decade=2
   )
   assert answer.details["fix"] == fix
   _assert_pastes(answer, given)
@@ -211,7 +213,7 @@ def test_batch_size(row, tmp_path):
   target = steps_lib.Target("valid/loss", 1.2)
   batch_size.check(target, given)
   answer = batch_size.batch_size(
-    _lab(tmp_path, given),
+    _study_runner(tmp_path, given),
     given,
     measure=_measured,
     num_devices=2,
@@ -232,13 +234,13 @@ def test_batch_size(row, tmp_path):
 def test_rounds(row, tmp_path):
   """R7, F4: the next length, and rounds up to it, and their next studies."""
   given = features.make(row)
-  lab = _lab(tmp_path, given)
-  rates = lab_lib.rates(*_rates(given))
-  first = lab.sweep("first", rates, given, goal="Which rate?")
+  runner = _study_runner(tmp_path, given)
+  rates = study_runner.learning_rates(*_rates(given))
+  first = runner.sweep("first", rates, given, goal="Which rate?")
   number = 2 * (features.ROWS.index(row) % 2)
   if number and row["schedule"] == "linear":
     number = 1
-  answer = rounds.rounds(lab, first, steps=100, number=number)
+  answer = rounds.rounds(runner, first, steps=100, number=number)
   config = config_lib.load(str(tmp_path / "next.json"))
   _assert_sound(config, given)
   assert config.max_train_steps == 100
@@ -257,9 +259,9 @@ def _ask_batch_size(row, given):
   if at % 2 or row["warmup"] == "nearly all":
     return None
 
-  def ask(lab):
+  def ask(runner):
     answer = batch_size.batch_size(
-      lab,
+      runner,
       given,
       measure=lambda config: _measured(config) | {"loop_seconds": 1e-3},
       num_devices=1,
@@ -277,7 +279,7 @@ def test_playbook(row, tmp_path):
   """R7: the whole loop, and the config that it ends with."""
   given = features.make(row)
   answer = playbook.playbook(
-    _lab(tmp_path, given, noise=0.0),
+    _study_runner(tmp_path, given, noise=0.0),
     given,
     budget=playbook_lib.Budget(trials=14),
     num_train=256,

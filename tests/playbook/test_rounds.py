@@ -50,7 +50,7 @@ def test_others_are_stretched(schedule):
 @pytest.mark.parametrize("steps", [1000, 10])
 def test_a_round_is_longer(steps):
   """Errors: a round that is no longer is none."""
-  with pytest.raises(jaxplay.UserError, match="no longer round"):
+  with pytest.raises(jaxplay.UserError, match="is not longer"):
     rounds.longer(_flat(max_train_steps=1000), steps)
 
 

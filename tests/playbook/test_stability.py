@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxplay import config as config_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import study_runner
 from jaxplay.playbook.stability import decide as stability
 from jaxplay.playbook.stability import run as procedure
 
@@ -105,7 +105,7 @@ def test_the_shortest_warmup_of_the_highest_rate():
   chosen, finding = stability.warmup(runs, 1.0, 1000)
   assert chosen == (3.0, 20) and finding.verdict == "ok"
   chosen, finding = stability.warmup(runs, 1.0, 300)
-  assert chosen == (3.0, 20) and "5 %" in finding.advice
+  assert chosen == (3.0, 20) and "5%" in finding.advice
   chosen, finding = stability.warmup(runs[-1:], 1.0, 300)
   assert chosen is None and finding.verdict == "warn"
 
@@ -181,13 +181,13 @@ def _train(directory, jobs):
 
 def test_a_crashed_trial_is_told(tmp_path):
   """I5, reliability: what cannot be told is `unknown`, with what is missing."""
-  lab = lab_lib.Lab(tmp_path, train=_train, tell=lambda _: None)
+  runner = study_runner.StudyRunner(tmp_path, train=_train, log=lambda _: None)
   config = config_lib.base()
   config_lib.validate(config)
   answer = procedure.stability(
-    lab, config, learning_rates=(0.01, 10.0), seeds=2
+    runner, config, learning_rates=(0.01, 10.0), seeds=2
   )
   verdicts = {found.check: found for found in answer.findings}
   assert verdicts["clipping"].verdict == "unknown"
   assert verdicts["fix_of_instability"].verdict == "unknown"
-  assert "clipping" in answer.said[0] and "crashed" in answer.said[0]
+  assert "clipping" in answer.summary[0] and "crashed" in answer.summary[0]

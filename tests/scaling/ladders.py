@@ -55,7 +55,7 @@ def make(folder, widths=WIDTHS, steps=STEPS, noise=0.002, finished=None):
   for width in widths:
     size, n = f"w{width}", 24 * width**2
     directory.write_counts(size, counts(width))
-    trunk = directory.trunk(size)
+    trunk = directory.base_run(size)
     last = max(steps) - round(0.2 * max(steps))
     _write_run(trunk, n, 0, last, None, 1.05)
     for total in finished or steps:

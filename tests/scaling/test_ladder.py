@@ -13,9 +13,10 @@ import jaxplay
 from jaxplay import cli, report, rundir
 from jaxplay import config as config_lib
 from jaxplay.scaling import ladder
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 from jaxplay.scaling import plots as plots_ladder
-from jaxplay.training import branch, checkpoint_files
+from jaxplay.scaling import result as result_lib
+from jaxplay.training import checkpoint_files
 from tests import browser
 from tests.scaling import ladders
 from tests.study import studies
@@ -81,7 +82,7 @@ def test_points_of_a_ladder(made_up):
   assert len(results.points) == len(ladders.WIDTHS) * len(ladders.STEPS)
   sizes = list(dict.fromkeys(point.size for point in results.points))
   assert sizes == [f"w{width}" for width in ladders.WIDTHS]  # smallest first
-  assert list(results.trunks) == sizes
+  assert list(results.base_runs) == sizes
   point = results.points[0]
   counts = ladders.counts(ladders.WIDTHS[0])
   assert point.parameters == counts["parameters"]["attention"]
@@ -134,7 +135,7 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   assert studies.call("report", made_up) == 0
   said = capsys.readouterr().out
   results = ladder.read(made_up)
-  law = scaling.fit(results.points)
+  law = law_lib.fit(results.points)
   assert f"L(N, D) = {law.irreducible:.4g} + " in said
   page = _payload(made_up / "report.html")
   tables = {t: rows for t, _, _, rows in page["tables"] + page["numbers"]}
@@ -157,9 +158,22 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   assert "embedding_parameters" in checks
 
 
+def test_a_ladder_as_a_result(made_up):
+  """S5: tables of the law, budgets, cost and points; none of what is absent."""
+  results = ladder.read(made_up)
+  law = law_lib.fit(results.points)
+  whole = result_lib.as_result(results, law, [])
+  assert len(whole.tables) == 4 and whole.details["law"]
+  assert len(whole.tables[0].rows) == len(law_lib.COEFFICIENTS)
+  assert whole.tables[0].rows[2][:2] == ["a", law.exponent_n]
+  assert len(whole.tables[-1].rows) == len(results.points)
+  without = result_lib.as_result(results, None, [], why="3 points")
+  assert len(without.tables) == 2 and "3 points" in without.summary[0]
+
+
 def test_the_law_of_the_page_is_the_law(made_up):
   """S5: from directories to coefficients, the made-up law comes back."""
-  law = scaling.fit(ladder.read(made_up).points)
+  law = law_lib.fit(ladder.read(made_up).points)
   assert law.exponent_n == pytest.approx(ladders.LAW[2], abs=0.06)
   assert law.exponent_d == pytest.approx(ladders.LAW[4], abs=0.06)
   assert law.irreducible == pytest.approx(ladders.LAW[0], abs=0.15)
@@ -170,14 +184,14 @@ def test_fit_for_a_budget(made_up, capsys):
   budget = 1e13
   assert studies.call("scaling", "fit", made_up, f"--flops={budget}") == 0
   said = capsys.readouterr().out
-  best = scaling.fit(ladder.read(made_up).points).optimal(budget)
+  best = law_lib.fit(ladder.read(made_up).points).optimal(budget)
   assert f"parameters N    {best.parameters.value:.4g} (" in said
   far = ("scaling", "fit", made_up, "--flops=1e20")
   assert studies.call(*far) == cli.common.EXIT_WRONG
   assert "times outside" in capsys.readouterr().err
   assert studies.call(*far, "--extrapolate", "--json") == 0
   told = json.loads(capsys.readouterr().out)
-  assert told["optimum"]["factor"] > scaling.FARTHEST
+  assert told["optimum"]["factor"] > law_lib.FARTHEST
   assert studies.call(*far[:3], "--count=compiled", "--count_embeddings") == 0
 
 
@@ -295,36 +309,26 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
       rundir.refuse_other(tmp_path, kind)
 
 
-def test_rungs(tmp_path):
-  """S5: a trunk is as long as its last branch needs, and keeps every start."""
+def test_model_sizes(tmp_path):
+  """S5: a base run has the length of its last branch, and keeps every start."""
   definition = ladder.load(_write(tmp_path, steps=(10, 25, 40)))
-  rungs = ladder.rungs(definition, _plan)
-  assert [rung.name for rung in rungs] == ["tiny", "small"]
-  for rung in rungs:
-    assert rung.starts == {10: 8, 25: 20, 40: 32}
-    assert rung.config.schedule == "constant"
-    assert rung.config.max_train_steps == 32
-    assert set(rung.config.keep_steps) == {8, 20, 32}
-    assert {c.max_train_steps for c in rung.branches.values()} == {10, 25, 40}
-
-
-def _plan(constant, start, steps, fraction, shape):
-  return branch.planned(
-    constant,
-    step=start,
-    cooldown_fraction=fraction,
-    cooldown_shape=shape,
-    overrides={"max_train_steps": steps},
-  )
+  model_sizes = ladder.model_sizes(definition)
+  assert [size.name for size in model_sizes] == ["tiny", "small"]
+  for size in model_sizes:
+    assert size.starts == {10: 8, 25: 20, 40: 32}
+    assert size.config.schedule == "constant"
+    assert size.config.max_train_steps == 32
+    assert set(size.config.keep_steps) == {8, 20, 32}
+    assert {c.max_train_steps for c in size.branches.values()} == {10, 25, 40}
 
 
 def test_a_branch_is_as_long_as_it_is_called(tmp_path):
   """S5: also where two lengths, rounded, begin their cooldown at one step."""
   lengths = tuple(range(3, 40))
   definition = ladder.load(_write(tmp_path, steps=lengths))
-  for rung in ladder.rungs(definition, _plan):
-    assert len({*rung.starts.values()}) < len(lengths)
-    for steps, config in rung.branches.items():
+  for size in ladder.model_sizes(definition):
+    assert len({*size.starts.values()}) < len(lengths)
+    for steps, config in size.branches.items():
       assert config.max_train_steps == steps
 
 
@@ -343,7 +347,7 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
     (size, steps * 64) for size in ("tiny", "small") for steps in (10, 20)
   ]
   assert results.unique_tokens > 0
-  trunk = results.trunks["tiny"]
+  trunk = results.base_runs["tiny"]
   assert {8, 16} <= set(checkpoint_files.steps(trunk.checkpoints))
   config = config_lib.from_json(results.branches["tiny"][20].config())
   assert (config.schedule, config.max_train_steps) == ("wsd", 20)
@@ -359,6 +363,6 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
   assert studies.call(*arguments) == 0
   results = ladder.read(tmp_path / "L")
   assert len(results.points) == 6
-  assert results.trunks["tiny"].status()["step"] == 32
+  assert results.base_runs["tiny"].status()["step"] == 32
   loss = np.array([p.loss for p in results.points]).reshape(2, 3)
   assert np.isfinite(loss).all() and (loss[:, 2] < loss[:, 0]).all()

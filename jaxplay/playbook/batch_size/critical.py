@@ -1,6 +1,6 @@
 """How many steps each batch size takes to a target, and what follows.
 
-Playbook, choosing the batch size: the one is best that reaches a target in the
+Playbook, choosing the batch size: the best size reaches a target in the
 least time = time per step x steps, or with the least resources = resources per
 step x steps. Up to a critical size, twice the batch takes half the steps.
 """
@@ -8,11 +8,12 @@ step x steps. Up to a critical size, twice the batch takes half the steps.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook.steps import decide as steps_decide
 
 # Perfect scaling: examples to the target within so much of the least.
 _PERFECT = 0.25
@@ -244,9 +245,9 @@ def _near(found, values, share, of_both):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What steps to a target say of the sizes that reached it.
+  """Decisions on the sizes that reached a target.
 
-  On given devices the least time and the least device-seconds are one.
+  On given devices the least time and the least device-seconds are the same.
 
   Attributes:
     time: Size of the least time on these devices (B5), and of their least
@@ -284,19 +285,26 @@ def outcome(found: Sequence[Reached], seconds: Mapping[int, float]) -> Outcome:
 
 def findings(
   all_sizes: Sequence[Reached],
-  target: steps_lib.Target,
+  target: steps_decide.Target,
   chosen: Outcome | None,
 ) -> list[finding.Finding]:
-  """What steps to the target say, of each size (B5, B6, B7).
+  """Findings on the steps to the target, of each size (B5, B6, B7).
 
   Args:
     all_sizes: Ascending.
-    target: What was to be reached.
+    target: The target.
     chosen: Of those that reached it; None: none did.
   """
   told = []
 
-  def add(check, verdict, subject, evidence, advice="", source=_TIME):
+  def add(
+    check: str,
+    verdict: finding.Verdict,
+    subject: str,
+    evidence: dict[str, Any],
+    advice: str = "",
+    source: str = _TIME,
+  ) -> None:
     told.append(
       finding.Finding(check, verdict, subject, evidence, advice, source)
     )
@@ -337,7 +345,8 @@ def findings(
     f"batch sizes to {chosen.perfect}",
     {"examples": [one.examples for one in found], "to": chosen.perfect},
   )
-  add("critical_batch_size", *_critical(found, chosen.critical), _CRITICAL)
+  verdict, subject, evidence, advice = _critical(found, chosen.critical)
+  add("critical_batch_size", verdict, subject, evidence, advice, _CRITICAL)
   for check, here, grown, source in (
     ("least_time", chosen.time, chosen.time_scaled, _TIME),
     ("least_resources", chosen.time, chosen.resources_scaled, _RESOURCES),
@@ -345,8 +354,8 @@ def findings(
     evidence = {"here": here, "devices_grow": grown}
     add(check, "ok", f"batch size {here}", evidence, "", source)
   for i, (before, one) in enumerate(zip(found, found[1:], strict=False)):
-    more = math.log(one.mean / before.mean)
-    if more > max(0.1, 2 * math.hypot(errors[i], errors[i + 1])):
+    growth = math.log(one.mean / before.mean)
+    if growth > max(0.1, 2 * math.hypot(errors[i], errors[i + 1])):
       add(
         "larger_batch_needs_more_steps",
         "warn",
@@ -355,7 +364,7 @@ def findings(
         f"With {one.batch_size} examples {one.mean:,.0f} steps were needed,"
         f" and with {before.batch_size} only {before.mean:,.0f}. A larger"
         " batch that is well tuned never needs more: tune more than its"
-        " learning rate, or the target hangs on how noisy training is.",
+        " learning rate, or the result depends on the noise of training.",
       )
   for one in all_sizes:
     subject = f"batch size {one.batch_size}"
@@ -387,7 +396,7 @@ def findings(
         "warn",
         subject,
         {"learning_rate": rate, "edge": edge},
-        f"The best rate of {subject}, {rate:g}, is the {edge} that was tried,"
+        f"The best rate of {subject}, {rate:g}, is the {edge} of its sweep,"
         " so it may need fewer steps than it seems; widen --learning_rates.",
         RETUNE,
       )

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook.batch_size import critical as critical_lib
-from jaxplay.playbook.batch_size import throughput
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook.batch_size import critical, throughput
+from jaxplay.playbook.steps import decide as steps_decide
 
-_SIZE = answer_lib.Axis("batch size, examples", log=True)
+_SIZE = result_lib.Axis("batch size, examples", log=True)
 
 
 def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
-  """What a change of the batch size asks for (B8).
+  """Findings on a change of the batch size (B8).
 
   Args:
     old: The config's size.
@@ -39,7 +38,7 @@ def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
       {"old": old, "new": new, "hyperparameters": list(keys)},
       f"From {old} to {new} examples the best values of {', '.join(keys)}"
       " change: tune them again for the new size, before comparing anything.",
-      critical_lib.RETUNE,
+      critical.RETUNE,
     )
   ]
 
@@ -54,10 +53,10 @@ def answer(
   num_devices: int = 1,
   ended: str = "",
   measured: bool = True,
-  target: steps_lib.Target | None = None,
-  reached: Sequence[critical_lib.Reached] = (),
-) -> answer_lib.Answer:
-  """The whole answer.
+  target: steps_decide.Target | None = None,
+  reached: Sequence[critical.Reached] = (),
+) -> result_lib.ProcedureResult:
+  """Decides on the batch size; with tables, figures and findings.
 
   Args:
     speeds: Of each size that was tried, ascending; at least one fits.
@@ -75,14 +74,14 @@ def answer(
   timed = [s for s in fitting if s.loop_seconds > 0]
   known = [one for one in reached if one.is_known]
   largest = fitting[-1].batch_size
-  outcome = critical_lib.outcome(known, _seconds(timed)) if known else None
+  outcome = critical.outcome(known, _seconds(timed)) if known else None
 
   def decide(speeds):
     """(the largest size worth having, that of the least time)."""
     last = largest
     if speeds:
       last = speeds[throughput.saturation(speeds)].batch_size
-    fastest = known and critical_lib.cheapest(known, _seconds(speeds))
+    fastest = known and critical.cheapest(known, _seconds(speeds))
     return last, fastest or None
 
   last, fastest = decide(timed)
@@ -92,7 +91,7 @@ def answer(
     findings += throughput.findings(
       timed, microbatches=microbatches, measured=measured
     )
-    said.append(_told_throughput(timed, last, measured))
+    said.append(_throughput_in_words(timed, last, measured))
   if target is None:
     said.insert(
       0,
@@ -102,15 +101,16 @@ def answer(
       + (" --target measures what it takes to reach one." if measured else ""),
     )
   else:
-    findings += critical_lib.findings(reached, target, outcome)
-    said = _told_target(known, outcome, target, timed, findings) + said
+    findings += critical.findings(reached, target, outcome)
+    said = _target_in_words(known, outcome, target, timed, findings) + said
   if measured:
     agree = throughput.passes_agree(timed, decide)
     findings.insert(0, agree)
-    said += _told_others(timed, decide, target is not None)
+    said += _alternatives(timed, decide, target is not None)
     if agree.verdict == "unknown":
-      # In place of what to use, if that would be told.
-      said[: chosen is not None] = [agree.advice]
+      if chosen is not None:  # In place of the recommendation.
+        said = said[1:]
+      said.insert(0, agree.advice)
       chosen = None
   too_large = next((s for s in speeds if s.too_large), None)
   if too_large:
@@ -126,16 +126,16 @@ def answer(
       settings["batch_size"] = chosen
     if chosen > eval_batch_size:
       settings["eval_batch_size"] = chosen
-  pictures = [_throughput_picture(timed, last, measured)] if timed else []
+  figures = [_throughput_figure(timed, last, measured)] if timed else []
   if outcome:
-    pictures.append(_steps_picture(known, outcome, target))
-    pictures.append(_cost_picture(known, outcome, timed, num_devices))
-  return answer_lib.Answer(
-    said=said,
+    figures.append(_steps_figure(known, outcome, target))
+    figures.append(_cost_figure(known, outcome, timed, num_devices))
+  return result_lib.ProcedureResult(
+    summary=said,
     settings=settings,
     findings=findings,
     tables=[_table(speeds, reached, num_devices, target, measured)],
-    pictures=pictures,
+    figures=figures,
     details={
       "batch_size": chosen,
       "saturation": last,
@@ -155,38 +155,39 @@ def _seconds(speeds) -> Mapping[int, float]:
   return {s.batch_size: s.loop_seconds for s in speeds}
 
 
-def _told_throughput(timed, last, measured):
+def _throughput_in_words(timed, last, measured):
   at = [s.batch_size for s in timed].index(last)
   about = "" if measured else " at most, by the roofline"
-  told = (
+  text = (
     f"Throughput is {_short(timed[at].throughput)} examples per second{about}"
     f" at {last} examples"
   )
   if at == len(timed) - 1:
-    return told + (", and still grows there." if at else ".")
+    return text + (", and still grows there." if at else ".")
   what, _ = throughput.binding(timed[at:])
   if timed[at].bound and what == "saturation":
     what = f"{timed[-1].bound} of the device"
   return (
-    told + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
+    text + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
   )
 
 
-def _told_others(timed, decide, by_target):
-  """What timings that are no better than 10 % leave open."""
+def _alternatives(timed, decide, by_target):
+  """Sizes that are as good within the 10% to which times are known."""
   swayed = throughput.swayed(timed, decide, lambda _: throughput.AGREE)
-  said = decide(timed)[by_target]
-  others = sorted({other[by_target] for _, other in swayed} - {said, None})
+  place = 1 if by_target else 0
+  decision = decide(timed)[place]
+  others = sorted({other[place] for _, other in swayed} - {decision, None})
   if not others:
     return []
-  told = " or ".join(str(size) for size in others)
+  sizes = " or ".join(str(size) for size in others)
   return [
-    f"Were a time {throughput.AGREE:.0%} shorter, which is as well as times are"
-    f" known, it would be {told} examples: about as good."
+    f"Times are known to {throughput.AGREE:.0%}: {sizes} examples may be as"
+    " good."
   ]
 
 
-def _told_target(known, outcome, target, timed, findings):
+def _target_in_words(known, outcome, target, timed, findings):
   if outcome is None:
     return [next(f.advice for f in findings if f.check == "steps_to_target")]
   one = next(o for o in known if o.batch_size == outcome.time)
@@ -226,7 +227,8 @@ def _table(speeds, reached, num_devices, target, measured):
   heads += ["passes differ", "without feed, ms"] if measured else []
   if target is not None:
     heads += ["rate", "steps", "+-", "examples", "seconds"]
-    heads += ["device-seconds"] * (num_devices > 1)
+    if num_devices > 1:
+      heads.append("device-seconds")
   rows = []
   for s in speeds:
     row: list[Any] = [s.batch_size, "NO" if s.too_large else "yes"]
@@ -244,7 +246,7 @@ def _table(speeds, reached, num_devices, target, measured):
     elif target is not None:
       row += ["-", f"> {one.budget}" if one else "-", *["-"] * 4]
     rows.append(row[: len(heads)])
-  return answer_lib.Table(
+  return result_lib.Table(
     "Batch sizes",
     heads,
     rows,
@@ -260,7 +262,7 @@ def _number(value):
   return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _throughput_picture(timed, last, measured):
+def _throughput_figure(timed, last, measured):
   first, most = timed[0], max(s.throughput for s in timed)
   name = "training loop" if measured else "roofline, at most"
   rows = [dict(x=s.batch_size, y=s.throughput, series=name) for s in timed]
@@ -276,19 +278,19 @@ def _throughput_picture(timed, last, measured):
   name = "twice as much for each doubling"
   # Far above what is reached, it would only press that flat.
   lines = [dict(x=x, y=y, series=name) for x, y in ideal if y <= 4 * most]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "throughput against batch size",
     _SIZE,
-    answer_lib.Axis("examples per second", log=True),
+    result_lib.Axis("examples per second", log=True),
     lines=rows + lines,
     points=rows,
     rules={f"grows up to {last}": last} if last < timed[-1].batch_size else {},
     caption="Where the line leaves the ideal one, something binds; past the"
-    " rule a larger batch gives no more throughput.",
+    " dashed line a larger batch gives no more throughput.",
   )
 
 
-def _steps_picture(known, outcome, target):
+def _steps_figure(known, outcome, target):
   least = min(one.examples for one in known)
   sizes = [one.batch_size for one in known]
   lines = [
@@ -300,13 +302,13 @@ def _steps_picture(known, outcome, target):
       dict(x=float(x), y=fit.steps(x), series="fit")
       for x in np.geomspace(sizes[0], sizes[-1], 40)
     ]
-    if critical_lib.is_between(fit, sizes):
+    if critical.is_between(fit, sizes):
       rules[f"critical: {fit.critical:,.0f}"] = fit.critical
-  errors = 2 * critical_lib.relative_errors(known)
-  return answer_lib.Picture(
+  errors = 2 * critical.relative_errors(known)
+  return result_lib.FigureData(
     "steps to the target",
     _SIZE,
-    answer_lib.Axis(f"steps to {target}", log=True),
+    result_lib.Axis(f"steps to {target}", log=True),
     lines=lines,
     points=[
       dict(
@@ -325,7 +327,7 @@ def _steps_picture(known, outcome, target):
   )
 
 
-def _cost_picture(known, outcome, timed, num_devices):
+def _cost_figure(known, outcome, timed, num_devices):
   seconds = _seconds(timed)
   first = known[0].batch_size
   costs = {
@@ -344,10 +346,10 @@ def _cost_picture(known, outcome, timed, num_devices):
     for one in known
     for name, cost in costs.items()
   ]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "time and device-seconds to the target",
     _SIZE,
-    answer_lib.Axis("seconds, device-seconds", log=True),
+    result_lib.Axis("seconds, device-seconds", log=True),
     lines=rows,
     points=rows,
     rules={f"least time: {outcome.time}": outcome.time},

@@ -4,27 +4,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_collections
+
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
-from jaxplay.playbook.batch_size import critical, throughput
-from jaxplay.playbook.batch_size import decide as planning
-from jaxplay.playbook.steps import decide as steps_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
+from jaxplay.playbook.batch_size import critical, decide, measure, throughput
+from jaxplay.playbook.steps import decide as steps_decide
 
+_RATE = study_runner.LEARNING_RATE
 GOAL = "Which batch size trains fastest, and which costs least?"
 
+# Without a training split, larger batches are not compiled for.
+_LARGEST_PLANNED = 2**20
 _SMALLEST = 8
 _EVALUATIONS = 50  # of each trial
 # A larger batch never needs more steps if it is well tuned; but seeds differ.
 _ROOM = 1.5
-# So many sizes past the saturation of throughput show that it stays.
+# Sizes past the saturation of throughput that are still timed.
 _BEYOND = 2
-# Passes over the sizes; and how many more, each time the command is given, over
-# those of which no two agree.
+# Passes over the sizes; and further passes, for each call of the command, over
+# the sizes of which no two passes agree.
 _PASSES, _MORE = 3, 3
 _WIDER = 10.0
-_RERUN = 3  # So many rates of a size are run with other seeds.
+_RERUN = 3  # learning rates of a size that run with other seeds
 
 
 def smallest(unit: int) -> int:
@@ -46,7 +50,7 @@ def retuned(config) -> list[str]:
   ]
 
 
-def check(target: steps_lib.Target, config) -> None:
+def check(target: steps_decide.Target, config) -> None:
   """Refuses a target of an evaluation that no trial makes, before all training.
 
   Raises:
@@ -55,7 +59,7 @@ def check(target: steps_lib.Target, config) -> None:
   config = config.copy_and_resolve_references()
   for key, value in config_lib.without(config, "averages").items():
     config_lib.override(config, key, value)
-  known = (*steps_lib.TRAINED, *config_lib.evaluated(config))
+  known = (*steps_decide.TRAINED, *config_lib.evaluated(config))
   if target.metric not in known:
     raise jaxplay.UserError(
       f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
@@ -63,8 +67,8 @@ def check(target: steps_lib.Target, config) -> None:
 
 
 def batch_size(
-  lab: lab_lib.Lab,
-  config,
+  runner: study_runner.StudyRunner,
+  config: ml_collections.ConfigDict,
   *,
   measure: Callable[[Any], Mapping[str, Any]],
   num_devices: int,
@@ -72,23 +76,23 @@ def batch_size(
   sizes: Sequence[int] | None = None,
   largest: int | None = None,
   measured: bool = True,
-  target: steps_lib.Target | None = None,
+  target: steps_decide.Target | None = None,
   learning_rates: tuple[float, float] = (1e-3, 1.0),
   seeds: int = 3,
   max_train_steps: int = 0,
-) -> answer_lib.Answer:
-  """Feasible sizes and their speed; with a target, steps to it at each.
+) -> result_lib.ProcedureResult:
+  """Measures feasible sizes; with a target, also the steps to reach it.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config.
     measure: Of a config, the fields of `throughput.Speed` but the size, once.
-    num_devices: That it measures on.
+    num_devices: Number of devices that are measured.
     num_train: Examples of the training split; None: not known.
-    sizes: Instead of doubling from a small one.
-    largest: Size beyond which not to go; None: the training split's.
-    measured: Whether what it returns is no estimate.
-    target: What each size is to reach.
+    sizes: Batch sizes; None: doubled from a small size.
+    largest: The largest size to try; None: the training split's.
+    measured: Whether `measure` takes times, not estimates.
+    target: To be reached at each size.
     learning_rates: Lowest and highest of each size's sweep.
     seeds: With which the best rates of each size are run again.
     max_train_steps: Of each trial of the smallest size.
@@ -97,7 +101,7 @@ def batch_size(
     jaxplay.UserError: No size fits, or no trial logs the target's metric.
   """
   speeds, ended = _speeds(
-    lab,
+    runner,
     config,
     measure,
     sizes=sizes,
@@ -120,7 +124,7 @@ def batch_size(
     if sizes is None:
       candidates = fitting[: throughput.saturation(fitting) + 1]
     reached = _reach(
-      lab,
+      runner,
       config,
       [s.batch_size for s in candidates],
       target=target,
@@ -128,7 +132,7 @@ def batch_size(
       seeds=seeds,
       max_train_steps=max_train_steps,
     )
-  return planning.answer(
+  return decide.answer(
     speeds,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
@@ -142,7 +146,49 @@ def batch_size(
   )
 
 
-def _speeds(lab, config, measure, *, passes, **limits):
+def on_devices(
+  runner: study_runner.StudyRunner,
+  config: ml_collections.ConfigDict,
+  devices: Sequence[Any],
+  num_train: int | None,
+  **options: Any,
+) -> result_lib.ProcedureResult:
+  """As `batch_size`, measured on devices of this process."""
+  return batch_size(
+    runner,
+    config,
+    measure=measure.on_devices(devices),
+    num_devices=len(devices),
+    num_train=num_train,
+    **options,
+  )
+
+
+def for_topology(
+  runner: study_runner.StudyRunner,
+  config: ml_collections.ConfigDict,
+  topology: Any,
+  *,
+  largest: int | None = None,
+  **options: Any,
+) -> result_lib.ProcedureResult:
+  """As `batch_size`, estimated for a `pods.topology.Topology`."""
+  num_train = measure.planned_num_train(config, topology)
+  if num_train is None and largest is None:
+    largest = _LARGEST_PLANNED
+  return batch_size(
+    runner,
+    config,
+    measure=measure.for_topology(topology),
+    num_devices=len(topology.devices),
+    num_train=num_train,
+    largest=largest,
+    measured=False,
+    **options,
+  )
+
+
+def _speeds(runner, config, measure_size, *, passes, **limits):
   """(speed of each size that was tried, why no larger one was).
 
   All sizes are timed one after another, and then all of them again: what else
@@ -156,13 +202,13 @@ def _speeds(lab, config, measure, *, passes, **limits):
     config_lib.validate(changed)
     name = f"speed/{size:07d}"
     while True:
-      kept = lab.measured(name, throughput.Pass)
+      kept = runner.measured(name, throughput.Pass)
       # What does not fit does not fit; it is compiled once.
       if len(kept) >= number or (kept and kept[-1].get("too_large")):
         return throughput.best_of(size, kept)
       which = f", pass {len(kept) + 1}" if passes > 1 else ""
-      lab.tell(f"batch size {size}{which}")
-      lab.measure(name, lambda: measure(changed))
+      runner.log(f"batch size {size}{which}")
+      runner.measure(name, lambda: measure_size(changed))
 
   for number in range(1, passes + 1):
     # Where to end is seen anew in each pass, by the best ones so far.
@@ -171,7 +217,7 @@ def _speeds(lab, config, measure, *, passes, **limits):
     for one in speeds:
       if one.differ > throughput.AGREE:
         name = f"speed/{one.batch_size:07d}"
-        taken = len(lab.measured(name, throughput.Pass))
+        taken = len(runner.measured(name, throughput.Pass))
         speed(one.batch_size, taken + 1)
     speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
   return speeds, ended
@@ -199,7 +245,7 @@ def _doubled(speed, *, sizes, first, largest, num_train):
         raise  # It was asked for.
       refused.append(str(error))
       if speeds or len(refused) > 10:
-        ended = f"No larger batch can be had: {error}."
+        ended = f"Larger batches are invalid: {error}."
         break
     if speeds and speeds[-1].too_large:
       break
@@ -227,16 +273,16 @@ def _doubled(speed, *, sizes, first, largest, num_train):
 
 
 def _reach(
-  lab, config, sizes, *, target, learning_rates, seeds, max_train_steps
+  runner, config, sizes, *, target, learning_rates, seeds, max_train_steps
 ):
   """Steps to the target of each size, its learning rate tuned for it (B5)."""
   found, budget = [], max_train_steps
   for size in sizes:
     one = _reach_at(
-      lab,
+      runner,
       config_lib.with_batch_size(config, size),
       target=target,
-      rates=lab_lib.rates(*learning_rates),
+      rates=study_runner.learning_rates(*learning_rates),
       seeds=seeds,
       budget=budget,
     )
@@ -246,7 +292,7 @@ def _reach(
   return found
 
 
-def _reach_at(lab, config, *, target, rates, seeds, budget):
+def _reach_at(runner, config, *, target, rates, seeds, budget):
   """Of one size."""
   size = config.batch_size
   every = max(1, budget // _EVALUATIONS)
@@ -256,11 +302,11 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
     "log_every": every,
     "eval_every": every,
     "checkpoint_every": budget,
-    **lab_lib.CURVES_ONLY,
+    **study_runner.CURVES_ONLY,
   }
 
   def sweep(name, rates):
-    results = lab.sweep(
+    results = runner.sweep(
       name,
       rates,
       config,
@@ -273,7 +319,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
         f" {', '.join(results.metrics)}"
       )
     return [
-      (_rank(target, trial), trial.point[lab_lib.RATE], name, trial)
+      (_rank(target, trial), trial.point[_RATE], name, trial)
       for trial in results.trials
       if trial.status in ("completed", "infeasible")
     ]
@@ -287,7 +333,8 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
       "lowest": (min(tried) / _WIDER, min(tried)),
       "highest": (max(tried), max(tried) * _WIDER),
     }[edge]
-    beyond = [r for r in lab_lib.rates(low, high) if r not in tried]
+    wider = study_runner.learning_rates(low, high)
+    beyond = [rate for rate in wider if rate not in tried]
     trials += sweep(f"{name}_beyond", beyond)
   tried = [row[1] for row in trials]
   values = [trial.best(target.metric)[0] for *_, trial in trials]
@@ -296,7 +343,7 @@ def _reach_at(lab, config, *, target, rates, seeds, budget):
   again = {}
   for where in sorted({row[2] for row in ahead}):
     indices = sorted(row[3] for row in ahead if row[2] == where)
-    again[where] = lab.rerun(where, indices, seeds).reruns
+    again[where] = runner.rerun(where, indices, seeds).reruns
   return critical.Reached(
     size,
     # The trials themselves were chosen for being fast: their seed tells too

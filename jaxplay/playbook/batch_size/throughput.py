@@ -1,4 +1,4 @@
-"""How fast each batch size trains, and how large a batch is worth having.
+"""How fast each batch size trains, and up to which size that grows.
 
 Playbook, determining the feasible batch sizes: sizes double until memory ends;
 throughput should nearly double with them, and only those up to which it grows
@@ -6,9 +6,9 @@ are considered.
 
 Whatever else runs on a machine only makes a step slower. So sizes are timed in
 several passes, one after another in each, and the best of its passes counts of
-a size. Where the two best differ by more than 10 %, it may have been slower by
-as much again, and an answer that this would change is none. Where they agree, a
-figure is still no better than 10 %: what else could be the answer is told.
+a size. Where the two best differ by more than 10%, the size may be faster by as
+much again; if that changed the result, the result is inconclusive. Where they
+agree, a time is known to 10% at best: the alternatives are reported.
 """
 
 import dataclasses
@@ -105,21 +105,21 @@ def swayed(
   decide: Callable[[Sequence[Speed]], Any],
   share: Callable[[Speed], float],
 ) -> list[tuple[Speed, Any]]:
-  """Speeds that a decision hangs on, with what it would be else.
+  """Speeds that a decision depends on, each with the alternative.
 
   Args:
     speeds: That it is taken by.
     decide: What it is, of speeds.
     share: By which a speed may be faster than it was found to be.
   """
-  said, found = decide(speeds), []
-  for i, one in enumerate(speeds):
-    seconds = one.loop_seconds / (1 + share(one))
-    faster = dataclasses.replace(one, loop_seconds=seconds)
+  decision, changing = decide(speeds), []
+  for i, speed in enumerate(speeds):
+    seconds = speed.loop_seconds / (1 + share(speed))
+    faster = dataclasses.replace(speed, loop_seconds=seconds)
     other = decide([*speeds[:i], faster, *speeds[i + 1 :]])
-    if other != said:
-      found.append((one, other))
-  return found
+    if other != decision:
+      changing.append((speed, other))
+  return changing
 
 
 def gains(speeds: Sequence[Speed]) -> list[float]:
@@ -182,7 +182,7 @@ def binding(speeds: Sequence[Speed]) -> tuple[str, dict[str, float]]:
   return "saturation", evidence
 
 
-_MENDS = {
+_FIXES = {
   "input": "The loop waits for its data: give it more config.dataset.workers,"
   " prepared data, or a larger config.dataset.device_bytes, and measure again.",
   "collective": "Exchanges among devices bind: change config.mesh (plan"
@@ -226,7 +226,7 @@ def findings(
       f"batch size {beyond[0]}",
       evidence | why | {"class": what, "not_recommended": beyond},
       f"No batch of more than {last} examples gives {GROWTH:.0%} more"
-      f" throughput, so larger ones are not worth it. {_MENDS[what]}",
+      f" throughput, so larger ones are not worth it. {_FIXES[what]}",
     )
   else:
     add("throughput_saturates", "ok", f"batch sizes to {last}", evidence)
@@ -241,7 +241,7 @@ def findings(
       evidence | why | {"class": what},
       f"From {before} to {first} examples a doubling gives"
       f" {each[less[0]]:.2f} times the throughput, not nearly 2; what binds is"
-      f" {what}." + (f" {_MENDS[what]}" if what != "saturation" else ""),
+      f" {what}." + (f" {_FIXES[what]}" if what != "saturation" else ""),
     )
   if microbatches > 1:
     add(
@@ -258,7 +258,7 @@ def findings(
 def passes_agree(
   speeds: Sequence[Speed], decide: Callable[[Sequence[Speed]], Any]
 ) -> finding.Finding:
-  """Whether the machine was idle enough to tell (B2).
+  """Whether the machine was idle enough for a result (B2).
 
   Unknown if a size whose two best passes differ by more than 10 % would change
   the decision, were it as much faster again.
@@ -276,21 +276,22 @@ def passes_agree(
     "the_answer_hangs_on": [s.batch_size for s, _ in hangs],
   }
   named = [s for s, _ in hangs] or differing
-  told = " and ".join(str(s.batch_size) for s in named)
+  sizes = " and ".join(str(s.batch_size) for s in named)
   most = max((s.differ for s in named), default=0.0)
-  verdict, advice = "ok", ""
+  verdict: finding.Verdict = "ok"
+  advice = ""
   if hangs:
     verdict = "unknown"
     advice = (
-      "The machine was too busy to tell: the answer hangs on the time of"
-      f" {told} examples, whose best two passes differ by {most:.0%}. The same"
-      " command measures them again; give it when nothing else runs."
+      "Inconclusive, the machine was too busy: the result depends on the time"
+      f" of {sizes} examples, whose best two passes differ by {most:.0%}. Run"
+      " the same command again when nothing else runs."
     )
   elif differing:
     verdict = "warn"
     advice = (
-      f"Something else ran on the machine: the best two passes over {told}"
-      f" examples differ by {most:.0%}. The answer does not hang on it."
+      f"Something else ran on the machine: the best two passes over {sizes}"
+      f" examples differ by {most:.0%}. The result does not depend on it."
     )
   return finding.Finding(
     "passes_agree", verdict, "batch sizes", evidence, advice, _SOURCE

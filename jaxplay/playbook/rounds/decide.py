@@ -46,7 +46,7 @@ def longer(
   old = flat["max_train_steps"]
   if max_train_steps <= old:
     raise jaxplay.UserError(
-      f"--steps={max_train_steps} is no longer round: the last one has"
+      f"--steps={max_train_steps} is not longer than the last round, which has"
       f" {old} steps"
     )
   changes = config_lib.with_steps(flat, max_train_steps)
@@ -142,12 +142,18 @@ def ranking(
     ""
     if holds
     else f"The order of {len(short)} points changes with the length"
-    f" (correlation {rho:.2f}; the best at {steps[0]:,} steps comes"
-    f" {place}. at {steps[1]:,}): what the shorter round concluded does not"
-    " hold.",
+    f" (correlation {rho:.2f}; the best at {steps[0]:,} steps ranks"
+    f" {_ordinal(place)} at {steps[1]:,}): the conclusions of the shorter round"
+    " do not hold.",
     correlation=rho,
     place_of_the_last_best=place,
   )
+
+
+def _ordinal(number):
+  """1st, 2nd, 3rd, 4th, ... 11th."""
+  ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+  return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def moved(

@@ -7,9 +7,9 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
-from jaxplay.playbook.rounds import decide as planning
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
+from jaxplay.playbook.rounds import decide
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -18,8 +18,12 @@ GOAL = "What of a round of short runs is to be trained for longer, and how?"
 
 
 def rounds(
-  lab: lab_lib.Lab, first: results_lib.Results, *, steps: int, number: int
-) -> answer_lib.Answer:
+  runner: study_runner.StudyRunner,
+  first: results_lib.Results,
+  *,
+  steps: int,
+  number: int,
+) -> result_lib.ProcedureResult:
   """The config of the next round, or so many rounds, run one after another.
 
   A round runs the better half of the last round's trials at its length, which
@@ -27,7 +31,7 @@ def rounds(
   space.
 
   Args:
-    lab: Where to run them.
+    runner: Where to run them.
     first: The study of round 1.
     steps: Of the last round.
     number: Rounds to run; 0: only say what the next one is.
@@ -51,51 +55,51 @@ def rounds(
       f"the study varies config.{varied[0]}, so each trial would become longer"
       " in its own way; fix it, or leave out --rounds"
     )
-  findings = planning.transfers(keys)
+  findings = decide.transfers(keys)
   results, tables, last = first, [], flat["max_train_steps"]
   history = [(last, first)]
-  lengths = planning.lengths(last, steps, number) if number else []
-  planning.longer(flat, steps)  # Whether it is longer at all.
+  lengths = decide.lengths(last, steps, number) if number else []
+  decide.longer(flat, steps)  # Whether it is longer at all.
   if lengths:
     # Narrowed by what a whole study showed; later rounds have too few trials.
     space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
-    changes, _ = planning.longer(flat, length)
-    results = _round(lab, i, first, results, changes, space)
+    changes, _ = decide.longer(flat, length)
+    results = _round(runner, i, first, results, changes, space)
     findings += _recheck(history[-1][1], results, (history[-1][0], length))
     history.append((length, results))
   best = results.ranked[0]
   point = results.by_key(best)
   if number:
-    changes, why = planning.longer(flat, steps)
+    changes, why = decide.longer(flat, steps)
   else:
-    changes, why = planning.longer(flat | point, steps)
+    changes, why = decide.longer(flat | point, steps)
   settings = config_lib.settled(flat, point | changes)
   config = config_lib.from_json(first.study["config"])
   for key, value in settings.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
-  path = lab.path / "next.json"
+  path = runner.path / "next.json"
   rundir.write_json(path, config_lib.as_json(config))
-  said = [
+  summary = [
     f"Train trial {best.index} of {results.path.name}"
     f" ({results.objective} {results.value(best):.4g}) for {steps:,} steps:"
     f" {why}.",
-    f"Its config is written: {path}",
+    f"Its config was written to {path}",
   ]
   tables.append(
-    answer_lib.Table(
+    result_lib.Table(
       "What is likely to hold",
       ["hyperparameter", "best value", "transfers"],
-      [[key, _shown(point.get(key)), planning.transfer(key)] for key in keys],
-      "Suspicions of the Playbook, in its decreasing order; none is a promise.",
+      [[key, _shown(point.get(key)), decide.transfer(key)] for key in keys],
+      "Suspicions of the Playbook, in its decreasing order; none is certain.",
     )
   )
-  pictures = []
+  figures = []
   if number:
     tables.insert(
       0,
-      answer_lib.Table(
+      result_lib.Table(
         "Rounds",
         ["steps", "trials", f"best {results.objective}", "trial"],
         [
@@ -104,11 +108,11 @@ def rounds(
         ],
       ),
     )
-    pictures.append(
-      answer_lib.Picture(
+    figures.append(
+      result_lib.FigureData(
         "best value of each round",
-        answer_lib.Axis("steps", log=True),
-        answer_lib.Axis(results.objective),
+        result_lib.Axis("steps", log=True),
+        result_lib.Axis(results.objective),
         points=[
           dict(x=n, y=r.value(t), series="trial")
           for n, r in history
@@ -119,12 +123,12 @@ def rounds(
         ],
       )
     )
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=summary,
     settings=settings,
     findings=findings,
     tables=tables,
-    pictures=pictures,
+    figures=figures,
     details=dict(trial=best.index, study=str(results.path), config=str(path)),
   )
 
@@ -139,7 +143,7 @@ def _better_half(results):
   return results.ranked[: max((len(results.ranked) + 1) // 2, 1)]
 
 
-def _round(lab, number, first, last, changes, space):
+def _round(runner, number, first, last, changes, space):
   """Runs a round: the better half of the last, and new points of a space."""
   kept = [last.by_key(trial) for trial in _better_half(last)]
   new = sampling.points(
@@ -159,24 +163,24 @@ def _round(lab, number, first, last, changes, space):
     objective=first.study["objective"],
   )
   config = config_lib.from_json(first.study["config"])
-  return lab.study(f"round_{number}", study, config)
+  return runner.study(f"round_{number}", study, config)
 
 
 def _recheck(shorter, longer, steps):
   """Whether the conclusions of a round hold in the next."""
   if not longer.ranked:
     raise jaxplay.UserError(
-      f"no trial of {str(longer.path)!r} came to a result at {steps[1]:,} steps"
+      f"no trial of {str(longer.path)!r} completed at {steps[1]:,} steps"
     )
   kept = _better_half(shorter)
   values = [shorter.value(trial) for trial in kept]
   again = [longer.value(trial) for trial in longer.trials[: len(kept)]]
-  findings = [planning.ranking(values, again, steps)]
+  findings = [decide.ranking(values, again, steps)]
   old, new = shorter.ranked[0], longer.ranked[0]
   for p in shorter.space.parameters:
     pair = (old.point.get(p.label), new.point.get(p.label))
     if p.kind == "choice" or None in pair:
       continue
     units = tuple(p.to_unit(value) for value in pair)
-    findings.append(planning.moved(p.label, units, pair))
+    findings.append(decide.moved(p.label, units, pair))
   return findings

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _UNSTABLE = "Playbook, identifying unstable workloads"
 _WARMUP = "Playbook, how to apply learning rate warmup"
@@ -57,7 +57,7 @@ def unstable(run: Run, until: int | None = None) -> str:
 
   Args:
     run: The run.
-    until: Look at the lines up to this step only; None: at all.
+    until: Read the lines up to this step only; None: all.
   """
   here = np.ones(len(run.steps), bool) if until is None else run.steps <= until
   loss = run.loss[here]
@@ -80,21 +80,21 @@ def unstable(run: Run, until: int | None = None) -> str:
 
 
 def _means(values, width):
-  """Of each so many in a row; of fewer, where there are few."""
+  """Moving averages of `width` values; of fewer, where there are few."""
   width = max(1, min(width, len(values) // 4))
   return np.convolve(values, np.ones(width) / width, "valid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """What a sweep of the learning rate says of stability.
+  """The stability of a sweep of the learning rate.
 
   Attributes:
     best: lr*, the rate with the best objective; None: no run has one.
     how: Rate -> how it is unstable, "" where it is not.
     unstable_rate: The lowest unstable rate above lr*; None: there is none.
     worth_fixing: Whether one of the two rates just above lr* is unstable; None:
-      it cannot be told.
+      not known.
   """
 
   best: float | None
@@ -104,7 +104,7 @@ class Sweep:
 
 
 def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
-  """Looks at a sweep of the rate: lr*, and the curves just above it.
+  """Judges a sweep of the learning rate: lr*, and the curves just above it.
 
   Args:
     runs: A run for each rate.
@@ -115,14 +115,14 @@ def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
   valued = [run for run in runs if math.isfinite(run.value)]
   best = min(valued, key=lambda run: run.value, default=None)
 
-  def told(verdict, advice, **evidence):
+  def judged(verdict, advice, **evidence):
     return finding.Finding(
       "instability", verdict, objective, evidence, advice, _UNSTABLE
     )
 
   if best is None:
     low = runs[0].rate
-    return Sweep(None, how, low, None), told(
+    return Sweep(None, how, low, None), judged(
       "unknown",
       f"No rate of the sweep has a result; even {low:g} is unstable. Sweep"
       f" lower rates: --learning_rates={low / 1000:.2g}:{low:g}.",
@@ -135,22 +135,21 @@ def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
     rates_above={f"{rate:g}": how[rate] or "stable" for rate in above},
   )
   if not above:
-    return Sweep(best.rate, how, None, None), told(
+    return Sweep(best.rate, how, None, None), judged(
       "unknown",
       f"The best rate, {best.rate:g}, is the highest of the sweep; to see what"
       f" is above it, --learning_rates={runs[0].rate:g}:{10 * best.rate:g}.",
       **evidence,
     )
   worth = any(how[rate] for rate in above[:2])
-  if not worth:
-    advice = ""
-  else:
+  advice = ""
+  if worth and first is not None:
     advice = (
       f"Training is unstable from rate {first:g} on ({how[first]}), just above"
       f" the best one, {best.rate:g}: fixing that will likely allow a better"
       " one."
     )
-  return Sweep(best.rate, how, first, worth), told(
+  return Sweep(best.rate, how, first, worth), judged(
     "warn" if worth else "ok", advice, **evidence
   )
 
@@ -159,7 +158,7 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
   """Was there early instability that the usual evaluations would miss?
 
   The rule: evaluated at every step of about 500 at twice the best rate, the
-  loss exceeds its lowest value so far by half, and by 5 % of the first one.
+  loss exceeds its lowest value so far by half, and by 5% of the first one.
 
   Args:
     run: The check; `loss` is the validation loss at every step.
@@ -200,14 +199,14 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
 
 
 def _jumps(loss, first):
-  """Where a loss exceeds its lowest so far by half, and by 5 % of the first."""
+  """Where a loss exceeds its lowest so far by half, and by 5% of the first."""
   lowest = np.minimum.accumulate(loss)
   with np.errstate(invalid="ignore"):
     return loss - lowest > np.maximum(0.5 * lowest, 0.05 * first)
 
 
 def warmup_lengths(max_train_steps: int) -> list[int]:
-  """The ladder of warmups: orders of magnitude, up to 10 % of the steps."""
+  """The ladder of warmups: orders of magnitude, up to 10% of the steps."""
   most = max(max_train_steps // 10, 1)
   ladder = [10**k for k in range(1, 7) if 10**k < most]
   return [*ladder, most]
@@ -240,7 +239,8 @@ def warmup(
     for length, run in runs
   }
   chosen = max(stable, key=lambda pair: (pair[0], -pair[1]), default=None)
-  verdict, advice = "ok", ""
+  verdict: finding.Verdict = "ok"
+  advice = ""
   if chosen is None:
     verdict = "warn"
     advice = (
@@ -249,7 +249,7 @@ def warmup(
   elif chosen[1] > 0.05 * max_train_steps:
     verdict = "warn"
     advice = (
-      f"It takes {chosen[1]:,} steps of warmup, more than 5 % of"
+      f"It takes {chosen[1]:,} steps of warmup, more than 5% of"
       f" max_train_steps={max_train_steps:,}; that may have to grow."
     )
   return chosen, finding.Finding(
@@ -280,7 +280,7 @@ def threshold(norms: np.ndarray) -> float:
 
 
 def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
-  """Is clipping so aggressive that the rate had better be cut?
+  """Is clipping so aggressive that the learning rate should be cut?
 
   Args:
     share: Of the updates that were clipped, in [0, 1]; None: there is no run.
@@ -292,8 +292,8 @@ def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
       "unknown",
       "hparams.clip_norm",
       dict(clip_norm=clip_norm, share_of_updates_clipped=None),
-      f"How many updates are clipped at {clip_norm:g} cannot be told: the trial"
-      " at the unstable rate crashed.",
+      f"The share of updates clipped at {clip_norm:g} is unknown: the trial at"
+      " the unstable rate crashed.",
       _CLIPPING,
     )
   is_much = share > AGGRESSIVE
@@ -313,7 +313,7 @@ def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
 
 def clip_answer(
   steps: np.ndarray, norms: np.ndarray, clipped: float, configured: float | None
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """`plan clip`: a threshold from the logged norms of a run.
 
   Args:
@@ -343,12 +343,12 @@ def clip_answer(
   rules = {f"{PERCENTILE:.0f}th percentile": limit}
   if configured is not None:
     rules["clip_norm"] = configured
-  pictures = [
-    norms_picture(norms, rules),
-    answer_lib.Picture(
+  figures = [
+    norms_figure(norms, rules),
+    result_lib.FigureData(
       "gradient norm against step",
-      answer_lib.Axis("step"),
-      answer_lib.Axis("L2 norm before clipping", log=True),
+      result_lib.Axis("step"),
+      result_lib.Axis("L2 norm before clipping", log=True),
       lines=[
         dict(x=int(x), y=float(y), series="norm")
         for x, y in zip(steps, norms, strict=True)
@@ -356,28 +356,28 @@ def clip_answer(
       levels=rules,
     ),
   ]
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={"clipping": True, "hparams.clip_norm": limit},
     findings=findings,
-    pictures=pictures,
+    figures=figures,
     details=dict(clip_norm=limit, share=share, lines=len(norms)),
   )
 
 
-def norms_picture(
+def norms_figure(
   norms: np.ndarray, rules: Mapping[str, float]
-) -> answer_lib.Picture:
+) -> result_lib.FigureData:
   """The histogram of norms, with thresholds by their names."""
   positive = norms[np.isfinite(norms) & (norms > 0)]
   edges = np.zeros(1)
   if len(positive):
     edges = np.geomspace(positive.min(), positive.max() * 1.001, 31)
   counts, _ = np.histogram(positive, edges)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "how often each gradient norm was logged",
-    answer_lib.Axis("L2 norm before clipping", log=True),
-    answer_lib.Axis("logged steps"),
+    result_lib.Axis("L2 norm before clipping", log=True),
+    result_lib.Axis("logged steps"),
     bars=[
       dict(x=float(a), x2=float(b), y=int(n), series="steps")
       for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
@@ -480,14 +480,15 @@ def decide(
     )
     for fix in fixes
   }
-  advice, verdict = "", "ok"
+  advice = ""
+  verdict: finding.Verdict = "ok"
   crashed = [fix.name for fix in fixes[1:] if fix.at(unstable_rate) is None]
   if chosen is none and crashed:
     verdict = "unknown"
     advice = (
-      f"Whether {' or '.join(crashed)} makes rate {unstable_rate:g} stable"
-      " cannot be told: that trial crashed. Its status.json says why; once that"
-      " is mended, remove its folder and give the same command again."
+      f"Whether {' or '.join(crashed)} makes rate {unstable_rate:g} stable is"
+      " unknown: that trial crashed; see its status.json. Once that is fixed,"
+      " remove its folder and run the same command again."
     )
   elif chosen is none:
     verdict = "warn"

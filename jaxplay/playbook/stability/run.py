@@ -1,4 +1,4 @@
-"""`plan stability` and `plan clip`: find an instability, and repair it."""
+"""`plan stability` and `plan clip`: find an instability, and fix it."""
 
 import dataclasses
 
@@ -9,21 +9,22 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
-from jaxplay.playbook.stability import decide as planning
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
+from jaxplay.playbook.stability import decide
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
+_RATE = study_runner.LEARNING_RATE
 GOAL = "Is training unstable, is that worth fixing, and by what?"
-_WARMUP_KEY = "hparams.warmup_steps"
+_WARMUP = "hparams.warmup_steps"
 _CHECK_STEPS = 500
 _LINES, _EVALUATIONS = 100, 20  # of each trial
 _BASES = (1.0, 3.0, 10.0)  # of the warmup ladder, times the unstable rate
 _HARDER = (1, 2, 4)  # thresholds: the percentile, a half, a quarter of it
 
 
-def clip(run: rundir.RunDir) -> answer_lib.Answer:
+def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
   """A clipping threshold from the norms that a run logged.
 
   Raises:
@@ -36,15 +37,15 @@ def clip(run: rundir.RunDir) -> answer_lib.Answer:
       f"{str(run.path)!r} has {int(np.isfinite(found.norms).sum())} lines with"
       " train/grad_norm; a percentile takes 10 (config.log_every)"
     )
-  config = config_lib.from_json(run.config())
+  config = config_lib.from_json(run.config() or {})
   configured = config.hparams.clip_norm if config.clipping else None
-  return planning.clip_answer(
+  return decide.clip_answer(
     found.steps, found.norms, found.clipped, configured
   )
 
 
 def stability(
-  lab: lab_lib.Lab,
+  runner: study_runner.StudyRunner,
   config,
   *,
   learning_rates: tuple[float, float],
@@ -52,11 +53,11 @@ def stability(
   per_decade: int = 4,
   every_step: bool = True,
   repair: bool = True,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Sweep, every-step check, and where it is unstable warmup and clipping.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config.
     learning_rates: Lowest and highest of the sweep.
     seeds: With which the best rate of each fix is run again.
@@ -66,76 +67,80 @@ def stability(
     repair: Whether to look for a fix, if there is something to fix.
   """
   total = config.max_train_steps
-  rates = lab_lib.rates(*learning_rates, per_decade)
+  rates = study_runner.learning_rates(*learning_rates, per_decade)
   objective = config.objective
   logged = {
     "log_every": max(1, total // _LINES),
     "eval_every": max(1, total // _EVALUATIONS),
     "checkpoint_every": max(total // 2, 1),
-    **lab_lib.CURVES_ONLY,
+    **study_runner.CURVES_ONLY,
   }
-  swept = lab.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
+  swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
   runs = _runs(swept)
-  sweep, finding = planning.judge(runs, objective)
-  findings, pictures = [finding], [_sweep_picture(runs, objective, sweep)]
+  sweep, finding = decide.judge(runs, objective)
+  findings, figures = [finding], [_sweep_figure(runs, objective, sweep)]
   if sweep.best is not None:
-    pictures.append(_curves_picture(runs, sweep))
+    figures.append(_curves_figure(runs, sweep))
     if every_step:
-      found, picture = _every_step(lab, config, sweep.best)
+      found, figure = _every_step(runner, config, sweep.best)
       findings.append(found)
-      pictures.append(picture)
-  if not (sweep.worth_fixing and repair):
-    return _answer(config, sweep, findings, pictures, runs)
-  ladder, opened = _warmup(lab, config, sweep, logged)
+      figures.append(figure)
+  best, unstable_rate = sweep.best, sweep.unstable_rate
+  if (
+    not (sweep.worth_fixing and repair) or best is None or unstable_rate is None
+  ):
+    return _answer(config, sweep, findings, figures, runs)
+  ladder, opened = _warmup(runner, config, sweep, logged)
   findings.append(ladder[0])
-  pictures.append(ladder[1])
-  above = [rate for rate in rates if rate >= sweep.best]
-  best_run = next(run for run in runs if run.rate == sweep.best)
-  none = planning.Fix("none", {}, runs)
-  fixes = [_with_seeds(lab, swept, none, seeds)]
+  figures.append(ladder[1])
+  above = [rate for rate in rates if rate >= best]
+  best_run = next(run for run in runs if run.rate == best)
+  none = decide.Fix("none", {}, runs)
+  fixes = [_with_seeds(runner, swept, none, seeds)]
   if opened is not None:
     base, length = opened
     warm = _prepended(config, length)
     # Rates beyond the sweep, too, if the ladder opened them.
     warm_rates = sorted({*(r for r in above if r < base), base})
-    found = lab.sweep(
+    found = runner.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
     )
-    fix = planning.Fix("warmup", warm, _runs(found), length)
-    fixes.append(_with_seeds(lab, found, fix, seeds))
-  limit = planning.threshold(best_run.norms)
+    fix = decide.Fix("warmup", warm, _runs(found), length)
+    fixes.append(_with_seeds(runner, found, fix, seeds))
+  limit = decide.threshold(best_run.norms)
   for part in _HARDER:
     clip_norm = float(f"{limit / part:.2g}")
     clipping = {"clipping": True, "hparams.clip_norm": clip_norm}
-    found = lab.sweep(
+    found = runner.sweep(
       f"clipping_{clip_norm:g}",
       above,
       config,
       goal=GOAL,
       overrides=logged | clipping,
     )
-    fix = planning.Fix("clipping", clipping, _runs(found))
-    at = fix.at(sweep.unstable_rate)
-    if part == _HARDER[-1] or (at is not None and not planning.unstable(at)):
+    fix = decide.Fix("clipping", clipping, _runs(found))
+    at = fix.at(unstable_rate)
+    if part == _HARDER[-1] or (at is not None and not decide.unstable(at)):
       break
-  fixes.append(_with_seeds(lab, found, fix, seeds))
-  findings.append(planning.clipping_share(at and at.clipped, clip_norm))
-  chosen, finding = planning.decide(fixes, sweep.unstable_rate)
+  fixes.append(_with_seeds(runner, found, fix, seeds))
+  share = None if at is None else at.clipped
+  findings.append(decide.clipping_share(share, clip_norm))
+  chosen, finding = decide.decide(fixes, unstable_rate)
   findings.append(finding)
-  pictures += [
-    _fixes_picture(fixes, objective),
-    _before_after(runs, fixes, sweep.unstable_rate),
-    planning.norms_picture(
-      best_run.norms, {f"{planning.PERCENTILE:.0f}th percentile": limit}
+  figures += [
+    _fixes_figure(fixes, objective),
+    _before_after(runs, fixes, unstable_rate),
+    decide.norms_figure(
+      best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
-  return _answer(config, sweep, findings, pictures, runs, fixes, chosen)
+  return _answer(config, sweep, findings, figures, runs, fixes, chosen)
 
 
 def _prepended(config, length):
   """A warmup before all that the config does; its cooldown stays as long."""
   total = config.max_train_steps
-  changes = {_WARMUP_KEY: length, "max_train_steps": total + length}
+  changes = {_WARMUP: length, "max_train_steps": total + length}
   if config.schedule == "wsd":
     fraction = config.hparams.cooldown_fraction
     cooldown = config_lib.cooldown_steps(total, fraction)
@@ -149,36 +154,36 @@ def _run(trial, rate, value):
   steps, loss = trial.curves.get("train/loss", empty)
   norms = trial.curves.get("train/grad_norm", empty)[1]
   share = curves.clipped_share(*trial.curves.get("train/clipped", empty)) or 0.0
-  return planning.Run(rate, trial.status, steps, loss, norms, share, value)
+  return decide.Run(rate, trial.status, steps, loss, norms, share, value)
 
 
 def _runs(results):
   """The trials of a sweep that ended, by rate."""
   return [
-    _run(trial, trial.point[lab_lib.RATE], results.value(trial))
-    for trial in sorted(results.trials, key=lambda t: t.point[lab_lib.RATE])
+    _run(trial, trial.point[_RATE], results.value(trial))
+    for trial in sorted(results.trials, key=lambda t: t.point[_RATE])
     if trial.status in ("completed", "infeasible")
   ]
 
 
-def _with_seeds(lab, results, fix, seeds):
+def _with_seeds(runner, results, fix, seeds):
   """The fix, and the best rate of its study with other seeds."""
   if fix.best is None:
     return fix
   index = results.ranked[0].index
-  results = lab.rerun(results.path.name, [index], seeds)
+  results = runner.rerun(results.path.name, [index], seeds)
   values = results.values_of(results.reruns[index])
   return dataclasses.replace(fix, values=values)
 
 
-def _every_step(lab, config, best):
+def _every_step(runner, config, best):
   """About 500 steps at twice the best rate, evaluated at each."""
   steps = min(_CHECK_STEPS, config.max_train_steps)
-  results = lab.sweep(
+  results = runner.sweep(
     "every_step",
     [2 * best],
     config,
-    goal="Is there early instability that is over before anybody looks?",
+    goal="Is there early instability between evaluations?",
     overrides={
       # As the run would begin; only its first steps are made.
       **config_lib.without(config, "decay"),
@@ -186,13 +191,13 @@ def _every_step(lab, config, best):
       "log_every": 1,
       "eval_every": 1,
       "checkpoint_every": steps,
-      **lab_lib.CURVES_ONLY,
-      _WARMUP_KEY: min(config.hparams.warmup_steps, steps),
+      **study_runner.CURVES_ONLY,
+      _WARMUP: min(config.hparams.warmup_steps, steps),
     },
   )
   trial = results.trials[0]
   at, loss = trial.curves.get("valid/loss", (np.zeros(0), np.zeros(0)))
-  run = planning.Run(2 * best, trial.status, at, loss, np.zeros(0))
+  run = decide.Run(2 * best, trial.status, at, loss, np.zeros(0))
   rows = [
     dict(
       x=int(x), y=float(y), series=f"every {n} steps" if n > 1 else "every step"
@@ -201,25 +206,25 @@ def _every_step(lab, config, best):
     for x, y in zip(at, loss, strict=True)
     if x % n == 0
   ]
-  picture = answer_lib.Picture(
+  figure = result_lib.FigureData(
     "validation loss at every step",
-    answer_lib.Axis("step", log=True),
-    answer_lib.Axis("valid/loss, nats"),
+    result_lib.Axis("step", log=True),
+    result_lib.Axis("valid/loss, nats"),
     lines=rows,
     caption=f"The first {steps} steps at {2 * best:g}, twice the best rate:"
     " what the usual evaluations see of it, and what there is (Playbook,"
     " Figure 5).",
   )
-  return planning.every_step(run, config.eval_every), picture
+  return decide.every_step(run, config.eval_every), figure
 
 
-def _warmup(lab, config, sweep, logged):
-  """((finding, picture), (base rate, warmup) or None)."""
-  lengths = planning.warmup_lengths(config.max_train_steps)
+def _warmup(runner, config, sweep, logged):
+  """((finding, figure), (base rate, warmup) or None)."""
+  lengths = decide.warmup_lengths(config.max_train_steps)
   bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
   longest = 3 * lengths[-1]
   points = [
-    {lab_lib.RATE: base, _WARMUP_KEY: length}
+    {_RATE: base, _WARMUP: length}
     for base in bases
     for length in lengths
   ]
@@ -227,8 +232,8 @@ def _warmup(lab, config, sweep, logged):
     goal="Which is the shortest warmup that opens a higher rate?",
     config="",
     space={
-      lab_lib.RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
-      _WARMUP_KEY: space_lib.Int(min(lengths), max(lengths) + 1, scale="log"),
+      _RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
+      _WARMUP: space_lib.Int(min(lengths), max(lengths) + 1, scale="log"),
     },
     algorithm="explicit",
     points=points,
@@ -241,20 +246,20 @@ def _warmup(lab, config, sweep, logged):
       "checkpoint_every": longest,
     },
   )
-  results = lab.study("warmup_ladder", study, config)
+  results = runner.study("warmup_ladder", study, config)
   runs = [
-    (trial.point[_WARMUP_KEY], _run(trial, trial.point[lab_lib.RATE], np.nan))
+    (trial.point[_WARMUP], _run(trial, trial.point[_RATE], np.nan))
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
-  opened, finding = planning.warmup(
+  opened, finding = decide.warmup(
     runs, sweep.unstable_rate, config.max_train_steps
   )
   shown = opened[0] if opened else bases[0]
-  picture = answer_lib.Picture(
+  figure = result_lib.FigureData(
     f"training loss with a warmup to {shown:g}",
-    answer_lib.Axis("step", log=True),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step", log=True),
+    result_lib.Axis("train/loss, nats"),
     lines=[
       dict(x=int(x), y=float(y), series=f"{length} steps of warmup")
       for length, run in runs
@@ -264,19 +269,19 @@ def _warmup(lab, config, sweep, logged):
     caption="The rate rises from 0 over the warmup and then stays; each run"
     " has to be stable for three times its warmup (Playbook, Figures 6 and 8).",
   )
-  return (finding, picture), opened
+  return (finding, figure), opened
 
 
-# Pictures and the answer.
+# Figures and the result.
 
 
-def _sweep_picture(runs, objective, sweep):
+def _sweep_figure(runs, objective, sweep):
   values = [run.value for run in runs if np.isfinite(run.value)]
   top = max(values, default=1.0)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "best value against the learning rate",
-    answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective, log=True, with_zero=True),
+    result_lib.Axis("learning rate", log=True),
+    result_lib.Axis(objective, log=True, with_zero=True),
     points=[
       dict(
         x=run.rate,
@@ -292,12 +297,12 @@ def _sweep_picture(runs, objective, sweep):
   )
 
 
-def _curves_picture(runs, sweep):
+def _curves_figure(runs, sweep):
   shown = [run for run in runs if run.rate >= sweep.best][:4]
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "training loss at and above the best rate",
-    answer_lib.Axis("step"),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step"),
+    result_lib.Axis("train/loss, nats"),
     lines=_lines(shown, lambda run: f"{run.rate:g}"),
     caption="Loss that goes up, not down, during periods of training is"
     " instability (Playbook, Figures 4 and 7b).",
@@ -315,11 +320,11 @@ def _lines(runs, series):
   ]
 
 
-def _fixes_picture(fixes, objective):
-  return answer_lib.Picture(
+def _fixes_figure(fixes, objective):
+  return result_lib.FigureData(
     "best value against the learning rate, with each fix",
-    answer_lib.Axis("learning rate", log=True),
-    answer_lib.Axis(objective, log=True, with_zero=True),
+    result_lib.Axis("learning rate", log=True),
+    result_lib.Axis(objective, log=True, with_zero=True),
     lines=_points(fixes),
     points=_points(fixes),
     caption="Each fix with its own sweep of the rate; what diverged is left"
@@ -349,17 +354,17 @@ def _before_after(runs, fixes, rate):
     _named(fix): run for fix in fixes for run in fix.runs if run.rate == rate
   }
   names = {id(run): name for name, run in shown.items()}
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     f"training loss with and without fixes, learning rate {rate:g}",
-    answer_lib.Axis("step"),
-    answer_lib.Axis("train/loss, nats"),
+    result_lib.Axis("step"),
+    result_lib.Axis("train/loss, nats"),
     lines=_lines(list(shown.values()), lambda run: names[id(run)]),
     caption="The lowest rate that was unstable, with and without the fixes"
     " (Playbook, Figures 8 and 9).",
   )
 
 
-def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
+def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
   flat = config_lib.flatten(config)
   settings = {}
   if sweep.best is None or sweep.worth_fixing is None:
@@ -369,13 +374,13 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       f"There is no instability to fix: the rates just above the best one,"
       f" {sweep.best:g}, train stably, and are only worse."
     ]
-    settings = {lab_lib.RATE: sweep.best}
+    settings = {_RATE: sweep.best}
   elif chosen is None:
     said = [findings[0].advice]
-    settings = {lab_lib.RATE: sweep.best}
+    settings = {_RATE: sweep.best}
   else:
     said = [findings[0].advice]
-    settings = {lab_lib.RATE: chosen.best.rate} | chosen.settings
+    settings = {_RATE: chosen.best.rate} | chosen.settings
     if chosen.name == "none":
       said.insert(
         0, next(f for f in findings if f.check == "fix_of_instability").advice
@@ -391,7 +396,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
         f" {chosen.deviation:.2g} ({len(chosen.values)} other seeds each).",
       )
   tables = [
-    answer_lib.Table(
+    result_lib.Table(
       "Sweep of the rate",
       ["learning rate", config.objective, "training"],
       [[r.rate, r.value, sweep.how[r.rate] or "stable"] for r in runs],
@@ -400,7 +405,7 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
   if fixes:
     tables.insert(
       0,
-      answer_lib.Table(
+      result_lib.Table(
         "Fixes",
         ["fix", "best rate", config.objective, "+-", "more steps", "clipped"],
         [
@@ -419,19 +424,19 @@ def _answer(config, sweep, findings, pictures, runs, fixes=(), chosen=None):
       ),
     )
     tables.append(_other_fixes(flat))
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={k: v for k, v in settings.items() if flat[k] != v},
     findings=findings,
     tables=tables,
-    pictures=pictures,
+    figures=figures,
     details=dict(
       best_rate=sweep.best,
       rate=chosen.best.rate if chosen else sweep.best,
       unstable_rate=sweep.unstable_rate,
       worth_fixing=sweep.worth_fixing,
       fix=chosen and chosen.name,
-      warmup_steps=chosen and chosen.settings.get(_WARMUP_KEY),
+      warmup_steps=chosen and chosen.settings.get(_WARMUP),
     ),
   )
 
@@ -450,6 +455,6 @@ def _other_fixes(flat):
       ['config.optimizer = "adam"', "another optimizer, with its own rates"]
     )
   rows.append(["config.hparams.learning_rate = ...", "lower: the last resort"])
-  return answer_lib.Table(
+  return result_lib.Table(
     "Other fixes, one line each", ["line", "what"], rows, "Not tried here."
   )

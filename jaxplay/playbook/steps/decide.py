@@ -17,7 +17,7 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _SWEEP = (
   "Playbook, algorithm for picking an initial candidate for max_train_steps"
@@ -50,17 +50,18 @@ class Target:
     Raises:
       jaxplay.UserError: It is none.
     """
-    found = re.fullmatch(r"\s*([\w/.+-]+)\s*<=\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([\w/.+-]+)\s*<=\s*(\S+)\s*", text)
     try:
-      most = float(found[2]) if found else math.nan
+      most = float(match[2]) if match else math.nan
     except ValueError:
       most = math.nan
-    if not 0 <= most < math.inf:  # Neither losses nor error rates are less.
+    # Neither losses nor error rates are below 0.
+    if match is None or not 0 <= most < math.inf:
       raise jaxplay.UserError(
-        f"{text!r} is no target; write METRIC<=X, such as"
+        f"invalid target {text!r}; write METRIC<=X, such as"
         " 'valid/error_rate<=0.05', in quotes"
       )
-    return cls(found[1], most)
+    return cls(match[1], most)
 
   def reached(
     self,
@@ -105,7 +106,7 @@ class Fit:
 def initial(
   fits: Sequence[Fit], target: Target, max_train_steps: int
 ) -> tuple[int | None, list[finding.Finding]]:
-  """The number of steps to begin with, or why it cannot be told.
+  """The number of steps to begin with, or why it is unknown.
 
   1. No rate fits the training set: `unknown`; more steps, or the workload is
      compute-bound and this algorithm is not for it.
@@ -194,8 +195,8 @@ def sweep_answer(
   max_train_steps: int,
   off: Mapping[str, Any],
   flat: Mapping[str, Any],
-) -> answer_lib.Answer:
-  """The whole answer of the sweep; `initial` decides.
+) -> result_lib.ProcedureResult:
+  """The result of the sweep; `initial` decides.
 
   Args:
     fits: Of each rate.
@@ -209,10 +210,10 @@ def sweep_answer(
   fits = sorted(fits, key=lambda fit: fit.rate)
   fastest = min(
     (fit for fit in fits if fit.steps is not None),
-    key=lambda fit: fit.steps,
+    key=lambda fit: fit.steps or 0,
     default=None,
   )
-  if steps is None:
+  if steps is None or fastest is None:
     said = [findings[0].advice]
   else:
     said = [
@@ -221,16 +222,16 @@ def sweep_answer(
       f" {steps:,} steps to begin with."
     ]
   if off:
-    told = ", ".join(
+    changed = ", ".join(
       f"{key}={value}"
       for key, value in off.items()
       if config_lib.has_effect(key, {**flat, **off})
     )
-    said.append(f"Only in the sweep, so that it can fit: {told}.")
-  picture = answer_lib.Picture(
+    said.append(f"Only in the sweep, so that it can fit: {changed}.")
+  curves_figure = result_lib.FigureData(
     "training metric of each rate",
-    answer_lib.Axis("step"),
-    answer_lib.Axis(target.metric),
+    result_lib.Axis("step"),
+    result_lib.Axis(target.metric),
     lines=[
       dict(x=int(x), y=float(y), series=f"{rate:g}")
       for rate, (xs, ys) in sorted(curves.items())
@@ -239,12 +240,12 @@ def sweep_answer(
     levels={str(target): target.most},
     rules={} if steps is None else {f"{steps:,} steps": steps},
     caption="The first curve that comes down to the line, and stays there for"
-    " an epoch, says how many steps to begin with.",
+    " an epoch, gives the number of steps to begin with.",
   )
-  points = answer_lib.Picture(
+  points_figure = result_lib.FigureData(
     "steps to fit the training set",
-    answer_lib.Axis("learning rate, constant", log=True),
-    answer_lib.Axis("steps", log=True),
+    result_lib.Axis("learning rate, constant", log=True),
+    result_lib.Axis("steps", log=True),
     lines=[
       dict(x=fit.rate, y=fit.steps, series="fits")
       for fit in fits
@@ -266,18 +267,18 @@ def sweep_answer(
     " trusted.",
   )
   rows = [[fit.rate, fit.steps or "-", fit.least, fit.status] for fit in fits]
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings={} if steps is None else config_lib.with_steps(flat, steps),
     findings=findings,
     tables=[
-      answer_lib.Table(
+      result_lib.Table(
         "Sweep of constant learning rates",
         ["learning rate", "steps to fit", f"least {target.metric}", "status"],
         rows,
       )
     ],
-    pictures=[points, picture],
+    figures=[points_figure, curves_figure],
     details=dict(
       steps=steps, rate=fastest and fastest.rate, target=str(target)
     ),

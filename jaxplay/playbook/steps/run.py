@@ -7,9 +7,9 @@ from jaxplay import config as config_lib
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
-from jaxplay.playbook.steps import decide as planning
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
+from jaxplay.playbook.steps import decide
 
 GOAL = "How many steps are enough to fit the training set?"
 
@@ -17,19 +17,19 @@ _LINES = 200  # of each trial
 
 
 def sweep(
-  lab: lab_lib.Lab,
+  runner: study_runner.StudyRunner,
   config,
   *,
   learning_rates: tuple[float, float],
   max_train_steps: int,
-  target: planning.Target,
+  target: decide.Target,
   num_train: int,
   per_decade: int = 4,
-) -> answer_lib.Answer:
-  """A sweep of constant learning rates; see `planning.steps`.
+) -> result_lib.ProcedureResult:
+  """A sweep of constant learning rates; see `decide.steps`.
 
   Args:
-    lab: Where to run it.
+    runner: Where to run it.
     config: The base config.
     learning_rates: Lowest and highest.
     max_train_steps: Of each trial.
@@ -50,11 +50,11 @@ def sweep(
     "log_every": max(1, min(round(epoch), max_train_steps // _LINES)),
     "eval_every": max_train_steps,
     "checkpoint_every": max(max_train_steps // 4, 1),
-    **lab_lib.CURVES_ONLY,
+    **study_runner.CURVES_ONLY,
   }
-  results = lab.sweep(
+  results = runner.sweep(
     "sweep",
-    lab_lib.rates(*learning_rates, per_decade),
+    study_runner.learning_rates(*learning_rates, per_decade),
     config,
     goal=GOAL,
     overrides=overrides,
@@ -65,9 +65,9 @@ def sweep(
       f"no trial logged {target.metric!r}; --fit can be of {', '.join(known)}"
     )
   ended = [t for t in results.trials if t.status in ("completed", "infeasible")]
-  rates = {t.index: t.point[lab_lib.RATE] for t in ended}
+  rates = {t.index: t.point[study_runner.LEARNING_RATE] for t in ended}
   fits = [
-    planning.Fit(
+    decide.Fit(
       rate=rates[trial.index],
       status=trial.status,
       steps=target.reached(trial.curves, epoch)
@@ -83,12 +83,12 @@ def sweep(
     if target.metric in trial.curves
   }
   flat = config_lib.flatten(config)
-  return planning.sweep_answer(
+  return decide.sweep_answer(
     fits, curves, target, max_train_steps, off, flat
   )
 
 
-def from_study(results: results_lib.Results) -> answer_lib.Answer:
+def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
   """The next number of steps, from where the trials of a study were best.
 
   Raises:
@@ -97,13 +97,13 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
   if not results.ranked:
     raise jaxplay.UserError(
       f"{str(results.path)!r} has no completed trial yet, so there is no best"
-      " step to look at"
+      " step to read"
     )
-  told = {(f.check, f.subject): f for f in checklist.check_study(results)}
+  by_check = {(f.check, f.subject): f for f in checklist.check_study(results)}
   findings = [
-    told["max_train_steps", "max_train_steps"],
-    told["compute_bound", results.objective],
-    told["saturated_early", "all trials"],
+    by_check["max_train_steps", "max_train_steps"],
+    by_check["compute_bound", results.objective],
+    by_check["saturated_early", "all trials"],
   ]
   flat = config_lib.flatten(config_lib.from_json(results.study["config"]))
   old = flat["max_train_steps"]
@@ -112,7 +112,7 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
   if steps != old:
     said = [f"Train for {steps:,} steps: {reason}."]
   elif len(unknown) > 1 or findings[0].verdict == "unknown":
-    said = [f"It cannot be told: {unknown[0].advice}"]
+    said = [f"Inconclusive: {unknown[0].advice}"]
   else:
     said = [f"{old:,} steps are right: {_where(findings[0])}."]
   bound = findings[1]
@@ -127,15 +127,15 @@ def from_study(results: results_lib.Results) -> answer_lib.Answer:
   shares = trials_lib.best_steps(results)
   values = [results.value(trial) for trial in results.ranked]
   late = np.mean(shares > 0.75)
-  return answer_lib.Answer(
-    said=said,
+  return result_lib.ProcedureResult(
+    summary=said,
     settings=config_lib.with_steps(flat, steps),
     findings=findings,
-    pictures=[
-      answer_lib.Picture(
+    figures=[
+      result_lib.FigureData(
         "best step of each trial",
-        answer_lib.Axis("best step, share of all steps"),
-        answer_lib.Axis(
+        result_lib.Axis("best step, share of all steps"),
+        result_lib.Axis(
           f"{results.select} {results.objective}", log=True, with_zero=True
         ),
         points=[

@@ -1,0 +1,121 @@
+"""A ladder as the result of a procedure: tables, findings and a summary."""
+
+from collections.abc import Sequence
+
+from jaxplay import finding
+from jaxplay.playbook import result as result_lib
+from jaxplay.scaling import ladder as ladder_lib
+from jaxplay.scaling import law as law_lib
+
+_SYMBOLS = dict(zip(law_lib.COEFFICIENTS, "E A a B b".split(), strict=True))
+# Budgets of the page, times the compute of the largest point.
+_BUDGETS = (0.1, 1.0, 10.0)
+
+
+def as_result(
+  results: ladder_lib.Results,
+  law: law_lib.Fit | None,
+  findings: Sequence[finding.Finding],
+  why: str = "",
+) -> result_lib.ProcedureResult:
+  """A ladder as the result of a procedure: the law, budgets, cost, points.
+
+  Its figures are those of `scaling.plots`, which draws them from `results`.
+
+  Args:
+    results: The ladder.
+    law: Fitted to its points; None: they do not determine a law yet.
+    findings: On the law.
+    why: Why there is no law, if there is none.
+  """
+  tables, summary = [], []
+  if law is not None:
+    tables = [_law_table(law), _budgets_table(results, law)]
+    e, a_n, a, b_d, b = (c.value for c in law.coefficients.values())
+    summary.append(
+      f"L(N, D) = {e:.4g} + {a_n:.4g} / N^{a:.3g} + {b_d:.4g} / D^{b:.3g}"
+      " (nats per token)"
+    )
+  elif why:
+    summary.append(f"No law yet: {why}.")
+  if results.spent is not None:
+    spent, scratch = results.spent.spent, results.spent.from_scratch
+    tables.append(
+      result_lib.Table(
+        "What it cost",
+        ["FLOPs", "spent", "one run per point", "ratio"],
+        [["all", f"{spent:.3g}", f"{scratch:.3g}", spent / scratch]],
+        "Constant runs with branches, against a run of its own (such as with a"
+        " cosine) for every point.",
+      )
+    )
+  tables.append(_points_table(results))
+  return result_lib.ProcedureResult(
+    summary=summary,
+    findings=findings,
+    tables=tables,
+    details={} if law is None else {"law": law.as_json()},
+  )
+
+
+def _law_table(law):
+  counted = "with" if law.count_embeddings else "without"
+  return result_lib.Table(
+    "L(N, D) = E + A / N^a + B / D^b",
+    ["coefficient", "value", "from", "to"],
+    [[_SYMBOLS[name], *row] for name, row in law.coefficients.items()],
+    f"In nats per token; N {counted} the parameters of embeddings; 90%"
+    " intervals by bootstrap.",
+  )
+
+
+def _budgets_table(results, law):
+  largest = max(point.flops for point in results.points)
+  rows = []
+  for factor in _BUDGETS:
+    best = law.optimal(factor * largest, extrapolate=True)
+    beyond = " (beyond the points)" if best.factor > 1 else ""
+    n, d = best.parameters, best.tokens
+    rows.append(
+      [
+        f"{best.flops:.2e}{beyond}",
+        _short(n.value),
+        f"{_short(n.low)} to {_short(n.high)}",
+        _short(d.value),
+        f"{_short(d.low)} to {_short(d.high)}",
+        best.loss.value,
+      ]
+    )
+  return result_lib.Table(
+    "The best model for a budget",
+    ["FLOPs", "N", "90%", "D", "90%", "loss"],
+    rows,
+    f"FLOPs by the {law.flops_source}. For another budget: jaxplay scaling fit"
+    " LADDER --flops=C.",
+  )
+
+
+def _points_table(results):
+  return result_lib.Table(
+    "Points",
+    ["size", "N", "embeddings", "tokens", "FLOPs", "loss"],
+    [
+      [
+        point.size,
+        f"{point.parameters:,.0f}",
+        f"{point.embedding_parameters:,.0f}",
+        f"{point.tokens:,.0f}",
+        f"{point.flops:.3g}",
+        point.loss,
+      ]
+      for point in results.points
+    ],
+  )
+
+
+def _short(number):
+  """Three digits: 85,200, 4.07M, 13.1B."""
+  for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+    if number >= size:
+      return f"{number / size:.3g}{unit}"
+  return f"{float(f'{number:.3g}'):,.0f}"
