@@ -23,7 +23,7 @@ from scipy import optimize, special
 
 import jaxplay
 from jaxplay import finding
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 SOURCE = "Sevilla et al. 2022, The longest training run"
 DAYS_PER_YEAR = 365.25
@@ -280,7 +280,7 @@ def answer(
   deadline: datetime.date | None = None,
   today: datetime.date | None = None,
   budget: float | None = None,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Return the best lengths, the effect of uncertainty, and when to start.
 
   Args:
@@ -318,11 +318,11 @@ def answer(
       for n, s in starts.items()
     ]
   tables.append(_uncertainty_table(factors, rates.hardware, spread))
-  return answer_lib.Answer(
-    said=[_verdict(years), _RENTED],
+  return result_lib.ProcedureResult(
+    summary=[_verdict(years), _RENTED],
     findings=_findings(rates, years, factors, starts),
     tables=tables,
-    pictures=[
+    figures=[
       _lengths_picture(
         "compute against length, hardware bought at the start",
         "Effective compute at the deadline relative to the best length (point)."
@@ -405,7 +405,7 @@ def _findings(rates, years, factors, starts):
 
 def _lengths_table(years, rates):
   h, i, s = dataclasses.astuple(rates)
-  return answer_lib.Table(
+  return result_lib.Table(
     "The longest training run",
     ["what grows", "formula", "years", "months", "article"],
     [
@@ -428,7 +428,7 @@ def _starts_table(starts, deadline):
     rows.append(row)
   if len(rows[0]) > len(heads):
     heads += ["dollars at the start", "during the run"]
-  return answer_lib.Table(
+  return result_lib.Table(
     f"To be done on {deadline}",
     heads,
     rows,
@@ -444,7 +444,7 @@ def _effect(factor):
 
 
 def _uncertainty_table(factors, growth, spread):
-  return answer_lib.Table(
+  return result_lib.Table(
     f"Growth that is uncertain by {spread:g}, for hardware alone",
     ["reading", "years", "times 1/h", "effect"],
     [
@@ -458,10 +458,10 @@ def _uncertainty_table(factors, growth, spread):
 def _lengths_picture(name, caption, variants, rates):
   years = {v: v.length(rates) for v in variants}
   grid = np.geomspace(min(years.values()) / 10, 4 * max(years.values()), 81)
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     name,
-    answer_lib.Axis("length of the run, years", log=True),
-    answer_lib.Axis("effective compute relative to the best"),
+    result_lib.Axis("length of the run, years", log=True),
+    result_lib.Axis("effective compute relative to the best"),
     lines=[
       {
         "x": float(f"{x:.4g}"),
@@ -482,10 +482,10 @@ def _uncertainty_picture(factors, growth, spread, seed):
   shown = np.quantile(lengths, [0.001, 0.995])
   counts, edges = np.histogram(lengths, 40, tuple(shown))
   fixed = {name: factor / growth for name, factor in factors.items()}
-  return answer_lib.Picture(
+  return result_lib.FigureData(
     "best length, where the growth of hardware is unknown",
-    answer_lib.Axis("best length at the drawn growth rate, years"),
-    answer_lib.Axis("share of the draws"),
+    result_lib.Axis("best length at the drawn growth rate, years"),
+    result_lib.Axis("share of the draws"),
     bars=[
       {"x": low, "x2": high, "y": count / _DRAWS, "series": "draws"}
       for low, high, count in zip(edges, edges[1:], counts, strict=False)

@@ -197,9 +197,7 @@ def _pod(job):
     "image": place.image,
     "command": _command(job),
     # Kubernetes expands $(NAME).
-    "env": [
-      {"name": job_lib.LAUNCH, "value": launched.replace("$(", "$$(")}
-    ],
+    "env": [{"name": job_lib.LAUNCH, "value": launched.replace("$(", "$$(")}],
     "resources": {"limits": resources, "requests": resources},
   }
   spec = {

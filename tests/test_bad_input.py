@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from jaxplay import cli
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from tests.launch import launches
 from tests.scaling import ladders
 from tests.study import studies
@@ -335,7 +335,7 @@ def place(finished_study, tmp_path_factory):
   ladders.make(
     folder / "ladder", widths=(32, 48, 64), steps=(500, 1_000, 2_000)
   )
-  plan = answer_lib.PlanDir(folder / "plan")
+  plan = result_lib.PlanDir(folder / "plan")
   plan.create("steps", {})
   studies.write(folder, num_trials=8)
   (folder / "empty").mkdir()

@@ -14,8 +14,8 @@ import pytest
 
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import loop as playbook
-from jaxplay.playbook import result as answer
+from jaxplay.playbook import phase
+from jaxplay.playbook import result as result_lib
 from jaxplay.playbook.batch_size import throughput
 from jaxplay.scaling import ladder
 from jaxplay.study import space as space_lib
@@ -422,10 +422,10 @@ _PHASE = {
 _SPREAD = {"mean": 0.5, "std": None, "values": [0.5], "trial": 0.25}
 SHAPES = {
   "plan.json": (
-    answer.PlanFile,
+    result_lib.PlanFile,
     {"question": "steps", "options": {"a": 1}, "config": None, "command": []},
   ),
-  "01_steps.json": (playbook.PhaseFile, _PHASE),
+  "01_steps.json": (phase.PhaseFile, _PHASE),
   "0.json": (throughput.Pass, {"loop_seconds": 0.5, "bytes": None}),
   "final.json": (
     study_lib.FinalFile,

@@ -467,7 +467,7 @@ def test_a_plan_is_kept(tmp_path, capsys):
 
 def test_pictures_are_valid():
   """F6: every line reaches 1 at its point and nowhere more."""
-  pictures = longest_run.answer(longest_run.ARTICLE).pictures
+  pictures = longest_run.answer(longest_run.ARTICLE).figures
   for figure in plots_answer.figures(pictures):
     figure.chart.to_dict(validate=True)
   for picture in pictures[:2]:

@@ -23,7 +23,7 @@ from jaxplay.analysis import (
   plots_compare,
   plots_study,
 )
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.report import study as study_page
 from jaxplay.study import space as space_lib
 from tests import browser, made_up
@@ -753,20 +753,22 @@ def _answer():
     for x, y in enumerate(values)
   ]
   axes = {
-    "log": answer_lib.Axis("error", log=True, with_zero=True),
-    "linear": answer_lib.Axis("error"),
+    "log": result_lib.Axis("error", log=True, with_zero=True),
+    "linear": result_lib.Axis("error"),
   }
   pictures = [
-    answer_lib.Picture(
+    result_lib.FigureData(
       name,
-      answer_lib.Axis("seed", whole=True),
+      result_lib.Axis("seed", whole=True),
       axis,
       points=rows,
       levels={} if axis.log else {"far": 90.0},
     )
     for name, axis in axes.items()
   ]
-  return answer_lib.Answer(said=["So."], pictures=pictures, findings=FINDINGS)
+  return result_lib.ProcedureResult(
+    summary=["So."], figures=pictures, findings=FINDINGS
+  )
 
 
 def test_figures_of_an_answer(tmp_path):

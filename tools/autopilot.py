@@ -22,7 +22,7 @@ from scipy import stats
 from jaxplay import cli, report, rundir
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.study import space as space_lib
 
 TASKS = ("digits", "synthetic", "language")
@@ -379,10 +379,10 @@ def _told(less, unit=""):
 
 def _picture(rows):
   pictures = [
-    answer_lib.Picture(
+    result_lib.FigureData(
       f"{task}: what each search chose, on the test set",
-      answer_lib.Axis("seed of the search", whole=True),
-      answer_lib.Axis(metric),
+      result_lib.Axis("seed of the search", whole=True),
+      result_lib.Axis(metric),
       points=[
         dict(x=seed, y=float(value), series=method)
         for method in METHODS[:-1]
@@ -392,7 +392,7 @@ def _picture(rows):
     )
     for task, (metric, means) in rows.items()
   ]
-  return answer_lib.Answer(said=[], pictures=pictures)
+  return result_lib.ProcedureResult(summary=[], figures=pictures)
 
 
 if __name__ == "__main__":

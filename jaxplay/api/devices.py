@@ -47,9 +47,9 @@ class Devices:
   coordinator: arguments.Address | None = None
   num_processes: arguments.Count | None = None
   process_id: arguments.Index | None = None
-  wait_seconds: Annotated[
-    int, arguments.integer(1, 1_000_000, metavar="S")
-  ] = WAIT_SECONDS
+  wait_seconds: Annotated[int, arguments.integer(1, 1_000_000, metavar="S")] = (
+    WAIT_SECONDS
+  )
 
   @property
   def are_several(self) -> bool:

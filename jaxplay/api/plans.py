@@ -10,8 +10,8 @@ from jaxplay import commands, provenance, rundir, terminal
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading, runs, studies
-from jaxplay.playbook import result as answer_lib
-from jaxplay.playbook import study_runner as lab_lib
+from jaxplay.playbook import result as result_lib
+from jaxplay.playbook import study_runner
 
 # What counts as a fitted training set, over an epoch.
 FITTED = "train/error_rate<=0"
@@ -28,7 +28,7 @@ def plan_steps(
   learning_rates: arguments.LearningRates | None = None,
   steps: arguments.Count | None = None,
   fit: str | None = None,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Decides how many steps to train: a first value, or the next.
 
   Args:
@@ -70,7 +70,7 @@ def plan_steps(
       {"from": os.fspath(study)},
       None,
       "Were the trials of the study as long as they should be?",
-      lambda lab: run.from_study(results),
+      lambda runner: run.from_study(results),
     )
   loaded = _config(config)
   target = decide.Target.parse(fit or FITTED)
@@ -87,8 +87,8 @@ def plan_steps(
     {"learning_rates": list(rates), "steps": length, "fit": str(target)},
     loaded,
     run.GOAL,
-    lambda lab: run.sweep(
-      lab,
+    lambda runner: run.sweep(
+      runner,
       loaded,
       learning_rates=rates,
       max_train_steps=length,
@@ -105,7 +105,7 @@ def plan_stability(
   *,
   learning_rates: arguments.LearningRates | None = None,
   seeds: arguments.Seeds = 3,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Decides whether training is unstable, and which fix costs least.
 
   Args:
@@ -133,14 +133,16 @@ def plan_stability(
     {"learning_rates": list(rates), "seeds": seeds},
     loaded,
     run.GOAL,
-    lambda lab: run.stability(lab, loaded, learning_rates=rates, seeds=seeds),
+    lambda runner: run.stability(
+      runner, loaded, learning_rates=rates, seeds=seeds
+    ),
   )
 
 
 @arguments.public("plan", "clip")
 def plan_clip(
   run: arguments.Place, workdir: arguments.Folder | None = None
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Derives a clipping threshold from the gradient norms of a run.
 
   Args:
@@ -167,7 +169,7 @@ def plan_rounds(
   *,
   steps: arguments.Count,
   rounds: arguments.Count | None = None,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Goes from the best trial of a short study to longer training.
 
   Args:
@@ -194,7 +196,7 @@ def plan_rounds(
     {"study": os.fspath(study), "steps": steps, "rounds": rounds},
     None,
     run.GOAL,
-    lambda lab: run.rounds(lab, first, steps=steps, number=rounds or 0),
+    lambda runner: run.rounds(runner, first, steps=steps, number=rounds or 0),
   )
 
 
@@ -210,7 +212,7 @@ def plan_batch_size(
   learning_rates: arguments.LearningRates | None = None,
   seeds: arguments.Seeds = 3,
   steps: arguments.Count | None = None,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Decides which batch sizes fit, are fast, and reach a target first.
 
   Args:
@@ -284,8 +286,8 @@ def plan_batch_size(
     options,
     loaded,
     run.GOAL,
-    lambda lab: run.batch_size(
-      lab,
+    lambda runner: run.batch_size(
+      runner,
       loaded,
       measure=measure,
       num_devices=len(found),
@@ -309,7 +311,7 @@ def run_playbook(
   seeds: arguments.Seeds = 3,
   seed: arguments.Index = 0,
   keep_batch_size: bool = False,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Runs the whole playbook unattended: from a config to a better one.
 
   Args:
@@ -346,10 +348,10 @@ def run_playbook(
     "keep_batch_size": keep_batch_size,
   }
 
-  def find_batch_size(lab):
+  def find_batch_size(runner):
     found, measure, num_train = _here(loaded)
     return run.batch_size(
-      lab,
+      runner,
       loaded,
       measure=measure,
       num_devices=len(found),
@@ -360,10 +362,10 @@ def run_playbook(
     if answer is None:
       reading.write_study(results_lib.read_study(folder))
       return
-    directory = answer_lib.PlanDir(folder)
+    directory = result_lib.PlanDir(folder)
     directory.create(asked, options)
     directory.write(answer)
-    _write_page(directory, asked, answer.said[0], answer)
+    _write_page(directory, asked, answer.summary[0], answer)
 
   return _procedure(
     workdir,
@@ -371,8 +373,8 @@ def run_playbook(
     options,
     loaded,
     loop.GOAL,
-    lambda lab: loop.playbook(
-      lab,
+    lambda runner: loop.playbook(
+      runner,
       loaded,
       budget=parsed,
       num_train=_num_train(loaded),
@@ -397,7 +399,7 @@ def plan_longest_run(
   deadline: arguments.Date | None = None,
   today: arguments.Date | None = None,
   budget: arguments.Measure | None = None,
-) -> answer_lib.Answer:
+) -> result_lib.ProcedureResult:
   """Computes how long a run is worth starting, while all else grows.
 
   Args:
@@ -473,12 +475,12 @@ def _procedure(
   options: Mapping[str, Any],
   config: Any,
   goal: str,
-  procedure: Callable[[lab_lib.Lab], answer_lib.Answer],
-) -> answer_lib.Answer:
+  procedure: Callable[[study_runner.StudyRunner], result_lib.ProcedureResult],
+) -> result_lib.ProcedureResult:
   """Runs a procedure in its folder, and writes its page."""
   if workdir is None:
     raise jaxplay.UserError("--workdir is missing: the folder of the plan")
-  directory = answer_lib.PlanDir(workdir)
+  directory = result_lib.PlanDir(workdir)
   nested = config and config_lib.as_json(config)
   is_new = directory.create(name, options, nested)
 
@@ -491,7 +493,9 @@ def _procedure(
     for sentence in config_lib.notes(config) if config else ():
       console.tell(f"note: {sentence}")
     try:
-      answer = procedure(lab_lib.Lab(workdir, train=train, tell=console.tell))
+      answer = procedure(
+        study_runner.StudyRunner(workdir, train=train, log=console.tell)
+      )
     except jaxplay.UserError:
       if is_new:  # What cannot begin leaves nothing behind.
         directory.discard()
@@ -504,7 +508,7 @@ def _procedure(
 def _keep(workdir, name, options, goal, answer):
   """Writes an answer that took no training, if there is a folder."""
   if workdir is not None:
-    directory = answer_lib.PlanDir(workdir)
+    directory = result_lib.PlanDir(workdir)
     directory.create(name, options)
     directory.write(answer)
     _write_page(directory, name, goal, answer)
@@ -531,7 +535,7 @@ def _write_page(directory, name, goal, answer):
 
 
 def to_train(
-  path: str | os.PathLike[str], answer: answer_lib.Answer
+  path: str | os.PathLike[str], answer: result_lib.ProcedureResult
 ) -> str | None:
   """The command that trains the config that a plan has written, if any."""
   config = answer.details.get("config")

@@ -53,9 +53,9 @@ def run_ladder(
     )
 
   # All is checked before anything is written.
-  rungs = ladder_lib.rungs(definition, plan)
-  for rung in rungs:
-    workload_lib.make_workload(rung.config)
+  model_sizes = ladder_lib.model_sizes(definition, plan)
+  for size in model_sizes:
+    workload_lib.make_workload(size.config)
   directory = ladder_lib.LadderDir(workdir)
   sharding.from_first_host(lambda: directory.create(definition))
 
@@ -71,7 +71,7 @@ def run_ladder(
   with host.Preemption() as preemption:
     status = ladder_lib.run(
       directory,
-      rungs,
+      model_sizes,
       train=trained,
       branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
       count=dry_run.count,

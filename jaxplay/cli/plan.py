@@ -10,7 +10,7 @@ from jaxplay import rundir
 from jaxplay.api import arguments as arguments_lib
 from jaxplay.api import plans, runs
 from jaxplay.cli import common, topology
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 
 _METAVARS = {"workdir": "PLAN", "config": "CONFIG"}
 _SWEEP = ("learning_rates", "seeds")
@@ -150,9 +150,7 @@ def _procedure(
 def _load_config(arguments, rest):
   if arguments.config is None:
     raise jaxplay.UserError("--config is missing: the experiment file to plan")
-  return runs.load_config(
-    arguments.config, common.overrides(rest, arguments)
-  )
+  return runs.load_config(arguments.config, common.overrides(rest, arguments))
 
 
 def _steps(arguments, rest):
@@ -233,15 +231,15 @@ def _show(answer, path):
       print(table.title)
     print(common.as_table(table.heads, table.rows))
     print()
-  for sentence in answer.said:
+  for sentence in answer.summary:
     print(sentence)
   for finding in answer.findings:
     is_shown = finding.verdict in ("warn", "fail")
-    if is_shown and finding.advice not in answer.said:
+    if is_shown and finding.advice not in answer.summary:
       print(f"  {finding.verdict}: {finding.check}: {finding.advice}")
   if answer.settings:
     print("\nfor the config:")
-    for line in answer_lib.as_config_lines(answer.settings).split("\n"):
+    for line in result_lib.as_config_lines(answer.settings).split("\n"):
       print(f"  {line}")
   if path is not None:
     print(f"report: {path / 'report.html'}")

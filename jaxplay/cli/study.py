@@ -103,7 +103,9 @@ def add(verbs):
   table.set_defaults(verb=_list)
 
   export = action(
-    "export", "the trials, for other programs", studies.export_to_optuna,
+    "export",
+    "the trials, for other programs",
+    studies.export_to_optuna,
     runs=False,
   )
   to = export.add_mutually_exclusive_group(required=True)

@@ -60,9 +60,7 @@ def add(plan):
 def _topology(arguments, rest):
   from jaxplay import config as config_lib
 
-  config = runs.load_config(
-    arguments.config, common.overrides(rest, arguments)
-  )
+  config = runs.load_config(arguments.config, common.overrides(rest, arguments))
   names = arguments.topologies.split(",")
   if _HERE in names:
     devices.start()

@@ -56,9 +56,7 @@ def add(verbs):
 
 
 def _train(arguments, rest):
-  config = runs.load_config(
-    arguments.config, common.overrides(rest, arguments)
-  )
+  config = runs.load_config(arguments.config, common.overrides(rest, arguments))
   if arguments.dry_run:
     for part in runs.describe(config, extend_steps=arguments.extend_steps):
       if devices.is_first():

@@ -254,9 +254,7 @@ _COMMON = {
   "model.dtype": size(
     "float32", "type of the computation", choices=("float32", "bfloat16")
   ),
-  "mesh.replica": _axis(
-    1, "splits batches over slices with a slow connection"
-  ),
+  "mesh.replica": _axis(1, "splits batches over slices with a slow connection"),
   "mesh.data": _axis(
     -1,
     "splits batches; -1: all remaining devices, and 1 in a population, where"

@@ -164,9 +164,7 @@ _BLOCKS = {
   ),
 } | _ZERO_INIT
 _TEXT = {
-  "dataset.sequence_length": Key(
-    256, "text: tokens per example", POSITIVE_INT
-  ),
+  "dataset.sequence_length": Key(256, "text: tokens per example", POSITIVE_INT),
   "dataset.tokenizer": data(
     "bytes", "text: 'bytes', or the path of a tokenizers JSON file"
   ),

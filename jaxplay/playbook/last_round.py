@@ -145,7 +145,6 @@ def final(loop: phase.Loop, seeds: int) -> phase.Phase:
   )
 
 
-
 def result(loop: phase.Loop) -> result_lib.ProcedureResult:
   """The result of the whole loop; writes best.json."""
   last = loop.last.data

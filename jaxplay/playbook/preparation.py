@@ -32,9 +32,7 @@ def batch_size(
   old, new = loop.given.batch_size, result.details["batch_size"]
   settings = {}
   if new is None:
-    summary = (
-      f"batches of {old} are kept; inconclusive: {result.summary[0]}"
-    )
+    summary = f"batches of {old} are kept; inconclusive: {result.summary[0]}"
   else:
     gain = budget_lib.gain(result.details["speeds"], old, new)
     gained = f"{new} examples give {gain:.2g} times the throughput"

@@ -245,9 +245,7 @@ class _NoProgress:
     pass
 
 
-def learning_rates(
-  low: float, high: float, per_decade: int = 4
-) -> list[float]:
+def learning_rates(low: float, high: float, per_decade: int = 4) -> list[float]:
   """Learning rates from `low` to `high`, even on the log scale, two digits.
 
   Args:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxplay.playbook import plots as plots_answer
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.report import page
 
 
 def write_answer(
-  answer: answer_lib.Answer,
+  answer: result_lib.ProcedureResult,
   *,
   path: str | os.PathLike,
   title: str,
@@ -35,11 +35,11 @@ def write_answer(
     title=title,
     goal=goal,
     notes=notes,
-    said=answer.said,
-    settings=answer_lib.as_config_lines(answer.settings) or None,
+    said=answer.summary,
+    settings=result_lib.as_config_lines(answer.settings) or None,
     tables=[[t.title, t.note, t.heads, t.rows] for t in answer.tables],
     groups={"pictures": ("", "")},
-    figures=plots_answer.figures(answer.pictures),
+    figures=plots_answer.figures(answer.figures),
     findings=answer.findings,
     provenance=page.provenance_rows(facts, provenance),
   )

@@ -11,9 +11,9 @@ from jaxplay import rundir
 from jaxplay.analysis import plots_study
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import plots as plots_answer
-from jaxplay.playbook import result as answer_lib
+from jaxplay.playbook import result as result_lib
 from jaxplay.scaling import ladder as ladder_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 from jaxplay.scaling import plots as plots_ladder
 
 FORMATS = ("svg", "png")
@@ -25,17 +25,19 @@ _LETTER = 6.0
 
 
 def answer_figures(
-  answer: answer_lib.Answer, folder: str | os.PathLike, format: str = "svg"
+  answer: result_lib.ProcedureResult,
+  folder: str | os.PathLike,
+  format: str = "svg",
 ) -> list[pathlib.Path]:
   """Write each figure of a procedure's result into a file, like `figures`."""
-  drawn = plots_answer.figures(answer.pictures)
+  drawn = plots_answer.figures(answer.figures)
   specs = {figure.name: plots_ladder.spec(figure) for figure in drawn}
   return _write_figures(specs, folder, format)
 
 
 def ladder_figures(
   results: ladder_lib.Results,
-  law: scaling.Fit | None,
+  law: law_lib.Fit | None,
   folder: str | os.PathLike,
   format: str = "svg",
 ) -> list[pathlib.Path]:

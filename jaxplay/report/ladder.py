@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jaxplay import finding, formats, rundir
 from jaxplay.report import page
 from jaxplay.scaling import ladder as ladder_lib
-from jaxplay.scaling import law as scaling
+from jaxplay.scaling import law as law_lib
 from jaxplay.scaling import plots as plots_ladder
 
 # Budgets of the table, as factors of the largest point's compute.
@@ -22,7 +22,7 @@ _COEFFICIENTS = {
 
 def write_ladder(
   results: ladder_lib.Results,
-  law: scaling.Fit | None,
+  law: law_lib.Fit | None,
   findings: Sequence[finding.Finding],
   *,
   path: str | os.PathLike,
@@ -39,7 +39,7 @@ def write_ladder(
   """
   ladder = results.ladder
   provenance = rundir.RunDir(results.path).provenance() or {}
-  for run in results.trunks.values():  # Of the machine that trained.
+  for run in results.base_runs.values():  # Of the machine that trained.
     provenance = (run.provenance() or {}) | provenance
   facts = {
     "ladder": str(results.path),

@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import ml_collections
 

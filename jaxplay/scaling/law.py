@@ -217,9 +217,7 @@ class Fit:
         the budget is not above 0.
     """
     if not 0 < flops < math.inf:
-      raise jaxplay.UserError(
-        f"expected a budget above 0 FLOPs, got {flops}"
-      )
+      raise jaxplay.UserError(f"expected a budget above 0 FLOPs, got {flops}")
     c, s = self.flops_coefficient, self.flops_exponent
     source = self.flops_source
     if flops_per_parameter_token is not None:

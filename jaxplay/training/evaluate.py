@@ -70,9 +70,7 @@ def export_forward(
   inputs = jax.ShapeDtypeStruct(
     jax_export.symbolic_shape(",".join(dimensions)), dtype
   )
-  export = jax_export.export(
-    jax.jit(forward), platforms=("cpu", "cuda", "tpu")
-  )
+  export = jax_export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))
   return bytes(export(weights, inputs).serialize())
 
 

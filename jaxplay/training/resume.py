@@ -13,9 +13,7 @@ def check_extends(
   """Refuses to extend a run that depends on its length, or is longer."""
   earlier, made = run.config(), run.status().get("step", 0)
   if earlier is None:
-    raise jaxplay.UserError(
-      f"workdir {str(run.path)!r} holds no run to extend"
-    )
+    raise jaxplay.UserError(f"workdir {str(run.path)!r} holds no run to extend")
   if config.schedule not in ("constant", "rsqrt"):
     raise jaxplay.UserError(
       f"a run of schedule {config.schedule!r} cannot be extended: its learning"

@@ -88,9 +88,7 @@ def best_of(batch_size: int, passes: Sequence[Mapping[str, Any]]) -> Speed:
     passes: Fields of `Speed` as each pass has found them; None is not known.
   """
   names = Pass.__annotations__
-  known = [
-    {k: p[k] for k in names if p.get(k) is not None} for p in passes
-  ]
+  known = [{k: p[k] for k in names if p.get(k) is not None} for p in passes]
   fields = dict(next((p for p in known if p.get("too_large")), known[0]))
   for name in _TIMES:
     times = sorted(p[name] for p in known if name in p)

@@ -39,9 +39,7 @@ def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
     )
   config = config_lib.from_json(run.config() or {})
   configured = config.hparams.clip_norm if config.clipping else None
-  return decide.clip_answer(
-    found.steps, found.norms, found.clipped, configured
-  )
+  return decide.clip_answer(found.steps, found.norms, found.clipped, configured)
 
 
 def stability(
@@ -224,9 +222,7 @@ def _warmup(runner, config, sweep, logged):
   bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
   longest = 3 * lengths[-1]
   points = [
-    {_RATE: base, _WARMUP: length}
-    for base in bases
-    for length in lengths
+    {_RATE: base, _WARMUP: length} for base in bases for length in lengths
   ]
   study = study_lib.Study(
     goal="Which is the shortest warmup that opens a higher rate?",

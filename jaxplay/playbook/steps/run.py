@@ -83,9 +83,7 @@ def sweep(
     if target.metric in trial.curves
   }
   flat = config_lib.flatten(config)
-  return decide.sweep_answer(
-    fits, curves, target, max_train_steps, off, flat
-  )
+  return decide.sweep_answer(fits, curves, target, max_train_steps, off, flat)
 
 
 def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
