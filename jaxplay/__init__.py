@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
     plan_rounds,
     plan_stability,
     plan_steps,
+    plan_topology,
     run_playbook,
   )
   from jaxplay.api.reading import (  # noqa: F401
@@ -142,6 +143,7 @@ _PUBLIC = {
       "plan_clip",
       "plan_rounds",
       "plan_longest_run",
+      "plan_topology",
       "run_playbook",
     ),
     "jaxplay.api.plans",

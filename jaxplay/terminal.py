@@ -168,6 +168,7 @@ class Console:
     self._show_line()
     if self._bar is not None:
       self._bar.close()
+      self._bar = None  # The next run has its own.
 
 
 def short(value: Any) -> str:

@@ -8,7 +8,7 @@ Expect  published, not run here: 23.6% +- 0.1 test error (Goyal et al. 2017,
         arXiv 1706.02677, table 1; all of train, same crops and flips)
         jaxplay train --config=experiments/imagenet_resnet50/config.py \
           --workdir=... --config.dataset.data_dir=... --config.report_test=True
-Pod     jaxplay plan topology --topologies=v5e:4x4 --config=...
+Pod     jaxplay plan topology --topology=v5e:4x4 --config=...
 """
 
 from jaxplay import config as config_lib

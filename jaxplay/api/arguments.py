@@ -103,6 +103,11 @@ def _name(value):
   return value
 
 
+def _names(value):
+  parts = value.split(",") if isinstance(value, str) else value
+  return [_name(part) for part in parts]
+
+
 def _path(value):
   """The path that an argument names, here or in a bucket."""
   if not isinstance(value, str | os.PathLike):
@@ -251,6 +256,7 @@ Counts = Annotated[list[int], Kind(_integers, "N[,N...]")]
 Measure = Annotated[float, Kind(_measure)]
 Growth = Annotated[float, Kind(_real)]
 Name = Annotated[str, Kind(_name, "NAME")]
+Names = Annotated[list[str], Kind(_names, "NAME[,NAME...]")]
 Metric = Annotated[str, Kind(_name, "METRIC")]
 Place = Annotated[str | os.PathLike[str], Kind(_place, "PATH")]
 Folder = Annotated[str | os.PathLike[str], Kind(_folder, "DIR")]

@@ -1,6 +1,7 @@
 """The playbook's procedures: each trains what it needs, and decides."""
 
 import datetime
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +16,7 @@ from jaxplay.playbook import study_runner
 
 # What counts as a fitted training set, over an epoch.
 FITTED = "train/error_rate<=0"
-# Compiling for larger and larger batches has to end where memory does not.
-_LARGEST_PLANNED = 2**20
+_HERE = "here"  # As a topology: the devices of this process.
 
 
 @arguments.public("plan", "steps")
@@ -239,7 +239,7 @@ def plan_batch_size(
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
   """
-  from jaxplay.playbook.batch_size import run
+  from jaxplay.playbook.batch_size import measure, run
   from jaxplay.playbook.steps import decide
 
   parsed = None
@@ -274,31 +274,92 @@ def plan_batch_size(
       name: list(value) if isinstance(value, tuple) else value
       for name, value in training.items()
     }
+  sizes = {"sizes": batch_sizes, "largest": largest}
   if topology is not None:
-    found, measure, num_train = _abstract(loaded, topology)
+    found = _topologies([topology])[topology]
+    procedure = functools.partial(run.for_topology, topology=found)
   else:
-    found, measure, num_train = _here(loaded)
-  if topology is not None and num_train is None:
-    largest = largest or _LARGEST_PLANNED
+    found = _devices()
+    procedure = functools.partial(
+      run.batch_size,
+      measure=measure.on_devices(found),
+      num_devices=len(found),
+      num_train=_num_train(loaded),
+    )
   return _procedure(
     workdir,
     "batch-size",
     options,
     loaded,
     run.GOAL,
-    lambda runner: run.batch_size(
-      runner,
-      loaded,
-      measure=measure,
-      num_devices=len(found),
-      num_train=num_train,
-      sizes=batch_sizes,
-      largest=largest,
-      measured=topology is None,
-      target=parsed,
-      **training,
+    lambda runner: procedure(
+      runner, loaded, target=parsed, **sizes, **training
     ),
   )
+
+
+@arguments.public("plan", "topology")
+def plan_topology(
+  config: runs.Config,
+  topology: arguments.Names,
+  *,
+  batch_sizes: arguments.Counts | None = None,
+  largest: bool = False,
+) -> list[dict[str, Any]]:
+  """Estimates memory, communication and speed on TPUs that are not here.
+
+  The step is compiled for them, and its time follows from a roofline.
+
+  Args:
+    config: Experiment file, or a config.
+    topology: Such as v5e:16x16, or 2*v5p:4x4x8 for two slices; several, to
+      compare them; here: the devices of this machine, with a measured step.
+    batch_sizes: Examples per update; default: the config's.
+    largest: Also find the largest batch that fits, by doubling.
+
+  Returns:
+    JSON values for each topology and batch size, of one device: memory in
+    bytes, FLOPs, bytes per collective, seconds by resource, and the range of
+    the seconds of a step, if all overlaps and if nothing does.
+
+  Raises:
+    jaxplay.UserError: There is no such topology, no compiler for it, or the
+      batch or the mesh does not fit it.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> jp.show_progress(False)
+    >>> rows = jp.plan_topology("experiments/digits_mlp/config.py", ["here"])
+    >>> rows[0]["fits"]
+    True
+  """
+  loaded = _config(config)
+  found = _topologies(topology)
+
+  from jaxplay.pods import estimate
+  from jaxplay.pods import topology as topology_lib
+
+  console = terminal.Console(quiet=False)
+
+  def log(name, size):  # Large programs take the compiler minutes.
+    console.tell(f"compiling for {name}, batch {size} ...")
+
+  cases = []  # All are checked before the first is compiled for.
+  for name, chips in found.items():
+    for size in batch_sizes or [loaded.batch_size]:
+      sized = config_lib.with_batch_size(loaded, size)
+      topology_lib.check(sized, chips.devices)
+      cases.append((name, chips, sized))
+  rows = []
+  for name, chips, sized in cases:
+    log(name, sized.batch_size)
+    row = estimate.estimate(name, chips, sized)
+    if largest:
+      row["largest_batch"] = estimate.largest_batch(
+        chips, sized, row, functools.partial(log, name)
+      )
+    rows.append(row)
+  return rows
 
 
 @arguments.public("playbook")
@@ -334,12 +395,13 @@ def run_playbook(
   """
   from jaxplay.playbook import budget as budget_lib
   from jaxplay.playbook import loop
-  from jaxplay.playbook.batch_size import run
+  from jaxplay.playbook.batch_size import measure
 
   parsed = budget_lib.Budget.parse(budget)
   loaded = _config(config)
   rates = _rates(learning_rates, loaded)
   loop.check(loaded, parsed, rates, seeds)
+  found = _devices()
   options = {
     "budget": str(parsed),
     "learning_rates": list(rates),
@@ -347,16 +409,6 @@ def run_playbook(
     "seed": seed,
     "keep_batch_size": keep_batch_size,
   }
-
-  def find_batch_size(runner):
-    found, measure, num_train = _here(loaded)
-    return run.batch_size(
-      runner,
-      loaded,
-      measure=measure,
-      num_devices=len(found),
-      num_train=num_train,
-    )
 
   def keep(folder, asked, answer):
     if answer is None:
@@ -381,7 +433,8 @@ def run_playbook(
       learning_rates=rates,
       seeds=seeds,
       seed=seed,
-      batch_size=None if keep_batch_size else find_batch_size,
+      measure=None if keep_batch_size else measure.on_devices(found),
+      num_devices=len(found),
       keep=keep,
     ),
   )
@@ -484,17 +537,15 @@ def _procedure(
   nested = config and config_lib.as_json(config)
   is_new = directory.create(name, options, nested)
 
-  def train(study, jobs):
-    studies.train_jobs(study, jobs)
-    return True
-
   with directory.lock():
     console = terminal.Console(quiet=False)
     for sentence in config_lib.notes(config) if config else ():
       console.tell(f"note: {sentence}")
     try:
       answer = procedure(
-        study_runner.StudyRunner(workdir, train=train, log=console.tell)
+        study_runner.StudyRunner(
+          workdir, train=studies.train_jobs, log=console.tell
+        )
       )
     except jaxplay.UserError:
       if is_new:  # What cannot begin leaves nothing behind.
@@ -548,75 +599,27 @@ def to_train(
   )
 
 
-def _here(config):
-  """(devices, what measures on them, examples of the training split)."""
+def _topologies(names):
+  """Name -> topology; "here": the devices of this process."""
+  if _HERE in names:
+    devices.start()
+  else:
+    devices.start_to_compile()
+
+  from jaxplay.pods import estimate
+
+  return {name: estimate.find(name) for name in names}
+
+
+def _devices():
+  """The devices that `train` uses."""
   # The populations that follow need each core as a device.
   devices.start(cores_as_devices=True)
 
   import jax
 
-  from jaxplay.pods import probe, program
-
-  found = jax.devices()
-  if found[0].platform == "cpu" and devices.current().fake_devices is None:
-    found = found[:1]  # As `train` has it.
-
-  def measure(config):
-    speed = probe.measure(config, found)
-    exchanges = ()
-    if speed.text and len(found) > 1:
-      exchanges = program.traffic(speed.text).collectives
-    return {
-      "step_seconds": speed.step_seconds,
-      "loop_seconds": speed.loop_seconds,
-      "exchange_seconds": sum(
-        one.times * probe.exchange_seconds(found, one.wire_bytes / one.times)
-        for one in exchanges
-      ),
-      "bytes": speed.bytes,
-      "too_large": speed.too_large,
-    }
-
-  return found, measure, _num_train(config)
-
-
-def _abstract(config, name):
-  """As `_here`, of TPUs that are not here: compiled, not timed."""
-  devices.start_to_compile()
-
-  from jaxplay.pods import program, roofline, topology
-  from jaxplay.training import workload as workload_lib
-
-  found = topology.topology(name)
-  chip = roofline.chip(found.kind)
-
-  def measure(config):
-    compiled = topology.compile_for(config, found.devices)
-    if compiled.too_large:  # How much it would be is not known then.
-      return {"too_large": compiled.too_large}
-    too_large = ""
-    needed = max(sum(compiled.memory.values()), compiled.eval_bytes)
-    if chip is not None and needed > chip.memory:
-      too_large = f"{needed / 2**30:.1f} GiB of {chip.memory / 2**30:.1f} GiB"
-    row = {"bytes": sum(compiled.memory.values()), "too_large": too_large}
-    if chip is None:
-      return row
-    traffic = program.traffic(compiled.text)
-    line = roofline.estimate(
-      chip,
-      flops=compiled.flops,
-      memory_bytes=traffic.memory_bytes,
-      collectives=traffic.collectives,
-      slice_shape=found.shape,
-    )
-    return row | {
-      "loop_seconds": line.step_seconds[0],
-      "exchange_seconds": line.seconds["links"] + line.seconds["network"],
-      "bound": line.bound,
-    }
-
-  workload = workload_lib.make_workload(
-    config, devices=found.devices, planned=True
-  )
-  split = workload.dataset.splits.get("train")
-  return found.devices, measure, split and split.num_examples
+  all_devices = jax.devices()
+  is_cpu = all_devices[0].platform == "cpu"
+  if is_cpu and devices.current().fake_devices is None:
+    return all_devices[:1]
+  return all_devices

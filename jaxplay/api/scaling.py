@@ -35,51 +35,15 @@ def run_ladder(
 
   import jax
 
-  from jaxplay import config as config_lib
-  from jaxplay.training import branch, dry_run, host, sharding, train
-  from jaxplay.training import workload as workload_lib
-
-  quiet = jax.process_index() != 0
-  console = terminal.Console(quiet=quiet)
-
-  def plan(constant, start, steps, fraction, shape):
-    config_lib.validate(constant, jax.device_count())
-    return branch.planned(
-      constant,
-      step=start,
-      cooldown_fraction=fraction,
-      cooldown_shape=shape,
-      overrides={"max_train_steps": steps},
-    )
-
-  # All is checked before anything is written.
-  model_sizes = ladder_lib.model_sizes(definition, plan)
-  for size in model_sizes:
-    workload_lib.make_workload(size.config)
-  directory = ladder_lib.LadderDir(workdir)
-  sharding.from_first_host(lambda: directory.create(definition))
-
-  def trained(config, run):
-    if jax.process_count() == 1 and preemption.now():
-      return "preempted"
-    names = ("train/loss", config.objective)
-    with terminal.Console(quiet=quiet, names=names, log_seconds=10.0) as shown:
-      extend = config.schedule == "constant" and run.config() is not None
-      status = train.train(config, str(run.path), shown, extend=extend)
-    return status["status"]
-
-  with host.Preemption() as preemption:
-    status = ladder_lib.run(
-      directory,
-      model_sizes,
-      train=trained,
-      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
-      count=dry_run.count,
-      tell=console.tell,
-    )
+  console = terminal.Console(
+    quiet=jax.process_index() != 0,
+    names=("train/loss", "valid/loss"),
+    log_seconds=10.0,
+  )
+  status = ladder_lib.train(definition, workdir, console)
   if status != "completed":
     raise jaxplay.Stopped
-  return ladder_lib.read(directory.path)
+  return ladder_lib.read(workdir)
 
 
 def read_ladder(

@@ -115,7 +115,7 @@ def _fit(arguments, rest):
 def show_report(results, law, why, findings, path):
   """The law in a few lines, what it cost, and where to read on."""
   if law is None:
-    print(f"no law yet: {why}")
+    print(f"No law yet: {why}.")
   else:
     show_law(law, findings)
   if results.spent is not None:

@@ -1,20 +1,14 @@
 """`jaxplay plan topology`: the pod on a laptop."""
 
-import dataclasses
+import contextlib
 import json
 import math
 import sys
 
-import jaxplay
 from jaxplay.api import arguments as arguments_lib
-from jaxplay.api import devices, runs
+from jaxplay.api import plans, runs
 from jaxplay.cli import common
 from jaxplay.terminal import short
-
-_HERE = "here"
-# A batch that doubles more often than this from what was asked for is not what
-# anybody looks for.
-_MOST_DOUBLINGS = 12
 
 
 def add(plan):
@@ -28,24 +22,11 @@ def add(plan):
   topology.add_argument(
     "--config", required=True, metavar="FILE", help="experiment file, or :ARG"
   )
-  topology.add_argument(
-    *("--topology", "--topologies"),
-    required=True,
-    metavar="T[,T...]",
-    dest="topologies",
-    help="such as v5e:16x16, or 2*v5p:4x4x8 for two slices; 'here': the devices"
-    " of this machine, with a measured step",
-  )
-  topology.add_argument(
-    "--batch_sizes",
-    type=common.reader(arguments_lib.Counts),
-    metavar="B[,B...]",
-    help="examples per update; default: the config's",
-  )
-  topology.add_argument(
-    "--largest",
-    action="store_true",
-    help="find the largest batch that fits, too: doubles until it does not",
+  common.add_options(
+    topology,
+    plans.plan_topology,
+    *("topology", "batch_sizes", "largest"),
+    metavars={"topology": "T[,T...]"},
   )
   topology.add_argument("--json", action="store_true", help="as JSON")
   topology.add_argument(
@@ -58,155 +39,14 @@ def add(plan):
 
 
 def _topology(arguments, rest):
-  from jaxplay import config as config_lib
-
   config = runs.load_config(arguments.config, common.overrides(rest, arguments))
-  names = arguments.topologies.split(",")
-  if _HERE in names:
-    devices.start()
-  else:
-    devices.start_to_compile()
-
-  from jaxplay.pods import topology
-
-  # All names are looked at before the first is compiled for, which may take
-  # minutes.
-  found = {name: _devices(name, topology) for name in names}
-  cases = []
-  for name, (chips, shape) in found.items():
-    for size in arguments.batch_sizes or [config.batch_size]:
-      sized = config_lib.with_batch_size(config, size)
-      topology.check(sized, chips)
-      cases.append((name, chips, shape, sized))
-  rows = []
-  for name, chips, shape, sized in cases:
-    _tell_compiling(name, sized)
-    row = _case(name, chips, shape, sized)
-    if arguments.largest:
-      row["largest_batch"] = _largest(name, sized, chips, row)
-    rows.append(row)
-  if arguments.json:
-    print(json.dumps(rows, indent=1))
-  else:
-    print(_as_table(rows))
-  return 0
-
-
-def _devices(name, topology):
-  """(devices, chips along each dimension of a slice)."""
-  import jax
-
-  if name == _HERE:
-    return jax.devices(), (jax.local_device_count(),)
-  found = topology.topology(name)
-  return found.devices, found.shape
-
-
-def _case(name, devices, shape, config):
-  """What is known of a config on a topology, as JSON."""
-  from jaxplay import config as config_lib
-  from jaxplay.pods import probe, program, roofline, topology
-
-  compiled = topology.compile_for(config, devices)
-  kind = devices[0].device_kind
-  chip = roofline.chip(kind)
-  measured = None
-  if name == _HERE:
-    measured = probe.step_seconds(config)
-    if chip is None:
-      chip = dataclasses.replace(
-        roofline.UNKNOWN, source="measured here", **probe.peaks()
-      )
-  row = {
-    "topology": name,
-    "kind": kind,
-    "chips": len(devices),
-    "mesh": config_lib.mesh_sizes(config.mesh, len(devices)),
-    "batch_size": config.batch_size,
-    "memory": dict(compiled.memory),
-    "chip": chip and dataclasses.asdict(chip),
-    "compile_seconds": compiled.seconds,
-    "fits": not compiled.too_large,
-    "too_large": compiled.too_large,
-  }
-  if compiled.too_large:
-    return row
-  traffic = program.traffic(compiled.text)
-  row |= {
-    "eval_bytes": compiled.eval_bytes,
-    "flops": compiled.flops,
-    "flops_source": compiled.flops_source,
-    "memory_traffic_bytes": traffic.memory_bytes,
-    "collectives": _by_kind(traffic.collectives),
-    "unknown_loops": traffic.unknown_loops,
-  }
-  if measured is not None:
-    row["measured_seconds"] = measured
-  if chip is None:
-    return row
-  line = roofline.estimate(
-    chip,
-    flops=compiled.flops,
-    memory_bytes=traffic.memory_bytes,
-    collectives=traffic.collectives,
-    slice_shape=shape,
-  )
-  low, high = line.step_seconds
-  return row | {
-    "intensity": line.intensity,
-    "seconds": dict(line.seconds),
-    "bound": line.bound,
-    "step_seconds": [low, high],
-    "examples_per_second": [config.batch_size / t for t in (high, low)],
-    "efficiency": list(line.efficiency),
-  }
-
-
-def _by_kind(collectives):
-  kinds: dict = {}
-  for one in collectives:
-    sums = kinds.setdefault(
-      one.kind, {"times": 0, "wire_bytes": 0.0, "network_bytes": 0.0}
+  # The table alone is for standard output.
+  with contextlib.redirect_stdout(sys.stderr):
+    rows = plans.plan_topology(
+      config, **common.given(arguments, "topology", "batch_sizes", "largest")
     )
-    sums["times"] += one.times
-    sums["wire_bytes"] += one.wire_bytes
-    if one.between_slices:
-      sums["network_bytes"] += one.wire_bytes
-  return kinds
-
-
-def _tell_compiling(name, config):
-  """Large programs take the compiler minutes."""
-  told = f"compiling for {name}, batch {config.batch_size} ..."
-  print(told, file=sys.stderr, flush=True)
-
-
-def _largest(name, config, devices, row):
-  """The largest batch that fits, by doubling or halving; None: none does."""
-  from jaxplay import config as config_lib
-  from jaxplay.pods import topology
-
-  def fits(size):
-    sized = config_lib.with_batch_size(config, size)
-    try:
-      config_lib.validate(sized, len(devices))
-    except jaxplay.UserError:  # Fewer examples than devices.
-      return None
-    _tell_compiling(name, sized)
-    return not topology.compile_for(sized, devices).too_large
-
-  size = config.batch_size
-  for _ in range(_MOST_DOUBLINGS):
-    if row["fits"]:
-      if not fits(2 * size):
-        return size
-      size *= 2
-    else:
-      size //= 2
-      outcome = fits(size) if size else None
-      if outcome is None or outcome:
-        return size if outcome else None
-  return size
+  print(json.dumps(rows, indent=1) if arguments.json else _as_table(rows))
+  return 0
 
 
 def _as_table(rows):

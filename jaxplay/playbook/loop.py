@@ -1,8 +1,5 @@
 """`jaxplay playbook`: the whole loop, unattended, within a budget."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import ml_collections
 
 import jaxplay
@@ -15,6 +12,7 @@ from jaxplay.playbook import (
   study_runner,
 )
 from jaxplay.playbook import result as result_lib
+from jaxplay.playbook.batch_size import measure as measure_lib
 from jaxplay.playbook.batch_size import run as batch_size_run
 from jaxplay.study import suggest
 
@@ -31,9 +29,8 @@ def playbook(
   seeds: int,
   seed: int,
   keep: phase.Keep,
-  devices: Sequence[Any] | None = None,
-  batch_size: Callable[[study_runner.StudyRunner], result_lib.ProcedureResult]
-  | None = None,
+  measure: measure_lib.Measure | None = None,
+  num_devices: int = 1,
 ) -> result_lib.ProcedureResult:
   """Batch size, steps, stability, exploration, exploitation, the last round.
 
@@ -47,22 +44,26 @@ def playbook(
     seed: Of the studies' sequences and suggestions.
     keep: Called with (folder, procedure, result) of each procedure that is part
       of it, and with (folder, "", None) of each study, to write their pages.
-    devices: To measure batch sizes on; None: the config's batch size is kept.
-    batch_size: Decides on the batch size in place of `devices`.
+    measure: Measures a batch size, as `playbook.batch_size.measure` does; None:
+      the config's batch size is kept.
+    num_devices: Number of devices that `measure` trains on.
 
   Raises:
     jaxplay.UserError: A budget of time is too small, or nothing trains.
   """
   loop = phase.Loop(runner, config, budget, keep)
-  if batch_size is None and devices is not None:
-    batch_size = lambda runner: batch_size_run.on_devices(  # noqa: E731
-      runner, config, devices, num_train
-    )
-  if batch_size is not None:
+  if measure is not None:
     loop.run(
       "batch_size",
       lambda: preparation.batch_size(
-        loop, batch_size(runner.within("batch_size"))
+        loop,
+        batch_size_run.batch_size(
+          runner.within("batch_size"),
+          config,
+          measure=measure,
+          num_devices=num_devices,
+          num_train=num_train,
+        ),
       ),
     )
   loop.run("steps", lambda: preparation.steps(loop, learning_rates, num_train))

@@ -18,7 +18,7 @@ from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
-from jaxplay.study import runners
+from jaxplay.study import adaptive, runners
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
@@ -28,7 +28,7 @@ _BASE = "base_config.json"  # in the folder of a study that has no other
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 
 
-Train = Callable[[study_lib.StudyDir, Sequence[runners.Job]], bool]
+Train = Callable[[study_lib.StudyDir, Sequence[runners.Job]], None]
 
 
 class StudyRunner:
@@ -38,21 +38,20 @@ class StudyRunner:
     self,
     path: str | os.PathLike,
     *,
-    train: Train | None = None,
+    train: Train,
     log: Callable[[str], None] = print,
   ):
     """Creates no file yet.
 
     Args:
       path: The folder of a plan.
-      train: Trains jobs of a study to their end; False: stopped by a signal.
-        None: as populations, on the devices of this process.
+      train: Trains jobs of a study to their end.
       log: Called with sentences.
     """
     self.path, self.log = rundir.at(path), log
     # Run directory -> examples of its training, for the budget of the loop.
     self.ran: dict[str, int] = {}
-    self._train = train or populations(log)
+    self._train = train
     self._root = self.path  # of the plan, for the runners of its folders
 
   def within(self, name: str) -> "StudyRunner":
@@ -119,22 +118,27 @@ class StudyRunner:
       seed: Of the suggestions.
     """
     directory = study_lib.StudyDir(self._folder(name))
-    while True:
-      which = study_lib.adaptive(directory.study())
-      jobs = runners.trial_jobs(directory, which)
-      results = self._run(
-        directory, jobs, f"{name}: {len(which)} of {trials} adaptive trials"
+
+    def next_batch(left):
+      results = self._read(directory, jobs())
+      findings = checklist.check_study(results)
+      return refine.next_batch(
+        results, findings, num=min(batch, left), seed=seed
       )
-      if len(which) >= trials:
-        return results
-      directory.append(
-        refine.next_batch(
-          results,
-          checklist.check_study(results),
-          num=min(batch, trials - len(which)),
-          seed=seed,
-        )
+
+    def jobs():
+      return runners.trial_jobs(
+        directory, study_lib.adaptive(directory.study())
       )
+
+    adaptive.run(
+      directory,
+      trials,
+      train=lambda jobs: self._train(directory, jobs),
+      next_batch=next_batch,
+      log=lambda sentence: self.log(f"{name}: {sentence}"),
+    )
+    return self._read(directory, jobs())
 
   def rerun(
     self, name: str, indices: Sequence[int], seeds: int
@@ -151,8 +155,11 @@ class StudyRunner:
   def _run(self, directory, jobs, what):
     if any(job.is_open() for job in jobs):
       self.log(what)
-      if not self._train(directory, jobs):
-        raise jaxplay.Stopped
+      self._train(directory, jobs)
+    return self._read(directory, jobs)
+
+  def _read(self, directory, jobs):
+    """The results of a study, after counting the cost of some of its jobs."""
     for job in jobs:
       examples = job.config.max_train_steps * job.config.batch_size
       self.ran[str(job.run.path)] = examples
@@ -214,35 +221,6 @@ class StudyRunner:
 
   def _kept(self, name, index):
     return self._folder(name) / f"{index}.json"
-
-
-def populations(log: Callable[[str], None]) -> Train:
-  """A function that trains jobs as populations on this process's devices.
-
-  Args:
-    log: Called with sentences.
-  """
-
-  def train(directory, jobs):
-    from jaxplay.training import population, sharding
-
-    return runners.run_populations(
-      jobs,
-      study=directory.path,
-      make_group=lambda configs: population.Group(configs, log),
-      progress=runners.Progress(jobs, _NoProgress()),
-      tell=log,
-      first=sharding.from_first_host,
-    )
-
-  return train
-
-
-class _NoProgress:
-  """A console that shows no progress."""
-
-  def progress(self, done, total, values):
-    pass
 
 
 def learning_rates(low: float, high: float, per_decade: int = 4) -> list[float]:

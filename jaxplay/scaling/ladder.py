@@ -16,13 +16,13 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import ml_collections
 
 import jaxplay
-from jaxplay import commands, provenance, rundir
+from jaxplay import commands, provenance, rundir, terminal
 from jaxplay import config as config_lib
 from jaxplay.scaling import law as law_lib
 
@@ -291,20 +291,16 @@ class LadderDir(rundir.Directory):
     return self.path / "sizes" / size / "counts.json"
 
 
-def model_sizes(
-  ladder: Mapping[str, Any], plan: Callable | None = None
-) -> list[ModelSize]:
+def model_sizes(ladder: Mapping[str, Any]) -> list[ModelSize]:
   """Every size with the configs of its runs, smallest lengths first.
 
   Args:
     ladder: The contents of ladder.json.
-    plan: The config of a branch; None: for the devices of this process.
 
   Raises:
     jaxplay.UserError: A config is invalid.
   """
   fraction, shape = ladder["cooldown_fraction"], ladder["cooldown_shape"]
-  plan = plan or _plan
   sizes = []
   for name, size in ladder["sizes"].items():
     starts = {
@@ -322,7 +318,7 @@ def model_sizes(
       config_lib.override(constant, key, value)
     branches = {
       # Two lengths may start their cooldowns at the same step.
-      steps: plan(constant, start, steps, fraction, shape)
+      steps: _branch_config(constant, start, steps, fraction, shape)
       for steps, start in starts.items()
     }
     config_lib.validate(constant)
@@ -330,7 +326,7 @@ def model_sizes(
   return sizes
 
 
-def _plan(constant, start, steps, fraction, shape):
+def _branch_config(constant, start, steps, fraction, shape):
   import jax
 
   from jaxplay.training import branch
@@ -345,18 +341,10 @@ def _plan(constant, start, steps, fraction, shape):
   )
 
 
-class Console(Protocol):
-  """Shows sentences and the progress of a run, as `training.train` does."""
-
-  def tell(self, sentence: str) -> None:
-    """Shows a sentence."""
-
-  def progress(self, done: int, total: int, line: dict[str, Any]) -> None:
-    """Shows the progress of a run."""
-
-
 def train(
-  ladder: Mapping[str, Any], path: str | os.PathLike, console: Console
+  ladder: Mapping[str, Any],
+  path: str | os.PathLike,
+  console: terminal.Console,
 ) -> str:
   """Trains the unfinished runs of a ladder on the devices of this process.
 
@@ -365,18 +353,16 @@ def train(
   Args:
     ladder: From `load`.
     path: The ladder directory; created, or continued.
-    console: Shows the progress; silent on all hosts but the first.
+    console: Shows the progress; quiet on all hosts but the first.
 
   Returns:
-    As `run`.
+    The status of the last run: "completed", or "preempted" after a signal. A
+    size that diverges keeps the branches that it has.
 
   Raises:
     jaxplay.UserError: A config is invalid, or the path holds something else.
   """
-  import jax
-
-  from jaxplay.training import branch, dry_run, host, sharding, workload
-  from jaxplay.training import train as train_lib
+  from jaxplay.training import host, sharding, workload
 
   sizes = model_sizes(ladder)
   for size in sizes:
@@ -384,74 +370,51 @@ def train(
   directory = LadderDir(path)
   sharding.from_first_host(lambda: directory.create(ladder))
   with host.Preemption() as preemption:
-
-    def train_run(config, run):
-      if jax.process_count() == 1 and preemption.now():
-        return "preempted"
-      extend = config.schedule == "constant" and run.config() is not None
-      status = train_lib.train(config, str(run.path), console, extend=extend)
-      return status["status"]
-
-    return run(
-      directory,
-      sizes,
-      train=train_run,
-      branch=lambda *a: sharding.from_first_host(lambda: branch.begin(*a)),
-      count=dry_run.count,
-      tell=console.tell,
-    )
-
-
-def run(
-  directory: LadderDir,
-  model_sizes: Sequence[ModelSize],
-  *,
-  train: Callable[[ml_collections.ConfigDict, rundir.RunDir], str],
-  branch: Callable[[rundir.RunDir, int, rundir.RunDir, Any], None],
-  count: Callable[[ml_collections.ConfigDict], Mapping[str, Any]],
-  tell: Callable[[str], None],
-) -> str:
-  """Runs the unfinished runs of a ladder.
-
-  Args:
-    directory: The ladder.
-    model_sizes: From `model_sizes`.
-    train: Trains a config in a run directory, or makes a shorter run there
-      longer; returns its status.
-    branch: `training.branch.begin`.
-    count: Parameters and FLOPs of a config: {"parameters": {group: number},
-      "flops_per_step": {"formula", "compiled"}, "tokens_per_step"}.
-    tell: Called with sentences.
-
-  Returns:
-    The status of the last run: "completed", or "preempted" after a signal. A
-    size that diverges keeps the branches that it has.
-  """
-  for size in model_sizes:
-    branches = {n: directory.branch(size.name, n) for n in size.branches}
-    for made in (directory.base_run(size.name), *branches.values()):
-      made.refuse_links()
-    if directory.counts(size.name) is None:
-      directory.write_counts(size.name, count(size.config))
-    base_run = directory.base_run(size.name)
-    steps = size.config.max_train_steps
-    tell(f"size {size.name}: a constant run of {steps} steps")
-    status = train(size.config, base_run)
-    if status == "preempted":
-      return status
-    for steps, config in size.branches.items():
-      start = size.starts[steps]
-      if status == "infeasible" and start > base_run.status()["step"]:
-        tell(f"size {size.name} diverged before step {start}")
-        continue
-      run = branches[steps]
-      if run.status().get("status") in rundir.DONE:
-        continue
-      tell(f"size {size.name}: cooled down from step {start} to {steps}")
-      branch(base_run, start, run, config)
-      if train(config, run) == "preempted":
+    for size in sizes:
+      if _train_size(directory, size, preemption, console) == "preempted":
         return "preempted"
   return "completed"
+
+
+def _train_size(directory, size, preemption, console):
+  """Trains the base run of a size and its branches; the last one's status."""
+  import jax
+
+  from jaxplay.training import branch, dry_run, sharding
+  from jaxplay.training import train as train_lib
+
+  def train_run(config, run):
+    if jax.process_count() == 1 and preemption.now():
+      return "preempted"
+    extend = config.schedule == "constant" and run.config() is not None
+    with console:
+      status = train_lib.train(config, str(run.path), console, extend=extend)
+    return status["status"]
+
+  base_run = directory.base_run(size.name)
+  branches = {n: directory.branch(size.name, n) for n in size.branches}
+  for made in (base_run, *branches.values()):
+    made.refuse_links()
+  if directory.counts(size.name) is None:
+    directory.write_counts(size.name, dry_run.count(size.config))
+  steps = size.config.max_train_steps
+  console.tell(f"size {size.name}: a constant run of {steps} steps")
+  base_status = status = train_run(size.config, base_run)
+  for steps, config in size.branches.items():
+    if status == "preempted":
+      break
+    start, run = size.starts[steps], branches[steps]
+    if base_status == "infeasible" and start > base_run.status()["step"]:
+      console.tell(f"size {size.name} diverged before step {start}")
+    elif run.status().get("status") not in rundir.DONE:
+      console.tell(
+        f"size {size.name}: cooled down from step {start} to {steps}"
+      )
+      sharding.from_first_host(
+        lambda s=start, r=run, c=config: branch.begin(base_run, s, r, c)
+      )
+      status = train_run(config, run)
+  return status
 
 
 @dataclasses.dataclass(frozen=True)

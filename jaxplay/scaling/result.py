@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
 from jaxplay.scaling import ladder as ladder_lib
 from jaxplay.scaling import law as law_lib
@@ -42,11 +42,11 @@ def as_result(
     spent, scratch = results.spent.spent, results.spent.from_scratch
     tables.append(
       result_lib.Table(
-        "What it cost",
+        "Compute",
         ["FLOPs", "spent", "one run per point", "ratio"],
         [["all", f"{spent:.3g}", f"{scratch:.3g}", spent / scratch]],
-        "Constant runs with branches, against a run of its own (such as with a"
-        " cosine) for every point.",
+        "Base runs with cooldowns, compared with a separate run for every point"
+        " (such as with a cosine schedule).",
       )
     )
   tables.append(_points_table(results))
@@ -64,7 +64,7 @@ def _law_table(law):
     "L(N, D) = E + A / N^a + B / D^b",
     ["coefficient", "value", "from", "to"],
     [[_SYMBOLS[name], *row] for name, row in law.coefficients.items()],
-    f"In nats per token; N {counted} the parameters of embeddings; 90%"
+    f"In nats per token; N {counted} embedding parameters; 90%"
     " intervals by bootstrap.",
   )
 
@@ -74,15 +74,15 @@ def _budgets_table(results, law):
   rows = []
   for factor in _BUDGETS:
     best = law.optimal(factor * largest, extrapolate=True)
-    beyond = " (beyond the points)" if best.factor > 1 else ""
+    beyond = " (extrapolated)" if best.factor > 1 else ""
     n, d = best.parameters, best.tokens
     rows.append(
       [
         f"{best.flops:.2e}{beyond}",
-        _short(n.value),
-        f"{_short(n.low)} to {_short(n.high)}",
-        _short(d.value),
-        f"{_short(d.low)} to {_short(d.high)}",
+        formats.large(n.value),
+        _interval(n),
+        formats.large(d.value),
+        _interval(d),
         best.loss.value,
       ]
     )
@@ -90,8 +90,8 @@ def _budgets_table(results, law):
     "The best model for a budget",
     ["FLOPs", "N", "90%", "D", "90%", "loss"],
     rows,
-    f"FLOPs by the {law.flops_source}. For another budget: jaxplay scaling fit"
-    " LADDER --flops=C.",
+    f"FLOPs by the {law.flops_source}. For another budget, run jaxplay scaling"
+    " fit LADDER --flops=C.",
   )
 
 
@@ -113,9 +113,6 @@ def _points_table(results):
   )
 
 
-def _short(number):
-  """Three digits: 85,200, 4.07M, 13.1B."""
-  for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
-    if number >= size:
-      return f"{number / size:.3g}{unit}"
-  return f"{float(f'{number:.3g}'):,.0f}"
+def _interval(estimate):
+  low, high = map(formats.large, (estimate.low, estimate.high))
+  return f"{low} to {high}"

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 
+import jaxplay
 from jaxplay import config as config_lib
 
 FEWEST = 0.02  # error at the best rate and without end
@@ -19,7 +20,7 @@ NOISE = 0.05
 
 
 def trains(best_rate=1.0, scale=100, noise=NOISE, stop=None):
-  """A function that trains the jobs of a study, for `runner.Lab`.
+  """A function that trains the jobs of a study, for `study_runner.StudyRunner`.
 
   Args:
     best_rate: Effective rate, learning_rate / (1 - momentum).
@@ -32,9 +33,8 @@ def trains(best_rate=1.0, scale=100, noise=NOISE, stop=None):
     for job in jobs:
       if job.is_open():
         if stop is not None and stop():
-          return False
+          raise jaxplay.Stopped
         _run(job, best_rate, scale, noise)
-    return True
 
   return train
 

@@ -27,7 +27,7 @@ def _config(**changes):
 
 
 def _loop(path, train, config=None, budget="36", **kwargs):
-  known = dict(seeds=3, seed=0, batch_size=None, num_train=1000)
+  known = dict(seeds=3, seed=0, num_train=1000)
   config = config or _config()
   rate = config.hparams.learning_rate
   return procedure.playbook(

@@ -126,7 +126,7 @@ def _plan(tmp_path, *arguments, **extra):
 
 def test_the_table(tmp_path, capsys):
   """Topologies and batches side by side, as a table and as JSON."""
-  asked = ("--topologies=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
+  asked = ("--topology=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
   assert _plan(tmp_path, *asked) == 0
   table = capsys.readouterr().out
   assert table.count("v5e:2x2") >= 2 and "bound by" in table
@@ -147,11 +147,11 @@ def test_what_does_not_fit_is_a_row(tmp_path, capsys):
   """Out of memory at compile time is told, with what was needed."""
   extra = {"model.width": 2048, "model.heads": 16, "dataset.vocab_size": 2**18}
   extra |= {"mesh.rules": ("data",)}
-  assert _plan(tmp_path, "--topologies=v5e:2x2", "--json", **extra) == 0
+  assert _plan(tmp_path, "--topology=v5e:2x2", "--json", **extra) == 0
   (row,) = json.loads(capsys.readouterr().out)
   assert not row["fits"] and "HBM" in row["too_large"]
   assert row["memory"]["parameters"] > 4e9
-  assert _plan(tmp_path, "--topologies=v5e:2x2", **extra) == 0
+  assert _plan(tmp_path, "--topology=v5e:2x2", **extra) == 0
   assert "NO" in capsys.readouterr().out
 
 
@@ -178,11 +178,11 @@ def test_batch_sizes_end_where_memory_does(tmp_path, capsys):
 @pytest.mark.parametrize(
   "arguments, told",
   [
-    (["--topologies=v5e:2x2,v5e:3"], "v5e:3"),
-    (["--topologies=v5e:2x2", "--batch_sizes=15"], "12 or 16"),
-    (["--topologies=v5e:2x2", "--batch_sizes=0"], "at least 1"),
-    (["--topologies=v5e:2x2", "--config.mesh.tensor=3"], "does not cover 4"),
-    (["--topologies=v5e:2x2", "--bath_sizes=16"], "--batch_sizes"),
+    (["--topology=v5e:2x2,v5e:3"], "v5e:3"),
+    (["--topology=v5e:2x2", "--batch_sizes=15"], "12 or 16"),
+    (["--topology=v5e:2x2", "--batch_sizes=0"], "at least 1"),
+    (["--topology=v5e:2x2", "--config.mesh.tensor=3"], "does not cover 4"),
+    (["--topology=v5e:2x2", "--bath_sizes=16"], "--batch_sizes"),
   ],
 )
 def test_mistakes(tmp_path, capsys, arguments, told):

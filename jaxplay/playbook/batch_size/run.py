@@ -146,24 +146,6 @@ def batch_size(
   )
 
 
-def on_devices(
-  runner: study_runner.StudyRunner,
-  config: ml_collections.ConfigDict,
-  devices: Sequence[Any],
-  num_train: int | None,
-  **options: Any,
-) -> result_lib.ProcedureResult:
-  """As `batch_size`, measured on devices of this process."""
-  return batch_size(
-    runner,
-    config,
-    measure=measure.on_devices(devices),
-    num_devices=len(devices),
-    num_train=num_train,
-    **options,
-  )
-
-
 def for_topology(
   runner: study_runner.StudyRunner,
   config: ml_collections.ConfigDict,
