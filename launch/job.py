@@ -105,7 +105,7 @@ def reported(act):
 def read(path, table, keys, check=None):
   """The job of a launch file, for one table."""
   if os.path.exists(path) and not os.path.isfile(path):
-    raise Mistake(f"{path!r} is no regular file")  # A pipe would block.
+    raise Mistake(f"{path!r} is no file")  # A pipe would block.
   try:
     with open(path, "rb") as file:
       content = tomllib.load(file)

@@ -300,9 +300,11 @@ for _name, _key in KEYS.items():
 REGULARIZATION = tuple(
   key.off[0] for key in KEYS.values() if key.off and key.regularization
 )
-RETUNE = tuple(name for name, key in KEYS.items() if key.retune)
 OPTIMIZER_NUMBERS = tuple(
   name for name, key in KEYS.items() if key.retune == "optimizer"
+)
+RETUNE = OPTIMIZER_NUMBERS + tuple(
+  name for name, key in KEYS.items() if key.retune == "regularization"
 )
 
 
