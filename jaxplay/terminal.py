@@ -105,11 +105,13 @@ class Console:
       names: What to show beside the progress.
       log_seconds: Least time between lines of progress in a log.
     """
-    self.quiet, self._bar = quiet or not _is_shown, None
+    self.quiet = quiet or not _is_shown
+    self._bar: Any = None
+    self._shown: dict[str, str] = {}
     # A notebook draws the bar itself.
     self._terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
     self._names, self._log_seconds = names, log_seconds
-    self._unshown, self._shown_at = None, -log_seconds
+    self._unshown, self._shown_at = "", -log_seconds
 
   def __enter__(self):
     return self
@@ -133,7 +135,7 @@ class Console:
     }
     if not self._terminal:
       values = "  ".join(f"{k} {v}" for k, v in shown.items())
-      self._unshown = shown and f"step {done}/{total}  {values}"
+      self._unshown = f"step {done}/{total}  {values}" if shown else ""
       if time.monotonic() - self._shown_at >= self._log_seconds:
         self._show_line()
       return
@@ -155,7 +157,7 @@ class Console:
   def _show_line(self):
     if self._unshown:
       self._print(self._unshown)
-      self._unshown, self._shown_at = None, time.monotonic()
+      self._unshown, self._shown_at = "", time.monotonic()
 
   def _print(self, text):
     try:

@@ -274,7 +274,7 @@ def plan_batch_size(
       name: list(value) if isinstance(value, tuple) else value
       for name, value in training.items()
     }
-  sizes = {"sizes": batch_sizes, "largest": largest}
+  sizes: dict[str, Any] = {"sizes": batch_sizes, "largest": largest}
   if topology is not None:
     found = _topologies([topology])[topology]
     procedure = functools.partial(run.for_topology, topology=found)

@@ -20,6 +20,7 @@ LIVE_SECONDS = 10.0
 Study = str | os.PathLike[str] | results_lib.Results
 
 
+@arguments.public()
 def read(
   path: arguments.Place, objective: arguments.Metric | None = None
 ) -> results_lib.Results:
@@ -37,11 +38,9 @@ def read(
   """
   from jaxplay.analysis import compare as compare_lib
 
-  given = {"path": path, "objective": objective}
-  arguments.checked(read, given)
-  if (rundir.at(given["path"]) / "study.json").exists():
-    return results_lib.read_study(given["path"], objective)
-  return compare_lib.read(given["path"], objective)
+  if (rundir.at(path) / "study.json").exists():
+    return results_lib.read_study(path, objective)
+  return compare_lib.read(path, objective)
 
 
 def read_run(path: arguments.Place) -> results_lib.Trial:
@@ -107,8 +106,11 @@ def compare(
   """
   from jaxplay.analysis import compare as compare_lib
 
-  sides = [compare_lib.read(path, objective) for path in (baseline, candidate)]
-  comparison = compare_lib.compare(*sides, smallest)
+  comparison = compare_lib.compare(
+    compare_lib.read(baseline, objective),
+    compare_lib.read(candidate, objective),
+    smallest,
+  )
   if log is not None:
     append(log, compare_lib.log_entry(comparison, time.strftime("%Y-%m-%d")))
   return comparison
@@ -174,9 +176,9 @@ def write_report(
 
   kind = kind_of(path, objective, out, figures, format)
   if kind == "ladder":
-    results = scaling.read_ladder(path)
-    law, _, _, page = scaling.write_ladder(results, out)
-    scaling.write_figures(results, law, figures, format)
+    ladder = scaling.read_ladder(path)
+    law, _, _, page = scaling.write_ladder(ladder, out)
+    scaling.write_figures(ladder, law, figures, format)
     return page
   if kind == "run":
     trial = results_lib.read_run(path)

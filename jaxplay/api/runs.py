@@ -1,8 +1,9 @@
 """Single runs: configs, training, branches."""
 
+import functools
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
@@ -11,10 +12,9 @@ from jaxplay import config as config_lib
 from jaxplay import provenance, rundir, terminal
 from jaxplay.api import arguments, devices
 
-if TYPE_CHECKING:
-  pass
-
-Config = str | os.PathLike[str] | Mapping[str, Any] | ml_collections.ConfigDict
+Config: TypeAlias = (
+  str | os.PathLike[str] | Mapping[str, Any] | ml_collections.ConfigDict
+)
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -241,7 +241,9 @@ def branch(
     return config
 
   folder = rundir.at(workdir)
-  folders = {step: folder}
+  folders = {}
+  if step is not None:
+    folders = {step: folder}
   if steps is not None:
     folders = {step: folder / f"{step:08d}" for step in steps}
   # All are checked before the first begins.
@@ -251,7 +253,7 @@ def branch(
   resume.check_same_data(parent, workload.dataset)
   branch_lib.unpack(parent, workload.state)
   branch_lib.check_steps(parent, folders)
-  branches = []
+  branches: list[rundir.RunDir] = []
   with host.Preemption() as preemption:
     for step, config in configs.items():
       if branches and jax.process_count() == 1 and preemption.now():
@@ -261,7 +263,7 @@ def branch(
       )
       made = rundir.RunDir(folders[step], folder)
       sharding.from_first_host(
-        lambda s=step, r=made, c=config: branch_lib.begin(parent, s, r, c)
+        functools.partial(branch_lib.begin, parent, step, made, config)
       )
       console.tell(f"cooling down from step {step} to {config.max_train_steps}")
       branches.append(made)

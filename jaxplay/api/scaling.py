@@ -105,7 +105,8 @@ def write_ladder(
   """
   from jaxplay import report
 
-  law, why, findings = None, "", []
+  law, why = None, ""
+  findings: list[Finding] = []
   try:
     law, findings = fit_scaling_law(results)
   except jaxplay.UserError as error:

@@ -100,7 +100,7 @@ def replacing(path: pathlib.Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def written(path: pathlib.Path, way_out: str) -> Iterator[None]:
+def written(path: str | os.PathLike, way_out: str) -> Iterator[None]:
   """Explains what to do where files cannot be written.
 
   Args:
@@ -120,7 +120,7 @@ def written(path: pathlib.Path, way_out: str) -> Iterator[None]:
     ) from None
 
 
-def open_to_append(path: pathlib.Path) -> IO[bytes]:
+def open_to_append(path: str | os.PathLike) -> IO[bytes]:
   """Opens a local file to append to and read from, and creates it if needed.
 
   Raises:
@@ -135,7 +135,7 @@ def open_to_append(path: pathlib.Path) -> IO[bytes]:
   except OSError as error:
     if error.errno != errno.ELOOP:
       raise
-  raise paths.link_error(path)
+  raise paths.link_error(pathlib.Path(path))
 
 
 def append(path: pathlib.Path, data: bytes) -> None:
