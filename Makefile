@@ -55,8 +55,9 @@ $(VENV)/.pods-installed: $(LOCKED)
 test-pods: $(READY) $(FOR_PODS) ## TPU compiler, Slurm, buckets, killed hosts
 	$(VENV)/bin/pytest $(PYTEST_ARGS) -m pods
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/mypy --no-error-summary
 
 docs: $(READY) ## the documentation site, in site/
 	@$(VENV)/bin/mkdocs build --strict --quiet
@@ -74,7 +75,7 @@ lock: ## remake requirements.lock (with newer versions if LOCK_ARGS=--upgrade)
 	  --output-file requirements.lock pyproject.toml
 
 clean: ## remove environments, builds and caches, and keep runs/
-	rm -rf .venv* build site *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv* build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Sets $python, or ends with one sentence. Candidates are run, because a shim
