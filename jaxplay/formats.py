@@ -16,6 +16,11 @@ def large(value: float) -> str:
   return f"{rounded(value, 3):,.0f}"
 
 
+def count(number: int, noun: str) -> str:
+  """Format a number of things: 1 trial, 3,000 trials."""
+  return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def spread(mean: float, deviation: float | None) -> str:
   """Format a mean and its standard deviation, which may be unknown."""
   if deviation is None:

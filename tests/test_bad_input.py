@@ -184,7 +184,7 @@ CASES = [
   ("study export study --optuna=sqlite:////nowhere/x.db", "nowhere"),
   # report and compare
   ("report", "STUDY|RUN|LADDER"),
-  ("report nowhere", "there is 'nowhere'"),
+  ("report nowhere", "'nowhere'"),
   ("report study run", "unknown argument 'run'"),
   ("report study --josn", "did you mean --json?"),
   ("report study --objective=", "--objective"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jaxplay
-from jaxplay import commands, provenance, rundir, terminal
+from jaxplay import commands, formats, provenance, rundir, terminal
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading
@@ -439,7 +439,9 @@ def _evaluate_on_test_set(runs):
   from jaxplay.training import train as train_lib
 
   with terminal.Console(quiet=jax.process_index() != 0) as console:
-    console.tell(f"evaluating {len(runs)} runs on the test set")
+    console.tell(
+      f"evaluating {formats.count(len(runs), 'run')} on the test set"
+    )
     for run in runs:
       if "test" in run.status():
         continue

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxplay import commands, rundir
+from jaxplay import commands, formats, rundir
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import devices, studies
 from jaxplay.cli import common
@@ -162,7 +162,7 @@ def _close(outcome):
   if not outcome.has_run:
     print("nothing to run")
   counts = ", ".join(f"{n} {name}" for name, n in outcome.counts.items())
-  print(f"\n{len(outcome.statuses)} trials: {counts}")
+  print(f"\n{formats.count(len(outcome.statuses), 'trial')}: {counts}")
   for name, status in outcome.statuses.items():
     if status.get("status") == "failed":
       print(f"  {name} crashed: {status.get('reason')}")
@@ -176,7 +176,7 @@ def _close(outcome):
   trials = outcome.results.trials
   left = sum(trial.status not in results_lib.ENDED for trial in trials)
   if left:
-    print(f"{left} trials of the study are not finished")
+    print(f"not finished: {formats.count(left, 'trial')} of the study")
   if outcome.report is not None:
     report_verbs.show_study(outcome.results, outcome.findings, outcome.report)
   return code
@@ -251,6 +251,6 @@ def _export(arguments, rest):
     _print_doubts(results)
     return 0
   name, added = studies.export_to_optuna(arguments.study, arguments.optuna)
-  trials = "trial" if added == 1 else "trials"
-  print(f"{added} {trials} added to the study {name!r} in {arguments.optuna}")
+  trials = formats.count(added, "trial")
+  print(f"{trials} added to the study {name!r} in {arguments.optuna}")
   return 0

@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import formats, rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import adaptive, runners
@@ -95,7 +95,9 @@ class StudyRunner:
     jobs = runners.trial_jobs(directory, range(definition["num_trials"]))
     steps = jobs[0].config.max_train_steps
     return self._run(
-      directory, jobs, f"{name}: {len(jobs)} trials of {steps:,} steps"
+      directory,
+      jobs,
+      f"{name}: {formats.count(len(jobs), 'trial')} of {steps:,} steps",
     )
 
   def extend(self, name: str, first: int, last: int) -> results_lib.Results:
@@ -148,8 +150,9 @@ class StudyRunner:
     jobs = runners.rerun_jobs(directory, indices, seeds)
     which = " and ".join(map(str, indices))
     trials = "trial" if len(indices) == 1 else "trials"
+    with_seeds = formats.count(seeds, "seed")
     return self._run(
-      directory, jobs, f"{name}: {trials} {which} with {seeds} seeds"
+      directory, jobs, f"{name}: {trials} {which} with {with_seeds}"
     )
 
   def _run(self, directory, jobs, what):

@@ -21,6 +21,7 @@ import numpy as np
 from scipy import optimize
 
 import jaxplay
+from jaxplay import formats
 
 COEFFICIENTS = (
   *("irreducible", "coefficient_n", "exponent_n"),
@@ -442,13 +443,13 @@ def _check_points(points):
   if sizes < 3:
     names = ", ".join(dict.fromkeys(p.size for p in points)) or "none"
     raise jaxplay.UserError(
-      f"the ladder has {sizes} {'size' if sizes == 1 else 'sizes'} ({names}),"
+      f"the ladder has {formats.count(sizes, 'size')} ({names}),"
       " which cannot separate E from A / N^a; train 3 or more"
     )
   if len(points) < 5 or durations < 3:
     raise jaxplay.UserError(
-      f"{len(points)} points with {durations}"
-      f" {'number' if durations == 1 else 'numbers'} of tokens cannot determine"
+      f"{formats.count(len(points), 'point')} with"
+      f" {formats.count(durations, 'number')} of tokens cannot determine"
       " 5 coefficients; branch more cooldowns, for 5 points or more with at"
       " least 3 numbers of tokens"
     )

@@ -22,7 +22,7 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import lifeline, provenance, rundir, storage
+from jaxplay import formats, lifeline, provenance, rundir, storage
 from jaxplay.study import study as study_lib
 
 # A trial that crashed is run once more, then only with --retry_failed.
@@ -277,7 +277,7 @@ def _crash_of(members, tell):
     if problem is not None:
       raise problem from error
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
-    tell(f"{len(members)} trials crashed: {reason}")
+    tell(f"{formats.count(len(members), 'trial')} crashed: {reason}")
     for job, before in zip(members, failures, strict=True):
       job.failed(reason, before)
 

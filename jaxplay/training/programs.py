@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxplay import config as config_lib
+from jaxplay import formats
 from jaxplay.training import (
   evaluate,
   feed,
@@ -102,7 +103,8 @@ class Programs:
         break
       most = int(self.size * least / needed) // groups * groups or groups
     tell(
-      f"{num} trials in {populations} population(s) of {self.size} on"
+      f"{formats.count(num, 'trial')} in"
+      f" {formats.count(populations, 'population')} of {self.size} on"
       f" {self._devices_text()}, {needed / 1e9:.2g} GB of"
       f" {least / 1e9:.2g} GB each"
     )
@@ -110,8 +112,8 @@ class Programs:
   def _devices_text(self):
     each = self.mesh.size // self._groups
     if each == 1:
-      return f"{self._groups} device(s)"
-    return f"{self._groups} group(s) of {each} devices"
+      return formats.count(self._groups, "device")
+    return f"{formats.count(self._groups, 'group')} of {each} devices"
 
   def _needed_bytes(self):
     """Bytes of one device for states, best states, and the computation."""

@@ -259,7 +259,7 @@ def test_vit_sees_all():
 def test_vit_patches_must_tile():
   """A1: a picture that the patches do not tile is refused, with the numbers."""
   model = _build("vit", patch_size=4)
-  with pytest.raises(jaxplay.UserError, match="4 x 4 .* 4 x 6"):
+  with pytest.raises(jaxplay.UserError, match="4 x 6 .* 4 x 4"):
     _shapes(model, _inputs("vit"))
 
 

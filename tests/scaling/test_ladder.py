@@ -143,8 +143,8 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
   assert found["a"] == pytest.approx(law.exponent_n)
   assert len(tables["Points"]) == len(results.points)
   assert len(tables["The best model for a budget"]) == 3
-  assert "(beyond the points)" in tables["The best model for a budget"][-1][0]
-  ratio = tables["What it cost"][0][-1]
+  assert "(extrapolated)" in tables["The best model for a budget"][-1][0]
+  ratio = tables["Compute"][0][-1]
   assert ratio == pytest.approx(
     results.spent.spent / results.spent.from_scratch
   )

@@ -286,7 +286,7 @@ def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
   extra |= {"model__width": 128, "averages": ("ema",)}
   configs = _configs(mesh__data=2, mesh__fsdp=2, **extra)
   study = _Study(tmp_path, configs, mode=mode)
-  assert "2 group(s) of 4 devices" in study.told[0]
+  assert "2 groups of 4 devices" in study.told[0]
   kernel = study.group.programs.state.params["Dense_1"]["kernel"]
   assert kernel.sharding.shard_shape(kernel.shape) == (3, 64, 128)
   assert study.train()
@@ -415,10 +415,10 @@ def test_population_takes_the_memory_there_is(tmp_path):
   configs = [_configs()[i % 5] for i in range(20)]
   all_ = _Study(tmp_path / "all", configs)
   assert all_.group.size == 24  # rounded up to eight devices
-  assert "1 population(s) of 24 on 8 device(s)" in all_.told[0]
+  assert "1 population of 24 on 8 devices" in all_.told[0]
   few = _Study(tmp_path / "few", configs, device_bytes=1.0)
   assert few.group.size == 8
-  assert "3 population(s) of 8" in few.told[0]
+  assert "3 populations of 8" in few.told[0]
 
 
 def test_best_parameters_are_kept(tmp_path):
