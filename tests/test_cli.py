@@ -413,3 +413,37 @@ def test_config_prints_what_a_config_file_could_say(overrides, capsys):
   keys = json.loads(capsys.readouterr().out)
   flat = config_lib.flatten(expected)
   assert set(keys) == {n for n in flat if config_lib.has_effect(n, flat)}
+
+
+def test_the_shell_completes(capsys, tmp_path):
+  """Verbs, options, choices and paths, in a real shell."""
+  with pytest.raises(SystemExit) as end:
+    cli.main(["--print-completion", "bash"])
+  assert end.value.code == 0
+  script = tmp_path / "completion.bash"
+  script.write_text(capsys.readouterr().out)
+  (tmp_path / "runs").mkdir()
+  for words, reply in (
+    ("jaxplay stud", "study"),
+    ("jaxplay study ext", "extend"),
+    ("jaxplay report --form", "--format"),
+    ("jaxplay report --format p", "png"),
+    ("jaxplay study extend ru", "runs"),
+  ):
+    completed = subprocess.run(
+      ["bash", "-c", _COMPLETE, "-", str(script), *words.split()],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+      check=True,
+    )
+    assert completed.stdout.split() == [reply], (words, completed.stderr)
+
+
+# As bash calls the function of a script when the user presses the tab key.
+_COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_shtab_jaxplay
+echo "${COMPREPLY[@]}"
+"""

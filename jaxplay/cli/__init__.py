@@ -15,6 +15,7 @@ from jaxplay import commands, installed, lifeline, provenance, storage, terminal
 from jaxplay.api import devices
 from jaxplay.cli import (
   common,
+  completion,
   config,
   plan,
   report,
@@ -117,6 +118,7 @@ def _parser():
   parser.add_argument(
     "--version", action="version", version=jaxplay.__version__
   )
+  completion.add(parser)
   verbs = parser.add_subparsers(metavar="VERB", required=True)
 
   for module in (train, config, study, report, scaling, plan):
