@@ -1,10 +1,11 @@
 """The Python API: `import jaxplay as jp`."""
 
 import ast
+import contextlib
 import doctest
-import importlib
 import inspect
 import pathlib
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -13,10 +14,10 @@ import pytest
 
 import jaxplay as jp
 from jaxplay.api import arguments, devices
+from tests.scaling import ladders
 from tests.study import studies
 
 _ROOT = pathlib.Path(jp.__file__).parents[1]
-_MODULES = ("runs", "studies", "reading", "plans", "scaling", "devices")
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +27,86 @@ def _as_before():
   devices.configure(devices.Devices())
 
 
-@pytest.mark.parametrize("name", [*_MODULES, "arguments"])
-def test_examples_of_docstrings_run(name, monkeypatch):
-  """API: what a docstring shows is what happens."""
-  monkeypatch.chdir(_ROOT)
-  module = importlib.import_module(f"jaxplay.api.{name}")
+_LADDER = """
+import jaxplay as jp
+from jaxplay import config as config_lib
+
+
+def get_config():
+  config = jp.base_config()
+  config.batch_size = config.eval_batch_size = 8
+  config.objective = "valid/loss"
+  config.optimizer = "adamw"
+  config.export = False
+  config.num_predictions = 0
+  config.dataset.name = "text:train.txt"
+  config.dataset.valid_files = "valid.txt"
+  config.dataset.data_dir = "cache"
+  config.dataset.sequence_length = 8
+  config.model.name = "lm"
+  config.model.norm = "rms"
+  config.model.heads = config.model.depth = 1
+  return config
+
+
+def get_ladder():
+  return jp.Ladder(
+    goal="How does the loss fall?",
+    config="ladder.py",
+    sizes={f"w{width}": {"model.width": width} for width in (8, 16, 24)},
+    steps=(10, 20),
+  )
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """A folder with what the examples begin with."""
+  folder = tmp_path_factory.mktemp("examples")
+  mlp = "experiments/digits_mlp"
+  shutil.copytree(_ROOT / mlp, folder / mlp)
+  (folder / "ladder.py").write_text(_LADDER)
+  for name in ("train.txt", "valid.txt"):
+    (folder / name).write_text(name * 200)
+  ladders.make(folder / "runs" / "ladder")
+  with contextlib.chdir(folder):
+    jp.show_progress(False)
+    config = jp.load_config(f"{mlp}/config.py", {"max_train_steps": 20})
+    constant = {"schedule": "constant", "keep_steps": (20,), "log_every": 2}
+    jp.train(jp.load_config(config, constant), "runs/constant")
+    study = jp.Study(
+      goal="Which learning rate?",
+      config=f"{mlp}/config.py",
+      space={"hparams.learning_rate": jp.Float(0.01, 1.0, scale="log")},
+      overrides={"max_train_steps": 20},
+      num_trials=8,
+    )
+    jp.run_study(study, "runs/study")
+  return folder
+
+
+_SLOW = {"plan_batch_size", "plan_stability", "run_ladder", "run_playbook"}
+
+
+def _examples():
+  """Every example of the public functions and classes."""
+  finder = doctest.DocTestFinder(recurse=False)
+  for name in sorted(jp._PUBLIC):
+    marks = [pytest.mark.slow] if name in _SLOW else []
+    for example in finder.find(getattr(jp, name), name):
+      yield pytest.param(example, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("example", list(_examples()))
+def test_examples_run(example, prepared, tmp_path, monkeypatch):
+  """API: every public function has an example, which gives what it shows."""
+  assert example.examples, "it has no example"
+  shutil.copytree(prepared, tmp_path / "copy")
+  monkeypatch.chdir(tmp_path / "copy")
+  jp.show_progress(False)
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
   with mock.patch.object(devices, "start"):  # JAX has begun already.
-    assert not doctest.testmod(module).failed
+    assert not runner.run(example).failed
 
 
 def test_names_for_type_checkers_are_the_public_ones():

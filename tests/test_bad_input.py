@@ -308,8 +308,8 @@ CASES += [
 _LAUNCHES = [
   ("slurm.py", "", "FILE"),
   ("slurm.py", "nowhere.toml", "nowhere.toml"),
-  ("slurm.py", "empty", "'empty' is no regular file"),
-  ("slurm.py", "fifo", "'fifo' is no regular file"),
+  ("slurm.py", "empty", "'empty' is no file"),
+  ("slurm.py", "fifo", "'fifo' is no file"),
   ("gke.py", "latin.toml", "'latin.toml' is not TOML"),
   ("gke.py", "deep.toml", "'deep.toml' is not TOML"),
   ("gke.py", "good.toml", "no table [gke]"),

@@ -40,6 +40,10 @@ class Devices:
     num_processes: number of processes
     process_id: index of this process
     wait_seconds: with several processes: seconds to wait for all of them
+
+  Example:
+    >>> import jaxplay as jp
+    >>> devices = jp.Devices(fake_devices=8)
   """
 
   fake_devices: arguments.Devices | None = None

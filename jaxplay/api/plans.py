@@ -47,6 +47,12 @@ def plan_steps(
   Raises:
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> plan = jp.plan_steps(study="runs/study", workdir="runs/steps")
+    >>> plan.settings["max_train_steps"]
+    40
   """
   from jaxplay.playbook.steps import decide, run
 
@@ -122,6 +128,16 @@ def plan_stability(
   Raises:
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> config = jp.load_config("experiments/digits_mlp/config.py")
+    >>> config.max_train_steps = 50
+    >>> plan = jp.plan_stability(
+    ...   config, "runs/stability", learning_rates="0.05:0.5", seeds=2
+    ... )
+    >>> plan.details["fix"]
+    'none'
   """
   from jaxplay.playbook.stability import run
 
@@ -154,6 +170,12 @@ def plan_clip(
 
   Raises:
     jaxplay.UserError: There is no such run.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> plan = jp.plan_clip("runs/constant")
+    >>> sorted(plan.settings)
+    ['clipping', 'hparams.clip_norm']
   """
   from jaxplay.playbook.stability import run as run_lib
 
@@ -185,6 +207,13 @@ def plan_rounds(
   Raises:
     jaxplay.UserError: The study has no best trial, or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> plan = jp.plan_rounds("runs/study", "runs/rounds", steps=100)
+    >>> longer = jp.load_config(plan.details["config"])
+    >>> longer.max_train_steps
+    100
   """
   from jaxplay.playbook.rounds import run
 
@@ -238,6 +267,14 @@ def plan_batch_size(
   Raises:
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> plan = jp.plan_batch_size(
+    ...   "experiments/digits_mlp/config.py", "runs/sizes", batch_sizes=[32, 64]
+    ... )
+    >>> len(plan.details["speeds"])
+    2
   """
   from jaxplay.playbook.batch_size import measure, run
   from jaxplay.playbook.steps import decide
@@ -328,7 +365,6 @@ def plan_topology(
 
   Example:
     >>> import jaxplay as jp
-    >>> jp.show_progress(False)
     >>> rows = jp.plan_topology("experiments/digits_mlp/config.py", ["here"])
     >>> rows[0]["fits"]
     True
@@ -392,6 +428,15 @@ def run_playbook(
   Raises:
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> config = jp.load_config("experiments/digits_mlp/config.py")
+    >>> config.max_train_steps = 100
+    >>> plan = jp.run_playbook(
+    ...   config, "runs/playbook", budget="20", seeds=1, keep_batch_size=True
+    ... )
+    >>> better = jp.load_config(plan.details["config"])
   """
   from jaxplay.playbook import budget as budget_lib
   from jaxplay.playbook import loop

@@ -35,6 +35,14 @@ def read(
 
   Raises:
     jaxplay.UserError: There is no study or run, or the metric was not logged.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> results = jp.read("runs/study")
+    >>> best = results.ranked[0]
+    >>> columns = results.to_arrays()
+    >>> columns["hparams.learning_rate"].shape
+    (8,)
   """
   from jaxplay.analysis import compare as compare_lib
 
@@ -51,6 +59,12 @@ def read_run(path: arguments.Place) -> results_lib.Trial:
 
   Raises:
     jaxplay.UserError: There is no run.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> run = jp.read_run("runs/constant")
+    >>> run.status
+    'completed'
   """
   return results_lib.read_run(path)
 
@@ -67,6 +81,12 @@ def check(study: Study) -> list[Finding]:
 
   Raises:
     jaxplay.UserError: There is no study or run.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> findings = jp.check("runs/study")
+    >>> sorted({finding.verdict for finding in findings})
+    ['ok', 'unknown', 'warn']
   """
   from jaxplay.analysis import checklist, curves
 
@@ -103,6 +123,12 @@ def compare(
 
   Raises:
     jaxplay.UserError: One of them has no value, or the metrics differ.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> comparison = jp.compare("runs/study", "runs/study")
+    >>> comparison.verdict
+    'inconclusive'
   """
   from jaxplay.analysis import compare as compare_lib
 
@@ -171,6 +197,11 @@ def write_report(
   Raises:
     jaxplay.UserError: There is nothing to report on, or the metric was not
       logged.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> jp.write_report("runs/study", figures="runs/figures").name
+    'report.html'
   """
   from jaxplay.api import scaling
 
@@ -303,6 +334,10 @@ def write_figures(
     results: The study.
     folder: Made if need be; None: nothing is written.
     format: "svg" or "png"; None: svg.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> jp.write_figures(jp.read("runs/study"), "runs/figures", "png")
   """
   from jaxplay import report
 

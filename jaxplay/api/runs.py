@@ -50,7 +50,9 @@ def load_config(
 
   Example:
     >>> import jaxplay as jp
-    >>> config = jp.load_config(jp.base_config(), {"hparams.momentum": 0.8})
+    >>> config = jp.load_config(
+    ...   "experiments/digits_mlp/config.py", {"hparams.momentum": 0.8}
+    ... )
     >>> config.hparams.momentum
     0.8
   """
@@ -117,9 +119,7 @@ def train(
     >>> import jaxplay as jp
     >>> config = jp.load_config("experiments/digits_mlp/config.py")
     >>> config.max_train_steps = 20
-    >>> import tempfile
-    >>> jp.show_progress(False)
-    >>> run = jp.train(config, tempfile.mkdtemp())
+    >>> run = jp.train(config, "runs/first")
     >>> run.status()["status"]
     'completed'
   """
@@ -156,6 +156,12 @@ def describe(
 
   Raises:
     jaxplay.UserError: The config is wrong, or does not fit the devices.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> parts = jp.describe("experiments/digits_mlp/config.py")
+    >>> print(parts[-1])
+    the whole run: 192,000 examples, 160.4 epochs
   """
   config = resolved(config)
   if extend_steps:
@@ -206,6 +212,12 @@ def branch(
   Raises:
     jaxplay.UserError: There is no such run or checkpoint, or it cannot branch.
     jaxplay.RunError: The devices failed.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> (branch,) = jp.branch("runs/constant", "runs/cooled", step=20)
+    >>> branch.status()["step"]  # with the cooldown, a fifth of all steps
+    25
   """
   if (step is None) == (steps is None):
     raise jaxplay.UserError("a branch requires either step or steps")

@@ -29,6 +29,12 @@ def run_ladder(
   Raises:
     jaxplay.UserError: The ladder is refused, or the directory holds another.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> results = jp.run_ladder("ladder.py", "runs/small")
+    >>> len(results.points)
+    6
   """
   definition = ladder_lib.load(os.fspath(ladder))
   devices.start()
@@ -57,6 +63,12 @@ def read_ladder(
 
   Raises:
     jaxplay.UserError: There is no ladder.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> ladder = jp.read_ladder("runs/ladder")
+    >>> len(ladder.points)
+    24
   """
   return ladder_lib.read(path, count)
 
@@ -79,6 +91,13 @@ def fit_scaling_law(
 
   Raises:
     jaxplay.UserError: There are too few points.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> law, findings = jp.fit_scaling_law("runs/ladder")
+    >>> best = law.optimal(flops=1e13)
+    >>> best.parameters.low < best.parameters.value < best.parameters.high
+    True
   """
   from jaxplay.scaling import traps
 

@@ -27,6 +27,10 @@ class Runner:
     kind: all trials in one program (population), or a process for each
     parallel: with processes: maximum number of parallel processes
     retry_failed: try again the trials that crashed twice
+
+  Example:
+    >>> import jaxplay as jp
+    >>> runner = jp.Runner(kind="processes", parallel=2)
   """
 
   kind: Literal["population", "processes"] = dataclasses.field(
@@ -109,9 +113,7 @@ def run_study(
     ...   overrides={"max_train_steps": 20},
     ...   num_trials=2,
     ... )
-    >>> import tempfile
-    >>> jp.show_progress(False)
-    >>> outcome = jp.run_study(study, tempfile.mkdtemp())
+    >>> outcome = jp.run_study(study, "runs/two")
     >>> outcome.counts
     {'completed': 2}
   """
@@ -149,6 +151,11 @@ def extend_study(
   Raises:
     jaxplay.UserError: There is no such study, or it has more trials already.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> jp.extend_study("runs/study", 10).counts
+    {'completed': 10}
   """
   directory = _opened(study)
   directory.extend(trials)
@@ -184,6 +191,12 @@ def rerun_study(
   Raises:
     jaxplay.UserError: There is no such trial, or no best one yet.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> outcome = jp.rerun_study("runs/study", best=True, seeds=2)
+    >>> [len(reruns) for reruns in outcome.results.reruns.values()]
+    [2]
   """
   if (trial is not None) + best + best_of_each != 1:
     raise jaxplay.UserError(
@@ -250,6 +263,12 @@ def suggest(
   Raises:
     jaxplay.UserError: Exploration is not concluded.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> outcome = jp.suggest("runs/study", 2, ignore_findings=True)
+    >>> outcome.results.num_adaptive
+    2
   """
   directory = _opened(study)
   adaptive_trials = study_lib.adaptive(directory.study())
@@ -350,6 +369,12 @@ def choose_final(
       evaluated before and the study continued.
     jaxplay.RunError: A rerun crashed.
     jaxplay.Stopped: A signal asked to stop.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> final = jp.choose_final("runs/study", seeds=2)
+    >>> sorted(final["test"])
+    ['test/error_rate', 'test/loss']
   """
   from jaxplay.analysis import final as final_lib
 
@@ -470,6 +495,11 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
   Returns:
     A row per study: path, goal, status, best value, and so on; of a damaged
     study only "study" and "damaged", the reason.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> [row["goal"] for row in jp.find_studies("runs/study")]
+    ['Which learning rate?']
   """
   rows = []
   for directory in study_lib.find(root):
@@ -492,6 +522,10 @@ def export_to_optuna(study: arguments.Place, url: str) -> tuple[str, int]:
 
   Raises:
     jaxplay.UserError: Optuna is not installed, or cannot open the storage.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> name, added = jp.export_to_optuna("runs/study", "sqlite:///runs/optuna.db")
   """
   results = results_lib.read_study(study)
   results_lib.refuse_doubts(results)

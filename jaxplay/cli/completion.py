@@ -1,4 +1,4 @@
-"""`jaxplay --print-completion SHELL`: completion of verbs, options and paths."""
+"""`jaxplay --print-completion SHELL`: verbs, options and paths."""
 
 import argparse
 
@@ -20,7 +20,7 @@ def add(parser):
     "--print-completion",
     action=PrintCompletion,
     choices=("bash", "zsh", "tcsh"),
-    help="print a script that makes the shell complete verbs, options and paths",
+    help="print a script with which the shell completes commands",
   )
 
 

@@ -18,7 +18,14 @@ _BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
 
 
 class RunDir(directory.Directory):
-  """Reads and writes one run directory; any file may be absent when read."""
+  """Reads and writes one run directory; any file may be absent when read.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> run = jp.RunDir("runs/constant")
+    >>> run.status()["step"], run.config()["batch_size"]
+    (20, 128)
+  """
 
   kind = "a run"
   shape = shapes.Config

@@ -43,6 +43,15 @@ class Ladder:
     cooldown_fraction: Share of the steps that each cooldown takes.
     cooldown_shape: One of `config.COOLDOWN_SHAPES`.
     notes: Anything that the reader of the report should know.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> ladder = jp.Ladder(
+    ...   goal="How does the loss fall with parameters and tokens?",
+    ...   config="experiments/pythonlib_lm/config.py",
+    ...   sizes={f"w{n}": {"model.width": n} for n in (32, 64, 128)},
+    ...   steps=(300, 600, 1_200),
+    ... )
   """
 
   goal: str

@@ -44,6 +44,10 @@ class Float:
     role: "nuisance" or "scientific".
     when: Another parameter's key to the value, or tuple of values, under which
       this one exists. None: always.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> rate = jp.Float(1e-4, 1.0, scale="log")
   """
 
   low: float
@@ -63,6 +67,10 @@ class Int:
   """An integer; both ends are included. Attributes as in `Float`.
 
   On the "log" scale n stands for the interval [n, n + 1).
+
+  Example:
+    >>> import jaxplay as jp
+    >>> width = jp.Int(16, 256, scale="log")
   """
 
   low: int
@@ -85,6 +93,10 @@ class Choice:
     values: The values, in an order that plots keep.
     role: "nuisance" or "scientific".
     when: As in `Float`.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> optimizer = jp.Choice(["sgd", "adamw"], role="scientific")
   """
 
   values: Sequence[Any]

@@ -60,6 +60,18 @@ class Study:
     objective: Logged metric to minimize; "final:METRIC" for its last value.
       Empty: `config.objective`.
     notes: Anything that the reader of the tracking table should know.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> study = jp.Study(
+    ...   goal="Which learning rate and momentum?",
+    ...   config="experiments/digits_mlp/config.py",
+    ...   space={
+    ...     "hparams.learning_rate": jp.Float(1e-3, 1.0, scale="log"),
+    ...     "hparams.momentum": jp.Float(0.5, 0.99, scale="log_one_minus"),
+    ...   },
+    ...   num_trials=20,
+    ... )
   """
 
   goal: str

@@ -279,8 +279,9 @@ def test_too_few_points(tmp_path, capsys):
   error = capsys.readouterr().err
   assert error.startswith("jaxplay: 3 points") and error.count("\n") == 1, error
   assert studies.call("report", tmp_path / "L") == 0
-  assert "no law yet: 3 points" in capsys.readouterr().out
-  assert "3 points" in _payload(tmp_path / "L" / "report.html")["notes"]
+  assert "No law yet: 3 points" in capsys.readouterr().out
+  (sentence,) = _payload(tmp_path / "L" / "report.html")["said"]
+  assert "3 points" in sentence
 
 
 def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
