@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
   from jaxplay.api.reading import (  # noqa: F401
     check,
     compare,
+    figures,
     read,
     read_run,
     write_figures,
@@ -132,7 +133,10 @@ _PUBLIC = {
     "jaxplay.api.studies",
   ),
   **dict.fromkeys(
-    ("read", "read_run", "check", "compare", "write_report", "write_figures"),
+    (
+      *("read", "read_run", "check", "compare", "figures"),
+      *("write_report", "write_figures"),
+    ),
     "jaxplay.api.reading",
   ),
   **dict.fromkeys(

@@ -5,6 +5,7 @@ import contextlib
 import doctest
 import inspect
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.scaling import ladders
 from tests.study import studies
 
 _ROOT = pathlib.Path(jp.__file__).parents[1]
+_NOTEBOOK = _ROOT / "docs" / "notebook.py"
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +186,33 @@ def test_a_call_records_the_command_that_does_the_same(tmp_path):
   assert sum(outcome.counts.values()) == len(outcome.results.trials)
   command = outcome.results.study["command"]
   assert {"study", "run"} < set(command)
+
+
+def test_documents_name_functions_that_exist():
+  """API: what README.md and docs/ call."""
+  texts = [_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")]
+  called = {n for t in texts for n in re.findall(r"\bjp\.(\w+)", t.read_text())}
+  assert called and called <= {*jp.__all__}
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(prepared, tmp_path, monkeypatch):
+  """API: docs/notebook.py, cell by cell; results have an HTML form."""
+  shutil.copytree(prepared / "experiments", tmp_path / "experiments")
+  monkeypatch.chdir(tmp_path)
+  cells = re.split(r"^# %%.*$", _NOTEBOOK.read_text(), flags=re.MULTILINE)
+  names, shown = {}, []
+  for cell in cells:
+    *statements, last = ast.parse(cell).body or [ast.parse("0").body[0]]
+    if not isinstance(last, ast.Expr):
+      statements, last = [*statements, last], None
+    exec(compile(ast.Module(statements, []), "notebook", "exec"), names)
+    if last is not None:
+      value = eval(
+        compile(ast.Expression(last.value), "notebook", "eval"), names
+      )
+      shown += [value] if hasattr(value, "_repr_html_") else []
+  assert len(shown) == 3
+  for value in shown:
+    assert re.match("<(table|p)>", value._repr_html_())
+  assert (tmp_path / "runs" / "notebook" / "steps" / "report.html").exists()

@@ -323,6 +323,38 @@ def write_run(
   return findings, page_path
 
 
+def figures(study: Study) -> dict[str, Any]:
+  """Draws the figures of a study, which a notebook shows.
+
+  Without network: `altair.renderers.enable("png")`.
+
+  Args:
+    study: Study or run directory, or results.
+
+  Returns:
+    Title to altair.Chart, as in the report.
+
+  Raises:
+    jaxplay.UserError: There is no study or run.
+
+  Example:
+    >>> import jaxplay as jp
+    >>> charts = jp.figures("runs/study")
+    >>> chart = charts["hparams.learning_rate: every trial"]
+  """
+  import altair
+
+  from jaxplay.analysis import plots_study
+
+  results = study if isinstance(study, results_lib.Results) else read(study)
+  return {
+    figure.title or figure.name: altair.Chart.from_dict(
+      plots_study.spec(figure, results)
+    )
+    for figure in plots_study.figures(results)
+  }
+
+
 def write_figures(
   results: results_lib.Results,
   folder: str | os.PathLike[str] | None,

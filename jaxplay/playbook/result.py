@@ -12,6 +12,7 @@ reads the results.
 """
 
 import dataclasses
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
@@ -96,6 +97,16 @@ class ProcedureResult:
   tables: Sequence[Table] = ()
   figures: Sequence[FigureData] = ()
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def _repr_html_(self) -> str:
+    """Summary, settings and tables as HTML, for notebooks."""
+    parts = [f"<p>{html.escape(sentence)}</p>" for sentence in self.summary]
+    if self.settings:
+      parts.append(f"<pre>{html.escape(as_config_lines(self.settings))}</pre>")
+    for table in self.tables:
+      parts.append(f"<h4>{html.escape(table.title)}</h4>")
+      parts.append(finding.as_html(table.heads, table.rows))
+    return "".join(parts)
 
   def as_json(self) -> dict[str, Any]:
     """Summary, settings, details and findings; figures are left out."""
