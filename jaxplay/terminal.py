@@ -80,7 +80,7 @@ def show_progress(is_shown: bool) -> None:
   Args:
     is_shown: Whether bars, lines of progress and notes appear.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> jp.show_progress(False)
     >>> jp.show_progress(True)

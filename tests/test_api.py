@@ -189,10 +189,13 @@ def test_a_call_records_the_command_that_does_the_same(tmp_path):
 
 
 def test_documents_name_functions_that_exist():
-  """API: what README.md and docs/ call."""
+  """API: what README.md and docs/ call; and docs/api.md lists all of it."""
   texts = [_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")]
   called = {n for t in texts for n in re.findall(r"\bjp\.(\w+)", t.read_text())}
   assert called and called <= {*jp.__all__}
+  reference = (_ROOT / "docs" / "api.md").read_text()
+  listed = re.findall(r"^        - (\w+)$", reference, re.MULTILINE)
+  assert sorted(listed) == sorted(jp.__all__)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import altair
 from altair.utils import schemapi
 
 from jaxplay.analysis import plot_rows, plots
@@ -102,6 +103,14 @@ def _figures(results):
 def slice_name(parameter: space_lib.Parameter) -> str:
   """What an isolation plot has a point for."""
   return "value" if parameter.kind == "choice" else "slice"
+
+
+def charts(results: results_lib.Results) -> dict[str, Any]:
+  """Draw the figures of a study with their rows: title -> altair.Chart."""
+  return {
+    figure.title or figure.name: altair.Chart.from_dict(spec(figure, results))
+    for figure in figures(results)
+  }
 
 
 def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Devices:
     process_id: index of this process
     wait_seconds: with several processes: seconds to wait for all of them
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> devices = jp.Devices(fake_devices=8)
   """
@@ -111,7 +111,7 @@ def use_devices(
   Raises:
     jaxplay.UserError: The processes are not described completely.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> jp.use_devices(fake_devices=8)
     >>> jp.use_devices()  # those of this machine

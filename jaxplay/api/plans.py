@@ -48,7 +48,7 @@ def plan_steps(
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> plan = jp.plan_steps(study="runs/study", workdir="runs/steps")
     >>> plan.settings["max_train_steps"]
@@ -129,7 +129,7 @@ def plan_stability(
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> config = jp.load_config("experiments/digits_mlp/config.py")
     >>> config.max_train_steps = 50
@@ -171,7 +171,7 @@ def plan_clip(
   Raises:
     jaxplay.UserError: There is no such run.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> plan = jp.plan_clip("runs/constant")
     >>> sorted(plan.settings)
@@ -208,7 +208,7 @@ def plan_rounds(
     jaxplay.UserError: The study has no best trial, or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> plan = jp.plan_rounds("runs/study", "runs/rounds", steps=100)
     >>> longer = jp.load_config(plan.details["config"])
@@ -268,7 +268,7 @@ def plan_batch_size(
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> plan = jp.plan_batch_size(
     ...   "experiments/digits_mlp/config.py", "runs/sizes", batch_sizes=[32, 64]
@@ -363,7 +363,7 @@ def plan_topology(
     jaxplay.UserError: There is no such topology, no compiler for it, or the
       batch or the mesh does not fit it.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> rows = jp.plan_topology("experiments/digits_mlp/config.py", ["here"])
     >>> rows[0]["fits"]
@@ -429,7 +429,7 @@ def run_playbook(
     jaxplay.UserError: The config or an option is refused.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> config = jp.load_config("experiments/digits_mlp/config.py")
     >>> config.max_train_steps = 100
@@ -517,7 +517,7 @@ def plan_longest_run(
   Raises:
     jaxplay.UserError: An option is out of its range.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> plan = jp.plan_longest_run(hardware=0.3)
     >>> len(plan.tables) > 0

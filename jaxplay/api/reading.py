@@ -36,7 +36,7 @@ def read(
   Raises:
     jaxplay.UserError: There is no study or run, or the metric was not logged.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> results = jp.read("runs/study")
     >>> best = results.ranked[0]
@@ -60,7 +60,7 @@ def read_run(path: arguments.Place) -> results_lib.Trial:
   Raises:
     jaxplay.UserError: There is no run.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> run = jp.read_run("runs/constant")
     >>> run.status
@@ -82,7 +82,7 @@ def check(study: Study) -> list[Finding]:
   Raises:
     jaxplay.UserError: There is no study or run.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> findings = jp.check("runs/study")
     >>> sorted({finding.verdict for finding in findings})
@@ -124,7 +124,7 @@ def compare(
   Raises:
     jaxplay.UserError: One of them has no value, or the metrics differ.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> comparison = jp.compare("runs/study", "runs/study")
     >>> comparison.verdict
@@ -198,7 +198,7 @@ def write_report(
     jaxplay.UserError: There is nothing to report on, or the metric was not
       logged.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> jp.write_report("runs/study", figures="runs/figures").name
     'report.html'
@@ -337,22 +337,15 @@ def figures(study: Study) -> dict[str, Any]:
   Raises:
     jaxplay.UserError: There is no study or run.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> charts = jp.figures("runs/study")
     >>> chart = charts["hparams.learning_rate: every trial"]
   """
-  import altair
-
   from jaxplay.analysis import plots_study
 
   results = study if isinstance(study, results_lib.Results) else read(study)
-  return {
-    figure.title or figure.name: altair.Chart.from_dict(
-      plots_study.spec(figure, results)
-    )
-    for figure in plots_study.figures(results)
-  }
+  return plots_study.charts(results)
 
 
 def write_figures(
@@ -367,7 +360,7 @@ def write_figures(
     folder: Made if need be; None: nothing is written.
     format: "svg" or "png"; None: svg.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> jp.write_figures(jp.read("runs/study"), "runs/figures", "png")
   """

@@ -23,7 +23,7 @@ def base_config() -> ml_collections.ConfigDict:
   Returns:
     All keys at their defaults; `jaxplay config` prints their meaning.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> config = jp.base_config()
     >>> config.hparams.learning_rate = 0.05
@@ -48,7 +48,7 @@ def load_config(
     jaxplay.UserError: A file, key or value is wrong, or an override has no
       effect.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> config = jp.load_config(
     ...   "experiments/digits_mlp/config.py", {"hparams.momentum": 0.8}
@@ -115,7 +115,7 @@ def train(
     jaxplay.UserError: The config or the directory does not fit.
     jaxplay.RunError: The devices failed, such as out of memory.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> config = jp.load_config("experiments/digits_mlp/config.py")
     >>> config.max_train_steps = 20
@@ -157,7 +157,7 @@ def describe(
   Raises:
     jaxplay.UserError: The config is wrong, or does not fit the devices.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> parts = jp.describe("experiments/digits_mlp/config.py")
     >>> print(parts[-1])
@@ -213,7 +213,7 @@ def branch(
     jaxplay.UserError: There is no such run or checkpoint, or it cannot branch.
     jaxplay.RunError: The devices failed.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> (branch,) = jp.branch("runs/constant", "runs/cooled", step=20)
     >>> branch.status()["step"]  # with the cooldown, a fifth of all steps

@@ -30,7 +30,7 @@ def run_ladder(
     jaxplay.UserError: The ladder is refused, or the directory holds another.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> results = jp.run_ladder("ladder.py", "runs/small")
     >>> len(results.points)
@@ -64,7 +64,7 @@ def read_ladder(
   Raises:
     jaxplay.UserError: There is no ladder.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> ladder = jp.read_ladder("runs/ladder")
     >>> len(ladder.points)
@@ -92,7 +92,7 @@ def fit_scaling_law(
   Raises:
     jaxplay.UserError: There are too few points.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> law, findings = jp.fit_scaling_law("runs/ladder")
     >>> best = law.optimal(flops=1e13)

@@ -28,7 +28,7 @@ class Runner:
     parallel: with processes: maximum number of parallel processes
     retry_failed: try again the trials that crashed twice
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> runner = jp.Runner(kind="processes", parallel=2)
   """
@@ -104,7 +104,7 @@ def run_study(
     jaxplay.UserError: The study is refused, or the directory holds another.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> study = jp.Study(
     ...   goal="Which learning rate?",
@@ -152,7 +152,7 @@ def extend_study(
     jaxplay.UserError: There is no such study, or it has more trials already.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> jp.extend_study("runs/study", 10).counts
     {'completed': 10}
@@ -192,7 +192,7 @@ def rerun_study(
     jaxplay.UserError: There is no such trial, or no best one yet.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> outcome = jp.rerun_study("runs/study", best=True, seeds=2)
     >>> [len(reruns) for reruns in outcome.results.reruns.values()]
@@ -264,7 +264,7 @@ def suggest(
     jaxplay.UserError: Exploration is not concluded.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> outcome = jp.suggest("runs/study", 2, ignore_findings=True)
     >>> outcome.results.num_adaptive
@@ -370,7 +370,7 @@ def choose_final(
     jaxplay.RunError: A rerun crashed.
     jaxplay.Stopped: A signal asked to stop.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> final = jp.choose_final("runs/study", seeds=2)
     >>> sorted(final["test"])
@@ -496,7 +496,7 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
     A row per study: path, goal, status, best value, and so on; of a damaged
     study only "study" and "damaged", the reason.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> [row["goal"] for row in jp.find_studies("runs/study")]
     ['Which learning rate?']
@@ -523,7 +523,7 @@ def export_to_optuna(study: arguments.Place, url: str) -> tuple[str, int]:
   Raises:
     jaxplay.UserError: Optuna is not installed, or cannot open the storage.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> name, added = jp.export_to_optuna("runs/study", "sqlite:///runs/optuna.db")
   """

@@ -20,7 +20,7 @@ _BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
 class RunDir(directory.Directory):
   """Reads and writes one run directory; any file may be absent when read.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> run = jp.RunDir("runs/constant")
     >>> run.status()["step"], run.config()["batch_size"]

@@ -44,7 +44,7 @@ class Ladder:
     cooldown_shape: One of `config.COOLDOWN_SHAPES`.
     notes: Anything that the reader of the report should know.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> ladder = jp.Ladder(
     ...   goal="How does the loss fall with parameters and tokens?",

@@ -45,7 +45,7 @@ class Float:
     when: Another parameter's key to the value, or tuple of values, under which
       this one exists. None: always.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> rate = jp.Float(1e-4, 1.0, scale="log")
   """
@@ -68,7 +68,7 @@ class Int:
 
   On the "log" scale n stands for the interval [n, n + 1).
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> width = jp.Int(16, 256, scale="log")
   """
@@ -94,7 +94,7 @@ class Choice:
     role: "nuisance" or "scientific".
     when: As in `Float`.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> optimizer = jp.Choice(["sgd", "adamw"], role="scientific")
   """

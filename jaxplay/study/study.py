@@ -61,7 +61,7 @@ class Study:
       Empty: `config.objective`.
     notes: Anything that the reader of the tracking table should know.
 
-  Example:
+  Examples:
     >>> import jaxplay as jp
     >>> study = jp.Study(
     ...   goal="Which learning rate and momentum?",

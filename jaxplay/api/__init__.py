@@ -1,0 +1,1 @@
+"""The functions of `import jaxplay`, which the command line calls too."""
