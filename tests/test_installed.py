@@ -96,6 +96,14 @@ def test_a_wheel_without_jax_reports(clean, finished_study):
   _run(program, "report", "study", cwd=folder)
   assert (folder / "study" / "report.html").stat().st_size > 10_000
   assert json.loads((folder / "study" / "findings.json").read_text())
+  refused = subprocess.run(
+    [program, "train", "--config=x.py", "--workdir=run"],
+    capture_output=True,
+    text=True,
+    cwd=folder,
+  )
+  assert refused.returncode == 2 and "jaxplay[train]" in refused.stderr
+  assert not (folder / "run").exists()
 
 
 @pytest.mark.pods

@@ -120,7 +120,8 @@ def shown(value: Any) -> str:
 
 
 def nearest(key: str, names: Iterable[str]) -> str:
-  """A hint for an unknown key: the nearest name, or where all are listed."""
+  """A hint for an unknown key: the nearest name, and where all are listed."""
+  listed = "`jaxplay config` lists every key"
   leaves = {name: name.rpartition(".")[2] for name in names}
   # Only by the last part, or hparams.foo would be close to all hparams.
   close = difflib.get_close_matches(
@@ -129,8 +130,8 @@ def nearest(key: str, names: Iterable[str]) -> str:
   if close:
     same = [name for name, leaf in leaves.items() if leaf == close[0]]
     best = difflib.get_close_matches(key, same, 1, 0.0)[0]
-    return f"did you mean config.{best}?"
-  return "`jaxplay config` lists every key"
+    return f"did you mean config.{best}? {listed}"
+  return listed
 
 
 def one_of(subject: str, value: Any, names: Iterable[str]) -> None:
