@@ -87,14 +87,19 @@ def prepared(tmp_path_factory):
   return folder
 
 
-_SLOW = {"plan_batch_size", "plan_stability", "run_ladder", "run_playbook"}
+_MARKS = {
+  "plan_batch_size": pytest.mark.slow,
+  "plan_stability": pytest.mark.slow,
+  "run_ladder": pytest.mark.pods,
+  "run_playbook": pytest.mark.pods,
+}
 
 
 def _examples():
   """Every example of the public functions and classes."""
   finder = doctest.DocTestFinder(recurse=False)
   for name in sorted(jp._PUBLIC):
-    marks = [pytest.mark.slow] if name in _SLOW else []
+    marks = _MARKS.get(name, ())
     for example in finder.find(getattr(jp, name), name):
       yield pytest.param(example, id=name, marks=marks)
 

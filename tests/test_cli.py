@@ -56,7 +56,7 @@ def test_a_mistake_costs_one_sentence(arguments, sentence, tmp_path, capsys):
       ["--fake_devices=8", "--config.batch_size=100"],
       "is not divisible by 8 devices; use 96 or 104",
     ),
-    (["--coordinator=localhost:1"], "needs --num_processes"),
+    (["--coordinator=localhost:1"], "--num_processes"),
   ],
 )
 def test_a_mistake_about_the_machine(arguments, sentence, tmp_path):

@@ -19,6 +19,7 @@ from jaxplay import cli, rundir
 from jaxplay import config as config_lib
 from jaxplay.analysis import checklist, curves
 from jaxplay.analysis import results as results_lib
+from jaxplay.api import reading
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 from tests import made_up
@@ -323,7 +324,7 @@ def test_suggest_goes_on_with_the_study(explored, nine_trials, capsys):
   assert studies.call(*command) == 0
   assert "nothing to run" in capsys.readouterr().out
   assert studies.call("study", "suggest", explored, "--trials=2") == 2
-  assert "3 adaptive trials already" in capsys.readouterr().err
+  assert "already has 3 adaptive trials" in capsys.readouterr().err
   file, extended = (
     nine_trials.parent / "study.py",
     ("study", "extend", explored),
@@ -596,7 +597,7 @@ def test_a_live_report_ends_with_the_study(tmp_path, monkeypatch, capsys):
   path, study = studies.write(tmp_path, num_trials=2), tmp_path / "study"
   run = ("study", "run", path, f"--workdir={study}", "--no_report")
   assert studies.call(*run, "--trials=0") == 0
-  monkeypatch.setattr(cli.report, "_LIVE_SECONDS", 1.0)
+  monkeypatch.setattr(reading, "LIVE_SECONDS", 1.0)
   process = studies.start(*run)
   assert studies.call("report", study, "--live") == 0
   studies.finish(process)

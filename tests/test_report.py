@@ -657,7 +657,7 @@ def test_little_to_show(window, tmp_path, name):
     assert str(study.ranked[0].index) in answer
   else:
     assert answer.startswith("No trial")
-  status = "follows the study while it runs"
+  status = "while the study runs"
   assert status in texts(window, "header")[0]
 
 

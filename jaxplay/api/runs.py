@@ -311,6 +311,7 @@ def _train(config, run, console, **options):
   import jax
 
   from jaxplay.analysis import curves
+  from jaxplay.training import sharding
   from jaxplay.training import train as train_lib
 
   try:
@@ -320,4 +321,5 @@ def _train(config, run, console, **options):
     raise jaxplay.RunError(devices.describe(error)) from None
   if jax.process_index() == 0:
     run.write_findings([f.as_json() for f in curves.check_run(run)])
+  sharding.from_first_host(lambda: None)  # The others read what it wrote.
   return status
