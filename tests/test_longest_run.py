@@ -323,8 +323,8 @@ def test_the_seed_decides_the_figure():
     longest_run.answer(longest_run.ARTICLE, seed=seed) for seed in (0, 0, 1)
   )
   assert first == again and first.details == other.details
-  assert first.pictures[:2] == other.pictures[:2]
-  assert first.pictures[2] != other.pictures[2]
+  assert first.figures[:2] == other.figures[:2]
+  assert first.figures[2] != other.figures[2]
 
 
 def test_watching_volatile_growth_does_not_change_the_start():
