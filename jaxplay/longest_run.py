@@ -314,7 +314,7 @@ def _findings(rates, combined, factors, starts):
   shorter = sum(factor < 1 for factor in factors.values())
   advice = (
     "The article expects uncertain growth to shorten runs. It does in"
-    f" {shorter} of the {len(factors)} cases of the last table."
+    f" {shorter} of {len(factors)} cases; see docs/longest_run.md."
   )
   rows.append(("uncertainty_shortens_runs", factors, advice))
   if rates == ARTICLE:
