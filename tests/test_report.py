@@ -656,7 +656,7 @@ def test_little_to_show(window, tmp_path, name):
   if study.ranked:
     assert str(study.ranked[0].index) in answer
   else:
-    assert answer.startswith("No trial")
+    assert answer.startswith("No ")
   status = "while the study runs"
   assert status in texts(window, "header")[0]
 
