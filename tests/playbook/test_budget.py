@@ -35,7 +35,7 @@ def _loop(path, train, config=None, budget="36", **kwargs):
     config,
     budget=planning.Budget.parse(budget),
     learning_rates=(rate / 30, rate * 30),
-    keep=lambda *_: None,
+    write_report=lambda *_: None,
     **(known | kwargs),
   )
 

@@ -275,7 +275,7 @@ def test_playbook(row, tmp_path):
     seeds=1,
     seed=0,
     measure=_measure(row),
-    keep=lambda *_: None,
+    write_report=lambda *_: None,
   )
   _assert_pastes(answer, given)
   config = config_lib.load(str(tmp_path / "best.json"))
