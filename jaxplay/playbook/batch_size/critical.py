@@ -91,7 +91,7 @@ class StepsToTarget:
 
   @property
   def steps(self) -> tuple[int, ...]:
-    """Steps of the best learning rate, for the seeds that reached the target."""
+    """Steps of the best learning rate, of the seeds that reached the target."""
     return tuple(s for s in self.best.steps if s is not None)
 
   @property
@@ -220,9 +220,7 @@ def perfect_to(sizes: Sequence[StepsToTarget]) -> int:
   return max(_near(sizes, [one.examples for one in sizes], _PERFECT, max))
 
 
-def cheapest(
-  sizes: Sequence[StepsToTarget], costs: Mapping[int, float]
-) -> int:
+def cheapest(sizes: Sequence[StepsToTarget], costs: Mapping[int, float]) -> int:
   """Returns the batch size of the least cost to the target.
 
   Of sizes whose costs differ by less than 5% and by less than two standard
@@ -339,8 +337,9 @@ def findings(
       "unknown",
       str(target),
       evidence,
-      f"No batch size reaches {target} with most of its seeds; the closest value"
-      f" is {closest.least:.3g}, with batch size {closest.batch_size}. Use more"
+      f"No batch size reaches {target} with most of its seeds; the closest"
+      f" value is {closest.least:.3g}, at batch size {closest.batch_size}. Use"
+      " more"
       f" steps (--steps={more}), a looser --target, or a wider"
       " --learning_rates.",
     )
@@ -389,8 +388,8 @@ def findings(
         "unknown",
         subject,
         {"budget": one.budget, "least": one.least, "reached": len(one.steps)},
-        f"Most seeds of batch size {one.batch_size} do not reach {target} within"
-        f" {one.budget:,} steps; this size is left out.",
+        f"Most seeds of batch size {one.batch_size} do not reach {target}"
+        f" within {one.budget:,} steps; this size is left out.",
       )
       continue
     if one.missed:
