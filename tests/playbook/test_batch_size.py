@@ -385,7 +385,7 @@ def test_steady():
   "arguments, sentence",
   [
     (["--epochs=3"], "only probes the perfect-scaling regime"),
-    (["--target=valid/error_rate"], "write METRIC<=X"),
+    (["--target=valid/error_rate"], "METRIC<=X"),
     (["--target=valid/loss<=1", "--topology=v5e:2x2"], "leave one"),
     (["--target=valid/eror<=1"], "train/loss"),
     (["--steps=7"], "add --target"),
