@@ -135,7 +135,7 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path):
     try:
       again = _loop(path, planted.trains(stop=stop), config, "20")
       break
-    except study_runner.Stopped:
+    except jaxplay.Stopped:
       stops += 1
   assert stops > 5
   assert _decisions(again, path) == _decisions(whole, tmp_path / "whole")
