@@ -280,7 +280,8 @@ def test_too_few_points(tmp_path, capsys):
   assert error.startswith("jaxplay: 3 points") and error.count("\n") == 1, error
   assert studies.call("report", tmp_path / "L") == 0
   assert "3 points with" in capsys.readouterr().out
-  assert "3 points" in _payload(tmp_path / "L" / "report.html")["notes"]
+  page = _payload(tmp_path / "L" / "report.html")
+  assert "3 points" in json.dumps(page["said"])
 
 
 def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
