@@ -145,11 +145,11 @@ def test_a_rate_is_chosen_by_the_mean_of_its_seeds():
   """B5: not by the fastest seed; the error includes the choice."""
   lucky = critical.RateRuns(0.1, (50, 150, 160))
   better = critical.RateRuns(0.2, (100,))
-  one = critical.StepsToTarget(64, (lucky, better), 200, 1)
-  assert one.best is better and one.mean == 100
+  tuned = critical.StepsToTarget(64, (lucky, better), 200, 1)
+  assert tuned.best is better and tuned.mean == 100
   missed = critical.RateRuns(0.3, (60, 60, None))
-  one = critical.StepsToTarget(64, (missed, better), 200, 1)
-  assert one.best is better
+  tuned = critical.StepsToTarget(64, (missed, better), 200, 1)
+  assert tuned.best is better
   # The best of several equal learning rates has a larger error; much worse
   # learning rates do not matter.
   seeds = tuple(range(80, 121, 4))
@@ -205,7 +205,9 @@ def test_equal_times_take_the_smaller_batch():
 
 def test_a_target_that_no_size_reaches():
   """B5: `unknown`, and no settings."""
-  missed = [dataclasses.replace(one, rates=(), least=0.2) for one in _reached()]
+  missed = [
+    dataclasses.replace(tuned, rates=(), least=0.2) for tuned in _reached()
+  ]
   result = _result(_speeds(), target=_TARGET, reached=missed)
   assert ("steps_to_target", "unknown") in _checks(result)
   assert not result.settings and "0.2" in result.summary[0]

@@ -222,7 +222,7 @@ def test_batch_size(row, tmp_path):
     seeds=2,
     max_train_steps=24,
   )
-  sizes = [one["batch_size"] for one in result.details["speeds"]]
+  sizes = [speed["batch_size"] for speed in result.details["speeds"]]
   assert sizes and result.details["batch_size"] in sizes
   _assert_pastes(result, given)
 

@@ -119,18 +119,18 @@ def _drawn(sizes, seed=0):
   chosen again in each draw.
   """
   squares, freedom = 0.0, 0
-  for one in sizes:
-    for runs in one.rates:
+  for tuned in sizes:
+    for runs in tuned.rates:
       logs = np.log([s for s in runs.steps if s is not None] or [1])
       squares += float(np.sum((logs - logs.mean()) ** 2))
       freedom += len(logs) - 1
   variance = squares / freedom if freedom else 0.0
   rng = np.random.default_rng(seed)
   columns = []
-  for one in sizes:
-    means = np.array(one.means)
-    seeds = np.array([len(runs.steps) for runs in one.rates])
-    errors = np.sqrt((variance + (one.every / means) ** 2 / 12) / seeds)
+  for tuned in sizes:
+    means = np.array(tuned.means)
+    seeds = np.array([len(runs.steps) for runs in tuned.rates])
+    errors = np.sqrt((variance + (tuned.every / means) ** 2 / 12) / seeds)
     noise = rng.normal(size=(_DRAWS, len(means)))
     columns.append((np.log(means) + errors * noise).min(1))
   return np.stack(columns, 1)
@@ -141,7 +141,7 @@ def relative_errors(sizes: Sequence[StepsToTarget]) -> np.ndarray:
 
   Includes the choice of the best learning rate, which biases its mean.
   """
-  logs = np.log([one.mean for one in sizes])
+  logs = np.log([tuned.mean for tuned in sizes])
   return np.sqrt(np.mean((_drawn(sizes) - logs) ** 2, axis=0))
 
 
@@ -180,8 +180,8 @@ def fit_critical(
   """
   if len(sizes) < FEWEST_SIZES:
     return None
-  batch_sizes = np.array([one.batch_size for one in sizes], float)
-  logs = np.log([one.mean for one in sizes])
+  batch_sizes = np.array([tuned.batch_size for tuned in sizes], float)
+  logs = np.log([tuned.mean for tuned in sizes])
   grid = np.geomspace(batch_sizes.min() / 100, batch_sizes.max() * 100, _GRID)
   shapes = np.log1p(grid[:, None] / batch_sizes)  # [grid, sizes]
   centred = shapes - shapes.mean(1, keepdims=True)
@@ -217,7 +217,7 @@ def perfect_to(sizes: Sequence[StepsToTarget]) -> int:
   Its examples to the target are within 25% or two standard errors of the
   minimum over all sizes.
   """
-  return max(_near(sizes, [one.examples for one in sizes], _PERFECT, max))
+  return max(_near(sizes, [tuned.examples for tuned in sizes], _PERFECT, max))
 
 
 def cheapest(sizes: Sequence[StepsToTarget], costs: Mapping[int, float]) -> int:
@@ -230,7 +230,7 @@ def cheapest(sizes: Sequence[StepsToTarget], costs: Mapping[int, float]) -> int:
     sizes: Steps of each size, ascending.
     costs: Batch size -> cost of a step.
   """
-  totals = [costs[one.batch_size] * one.mean for one in sizes]
+  totals = [costs[tuned.batch_size] * tuned.mean for tuned in sizes]
   return min(_near(sizes, totals, _EQUAL, min))
 
 
@@ -248,11 +248,11 @@ def _near(sizes, values, share, combine):
   logs = np.log(values)
   least = int(np.argmin(logs))
   near = []
-  for i, one in enumerate(sizes):
+  for i, tuned in enumerate(sizes):
     two_errors = 2 * math.hypot(errors[i], errors[least])
     limit = combine(math.log1p(share), two_errors)
     if i == least or logs[i] - logs[least] <= limit:
-      near.append(one.batch_size)
+      near.append(tuned.batch_size)
   return near
 
 
@@ -286,7 +286,7 @@ def outcome(
     sizes: Steps of each size, ascending.
     seconds: Batch size -> seconds of a step of the training loop.
   """
-  batch_sizes = [one.batch_size for one in sizes]
+  batch_sizes = [tuned.batch_size for tuned in sizes]
   return Outcome(
     time=cheapest(sizes, seconds),
     time_scaled=cheapest(sizes, dict.fromkeys(batch_sizes, 1.0)),
@@ -327,11 +327,11 @@ def findings(
       all_sizes, key=lambda o: o.least if math.isfinite(o.least) else math.inf
     )
     evidence = {
-      "batch_sizes": [one.batch_size for one in all_sizes],
-      "budgets": [one.budget for one in all_sizes],
+      "batch_sizes": [tuned.batch_size for tuned in all_sizes],
+      "budgets": [tuned.budget for tuned in all_sizes],
       "least": closest.least,
     }
-    more = 4 * max(one.budget for one in all_sizes)
+    more = 4 * max(tuned.budget for tuned in all_sizes)
     add(
       "steps_to_target",
       "unknown",
@@ -344,20 +344,20 @@ def findings(
       " --learning_rates.",
     )
     return rows
-  sizes = [one for one in all_sizes if one.is_known]
+  sizes = [tuned for tuned in all_sizes if tuned.is_known]
   errors = relative_errors(sizes)
   evidence = {
-    "batch_sizes": [one.batch_size for one in sizes],
-    "steps": [one.mean for one in sizes],
+    "batch_sizes": [tuned.batch_size for tuned in sizes],
+    "steps": [tuned.mean for tuned in sizes],
     "relative_errors": list(errors),
-    "learning_rates": [one.best.rate for one in sizes],
+    "learning_rates": [tuned.best.rate for tuned in sizes],
   }
   add("compared_at_equal_target", "ok", str(target), evidence)
   add(
     "perfect_scaling",
     "ok",
     f"batch sizes to {chosen.perfect}",
-    {"examples": [one.examples for one in sizes], "to": chosen.perfect},
+    {"examples": [tuned.examples for tuned in sizes], "to": chosen.perfect},
   )
   verdict, subject, evidence, advice = _critical(sizes, chosen.critical)
   add("critical_batch_size", verdict, subject, evidence, advice, _CRITICAL)
@@ -367,44 +367,48 @@ def findings(
   ):
     evidence = {"here": here, "devices_grow": grown}
     add(check, "ok", f"batch size {here}", evidence, "", source)
-  for i, (before, one) in enumerate(zip(sizes, sizes[1:], strict=False)):
-    growth = math.log(one.mean / before.mean)
+  for i, (before, tuned) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    growth = math.log(tuned.mean / before.mean)
     if growth > max(0.1, 2 * math.hypot(errors[i], errors[i + 1])):
       add(
         "larger_batch_needs_more_steps",
         "warn",
-        f"batch size {one.batch_size}",
-        {"steps": one.mean, "steps_of_smaller": before.mean},
-        f"Batch size {one.batch_size} needed {one.mean:,.0f} steps, and"
+        f"batch size {tuned.batch_size}",
+        {"steps": tuned.mean, "steps_of_smaller": before.mean},
+        f"Batch size {tuned.batch_size} needed {tuned.mean:,.0f} steps, and"
         f" {before.batch_size} only {before.mean:,.0f}. A larger batch size"
         " never needs more steps if it is well tuned: tune more hyperparameters"
         " than the learning rate, or use more --seeds.",
       )
-  for one in all_sizes:
-    subject = f"batch size {one.batch_size}"
-    if not one.is_known:
+  for tuned in all_sizes:
+    subject = f"batch size {tuned.batch_size}"
+    if not tuned.is_known:
       add(
         "steps_to_target",
         "unknown",
         subject,
-        {"budget": one.budget, "least": one.least, "reached": len(one.steps)},
-        f"Most seeds of batch size {one.batch_size} do not reach {target}"
-        f" within {one.budget:,} steps; this size is left out.",
+        {
+          "budget": tuned.budget,
+          "least": tuned.least,
+          "reached": len(tuned.steps),
+        },
+        f"Most seeds of batch size {tuned.batch_size} do not reach {target}"
+        f" within {tuned.budget:,} steps; this size is left out.",
       )
       continue
-    if one.missed:
+    if tuned.missed:
       add(
         "seeds_missed_target",
         "warn",
         subject,
-        {"missed": one.missed, "budget": one.budget},
-        f"{one.missed} of {len(one.best.steps)} seeds of {subject} did not"
-        f" reach {target} and count as {one.budget:,} steps, so the mean is too"
-        " low.",
+        {"missed": tuned.missed, "budget": tuned.budget},
+        f"{tuned.missed} of {len(tuned.best.steps)} seeds of {subject} did not"
+        f" reach {target} and count as {tuned.budget:,} steps, so the mean is"
+        " too low.",
       )
-    rate = one.best.rate
-    if rate <= one.lowest or rate >= one.highest:
-      edge = "lowest" if rate <= one.lowest else "highest"
+    rate = tuned.best.rate
+    if rate <= tuned.lowest or rate >= tuned.highest:
+      edge = "lowest" if rate <= tuned.lowest else "highest"
       add(
         "learning_rate_at_edge",
         "warn",
@@ -419,7 +423,7 @@ def findings(
 
 def _critical(known, fit):
   """Returns (verdict, subject, evidence, advice) on the fit."""
-  sizes = [one.batch_size for one in known]
+  sizes = [tuned.batch_size for tuned in known]
   if fit is None:
     return (
       "unknown",

@@ -72,7 +72,7 @@ def as_result(
   """
   fitting = [s for s in speeds if not s.too_large]
   timed = [s for s in fitting if s.loop_seconds > 0]
-  known = [one for one in reached if one.is_known]
+  known = [tuned for tuned in reached if tuned.is_known]
   largest = fitting[-1].batch_size
   outcome = critical.outcome(known, _seconds(timed)) if known else None
 
@@ -136,8 +136,9 @@ def as_result(
       "saturation": last,
       "speeds": [dataclasses.asdict(s) for s in speeds],
       "reached": [
-        dataclasses.asdict(one) | {"rate": one.best.rate, "steps": one.steps}
-        for one in reached
+        dataclasses.asdict(tuned)
+        | {"rate": tuned.best.rate, "steps": tuned.steps}
+        for tuned in reached
       ],
       "outcome": outcome and dataclasses.asdict(outcome),
       "num_devices": num_devices,
@@ -195,8 +196,8 @@ def _alternatives(timed, decide, by_target):
 def _target_in_words(known, outcome, target, timed, findings):
   if outcome is None:
     return [next(f.advice for f in findings if f.check == "steps_to_target")]
-  one = next(o for o in known if o.batch_size == outcome.time)
-  seconds = _seconds(timed)[one.batch_size]
+  tuned = next(o for o in known if o.batch_size == outcome.time)
+  seconds = _seconds(timed)[tuned.batch_size]
   scaling = f"Scaling is perfect up to batch size {outcome.perfect}."
   fit = outcome.critical
   found = next(f for f in findings if f.check == "critical_batch_size")
@@ -210,11 +211,11 @@ def _target_in_words(known, outcome, target, timed, findings):
       f" {fit.least_steps:,.0f} steps."
     )
   return [
-    f"Use batch size {one.batch_size}: it reaches {target} in the least time"
+    f"Use batch size {tuned.batch_size}: it reaches {target} in the least time"
     " and with the fewest device-seconds on these devices,"
-    f" {_short(seconds * one.mean)} s = {one.mean:,.0f} steps of"
+    f" {_short(seconds * tuned.mean)} s = {tuned.mean:,.0f} steps of"
     f" {_short(1e3 * seconds)} ms, at a constant learning rate of"
-    f" {one.best.rate:g}.",
+    f" {tuned.best.rate:g}.",
     "If the number of devices grew in proportion to the batch size:"
     f" {outcome.time_scaled} for the least time, {outcome.resources_scaled} for"
     " the fewest device-seconds.",
@@ -227,7 +228,7 @@ def _short(number):
 
 
 def _table(speeds, reached, num_devices, target, measured):
-  by_size = {one.batch_size: one for one in reached}
+  by_size = {tuned.batch_size: tuned for tuned in reached}
   heads = ["batch size", "fits", "MiB", "examples/s", "ms per step"]
   if measured:
     heads += ["passes differ", "without feed, ms"]
@@ -243,14 +244,16 @@ def _table(speeds, reached, num_devices, target, measured):
     if measured:
       row.append(f"{s.differ:.0%}" if s.loop_seconds > 0 else None)
       row.append(_number(1e3 * s.step_seconds))
-    one = by_size.get(s.batch_size)
-    if one is not None and one.is_known:
-      spread = float(np.std(one.steps, ddof=1)) if len(one.steps) > 1 else None
-      time = s.loop_seconds * one.mean
-      row += [one.best.rate, round(one.mean), spread and round(spread)]
-      row += [round(one.examples), _number(time), _number(num_devices * time)]
+    tuned = by_size.get(s.batch_size)
+    if tuned is not None and tuned.is_known:
+      spread = (
+        float(np.std(tuned.steps, ddof=1)) if len(tuned.steps) > 1 else None
+      )
+      time = s.loop_seconds * tuned.mean
+      row += [tuned.best.rate, round(tuned.mean), spread and round(spread)]
+      row += [round(tuned.examples), _number(time), _number(num_devices * time)]
     elif target is not None:
-      row += ["-", f"> {one.budget}" if one else "-", *["-"] * 4]
+      row += ["-", f"> {tuned.budget}" if tuned else "-", *["-"] * 4]
     rows.append(row[: len(heads)])
   return result_lib.Table(
     "Batch sizes",
@@ -297,8 +300,8 @@ def _throughput_figure(timed, last, measured):
 
 
 def _steps_figure(known, outcome, target):
-  least = min(one.examples for one in known)
-  sizes = [one.batch_size for one in known]
+  least = min(tuned.examples for tuned in known)
+  sizes = [tuned.batch_size for tuned in known]
   lines = [
     dict(x=size, y=least / size, series="perfect scaling") for size in sizes
   ]
@@ -318,13 +321,13 @@ def _steps_figure(known, outcome, target):
     lines=lines,
     points=[
       dict(
-        x=one.batch_size,
-        y=one.mean,
-        low=one.mean * math.exp(-error),
-        high=one.mean * math.exp(error),
+        x=tuned.batch_size,
+        y=tuned.mean,
+        low=tuned.mean * math.exp(-error),
+        high=tuned.mean * math.exp(error),
         series="best learning rate of each size",
       )
-      for one, error in zip(known, errors, strict=True)
+      for tuned, error in zip(known, errors, strict=True)
     ],
     rules=rules,
     caption="Error bars: two standard errors. With perfect scaling, twice the"
@@ -348,8 +351,8 @@ def _cost_figure(known, outcome, timed, num_devices):
       num_devices * seconds[size]
     )
   rows = [
-    dict(x=one.batch_size, y=one.mean * cost(one.batch_size), series=name)
-    for one in known
+    dict(x=tuned.batch_size, y=tuned.mean * cost(tuned.batch_size), series=name)
+    for tuned in known
     for name, cost in costs.items()
   ]
   return result_lib.FigureData(

@@ -199,11 +199,11 @@ def _speeds(runner, config, measure_size, *, passes, **limits):
     # The last size depends on the best passes so far.
     speeds, ended = _doubled(lambda size, n=number: speed(size, n), **limits)
   for _ in range(_MORE):
-    for one in speeds:
-      if one.differ > throughput.AGREE:
-        name = f"speed/{one.batch_size:07d}"
+    for timed in speeds:
+      if timed.differ > throughput.AGREE:
+        name = f"speed/{timed.batch_size:07d}"
         taken = len(runner.measured(name, throughput.Pass))
-        speed(one.batch_size, taken + 1)
+        speed(timed.batch_size, taken + 1)
     speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
   return speeds, ended
 
@@ -261,7 +261,7 @@ def _reach(
   """Returns the steps to the target of each size, its rate tuned (B5)."""
   reached, budget = [], max_train_steps
   for size in sizes:
-    one = _reach_at(
+    tuned = _reach_at(
       runner,
       config_lib.with_batch_size(config, size),
       target=target,
@@ -269,9 +269,9 @@ def _reach(
       seeds=seeds,
       budget=budget,
     )
-    reached.append(one)
-    if one.is_known:
-      budget = min(budget, math.ceil(_ROOM * one.mean))
+    reached.append(tuned)
+    if tuned.is_known:
+      budget = min(budget, math.ceil(_ROOM * tuned.mean))
   return reached
 
 
