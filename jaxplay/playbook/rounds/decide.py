@@ -46,8 +46,8 @@ def longer(
   old = flat["max_train_steps"]
   if max_train_steps <= old:
     raise jaxplay.UserError(
-      f"expected --steps larger than the {old} steps of the last round, got"
-      f" {max_train_steps}"
+      f"--steps={max_train_steps} must be larger than the {old} steps of the"
+      " last round"
     )
   changes = config_lib.with_steps(flat, max_train_steps)
   schedule = flat["schedule"]
