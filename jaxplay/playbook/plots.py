@@ -24,7 +24,7 @@ def figures(data: Sequence[result_lib.FigureData]) -> list[plots.Figure]:
       drawn.append(
         plots.Figure(
           name=figure.name,
-          group="pictures",
+          group="figures",
           source="own",
           chart=chart,
           caption=figure.caption,

@@ -162,7 +162,10 @@ def _iso_flops(law):
     sort=order,
     scale=alt.Scale(domain=order, scheme="turbo"),
   )
-  data = lambda rows: alt.Chart(alt.InlineData(rows))  # noqa: E731
+
+  def data(rows):
+    return alt.Chart(alt.InlineData(rows))
+
   return [
     data(lines).mark_line(strokeWidth=1.2).encode(x=x, y=y, color=colour),
     data(rows)

@@ -267,20 +267,20 @@ def _measured(config, most=math.inf, fits=math.inf):
 def test_sizes_double_until_memory_ends(tmp_path):
   """B1: the first size that does not fit is compiled once and has a row; a
   second call measures nothing."""
-  asked = []
+  measured_sizes = []
 
   def measure(config):
-    asked.append(config.batch_size)
+    measured_sizes.append(config.batch_size)
     return _measured(config, fits=100)
 
   result = _procedure(tmp_path, measure)
   # Each pass measures all sizes.
-  assert asked == [8, 16, 32, 64, 128, *[8, 16, 32, 64] * 2]
+  assert measured_sizes == [8, 16, 32, 64, 128, *[8, 16, 32, 64] * 2]
   assert result.details["batch_size"] == 64
   assert result.tables[0].rows[-1][:2] == [128, "NO"]
   assert any("128 examples do not fit" in text for text in result.summary)
   again = _procedure(tmp_path, measure)
-  assert len(asked) == 13 and again.as_json() == result.as_json()
+  assert len(measured_sizes) == 13 and again.as_json() == result.as_json()
 
 
 class _Busy:
@@ -290,10 +290,14 @@ class _Busy:
   """
 
   def __init__(self, seed):
-    self._rng, self.share, self.asked = np.random.default_rng(seed), 0.5, []
+    self._rng, self.share, self.measured_sizes = (
+      np.random.default_rng(seed),
+      0.5,
+      [],
+    )
 
   def __call__(self, config):
-    self.asked.append(config.batch_size)
+    self.measured_sizes.append(config.batch_size)
     found = _measured(config, most=10 * 128)
     found["loop_seconds"] *= 1 + 0.02 * self._rng.random()
     if self._rng.random() < self.share:
@@ -313,14 +317,14 @@ def test_killed_while_measuring(calls, tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     _procedure(tmp_path / "killed", dies)
-  asked = []
+  measured_sizes = []
 
   def measure(config):
-    asked.append(config.batch_size)
+    measured_sizes.append(config.batch_size)
     return _measured(config, fits=100)
 
   killed = _procedure(tmp_path / "killed", measure)
-  assert len(asked) == 13 - calls
+  assert len(measured_sizes) == 13 - calls
   assert killed.as_json() == _procedure(tmp_path / "whole", measure).as_json()
 
 
@@ -338,10 +342,10 @@ def test_load_on_the_machine_changes_no_result(tmp_path):
       continue
     assert ("passes_agree", "unknown") in _checks(result)
     assert not result.settings
-    machine.share, machine.asked = 0.0, []
+    machine.share, machine.measured_sizes = 0.0, []
     result = _procedure(tmp_path / str(seed), machine, num_train=3000)
     assert result.details["batch_size"] == 128
-    assert len(set(machine.asked)) <= 4
+    assert len(set(machine.measured_sizes)) <= 4
   sizes = list(chosen.values())
   assert set(sizes) <= {128, None} and sizes.count(128) >= 25
   # One pass is not enough.

@@ -126,12 +126,12 @@ def _plan(tmp_path, *arguments, **extra):
 
 def test_the_table(tmp_path, capsys):
   """Topologies and batch sizes, as a table and as JSON."""
-  asked = ("--topology=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
-  assert _plan(tmp_path, *asked) == 0
+  options = ("--topology=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
+  assert _plan(tmp_path, *options) == 0
   table = capsys.readouterr().out
   assert table.count("v5e:2x2") >= 2 and "bound by" in table
   assert "How to Scale Your Model" in table
-  assert _plan(tmp_path, *asked, "--json") == 0
+  assert _plan(tmp_path, *options, "--json") == 0
   rows = json.loads(capsys.readouterr().out)
   assert [(row["topology"], row["batch_size"]) for row in rows] == [
     ("v5e:2x2", 16),
@@ -160,9 +160,9 @@ def test_batch_sizes_for_a_topology(tmp_path, capsys):
   config = runs.make_config(_LM | {"dataset.vocab_size": 2**17})
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config_lib.as_json(config)))
-  asked = ("plan", "batch-size", f"--config={path}", "--topology=v5e:2x2")
-  asked += (f"--workdir={tmp_path / 'plan'}", "--batch_sizes=16,512,1024")
-  assert studies.call(*asked, "--json") == 0
+  options = ("plan", "batch-size", f"--config={path}", "--topology=v5e:2x2")
+  options += (f"--workdir={tmp_path / 'plan'}", "--batch_sizes=16,512,1024")
+  assert studies.call(*options, "--json") == 0
   result = json.loads(capsys.readouterr().out)
   # Sizes larger than the first that does not fit are not compiled.
   fits, too_large = result["details"]["speeds"]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from jaxplay import cli, commands
+from jaxplay import cli, terminal
 from jaxplay.api import devices
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -45,7 +45,7 @@ def get_study():
 # `jaxplay`, but a signal comes when its progress says so.
 _SIGNALLED = """
 import os, signal, sys
-from jaxplay import cli, commands
+from jaxplay import cli, terminal
 
 number, moment, *arguments = sys.argv[1:]
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import finding
+from jaxplay import finding, formats
 
 _ROUNDS = "Playbook, deciding how long to train when training is compute-bound"
 
@@ -182,7 +182,8 @@ def moved(
   advice = ""
   if has_moved:
     advice = (
-      f"The best value moved from {values[0]:.4g} to {values[1]:.4g} with the"
+      f"The best value moved from {formats.number(values[0])} to"
+      f" {formats.number(values[1])} with the"
       " number of steps; it may move further in a longer round."
     )
   return finding.Finding(

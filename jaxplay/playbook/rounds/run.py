@@ -4,7 +4,7 @@ import json
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import formats, rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
@@ -82,8 +82,8 @@ def rounds(
   rundir.write_json(path, config_lib.as_json(config))
   summary = [
     f"Train trial {best.index} of {results.path.name}"
-    f" ({results.objective} {results.value(best):.4g}) for {steps:,} steps:"
-    f" {why}.",
+    f" ({results.objective} {formats.number(results.value(best))}) for"
+    f" {steps:,} steps: {why}.",
     f"Wrote its config to {path}",
   ]
   tables.append(
