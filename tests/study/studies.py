@@ -6,7 +6,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from jaxplay import cli, terminal
+from jaxplay import cli, commands
 from jaxplay.api import devices
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
