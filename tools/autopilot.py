@@ -360,7 +360,7 @@ def _pooled(rows):
       100 * np.log(np.divide(*_pairs(means, method)))
       for _, means in rows.values()
     ]
-    told = _told(np.concatenate(ratios), " %")
+    told = _told(np.concatenate(ratios), "%")
     lines.append(f"- all tasks, playbook / {method} as a logarithm: {told}")
   return lines
 
@@ -372,7 +372,7 @@ def _told(less, unit=""):
   low, high = less.mean() - reach, less.mean() + reach
   verdict = "better" if high < 0 else "worse" if low > 0 else "inconclusive"
   return (
-    f"{less.mean():+.3g}{unit} (95 %: {low:+.3g} to {high:+.3g}), lower with"
+    f"{less.mean():+.3g}{unit} (95%: {low:+.3g} to {high:+.3g}), lower with"
     f" {(less < 0).sum()} of {len(less)} seeds: {verdict}"
   )
 

@@ -111,7 +111,7 @@ def _table(rows):
       f"{memory['temporaries'] / 2**30:.2f}",
       *(f"{moved[where] / 2**30:.2f}" for where in ("links", "network")),
       f"{low:.0f} to {high:.0f}",
-      f"{least:.0f} to {most:.0f} %",
+      f"{least:.0f} to {most:.0f}%",
       row["bound"],
     ]
     lines.append(f"| {' | '.join(cells)} |")

@@ -20,7 +20,7 @@ from jaxplay.study import space, study
 def get_study():
   """The study."""
   return study.Study(
-    goal="Does a short training of a small language model need a decaying"
+    goal="Does a short run of a small language model need a decaying"
     " learning rate?",
     config="config.py",
     overrides={

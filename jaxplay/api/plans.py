@@ -480,7 +480,7 @@ def run_playbook(
       seed=seed,
       measure=None if keep_batch_size else measure.on_devices(found),
       num_devices=len(found),
-      keep=keep,
+      write_report=keep,
     ),
   )
 

@@ -15,7 +15,7 @@ from jaxplay.scaling import law as law_lib
 @arguments.public("scaling", "run")
 def run_ladder(
   ladder: str | os.PathLike[str], workdir: arguments.Folder
-) -> ladder_lib.Results:
+) -> ladder_lib.LadderResults:
   """Runs what is not finished of a ladder; the same call resumes.
 
   Args:
@@ -54,7 +54,7 @@ def run_ladder(
 
 def read_ladder(
   path: arguments.Place, count: Literal["formula", "compiled"] = "formula"
-) -> ladder_lib.Results:
+) -> ladder_lib.LadderResults:
   """Reads the points of a ladder.
 
   Args:
@@ -74,7 +74,7 @@ def read_ladder(
 
 
 def fit_scaling_law(
-  ladder: str | os.PathLike[str] | ladder_lib.Results,
+  ladder: str | os.PathLike[str] | ladder_lib.LadderResults,
   *,
   count: Literal["formula", "compiled"] = "formula",
   count_embeddings: bool = False,
@@ -102,7 +102,7 @@ def fit_scaling_law(
   from jaxplay.scaling import traps
 
   results = ladder
-  if not isinstance(results, ladder_lib.Results):
+  if not isinstance(results, ladder_lib.LadderResults):
     results = ladder_lib.read(results, count)
   law = law_lib.fit(
     results.points, count_embeddings=count_embeddings, flops_source=count
@@ -111,7 +111,7 @@ def fit_scaling_law(
 
 
 def write_ladder(
-  results: ladder_lib.Results, out: str | os.PathLike[str] | None = None
+  results: ladder_lib.LadderResults, out: str | os.PathLike[str] | None = None
 ) -> tuple[Any, str, list[Finding], pathlib.Path]:
   """Fits the law as far as the points allow, and writes the page.
 
@@ -141,7 +141,7 @@ def write_ladder(
 
 
 def write_figures(
-  results: ladder_lib.Results,
+  results: ladder_lib.LadderResults,
   law: Any,
   folder: str | os.PathLike[str] | None,
   format: str | None = None,

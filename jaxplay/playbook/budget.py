@@ -1,7 +1,7 @@
-"""How the playbook's loop spends its budget, and what it does next.
+"""How the playbook's loop divides its budget among its phases.
 
-The unit is a trial: as many examples as one run of the config sees. Shorter
-trials cost their share.
+The unit is a trial: the number of examples of a run of the config. A shorter
+trial costs its fraction.
 """
 
 import dataclasses
@@ -13,27 +13,28 @@ from typing import Any
 import jaxplay
 from jaxplay import config as config_lib
 
-# With fewer trials, nothing is repaired.
+# Smaller budgets do not search for a fix of an instability.
 _SMALL = 48
-# (trials, learning rates of the sweeps for each factor of ten from there on).
+# (smallest budget in trials, learning rates per decade of the sweeps).
 _PER_DECADE = ((0, 2), (48, 3), (128, 4))
-_SHORT = 4  # A first round's trials have this part of the steps.
-_LONGER = (3, 32)  # trials of the last round
-_CANDIDATES = 3  # Of them, at most so many are run with other seeds.
-_END = 0.4  # share of the budget that the end gets for a further candidate
-_EXPLORED = (16, 256)  # trials of a study
-_FEWEST = 8  # of which a study is still made
-_FIRST_STUDY = 0.4  # share of what is left for studies
-# Adaptive trials at a time, at least: they do not learn of each other.
+_SHORT = 4  # The first round's trials have 1/4 of the config's steps.
+_LONGER = (3, 32)  # minimum and maximum number of trials of the last round
+_CANDIDATES = 3  # maximum number of them that run with other seeds
+_END = 0.4  # maximum share of the budget for the end, with 2 candidates or more
+_EXPLORED = (16, 256)  # minimum and maximum number of trials of a study
+_FEWEST = 8  # A study with fewer trials is not run.
+_FIRST_STUDY = 0.4  # share of the trials that remain for studies
+# Minimum number of adaptive trials that are suggested at once.
 BATCH = 8
-_MOST = 1_000_000  # trials or hours: more is a slip of the keys
+_MOST = 1_000_000  # trials or hours; a larger budget is a typo
 _UNITS = {"h": 3600.0, "m": 60.0}
-# A batch size that is so many times as fast is worth tuning everything for.
+# The batch size is changed for at least this factor of throughput, since all
+# other hyperparameters have to be tuned again.
 WORTH = 2.0
 _WARMUP = "hparams.warmup_steps"
-# A run that is shorter than this is no run of a loop.
+# Minimum of `max_train_steps`.
 FEWEST_STEPS = 8
-# Keys that count steps, beside the length: fewer as batches get larger.
+# Keys in units of steps, beside the length; scaled with the batch size.
 _IN_STEPS = (
   *("log_every", "eval_every", "checkpoint_every"),
   *(_WARMUP, "hparams.decay_timescale"),
@@ -43,11 +44,11 @@ _IN_STEPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """What may be spent: trials, or seconds.
+  """A budget in trials or in seconds.
 
   Attributes:
-    trials: Runs of the config's length, all phases together.
-    seconds: Of training, however many trials that is.
+    trials: Number of trials of the config's length, over all phases.
+    seconds: Time, over all phases.
   """
 
   trials: float = math.inf
@@ -55,10 +56,10 @@ class Budget:
 
   @classmethod
   def parse(cls, text: str) -> "Budget":
-    """Reads "64" (trials), "2h" or "90m".
+    """Parses "64" (trials), "2h" or "90m".
 
     Raises:
-      jaxplay.UserError: It is neither, or not positive.
+      jaxplay.UserError: The text is invalid, or the number not positive.
     """
     unit = _UNITS.get(text[-1:])
     try:
@@ -75,11 +76,11 @@ class Budget:
     return cls(trials=number)
 
   def left(self, spent: float, seconds: float) -> float:
-    """Trials that are left; inf until the time of a trial is known.
+    """Returns the remaining trials; inf until the time of a trial is known.
 
     Args:
       spent: Cost so far, in trials.
-      seconds: Duration of these trials.
+      seconds: Time so far.
     """
     if self.trials < math.inf:
       return self.trials - spent
@@ -95,12 +96,12 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-  """What is put aside for the end, in trials of the config's length.
+  """Trials of the config's length that are reserved for the end.
 
   Attributes:
-    longer: Trials of the last round.
-    candidates: Of these, how many are run with other seeds.
-    seeds: Of each candidate, and of the given config.
+    longer: Number of trials of the last round.
+    candidates: Number of them that run with other seeds.
+    seeds: Number of seeds of each candidate, and of the given config.
   """
 
   longer: int
@@ -109,31 +110,31 @@ class Shares:
 
   @property
   def reserve(self) -> int:
-    """Trials of all of it; the given config is one more to begin with."""
+    """Number of trials in all; the given config has one with its own seed."""
     return self.longer + 1 + (self.candidates + 1) * self.seeds
 
 
 def shares(total: float, seeds: int) -> Shares:
-  """An eighth of the trials for the last round, and 1 to 3 candidates.
+  """Reserves 1/8 of the trials for the last round, with 1 to 3 candidates.
 
-  Further candidates only as far as all of it stays within 0.4 of the budget.
+  More than one candidate only if the reserve is at most 0.4 of the budget.
   """
   fewest, most = _LONGER
   longer = max(fewest, int(min(total / 8, most)))
-  found = Shares(longer, 1, seeds)
+  reserved = Shares(longer, 1, seeds)
   for candidates in range(2, _CANDIDATES + 1):
     more = Shares(longer, candidates, seeds)
     if more.reserve <= _END * total:
-      found = more
-  return found
+      reserved = more
+  return reserved
 
 
 def least(seeds: int, rates: int) -> int:
-  """The smallest budget of the whole loop, in trials.
+  """Returns the minimum budget of the whole loop, in trials.
 
   Args:
-    seeds: Of each candidate.
-    rates: Of each sweep, for as little.
+    seeds: Number of seeds of each candidate.
+    rates: Number of learning rates of each sweep with a small budget.
   """
   sweeps = (2 * rates + 1) / _SHORT
   return next(
@@ -144,117 +145,127 @@ def least(seeds: int, rates: int) -> int:
 
 
 def is_small(total: float) -> bool:
-  """Whether the budget is too small for repairs."""
+  """Whether the budget is too small to search for a fix of an instability."""
   return total < _SMALL
 
 
 def per_decade(total: float) -> int:
-  """Rates of the sweeps for each factor of ten."""
+  """Returns the number of learning rates per decade of the sweeps."""
   return max(number for least, number in _PER_DECADE if total >= least)
 
 
 def first_length(
   max_train_steps: int, fits: int | None, left: float
 ) -> tuple[int, str]:
-  """Steps of the first round's trials, and why.
+  """Returns the steps of the first round's trials, and the reason.
 
-  A quarter of the config's where a constant rate fits the training set in them,
-  or where the budget is small; else, as it may be compute-bound, half. Source:
-  Playbook, deciding how long to train.
+  A quarter of the config's steps if a constant learning rate fits the training
+  set within them, or if the budget is small; otherwise half, since training may
+  be compute-bound. Source: Playbook, deciding how long to train.
 
   Args:
     max_train_steps: The config's.
-    fits: Steps in which the fastest rate fits the training set; None: it did
-      not within a quarter of the config's.
-    left: Trials that are left.
+    fits: Steps in which the fastest learning rate fits the training set; None:
+      more than a quarter of the config's.
+    left: Remaining trials.
   """
   quarter = max(1, max_train_steps // _SHORT)
   if fits is not None:
     return quarter, (
       f"the training set can be fitted in {fits:,} steps, so a quarter of the"
-      " config's are enough to compare trials"
+      " config's steps is enough to compare trials"
     )
   if is_small(left):
     return quarter, "the budget is too small for longer trials"
   return max(1, max_train_steps // 2), (
-    "nothing shows that a quarter of the config's steps can fit the training"
-    " set, so trials are half as long as the config's"
+    "no trial fitted the training set in a quarter of the config's steps, so"
+    " trials have half of the config's steps"
   )
 
 
 def num_explored(left: float, reserve: float, cost: float) -> int:
-  """Trials of the first study: 0.4 of what is left for studies, or 16.
+  """Returns the number of trials of the first study.
+
+  The larger of 16 and 0.4 of the trials that remain for studies.
 
   Args:
-    left: Trials that are left.
-    reserve: Of these, what the end needs.
-    cost: Of a trial of the study.
+    left: Remaining trials.
+    reserve: Trials reserved for the end.
+    cost: Cost of a trial of the study, in trials.
 
   Returns:
-    At most 256; 0 where not even 8 can be paid for.
+    At most 256; 0 if the budget allows fewer than 8.
   """
   fewest, most = _EXPLORED
-  there = (left - reserve) / cost
-  if there < _FEWEST:
+  affordable = (left - reserve) / cost
+  if affordable < _FEWEST:
     return 0
-  return int(min(max(fewest, _FIRST_STUDY * there), there, most))
+  return int(min(max(fewest, _FIRST_STUDY * affordable), affordable, most))
 
 
-def num_exploited(left: float, reserve: float, cost: float, there: int) -> int:
-  """The next adaptive trials: what is left for studies, at most as many.
+def num_exploited(
+  left: float, reserve: float, cost: float, num_explored: int
+) -> int:
+  """Returns the number of adaptive trials to run next.
+
+  All trials that remain for studies, but no more than `num_explored`.
 
   Args:
-    left: Trials that are left.
-    reserve: Of these, what the end needs.
-    cost: Of a trial of the study.
-    there: Trials of the study that are not adaptive.
+    left: Remaining trials.
+    reserve: Trials reserved for the end.
+    cost: Cost of a trial of the study, in trials.
+    num_explored: Number of trials of the study that are not adaptive.
 
   Returns:
-    A multiple of `BATCH`; 0: it is time for the end.
+    A multiple of `BATCH`; 0: the remaining trials are for the end.
   """
-  num = min((left - reserve) / cost, max(there, BATCH))
+  num = min((left - reserve) / cost, max(num_explored, BATCH))
   return max(0, int(num / BATCH) * BATCH)
 
 
 def batch(num: int) -> int:
-  """Adaptive trials at the same time: of many more, as each batch is read."""
+  """Returns how many of `num` adaptive trials to suggest at once."""
   return max(BATCH, num // 16)
 
 
 def gain(speeds: Sequence[Mapping[str, Any]], old: int, new: int) -> float:
-  """Throughput of one batch size over that of another.
+  """Returns the throughput of a batch size relative to another.
 
   Args:
     speeds: {batch_size, loop_seconds, too_large} of each size, ascending.
-    old: Examples; of what was not timed, the next smaller size that was.
-    new: Examples, of a size that was timed.
+    old: The batch size to compare with; if it was not timed, the next smaller
+      size is used.
+    new: A batch size that was timed.
 
   Returns:
-    inf where the old size does not fit into memory.
+    inf if the old size does not fit into memory.
   """
   if any(row["too_large"] and row["batch_size"] <= old for row in speeds):
     return math.inf
-  rates = {
+  throughputs = {
     row["batch_size"]: row["batch_size"] / row["loop_seconds"]
     for row in speeds
     if not row["too_large"]
   }
-  near = max((size for size in rates if size <= old), default=min(rates))
-  return rates[new] / rates[near]
+  smaller = [size for size in throughputs if size <= old]
+  return throughputs[new] / throughputs[max(smaller, default=min(throughputs))]
 
 
 def with_batch_size(flat: Mapping[str, Any], size: int) -> dict[str, Any]:
-  """Changes that make a config see the same examples in batches of a size.
+  """Returns the changes for another batch size at the same number of examples.
 
-  All that counts steps counts so many fewer, and averages of weights reach back
-  as many examples.
+  Numbers of steps are scaled, and the decay of weight averages is set so that
+  they span as many examples.
 
   Args:
     flat: Dotted config key -> value.
-    size: Examples.
+    size: The new batch size.
   """
   factor = flat["batch_size"] / size
-  scaled = lambda steps: max(1, round(steps * factor))  # noqa: E731
+
+  def scaled(steps):
+    return max(1, round(steps * factor))
+
   steps = scaled(flat["max_train_steps"])
   changes = config_lib.with_steps(flat, steps) | {
     "batch_size": size,

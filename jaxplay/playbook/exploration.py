@@ -1,5 +1,6 @@
-"""The studies of the loop: quasi-random exploration, and exploitation."""
+"""The studies of the playbook's loop: exploration, then exploitation."""
 
+from jaxplay import formats
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import budget as budget_lib
@@ -7,27 +8,27 @@ from jaxplay.playbook import phase
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
-# Checks that decide whether there is another study, and its length.
+# Checks that decide on another study and on its number of steps.
 _DECIDING = (
   *("search_space_boundary", "enough_trials", "infeasible_share"),
   *("max_train_steps", "compute_bound", "saturated_early"),
 )
 
 
-def first_study(loop: phase.Loop, seed: int) -> phase.Phase:
+def first_study(loop: phase.PlaybookLoop, seed: int) -> phase.Phase:
   """Runs a quasi-random study of the default space."""
   length, total = loop.data("length"), min(loop.total(), 1e6)
   num = budget_lib.num_explored(
     loop.left(), loop.shares.reserve, loop.cost(length)
   )
-  # As many hyperparameters as the whole budget has trials for.
+  # The whole budget limits the number of hyperparameters.
   space = space_lib.default_space(
     loop.short(length), int(total), tuple(loop.data("rates"))
   )
   return _study(loop, "explore_1", space_lib.Space(space), length, num, seed)
 
 
-def next_study(loop: phase.Loop, name: str, seed: int) -> phase.Phase:
+def next_study(loop: phase.PlaybookLoop, name: str, seed: int) -> phase.Phase:
   """Runs the study that the checks of the last one recommend."""
   last = loop.last.data
   following, length = last["next"], last["length"]
@@ -43,7 +44,7 @@ def next_study(loop: phase.Loop, name: str, seed: int) -> phase.Phase:
 
 def _study(loop, name, space, length, num, seed):
   study = study_lib.Study(
-    goal="Which values of the hyperparameters are good, and is the space?",
+    goal="Which hyperparameter values are best, and is the search space good?",
     config="",
     space=space,
     num_trials=num,
@@ -54,8 +55,8 @@ def _study(loop, name, space, length, num, seed):
 
 
 def _explored(loop, name, results, first, length):
-  """The checks of a study, and the next study that follows from them."""
-  loop.keep(results.path, "", None)
+  """Checks a study, and decides on the next study from the checks."""
+  loop.write_report(results.path, "", None)
   findings = checklist.check_study(results)
   num = len(results.trials)
   following, why = _following(loop, results, findings, length)
@@ -64,11 +65,12 @@ def _explored(loop, name, results, first, length):
     cost = following["trials"] * loop.cost(following.get("length", length))
     least = loop.shares.reserve + budget_lib.BATCH * loop.cost(length)
     if left - cost < least:
-      following, why = None, f"{why}; the budget does not allow that"
+      following, why = None, f"{why}; the remaining budget is too small"
   return phase.Phase(
     name,
     [
-      f"{num} trials, {len(results.space.parameters)} hyperparameters:"
+      f"{formats.count(num, 'trial')},"
+      f" {formats.count(len(results.space.parameters), 'hyperparameter')}:"
       f" {best_in_words(results)}",
       why,
     ],
@@ -85,11 +87,11 @@ def _explored(loop, name, results, first, length):
 
 
 def _following(loop, results, findings, length):
-  """(what to run next, or None; why)."""
+  """Returns (number, space and length of the next trials or None, reason)."""
   num = len(results.trials)
   space, reasons = refine.repaired(results, findings)
   steps, longer = refine.next_steps(results.study, findings)
-  # The last round has all steps; until then a half is enough.
+  # Only the last round has all steps.
   steps = max(length, min(steps, loop.config().max_train_steps // 2))
   if steps > length:
     reasons.append(longer)
@@ -99,20 +101,23 @@ def _following(loop, results, findings, length):
   few = next(f for f in findings if f.check == "enough_trials")
   if few.verdict == "warn":
     return {"trials": num}, few.advice
-  return None, "the checks of the space and of the number of trials pass"
+  return None, "the checks of the search space and of the trial count pass"
 
 
-def num_exploited(loop: phase.Loop) -> int:
+def num_exploited(loop: phase.PlaybookLoop) -> int:
   """Number of adaptive trials to run next."""
   last = loop.explored()[-1].data
   cost = loop.cost(last["length"])
   reserve = loop.shares.reserve
-  there = last["num_trials"]
-  return budget_lib.num_exploited(loop.left(), reserve, cost, there)
+  return budget_lib.num_exploited(
+    loop.left(), reserve, cost, num_explored=last["num_trials"]
+  )
 
 
-def exploit(loop: phase.Loop, name: str, num: int, seed: int) -> phase.Phase:
-  """Runs Bayesian optimization with the rest of the short trials."""
+def exploit(
+  loop: phase.PlaybookLoop, name: str, num: int, seed: int
+) -> phase.Phase:
+  """Extends the last study by adaptive trials."""
   last = loop.explored()[-1].data
   first = loop.last.data["num_trials"]
   results = loop.runner.suggest(
@@ -121,7 +126,7 @@ def exploit(loop: phase.Loop, name: str, num: int, seed: int) -> phase.Phase:
     batch=budget_lib.batch(num),
     seed=seed,
   )
-  loop.keep(results.path, "", None)
+  loop.write_report(results.path, "", None)
   return phase.Phase(
     name,
     [f"{num} adaptive trials: {best_in_words(results)}"],
@@ -138,9 +143,10 @@ def best_in_words(results: results_lib.Results) -> str:
   if not results.ranked:
     return f"no trial has a value of {results.objective}"
   best = results.ranked[0]
-  return f"{results.objective} {results.value(best):.4g} by trial {best.index}"
+  value = formats.number(results.value(best))
+  return f"best {results.objective} {value} (trial {best.index})"
 
 
 def values(results: results_lib.Results, trials) -> list[float]:
-  """Values of trials, for the figure; NaN is written as null."""
+  """Returns the objective of each trial; NaN if it has none."""
   return [results.value(trial) for trial in trials]

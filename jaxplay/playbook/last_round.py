@@ -1,8 +1,8 @@
-"""The end of the loop: full-length trials, other seeds, and the result."""
+"""The end of the playbook's loop: full-length trials, seeds, and the result."""
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import finding, rundir
+from jaxplay import finding, formats, rundir
 from jaxplay.analysis import compare
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import exploration, phase, study_runner
@@ -13,30 +13,30 @@ from jaxplay.study import study as study_lib
 
 _RATE = study_runner.LEARNING_RATE
 _WARMUP = "hparams.warmup_steps"
-_LOWER = 0.5  # times the learning rate; longer runs may need a lower one
-# Keys of which the resulting config keeps its own values.
+_LOWER = 0.5  # factor of the learning rate; longer runs may need a lower one
+# Keys that the resulting config takes from the given config.
 _LOGGING = (
   *("log_every", "eval_every", "checkpoint_every"),
   *study_runner.CURVES_ONLY,
 )
 
 
-def longer(loop: phase.Loop) -> phase.Phase:
-  """Runs the best short trials again, with all steps of the config."""
+def longer(loop: phase.PlaybookLoop) -> phase.Phase:
+  """Runs the best short trials again, for all steps of the config."""
   length = loop.data("length")
   config = loop.config()
   total, num = config.max_train_steps, loop.shares.longer
   trials = _best_of_first_round(loop, length)
-  # A learning rate is unlikely to transfer: the better half also runs with a
-  # lower one.
+  # A learning rate is unlikely to transfer to longer runs, so the better half
+  # also runs with a lower learning rate.
   kept = trials[: -(-num // 2)]
   lower = [
-    point | {_RATE: float(f"{_LOWER * point[_RATE]:.4g}")}
+    point | {_RATE: formats.rounded(_LOWER * point[_RATE], 4)}
     for _, point in kept[: num - len(kept)]
   ]
   changes, why = _lengthened(loop, length)
   study = study_lib.Study(
-    goal="Which of the best short trials is the best one at full length?",
+    goal="Which of the best short trials is the best at full length?",
     config="",
     algorithm="explicit",
     points=[*(point for _, point in kept), *lower],
@@ -48,14 +48,14 @@ def longer(loop: phase.Loop) -> phase.Phase:
       f"none of the {num} best trials completed at {total:,} steps; see"
       f" {str(results.path)!r}"
     )
-  loop.keep(results.path, "", None)
+  loop.write_report(results.path, "", None)
   again = exploration.values(results, results.trials[: len(kept)])
   ranking = rounds_decide.ranking([v for v, _ in kept], again, (length, total))
   return phase.Phase(
     "longer",
     [
-      f"the {len(kept)} best with {total:,} steps, and with"
-      f" {_LOWER:g} times the learning rate:"
+      f"the {len(kept)} best trials at {total:,} steps, and"
+      f" {len(lower)} of them at {_LOWER:g} times their learning rate:"
       f" {exploration.best_in_words(results)}",
       why,
     ],
@@ -69,26 +69,29 @@ def longer(loop: phase.Loop) -> phase.Phase:
 
 
 def _lengthened(loop, length):
-  """(changes that carry the decay of short trials to a full run, why)."""
+  """Returns the changes for a full-length run of a short trial, and the reason.
+
+  They keep the learning rate decay of the short trials.
+  """
   flat, short = map(config_lib.flatten, (loop.config(), loop.short(length)))
   if flat["schedule"] == "wsd":
     # The cooldown is a share of the steps, whatever their number.
-    return {}, "the cooldown keeps its share"
+    return {}, "the cooldown keeps its share of the steps"
   longer, why = rounds_decide.longer(short, flat["max_train_steps"])
-  # Only the decay is that of the short trials; the rest is the config's.
+  # Only the decay is from the short trials; the rest is from the config.
   changes = {
     key: longer[key]
     for key in ("schedule", "cooldown_shape", "hparams.cooldown_fraction")
     if key in longer
   }
-  # A warmup that was cut for the short trials gets its length back.
+  # The warmup may have been shortened for the short trials.
   return changes | config_lib.with_warmup(
     {**flat, **changes}, flat[_WARMUP]
   ), why
 
 
 def _best_of_first_round(loop, length):
-  """(objective, point) of trials of that length, the best first."""
+  """Returns (objective, point) of the trials of that length, the best first."""
   rows = []
   for name in dict.fromkeys(p.data["study"] for p in loop.explored()):
     results = results_lib.read_study(loop.runner.path / name)
@@ -102,8 +105,8 @@ def _best_of_first_round(loop, length):
   return sorted(rows, key=lambda row: row[0])
 
 
-def final(loop: phase.Loop, seeds: int) -> phase.Phase:
-  """Compares the candidates with the given config, with other seeds."""
+def final(loop: phase.PlaybookLoop, seeds: int) -> phase.Phase:
+  """Runs the candidates and the given config with other seeds."""
   given = loop.given
   study = study_lib.Study(
     goal="How good is the given config?",
@@ -123,19 +126,22 @@ def final(loop: phase.Loop, seeds: int) -> phase.Phase:
     if len(values := results.values_of(results.reruns[index])) == seeds
   }
   for path in (baseline.path, results.path):
-    loop.keep(path, "", None)
+    loop.write_report(path, "", None)
   chosen = min(means, key=means.__getitem__, default=None)
-  comparison, summary = None, "every candidate diverged with some other seed"
+  comparison = None
+  summary = "every candidate diverged with at least one other seed"
   if chosen is not None and not baseline.ranked:
-    summary = "the given config has no value, so every candidate is better"
+    summary = "the given config did not complete, so every candidate is better"
   elif chosen is not None:
     trial = loop.runner.path / "longer" / "trials" / f"{chosen:04d}"
     compared = compare.compare(baseline, compare.read(trial))
     comparison, (low, high) = compared.as_json(), compared.interval
     summary = (
       f"{compared.objective} {compared.baseline.mean:.4g} ->"
-      f" {compared.candidate.mean:.4g} over {seeds} other seeds each, better by"
-      f" {compared.improvement:.3g} (95%: {low:.3g} to {high:.3g})"
+      f" {compared.candidate.mean:.4g} over"
+      f" {formats.count(seeds, 'other seed')} each, an improvement of"
+      f" {formats.number(compared.improvement)} (95% confidence interval:"
+      f" {formats.interval(low, high)})"
     )
   return phase.Phase(
     "final",
@@ -145,8 +151,8 @@ def final(loop: phase.Loop, seeds: int) -> phase.Phase:
   )
 
 
-def result(loop: phase.Loop) -> result_lib.ProcedureResult:
-  """The result of the whole loop; writes best.json."""
+def result(loop: phase.PlaybookLoop) -> result_lib.ProcedureResult:
+  """Writes best.json, and returns the result of the whole loop."""
   last = loop.last.data
   chosen, comparison = last["chosen"], last["comparison"]
   verdict = "adopt" if comparison is None else comparison["verdict"]
@@ -154,15 +160,15 @@ def result(loop: phase.Loop) -> result_lib.ProcedureResult:
   if chosen is None or (comparison and comparison["improvement"] <= 0):
     chosen, advice = None, "Keep the given config"
   elif verdict != "adopt":
-    advice = f"Trial {chosen} of the last round may be better, or as good"
-  settings, config = _handed_over(loop, chosen)
+    advice = f"Trial {chosen} of the last round may be better"
+  settings, config = _resulting_config(loop, chosen)
   path = loop.runner.path / "best.json"
   rundir.write_json(path, config_lib.as_json(config))
   return result_lib.ProcedureResult(
     summary=[
       f"{advice}: {loop.last.summary[0]}.",
-      f"{loop.spent():.3g} trials of {loop.budget} were spent.",
-      f"The config was written to {path}",
+      f"Spent {loop.spent():.3g} trials; the budget was {loop.budget}.",
+      f"Wrote the config to {path}",
     ],
     settings=settings,
     findings=[
@@ -184,15 +190,15 @@ def result(loop: phase.Loop) -> result_lib.ProcedureResult:
   )
 
 
-def _handed_over(loop, chosen):
-  """(settings, config) of a trial of the last round; None: as given."""
+def _resulting_config(loop, chosen):
+  """Returns (settings, config) of a trial; None: of the given config."""
   config = loop.given.copy_and_resolve_references()
   if chosen is None:
     return {}, config
   given, decided = (config_lib.flatten(c) for c in (config, loop.config()))
   trial = loop.runner.path / "longer" / "trials" / f"{chosen:04d}"
   run = config_lib.from_json(rundir.RunDir(trial).config())
-  # Not how often a run logs and evaluates.
+  # Logging and evaluation intervals are the config's.
   best = {**config_lib.flatten(run)} | {key: decided[key] for key in _LOGGING}
   settings = config_lib.settled(given, best)
   for key, value in settings.items():
@@ -206,21 +212,21 @@ def _phases_table(loop):
     "Phases",
     ["phase", "trials spent", "decided", "page"],
     [[p.name, round(p.spent, 1), p.summary[0], p.page] for p in loop.phases],
-    "A trial is a run of the config's own length; shorter ones count their"
-    " share.",
+    "A trial is a run of the config's length; a shorter run counts as its"
+    " fraction.",
   )
 
 
 def _settings_table(given, settings):
   return result_lib.Table(
-    "What changes",
-    ["key", "was", "is"],
+    "Changes",
+    ["key", "old", "new"],
     [[key, given[key], value] for key, value in settings.items()],
   )
 
 
 def _figure(loop, objective):
-  """Every trial of the studies, against the budget spent."""
+  """Plots the objective of every trial against the budget spent."""
   rows, at = [], 0.0
   for row in loop.phases:
     values = row.data.get("values", ())
@@ -243,7 +249,6 @@ def _figure(loop, objective):
     result_lib.Axis("budget spent, trials"),
     result_lib.Axis(objective, log=True, with_zero=True),
     points=rows,
-    caption="Each trial with a value, against the budget spent; trials are"
-    " short until the last round. At the end, the mean and standard deviation"
-    " over other seeds.",
+    caption="Trials are short until the last round. At the end, the mean and"
+    " standard deviation over other seeds.",
   )

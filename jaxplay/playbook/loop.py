@@ -3,6 +3,7 @@
 import ml_collections
 
 import jaxplay
+from jaxplay import formats
 from jaxplay.playbook import budget as budget_lib
 from jaxplay.playbook import (
   exploration,
@@ -16,7 +17,7 @@ from jaxplay.playbook.batch_size import measure as measure_lib
 from jaxplay.playbook.batch_size import run as batch_size_run
 from jaxplay.study import suggest
 
-GOAL = "Which configuration is the best one that this budget can find?"
+GOAL = "What is the best config that this budget can find?"
 
 
 def playbook(
@@ -28,30 +29,30 @@ def playbook(
   learning_rates: tuple[float, float],
   seeds: int,
   seed: int,
-  keep: phase.Keep,
+  write_report: phase.WriteReport,
   measure: measure_lib.Measure | None = None,
   num_devices: int = 1,
 ) -> result_lib.ProcedureResult:
-  """Batch size, steps, stability, exploration, exploitation, the last round.
+  """Runs batch size, steps, stability, exploration, exploitation, last round.
 
   Args:
-    runner: Where to run it.
-    config: The base config, whose `max_train_steps` is what a final run gets.
-    budget: Of all that is trained; not refused by `check`.
-    num_train: Examples of the training split.
-    learning_rates: Lowest and highest of the sweeps.
-    seeds: Number, of the candidates and of the given config.
-    seed: Of the studies' sequences and suggestions.
-    keep: Called with (folder, procedure, result) of each procedure that is part
-      of it, and with (folder, "", None) of each study, to write their pages.
+    runner: Runs the studies.
+    config: The base config; the last round has its `max_train_steps`.
+    budget: Budget of all trials; `check` has accepted it.
+    num_train: Number of examples of the training split.
+    learning_rates: Lowest and highest learning rate of the sweeps.
+    seeds: Number of seeds of each candidate and of the given config.
+    seed: Seed of the studies' points and suggestions.
+    write_report: Called with (folder, procedure, result) after each procedure,
+      and with (folder, "", None) after each study.
     measure: Measures a batch size, as `playbook.batch_size.measure` does; None:
       the config's batch size is kept.
     num_devices: Number of devices that `measure` trains on.
 
   Raises:
-    jaxplay.UserError: A budget of time is too small, or nothing trains.
+    jaxplay.UserError: The time budget is too small, or no trial completes.
   """
-  loop = phase.Loop(runner, config, budget, keep)
+  loop = phase.PlaybookLoop(runner, config, budget, write_report)
   if measure is not None:
     loop.run(
       "batch_size",
@@ -75,7 +76,7 @@ def playbook(
   while loop.last.data["next"] is not None:
     number = len(loop.explored()) + 1
     name = f"explore_{number}"
-    # Another seed, so that what both spaces share gets other points.
+    # Another seed, so that the studies have different points.
     study_seed = seed + number - 1
     loop.run(name, lambda: exploration.next_study(loop, name, study_seed))  # noqa: B023
   number = 0
@@ -94,23 +95,23 @@ def check(
   learning_rates: tuple[float, float],
   seeds: int,
 ) -> None:
-  """Checks that `playbook` can reach its end.
+  """Checks that `playbook` can complete.
 
   Raises:
-    jaxplay.UserError: The budget or the config is too small for it.
+    jaxplay.UserError: The budget or the number of steps is too small.
   """
   if config.max_train_steps < budget_lib.FEWEST_STEPS:
     raise jaxplay.UserError(
-      f"config.max_train_steps is {config.max_train_steps}; the loop begins"
-      f" with trials of a quarter of the steps, and needs"
-      f" {budget_lib.FEWEST_STEPS}"
+      f"expected config.max_train_steps of at least {budget_lib.FEWEST_STEPS},"
+      f" got {config.max_train_steps}; the first trials have a quarter of the"
+      " steps"
     )
   rates = study_runner.learning_rates(*learning_rates, budget_lib.per_decade(0))
   least = budget_lib.least(seeds, len(rates))
   if budget.trials < least:
     raise jaxplay.UserError(
       f"--budget of {budget} is smaller than the minimum of the whole loop,"
-      f" {least} trials with {seeds} seeds; with less, run one procedure of"
-      " `jaxplay plan`"
+      f" {least} trials with {formats.count(seeds, 'seed')}; with a smaller"
+      " budget, run a single procedure of `jaxplay plan`"
     )
   suggest.check_installed()

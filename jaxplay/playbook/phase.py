@@ -1,7 +1,7 @@
 """The phases of `jaxplay playbook`, and the files in which they are saved.
 
-Each phase runs once. Its outcome is saved in NN_PHASE.json, so that a loop that
-was killed resumes with the same decisions, also those that depend on time.
+Each phase runs once, and its outcome is saved in NN_PHASE.json. A loop that was
+killed resumes with the same decisions, even if they depended on measured times.
 """
 
 import dataclasses
@@ -20,25 +20,25 @@ from jaxplay.playbook import study_runner
 from jaxplay.study import space as space_lib
 
 _WARMUP = "hparams.warmup_steps"
-_FEWEST_EVALUATIONS = 8
+_FEWEST_EVALUATIONS = 8  # of a trial
 
 # (folder, procedure, result) of a procedure; (folder, "", None) of a study.
-Keep = Callable[[Any, str, result_lib.ProcedureResult | None], None]
+WriteReport = Callable[[Any, str, result_lib.ProcedureResult | None], None]
 
 
 @dataclasses.dataclass
 class Phase:
-  """The outcome of a phase, JSON values.
+  """The outcome of a phase, as JSON values.
 
   Attributes:
-    name: Of its file, without the number.
-    summary: What was decided, the shortest sentence first.
+    name: Name of its file, without the number.
+    summary: Sentences, the decision first.
     settings: Changes to the config.
-    findings: Rows of findings.
+    findings: Findings as JSON.
     data: Values that later phases read.
-    spent: Its cost, in trials.
-    seconds: Its duration.
-    page: Its report, in the folder of the plan; "": none.
+    spent: Cost of its trials, in trials.
+    seconds: Duration.
+    page: Path of its report in the folder of the plan; "": none.
   """
 
   name: str
@@ -51,16 +51,16 @@ class Phase:
   page: str = ""
 
   def as_json(self) -> dict[str, Any]:
-    """The row of NN_PHASE.json."""
+    """Returns the content of NN_PHASE.json."""
     row = dataclasses.asdict(self)
     return {"name": row.pop("name"), "said": row.pop("summary"), **row}
 
 
-class _Steps(TypedDict):
+class _StepsData(TypedDict):
   length: rundir.Positive
 
 
-class _Stability(TypedDict):
+class _StabilityData(TypedDict):
   rates: tuple[rundir.Above0, rundir.Above0]
 
 
@@ -70,30 +70,30 @@ class _ShareRow(TypedDict):
   seeds: rundir.Positive
 
 
-class _Shares(TypedDict):
+class _SharesData(TypedDict):
   shares: _ShareRow
 
 
-class _Next(TypedDict):
+class _NextStudy(TypedDict):
   trials: rundir.Positive
   length: NotRequired[rundir.Positive]
   space: NotRequired[list[space_lib.Row]]
 
 
-class _Explore(TypedDict):
+class _ExploreData(TypedDict):
   study: rundir.Name
   num_trials: rundir.Positive
   length: rundir.Positive
-  next: _Next | None
+  next: _NextStudy | None
   values: list[float | None]
 
 
-class _Exploit(TypedDict):
+class _ExploitData(TypedDict):
   num_trials: rundir.Positive
   values: list[float | None]
 
 
-class _Longer(TypedDict):
+class _LongerData(TypedDict):
   candidates: list[rundir.Count]
   values: list[float | None]
 
@@ -111,27 +111,27 @@ class _Comparison(TypedDict):
   candidate: _Side
 
 
-class _Final(TypedDict):
+class _FinalData(TypedDict):
   chosen: rundir.Count | None
   means: dict[str, float]
   comparison: _Comparison | None
 
 
-# The shape of `Phase.data`, by the phase's name without a number.
+# Shape of `Phase.data`, by the name of the phase without a number.
 _DATA = {
   "batch_size": dict[str, Any],
-  "steps": _Steps,
-  "stability": _Stability,
-  "shares": _Shares,
-  "explore": _Explore,
-  "exploit": _Exploit,
-  "longer": _Longer,
-  "final": _Final,
+  "steps": _StepsData,
+  "stability": _StabilityData,
+  "shares": _SharesData,
+  "explore": _ExploreData,
+  "exploit": _ExploitData,
+  "longer": _LongerData,
+  "final": _FinalData,
 }
 
 
 class PhaseFile(TypedDict):
-  """NN_PHASE.json, a `Phase`; its data is one of `_DATA`."""
+  """NN_PHASE.json: a `Phase`, whose data has a shape of `_DATA`."""
 
   name: str
   said: list[str]
@@ -143,22 +143,22 @@ class PhaseFile(TypedDict):
   page: str
 
 
-class Loop:
-  """The phases that ended, and the config and budget that remain."""
+class PlaybookLoop:
+  """The completed phases, the config so far, and the remaining budget."""
 
   def __init__(
     self,
     runner: study_runner.StudyRunner,
     config: ml_collections.ConfigDict,
     budget: budget_lib.Budget,
-    keep: Keep,
+    write_report: WriteReport,
   ):
     self.runner, self.given = runner, config
-    self.budget, self.keep = budget, keep
+    self.budget, self.write_report = budget, write_report
     self.phases: list[Phase] = []
 
   def run(self, name: str, phase: Callable[[], Phase]) -> None:
-    """Runs a phase, or reads its file if it has run."""
+    """Runs a phase, or reads its file if it has completed before."""
     self.runner.log(f"\n{name} ({self._budget_left()})")
     path = self.runner.path / f"{len(self.phases) + 1:02d}_{name}.json"
     if not path.exists():
@@ -184,8 +184,8 @@ class Loop:
   def _budget_left(self):
     left = self.left()
     if left == math.inf:
-      return f"of {self.budget}"
-    return f"{left:.3g} trials of {self.budget} are left"
+      return f"budget: {self.budget}"
+    return f"budget: {self.budget}, {left:.3g} trials left"
 
   @property
   def last(self) -> Phase:
@@ -195,7 +195,7 @@ class Loop:
     return [p for p in self.phases if p.name.startswith("explore")]
 
   def data(self, name: str) -> Any:
-    """The newest value of that name in the data of the phases."""
+    """Returns the latest value of that name in the data of the phases."""
     return next(p.data[name] for p in reversed(self.phases) if name in p.data)
 
   def spent(self) -> float:
@@ -205,7 +205,7 @@ class Loop:
     return self.budget.left(self.spent(), sum(p.seconds for p in self.phases))
 
   def total(self) -> float:
-    """Trials of the whole budget, estimated if it is a time."""
+    """Returns the whole budget in trials; an estimate if it is a time."""
     return self.spent() + self.left()
 
   @property
@@ -213,7 +213,7 @@ class Loop:
     return budget_lib.Shares(**self.data("shares"))
 
   def config(self) -> ml_collections.ConfigDict:
-    """The config with the settings of all phases."""
+    """Returns the config with the settings of all phases."""
     config = self.given.copy_and_resolve_references()
     for phase in self.phases:
       for key, value in phase.settings.items():
@@ -221,7 +221,7 @@ class Loop:
     return config
 
   def short(self, length: int) -> ml_collections.ConfigDict:
-    """The config of a trial of the first round, of `length` steps."""
+    """Returns the config of a trial of the first round, with `length` steps."""
     config = self.config()
     total = config.max_train_steps
     every = min(
@@ -241,10 +241,10 @@ class Loop:
     return config
 
   def cost(self, length: int) -> float:
-    """Cost of a trial of `length` steps, in trials."""
+    """Returns the cost of a run of `length` steps, in trials."""
     return length * self.config().batch_size / self._examples()
 
 
 def rows(findings: Iterable[finding.Finding]) -> list[dict[str, Any]]:
-  """Findings as JSON."""
+  """Returns findings as JSON."""
   return [row.as_json() for row in findings]

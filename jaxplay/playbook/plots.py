@@ -1,4 +1,4 @@
-"""Draws the figures of a procedure: lines, points, bars, and rules."""
+"""Draws the figures of a procedure as Vega-Lite charts."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 from altair.utils import schemapi
 
+from jaxplay import formats
 from jaxplay.analysis import plots
 from jaxplay.playbook import result as result_lib
 
@@ -14,7 +15,7 @@ _INK = plots.GREY
 
 
 def figures(data: Sequence[result_lib.FigureData]) -> list[plots.Figure]:
-  """A chart for each figure; charts contain their rows."""
+  """Returns a chart for each figure, with its data."""
   drawn = []
   with schemapi.debug_mode(False):
     for figure in data:
@@ -23,7 +24,7 @@ def figures(data: Sequence[result_lib.FigureData]) -> list[plots.Figure]:
       drawn.append(
         plots.Figure(
           name=figure.name,
-          group="pictures",
+          group="figures",
           source="own",
           chart=chart,
           caption=figure.caption,
@@ -49,7 +50,7 @@ def _layers(figure):
   if figure.bars:
     foot = {}
     if not figure.y.log:
-      # From 0, and with room above for the names of rules.
+      # From 0, and with space above for the labels of rules.
       rows = (*figure.bars, *figure.lines, *figure.points)
       top = max(row["y"] for row in rows) * (1.3 if figure.rules else 1.05)
       y.scale, foot = alt.Scale(domainMax=top), {"y2": alt.Y2Datum(0)}
@@ -102,13 +103,13 @@ def _layers(figure):
 
 
 def _level(label, value, y, figure):
-  """A dashed line; of one far above the rest only its value, on the edge."""
+  """Draws a dashed line, or only its value if it is far above the data."""
   ink = dict(color=_INK, fontSize=10, align="right")
   right = alt.value(plots.WIDTH - 2)
   values = [r["y"] for rows in (figure.points, figure.lines) for r in rows]
   low, high = min(values, default=value), max(values, default=value)
   if value > high + 2 * (high - low) and not figure.y.log:
-    text = f"{label}: {value:.4g}, above"
+    text = f"{label}: {formats.number(value)}, above"
     far = alt.Chart(alt.InlineData([{"label": text}]))
     mark = far.mark_text(baseline="top", **ink)
     return [mark.encode(x=right, y=alt.value(2), text="label:N")]
@@ -122,7 +123,7 @@ def _level(label, value, y, figure):
 
 
 def _data(figure, rows):
-  """Rows as they can be drawn: finite, and above 0 on a logarithmic scale."""
+  """Returns the rows that are finite, and above 0 on a logarithmic scale."""
 
   def drawable(row):
     return all(
@@ -168,6 +169,6 @@ def _colour(series):
     title=None,
     sort=series,
     scale=alt.Scale(domain=series, **colours),
-    # The same in all layers: they share one legend.
+    # Layers share a legend only if it is the same in all of them.
     legend=alt.Legend(labelLimit=300) if len(series) > 1 else None,
   )

@@ -1,14 +1,14 @@
 """The result of a procedure of the playbook, and the directory of its work.
 
-    PLAN/plan.json        procedure, options and base config; the result
-         provenance.json  what made it, as in a run
-         NAME/            a study that it ran, a study directory
+    PLAN/plan.json        procedure, options, base config, and the result
+         provenance.json  code, environment and command, as in a run
+         NAME/            a study of the procedure, a study directory
          findings.json    derived: decisions with their evidence
          report.html      derived
 
-A procedure is a pure function of what its studies found, so nothing else is
-kept: killed, it is started again, and of studies that are finished it only
-reads the results.
+A procedure is a pure function of the results of its studies, so no other state
+is saved. After a kill, the same command reads the finished studies and runs the
+rest.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from jaxplay import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table of a result; entries are texts, numbers or None."""
+  """A table of a result; entries are strings, numbers or None."""
 
   title: str
   heads: Sequence[str]
@@ -37,11 +37,12 @@ class Axis:
   """An axis of a figure.
 
   Attributes:
-    title: With the unit.
-    log: Whether its scale is logarithmic; what is not above 0 is not drawn.
-    with_zero: Of a logarithmic scale: linear below the least value above 0, so
-      that 0, such as of an error rate, is drawn.
-    whole: Whether values are whole numbers, such as seeds.
+    title: Title, with the unit.
+    log: Whether the scale is logarithmic; values that are not above 0 are then
+      not drawn.
+    with_zero: Whether a logarithmic scale is linear below the lowest value
+      above 0, so that 0, such as an error rate, is drawn.
+    whole: Whether values are integers.
   """
 
   title: str
@@ -52,18 +53,18 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class FigureData:
-  """The numbers of a figure; `playbook.plots` draws it.
+  """The data of a figure; `playbook.plots` draws it.
 
   Attributes:
     name: Title, unique in its result.
     x: Horizontal axis.
     y: Vertical axis.
-    lines: Rows {x, y, series}, with low and high where there is a band.
-    points: Rows {x, y, series}, with low and high where there are error bars.
+    lines: Rows {x, y, series}, with low and high for a band.
+    points: Rows {x, y, series}, with low and high for error bars.
     bars: Rows {x, x2, y, series} of a histogram.
     rules: Label -> x of a dashed vertical line.
     levels: Label -> y of a dashed horizontal line.
-    caption: What to see, in a sentence or two.
+    caption: What the figure shows, in a sentence or two.
   """
 
   name: str
@@ -79,16 +80,16 @@ class FigureData:
 
 @dataclasses.dataclass(frozen=True)
 class ProcedureResult:
-  """A decision, how it came about, and what to write into the config.
+  """A decision with its evidence, and the settings for the config.
 
   Attributes:
     summary: The result in a few sentences, the most important first.
-    settings: Config key -> value to paste; empty: nothing is to be changed, or
-      the result is inconclusive, and a finding states what is missing.
+    settings: Config key -> recommended value; empty if nothing has to change,
+      or if the result is inconclusive: then a finding states what is missing.
     findings: Each rule that was applied, with its evidence.
-    tables: Of the page, and the first one of the terminal.
-    figures: Of the page.
-    details: Numbers for programs, JSON values.
+    tables: Tables of the report; the terminal shows the first.
+    figures: Figures of the report.
+    details: Values for programs, JSON.
   """
 
   summary: Sequence[str]
@@ -109,7 +110,7 @@ class ProcedureResult:
     return "".join(parts)
 
   def as_json(self) -> dict[str, Any]:
-    """Summary, settings, details and findings; figures are left out."""
+    """Returns summary, settings, details and findings as JSON."""
     return rundir.plain(
       {
         "said": list(self.summary),
@@ -121,7 +122,7 @@ class ProcedureResult:
 
 
 def as_config_lines(settings: Mapping[str, Any]) -> str:
-  """Lines of a config file: `config.max_train_steps = 1600`."""
+  """Returns lines of a config file: `config.max_train_steps = 1600`."""
   return "\n".join(
     f"config.{key} = "
     + (json.dumps(value) if isinstance(value, str) else repr(value))
@@ -130,7 +131,7 @@ def as_config_lines(settings: Mapping[str, Any]) -> str:
 
 
 class _ResultRow(TypedDict):
-  """The dict of `ProcedureResult.as_json`."""
+  """The shape of `ProcedureResult.as_json`."""
 
   said: list[str]
   settings: dict[str, Any]
@@ -149,7 +150,7 @@ class PlanFile(TypedDict):
 
 
 class PlanDir(rundir.Directory):
-  """Reads and writes one plan directory."""
+  """Reads and writes a plan directory."""
 
   kind = "a plan"
   shape = PlanFile
@@ -164,32 +165,32 @@ class PlanDir(rundir.Directory):
 
   def create(
     self,
-    question: str,
+    procedure: str,
     options: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
   ) -> bool:
-    """Makes the plan, or goes on with the one that is here.
+    """Creates the plan, or continues it if it exists.
 
     Args:
-      question: Such as "steps".
-      options: What decides the outcome, JSON values.
+      procedure: Name of the procedure, such as "steps".
+      options: Options that the result depends on, JSON values.
       config: The base config, nested as from `config.as_json`.
 
     Returns:
       Whether it is new.
 
     Raises:
-      jaxplay.UserError: Another plan is here, or something else.
+      jaxplay.UserError: The directory holds another plan, or other files.
     """
-    plan = {"question": question, "options": options, "config": config}
+    plan = {"question": procedure, "options": options, "config": config}
     plan = json.loads(json.dumps(rundir.plain(plan)))
-    here = self._refuse_different(plan)
-    if here is None:
+    existing = self._refuse_different(plan)
+    if existing is None:
       self.make()
     self.note_start(provenance.record())
-    if here is None:
+    if existing is None:
       self._write(plan | {"command": commands.typed()})
-    return here is None
+    return existing is None
 
   def _check_same(self, here, definition):
     difference = self._difference(here, definition)
@@ -201,7 +202,7 @@ class PlanDir(rundir.Directory):
 
   def _difference(self, here, definition):
     if here["question"] != definition["question"]:
-      return f"it answers {here['question']!r}"
+      return f"its procedure is {here['question']!r}"
     if here["config"] is not None and definition["config"] is not None:
       changed = config_lib.differences(here["config"], definition["config"])
       if changed:
@@ -213,6 +214,6 @@ class PlanDir(rundir.Directory):
     return None
 
   def write(self, result: ProcedureResult) -> None:
-    """Writes the result into plan.json, and findings.json."""
+    """Writes the result into plan.json, and its findings into findings.json."""
     self._write(self.plan() | {"answer": result.as_json()})
     self.write_findings([row.as_json() for row in result.findings])

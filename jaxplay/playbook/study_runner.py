@@ -1,7 +1,7 @@
 """Runs the studies and measurements of a procedure in a folder.
 
-A finished study is only read. So a procedure keeps no state of its own: killed
-and restarted, it decides the same from the same results, and trains the rest.
+A finished study is only read. So a procedure has no state of its own: after a
+restart it decides the same from the same results, and runs the rest.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
 LEARNING_RATE = "hparams.learning_rate"
-_BASE = "base_config.json"  # in the folder of a study that has no other
-# Overrides of runs of which only the curves are read.
+_BASE = "base_config.json"  # in the folder of a study without a config file
+# Overrides of runs of which only the learning curves are read.
 CURVES_ONLY = {"num_predictions": 0, "export": False}
 
 
@@ -32,7 +32,7 @@ Train = Callable[[study_lib.StudyDir, Sequence[runners.Job]], None]
 
 
 class StudyRunner:
-  """Runs studies and measurements in a folder, each once."""
+  """Runs studies and measurements in a folder, each of them once."""
 
   def __init__(
     self,
@@ -41,27 +41,27 @@ class StudyRunner:
     train: Train,
     log: Callable[[str], None] = print,
   ):
-    """Creates no file yet.
+    """Creates the runner, but no files.
 
     Args:
       path: The folder of a plan.
-      train: Trains jobs of a study to their end.
-      log: Called with sentences.
+      train: Trains jobs of a study until they end.
+      log: Called with a sentence on each step.
     """
     self.path, self.log = rundir.at(path), log
-    # Run directory -> examples of its training, for the budget of the loop.
+    # Run directory -> number of training examples, for the loop's budget.
     self.ran: dict[str, int] = {}
     self._train = train
-    self._root = self.path  # of the plan, for the runners of its folders
+    self._root = self.path  # the folder of the whole plan
 
   def within(self, name: str) -> "StudyRunner":
-    """The runner of a folder in this one."""
+    """Returns a runner of a subfolder."""
     inner = StudyRunner(self._folder(name), train=self._train, log=self.log)
     inner.ran, inner._root = self.ran, self._root
     return inner
 
   def _folder(self, name):
-    """A folder of the plan, which is no link."""
+    """Returns a subfolder; refuses symbolic links."""
     folder = self.path / name
     rundir.refuse_links(self._root, folder)
     return folder
@@ -72,18 +72,18 @@ class StudyRunner:
     """Runs the unfinished trials of a study, and reads the study.
 
     Args:
-      name: Of its folder.
-      study: What to run.
+      name: Name of its folder.
+      study: The study.
       config: The base config; not changed.
 
     Raises:
-      Stopped: By a signal.
+      Stopped: A signal asked to stop.
       jaxplay.UserError: The study is invalid, or all of its trials crashed.
     """
     directory = study_lib.StudyDir(self._folder(name))
     config = config.copy_and_resolve_references()
     is_own = not study.config
-    if is_own:  # Then it is kept, for the study that follows this one.
+    if is_own:  # A study that follows this one reads it.
       for key, value in study.overrides.items():
         config_lib.override(config, key, value)
       study = dataclasses.replace(study, config=_BASE, overrides={})
@@ -101,12 +101,13 @@ class StudyRunner:
     )
 
   def extend(self, name: str, first: int, last: int) -> results_lib.Results:
-    """Lengthens the study `name`, and runs its trials `first` to `last` - 1."""
+    """Extends the study `name`, and runs its trials `first` to `last` - 1."""
     directory = study_lib.StudyDir(self._folder(name))
     if directory.study()["num_trials"] < last:
       directory.extend(last)
     jobs = runners.trial_jobs(directory, range(first, last))
-    return self._run(directory, jobs, f"{name}: {last - first} more trials")
+    more = formats.count(last - first, "additional trial")
+    return self._run(directory, jobs, f"{name}: {more}")
 
   def suggest(
     self, name: str, trials: int, *, batch: int, seed: int
@@ -114,10 +115,10 @@ class StudyRunner:
     """Extends the study `name` until it has `trials` adaptive trials.
 
     Args:
-      name: Of its folder; at least 8 of its trials have ended.
-      trials: Number of adaptive trials.
-      batch: Number suggested at a time.
-      seed: Of the suggestions.
+      name: Name of its folder; at least 8 of its trials have ended.
+      trials: Number of adaptive trials in all.
+      batch: Number of trials that are suggested at once.
+      seed: Seed of the suggestions.
     """
     directory = study_lib.StudyDir(self._folder(name))
 
@@ -145,7 +146,7 @@ class StudyRunner:
   def rerun(
     self, name: str, indices: Sequence[int], seeds: int
   ) -> results_lib.Results:
-    """Runs trials of the study `name` again, with `seeds` other seeds."""
+    """Reruns trials of the study `name` with `seeds` other seeds."""
     directory = study_lib.StudyDir(self._folder(name))
     jobs = runners.rerun_jobs(directory, indices, seeds)
     which = " and ".join(map(str, indices))
@@ -155,14 +156,14 @@ class StudyRunner:
       directory, jobs, f"{name}: {trials} {which} with {with_seeds}"
     )
 
-  def _run(self, directory, jobs, what):
+  def _run(self, directory, jobs, message):
     if any(job.is_open() for job in jobs):
-      self.log(what)
+      self.log(message)
       self._train(directory, jobs)
     return self._read(directory, jobs)
 
   def _read(self, directory, jobs):
-    """The results of a study, after counting the cost of some of its jobs."""
+    """Adds the cost of some jobs, and returns the results of their study."""
     for job in jobs:
       examples = job.config.max_train_steps * job.config.batch_size
       self.ran[str(job.run.path)] = examples
@@ -187,7 +188,7 @@ class StudyRunner:
     overrides: Mapping[str, Any] = {},
     objective: str = "",
   ) -> results_lib.Results:
-    """A study of the learning rate alone, at the given rates, in order."""
+    """Runs a study of the learning rate alone, with a trial for each value."""
     domain: space_lib.Choice | space_lib.Float = space_lib.Choice(rates)
     if len(rates) > 1:
       domain = space_lib.Float(min(rates), max(rates), scale="log")
@@ -203,37 +204,37 @@ class StudyRunner:
     return self.study(name, study, config)
 
   def measured(self, name: str, shape: Any) -> list[Any]:
-    """The measurements saved under this name, in order.
+    """Returns the measurements saved under this name, in order.
 
     Args:
-      name: Of its folder.
-      shape: Of each; see `rundir.read_json`.
+      name: Name of their folder.
+      shape: Shape of each; see `rundir.read_json`.
     """
     saved: list[Any] = []
     while True:
-      value = rundir.read_json(self._kept(name, len(saved)), shape)
+      value = rundir.read_json(self._measurement(name, len(saved)), shape)
       if value is None:
         return saved
       saved.append(value)
 
   def measure(self, name: str, measure: Callable[[], Any]) -> None:
-    """Saves what `measure()` returns, JSON values, after earlier ones."""
-    path = self._kept(name, len(self.measured(name, Any)))
+    """Saves the JSON value of `measure()`, after earlier measurements."""
+    path = self._measurement(name, len(self.measured(name, Any)))
     path.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_json(path, measure())
 
-  def _kept(self, name, index):
+  def _measurement(self, name, index):
     return self._folder(name) / f"{index}.json"
 
 
 def learning_rates(low: float, high: float, per_decade: int = 4) -> list[float]:
-  """Learning rates from `low` to `high`, even on the log scale, two digits.
+  """Returns log-spaced learning rates, rounded to two significant digits.
 
   Args:
-    low: The first, above 0.
-    high: The last.
-    per_decade: Number for each factor of ten, at least.
+    low: The lowest, above 0.
+    high: The highest.
+    per_decade: Minimum number for each factor of ten.
   """
   number = max(2, math.ceil(per_decade * math.log10(high / low)) + 1)
   grid = np.geomspace(low, high, number)
-  return sorted({float(f"{rate:.2g}") for rate in grid})
+  return sorted({formats.rounded(rate, 2) for rate in grid})

@@ -1,1 +1,1 @@
-"""Programs on TPUs that are not here: memory, traffic, roofline."""
+"""Estimates for TPU topologies, without TPUs: memory, traffic, roofline."""

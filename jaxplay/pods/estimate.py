@@ -13,15 +13,14 @@ from jaxplay.pods import probe, program, roofline
 from jaxplay.pods import topology as topology_lib
 
 HERE = "here"  # the devices of this process
-# A batch larger by more doublings than this is not searched for.
-_MOST_DOUBLINGS = 12
+_MOST_DOUBLINGS = 12  # of the batch size in a search
 
 
 def find(name: str) -> topology_lib.Topology:
-  """The topology of a name, or the devices of this process for "here".
+  """Returns the topology of a name, or the devices of this process for "here".
 
   Raises:
-    jaxplay.UserError: There is no such topology, or no compiler for it.
+    jaxplay.UserError: The topology is unknown, or its compiler not installed.
   """
   if name == HERE:
     shape = (jax.local_device_count(),)
@@ -32,20 +31,20 @@ def find(name: str) -> topology_lib.Topology:
 def estimate(
   name: str, topology: topology_lib.Topology, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-  """Compiles a config for a topology; "here", its step is also measured.
+  """Compiles a config for a topology; for "here", also measures its step.
 
   Args:
-    name: As the topology was named.
-    topology: Its devices.
+    name: Name of the topology.
+    topology: The topology.
     config: A checked config.
 
   Returns:
-    JSON values, of one device: "fits", "memory" (bytes by part), and where it
-    fits "flops", "memory_traffic_bytes", "collectives" and, if the chip's peaks
-    are known, "seconds" by resource, "step_seconds" from and to, and "bound".
+    JSON values of one device: "fits", "memory" (bytes by part), and if it fits
+    "flops", "memory_traffic_bytes", "collectives" and, if the chip's peaks are
+    known, "seconds" by resource, "step_seconds" (low and high), and "bound".
 
   Raises:
-    jaxplay.UserError: The mesh or the batch does not fit the devices.
+    jaxplay.UserError: The mesh or the batch size does not fit the devices.
   """
   devices = topology.devices
   compiled = topology_lib.compile_for(config, devices)
@@ -125,13 +124,16 @@ def largest_batch(
   row: Mapping[str, Any],
   log: Callable[[int], None] = lambda size: None,
 ) -> int | None:
-  """The largest batch that fits, by doubling or halving; None: none fits.
+  """Returns the largest batch size that fits, by doubling or halving.
 
   Args:
     topology: The devices.
-    config: With the batch size to begin at.
-    row: From `estimate`, of this config.
-    log: Called with each batch size before it is compiled for.
+    config: The config, with the initial batch size.
+    row: The result of `estimate` of this config.
+    log: Called with each batch size before compiling.
+
+  Returns:
+    The batch size; None: no size fits.
   """
 
   def fits(size):

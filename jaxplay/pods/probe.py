@@ -1,4 +1,4 @@
-"""Measures a step, and the peaks of the devices of this process."""
+"""Measures steps, and the peaks of the devices of this process."""
 
 import collections
 import dataclasses
@@ -17,34 +17,32 @@ from jaxplay.training import dry_run, feed, memory, sharding
 from jaxplay.training import loop as loop_lib
 from jaxplay.training import workload as workload_lib
 
-# Time is taken in rounds of calls, each of about so many seconds and at least
-# and at most so many calls. It is steady once so many rounds in a row are not
-# faster than the fastest one by more than the share; and a machine that others
-# use may never be, so rounds and seconds are limited.
+# Duration of a round in seconds, and its minimum and maximum number of calls.
 _ROUND_SECONDS, _CALLS = 0.1, (3, 100)
+# Timing ends once this number of rounds in a row is not faster by this share.
 _SAME_ROUNDS, _SAME = 3, 0.02
+# On a busy machine that may never happen, so rounds and time are limited.
 _MOST_ROUNDS, _MOST_SECONDS = 30, 20.0
-# Of the loop: seconds of a call, where that is of several steps.
+# Duration of a call of several steps.
 _CALL_SECONDS = 0.05
-# Of a loop whose data the host reads, several batches at a time: so many steps
-# make a round. The first ones, or seconds, are not timed: what was read ahead
-# while it compiled would seem to cost nothing.
+# If the host reads the data: steps of a round, since several batches are read
+# in parallel. The first steps, for at most this time, are not timed, because
+# their data was read during compilation.
 _READ_AHEAD, _READ_AHEAD_SECONDS = 16, 10.0
-# Of the schedule and the reader: a loop that is measured never ends.
+# Number of steps of the schedule; the measured loop does not reach it.
 _ENDLESS = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
-  """How fast a config trains on these devices.
+class Measurement:
+  """Speed and memory of training a config on these devices.
 
   Attributes:
-    step_seconds: Of a step whose examples are on the devices already.
-    loop_seconds: Of a step with its examples brought, as in training.
-    bytes: Of memory on each device, at the peak of a step, as compiled.
+    step_seconds: Seconds of a step with its examples on the devices.
+    loop_seconds: Seconds of a step in the training loop, with its feed.
+    bytes: Peak memory of a step on each device, as compiled.
     text: The compiled program of the step.
-    too_large: Why it does not fit into memory; "": it does, and else no time
-      was taken.
+    too_large: Why it does not fit into memory, and was not timed; "": it fits.
   """
 
   step_seconds: float = math.nan
@@ -55,15 +53,15 @@ class Speed:
 
 
 def peaks(size: int = 2048) -> dict[str, float]:
-  """What one device does at best: the best of several trials.
+  """Measures the peak performance of a device: the best of several calls.
 
   Args:
-    size: Of the square matrices whose product is timed.
+    size: Rows and columns of the matrices whose product is timed.
 
   Returns:
-    "flops" per second, of products of float32 matrices on a CPU and of bfloat16
-    ones elsewhere; "memory_bandwidth", bytes per second of a sum of two arrays,
-    much larger than any cache.
+    "flops" per second, for products of float32 matrices on a CPU and bfloat16
+    otherwise; "memory_bandwidth", bytes per second, for the sum of two arrays
+    that are much larger than any cache.
   """
   on_cpu = jax.default_backend() == "cpu"
   dtype = jnp.float32 if on_cpu else jnp.bfloat16
@@ -88,12 +86,12 @@ def _seconds(function, *arguments):
 
 
 def exchange_seconds(devices: Sequence[Any], wire_bytes: float) -> float:
-  """Seconds of one exchange among devices: an all-reduce over all of them.
+  """Measures the seconds of an all-reduce over devices.
 
   Args:
-    devices: Two at least.
-    wire_bytes: What each of them has to receive, as `planning.program` counts
-      it: 2 (n - 1) / n of the array, around a ring.
+    devices: At least two devices.
+    wire_bytes: Bytes that each receives, as counted by `pods.program`:
+      2 (n - 1) / n of the array, around a ring.
   """
   n = len(devices)
   mesh = sharding.make_mesh(replica=n, devices=devices)
@@ -110,10 +108,10 @@ def exchange_seconds(devices: Sequence[Any], wire_bytes: float) -> float:
 
 
 def step_seconds(config: ml_collections.ConfigDict) -> float:
-  """Seconds of a training step on made-up examples, once it is `steady`."""
+  """Measures the seconds of a training step, on random examples."""
   workload = workload_lib.make_workload(config, planned=True)
   compiled = dry_run.lower_train_step(config, workload).compile()
-  state, batch = workload.init(), _made_up(config, workload)
+  state, batch = workload.init(), _random_batch(config, workload)
 
   def one_round(calls):
     nonlocal state
@@ -126,12 +124,12 @@ def step_seconds(config: ml_collections.ConfigDict) -> float:
   return steady(one_round)
 
 
-def _made_up(config, workload):
-  """A batch of made-up examples on the devices."""
+def _random_batch(config, workload):
+  """Returns a batch of random examples on the devices."""
   rng = np.random.default_rng(0)
   size = config.batch_size // config.microbatches
 
-  def made_up(name, shape, dtype):
+  def random(name, shape, dtype):
     most = {"label": workload.dataset.num_classes, "moves": 1}.get(name)
     most = most or workload.dataset.pixel_max or workload.dataset.num_classes
     shape = (config.microbatches, size, *shape)
@@ -141,23 +139,25 @@ def _made_up(config, workload):
     return sharding.place(where, array[:, rows], size, 1)
 
   return {
-    name: made_up(name, shape, dtype)
+    name: random(name, shape, dtype)
     for name, (shape, dtype) in dry_run.batch_shapes(config, workload).items()
   }
 
 
-def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
-  """Times the step alone, and the loop with its data, of a config.
+def measure(
+  config: ml_collections.ConfigDict, devices: Sequence[Any]
+) -> Measurement:
+  """Times the step alone, and in the training loop with its data.
 
-  What does not fit, by the compiled program or by running it, is a result.
+  Returns `too_large` if it runs out of memory, in compilation or execution.
 
   Args:
     config: A checked config.
-    devices: To train on.
+    devices: The devices to train on.
 
   Raises:
-    jaxplay.UserError: Its mesh or batch does not fit the devices, or its data
-      set cannot be had.
+    jaxplay.UserError: Its mesh or batch size does not fit the devices, or its
+      data set is not available.
   """
   config = config.copy_and_resolve_references()
   with config.unlocked():
@@ -167,11 +167,11 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
     workload = workload_lib.make_workload(config, devices=devices)
     compiled = dry_run.lower_train_step(config, workload).compile()
     peak_bytes = memory.peak_bytes(compiled)
-    there = memory.of_device(devices[0])
-    if peak_bytes > there:  # False where it is not known.
+    available = memory.of_device(devices[0])
+    if peak_bytes > available:  # False if either is not known.
       as_text = dry_run.format_bytes
-      return Speed(
-        too_large=f"{as_text(peak_bytes)} of {as_text(there)}, as compiled",
+      return Measurement(
+        too_large=f"{as_text(peak_bytes)} of {as_text(available)}, as compiled",
         bytes=peak_bytes,
       )
     loop, step = _loop_seconds(config, workload)
@@ -179,16 +179,17 @@ def measure(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Speed:
     short = memory.exhausted(error)
     if not short:
       raise
-    return Speed(too_large=short, bytes=peak_bytes)
-  return Speed(step, loop, peak_bytes, compiled.as_text())
+    return Measurement(too_large=short, bytes=peak_bytes)
+  return Measurement(step, loop, peak_bytes, compiled.as_text())
 
 
 def _loop_seconds(config, workload):
-  """Seconds of a step of the loop of `train`: with its feed, and without.
+  """Measures the seconds of a step of the training loop, with and without feed.
 
-  As there, one call is under way while the next one is made ready. No lines,
-  evaluations or checkpoints. Without the feed the same calls get the same
-  examples over and over, so that nothing differs but what bringing them takes.
+  As in `train`, a call is dispatched before the previous call has finished;
+  there is no logging, evaluation or checkpoint. Without the feed, the
+  same calls get the same examples again, so that the difference is the time of
+  the feed.
   """
   feeder = workload_lib.make_feed(workload, config, 0)
   hparams = {
@@ -196,12 +197,12 @@ def _loop_seconds(config, workload):
     for name, number in workload.hparams.items()
   }
   state, at, most = workload.init(), 0, 1
-  bring, kept = feeder.arguments, {}
+  arguments, cached = feeder.arguments, {}
 
-  def keep(first, stop):
-    if stop - first not in kept:
-      kept[stop - first] = feeder.arguments(first, stop)
-    return kept[stop - first]
+  def cached_arguments(first, stop):
+    if stop - first not in cached:
+      cached[stop - first] = feeder.arguments(first, stop)
+    return cached[stop - first]
 
   def one_round(steps):
     nonlocal state, at
@@ -211,7 +212,7 @@ def _loop_seconds(config, workload):
       stop = min(
         feeder.next_stop(at), loop_lib.next_stop(at, config), at + most
       )
-      state, tally = feeder.program(hparams, state, *bring(at, stop))
+      state, tally = feeder.program(hparams, state, *arguments(at, stop))
       at, calls = stop, calls + 1
       in_flight.append(tally)
       if len(in_flight) > 1:
@@ -220,31 +221,31 @@ def _loop_seconds(config, workload):
     return [(time.perf_counter() - start) / (at - first)]
 
   since = time.monotonic()
-  one_round(1)  # It compiles.
+  one_round(1)  # compiles
   reads = isinstance(feeder, feed.HostFeed)
   while reads and at < _READ_AHEAD:
     one_round(1)
     if time.monotonic() - since > _READ_AHEAD_SECONDS:
       break
-  # A call of several steps has as many as training makes between its lines.
+  # Short steps are timed in calls of several steps, as in training.
   most = max(1, math.ceil(_CALL_SECONDS / one_round(1)[0]))
   loop = steady(one_round, _READ_AHEAD if reads else _CALLS[0])
-  bring = keep
+  arguments = cached_arguments
   return loop, steady(one_round)
 
 
 def steady(
   one_round: Callable[[int], Sequence[float]], fewest: int = _CALLS[0]
 ) -> float:
-  """Seconds of what is timed in rounds, once they no longer get shorter.
+  """Times rounds of calls until they no longer get faster.
 
-  The least median of a round of calls (of 0.1 seconds, 3 calls at least), as
-  soon as three rounds in a row are not faster than the fastest before them by
-  more than 2 %; after at most 30 rounds or 20 seconds.
+  Returns the lowest median of a round (of 0.1 seconds, and at least 3 calls),
+  once three rounds in a row are not faster than the fastest before them by more
+  than 2%, or after 30 rounds or 20 seconds.
 
   Args:
-    one_round: Times so many calls; returns the seconds of each.
-    fewest: Calls of a round, at least.
+    one_round: Makes a number of calls; returns the seconds of each.
+    fewest: Minimum number of calls of a round.
   """
   since = time.monotonic()
   first = statistics.median(one_round(fewest))

@@ -1,7 +1,7 @@
-"""What a compiled program moves: bytes of memory, and collectives.
+"""The memory traffic and collectives of a compiled program.
 
-Read from XLA's text of the program (HLO), which is that of one device, because
-XLA's own cost analysis counts the body of a loop once, however often it runs.
+Both are read from XLA's text of the program (HLO) of one device, because XLA's
+own cost analysis counts the body of a loop only once.
 """
 
 import dataclasses
@@ -43,16 +43,16 @@ _SLICES = ("dynamic-slice", "gather", "slice")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One exchange among devices, as often as a step makes it.
+  """A collective operation of a step.
 
   Attributes:
-    kind: Such as `all-gather`.
-    bytes: Of the whole array that is gathered, reduced or exchanged, on one
-      device, each time.
-    group: Places of the devices of one of its groups, in the program's order.
-    times: How often a step makes it.
-    between_slices: Whether it is one of slices, by their hosts; then `group` is
-      of slices.
+    kind: Kind of the collective, such as `all-gather`.
+    bytes: Bytes of the whole array that is gathered, reduced or exchanged, on
+      one device, each time.
+    group: Devices of its first group, as positions in the program's order.
+    times: How often a step executes it.
+    between_slices: Whether hosts exchange data between slices; then `group`
+      has slices.
   """
 
   kind: str
@@ -63,29 +63,29 @@ class Collective:
 
   @property
   def wire_bytes(self) -> float:
-    """What each device has to receive at least, in a step.
+    """Minimum number of bytes that each device receives in a step.
 
-    By a ring, which is the least that there is: (n - 1)/n of the array, and
-    twice that for an all-reduce, which is a reduce-scatter and an all-gather
-    (Thakur et al. 2005, doi 10.1177/1094342005051521).
+    By a ring algorithm: (n - 1) / n of the array, and twice that for an
+    all-reduce, which is a reduce-scatter and an all-gather (Thakur et al. 2005,
+    doi 10.1177/1094342005051521).
     """
     n = len(self.group)
     share = 1 if self.kind == "collective-permute" else (n - 1) / n
-    twice = 2 if self.kind == "all-reduce" else 1
-    return self.times * twice * share * self.bytes
+    passes = 2 if self.kind == "all-reduce" else 1
+    return self.times * passes * share * self.bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """What a step moves, on one device.
+  """Memory traffic and collectives of a step, on one device.
 
   Attributes:
-    memory_bytes: Read from and written to the device's memory: operands and
-      results of each instruction, where fusions count as one and what stays in
-      a faster memory does not count.
-    collectives: Exchanges among devices.
-    unknown_loops: Loops whose trip count the text does not state; they count as
-      one iteration.
+    memory_bytes: Bytes read from and written to the device's memory: operands
+      and results of each instruction, where a fusion is one instruction, and
+      arrays in faster memory do not count.
+    collectives: The collectives.
+    unknown_loops: Number of loops with an unknown trip count; they count as one
+      iteration.
   """
 
   memory_bytes: float
@@ -94,10 +94,10 @@ class Traffic:
 
 
 def traffic(text: str) -> Traffic:
-  """Of a compiled program.
+  """Returns the traffic of a compiled program.
 
   Args:
-    text: From `compiled.as_text()`, of JAX.
+    text: The program's text, from `compiled.as_text()` of JAX.
   """
   return _Program(text).traffic()
 
@@ -108,12 +108,12 @@ class _Instruction:
   shape: str
   opcode: str
   operands: tuple[str, ...]
-  argument: str  # what stands in the parentheses
-  rest: str  # what comes after them
+  argument: str  # the text in parentheses
+  rest: str  # the text after them
   is_root: bool
 
   def attribute(self, name):
-    """The computation that an attribute names."""
+    """Returns the name of the computation of an attribute."""
     found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
     return found and found[1]
 
@@ -129,10 +129,10 @@ class _Program:
       if header:
         current = self._computations[header[2]] = []
         self._entry = header[2] if header[1] else self._entry
-      elif current is not None and (one := _instruction(line)):
-        current.append(one)
+      elif current is not None and (instruction := _instruction(line)):
+        current.append(instruction)
     self._shapes = {
-      name: {one.name: one.shape for one in instructions}
+      name: {i.name: i.shape for i in instructions}
       for name, instructions in self._computations.items()
     }
 
@@ -142,58 +142,58 @@ class _Program:
 
   @functools.cache  # noqa: B019
   def _of(self, name):
-    """(bytes of memory, collectives, loops of unknown turns)."""
+    """Returns (bytes of memory, collectives, loops of unknown trip count)."""
     memory, collectives, unknown, channels = 0.0, [], 0, set()
-    for one in self._computations[name]:
-      turns, inner = 1, []
-      if one.opcode == "while":
-        inner = [one.attribute("body")]
-        turns = self._turns(name, one)
-        unknown += turns is None
-        turns = turns or 1
-      elif one.opcode == "conditional":
-        # The costliest branch.
-        branches = map(self._of, _branches(one))
+    for op in self._computations[name]:
+      trips, inner = 1, []
+      if op.opcode == "while":
+        inner = [op.attribute("body")]
+        trips = self._trip_count(name, op)
+        unknown += trips is None
+        trips = trips or 1
+      elif op.opcode == "conditional":
+        # The branch with the largest memory traffic.
+        branches = map(self._of, _branches(op))
         cost = max(branches, default=(0, [], 0), key=lambda c: c[0])
         memory, unknown = memory + cost[0], unknown + cost[2]
         collectives += cost[1]
-      elif one.opcode in ("call", "async-start"):
-        inner = [one.attribute("to_apply") or one.attribute("calls")]
-      elif one.opcode == "fusion":
-        # What it computes stays inside, but it may hold a collective, or a
-        # part of one that goes on while others compute.
-        for channel, collective in self._in_fusion(one.attribute("calls")):
+      elif op.opcode in ("call", "async-start"):
+        inner = [op.attribute("to_apply") or op.attribute("calls")]
+      elif op.opcode == "fusion":
+        # Only its operands and results use memory, but it may contain a
+        # collective, or a part of an asynchronous one.
+        for channel, collective in self._in_fusion(op.attribute("calls")):
           if channel is None or channel not in channels:
             collectives.append(collective)
           channels.add(channel)
       for computation in filter(None, inner):
         of_inner, part, more = self._of(computation)
-        memory, unknown = memory + turns * of_inner, unknown + more
+        memory, unknown = memory + trips * of_inner, unknown + more
         collectives += [
-          dataclasses.replace(c, times=turns * c.times) for c in part
+          dataclasses.replace(c, times=trips * c.times) for c in part
         ]
-      kind = one.opcode.removesuffix("-start")
+      kind = op.opcode.removesuffix("-start")
       if kind in _COLLECTIVES:
-        collectives.append(self._collective(name, one, kind))
-      if one.opcode == "send" and (between := self._between(name, one)):
+        collectives.append(self._collective(name, op, kind))
+      if op.opcode == "send" and (between := self._between(name, op)):
         collectives.append(between)
-      memory += self._bytes(name, one)
+      memory += self._bytes(name, op)
     return memory, collectives, unknown
 
   def _in_fusion(self, name):
-    """Yields (channel, collective) of those in a fusion."""
-    for one in self._computations.get(name, []):
-      if one.opcode in _COLLECTIVES:
-        channel = re.search(r"channel_id=(\d+)", one.rest)
-        yield channel and channel[1], self._collective(name, one, one.opcode)
-      elif one.opcode == "fusion":
-        yield from self._in_fusion(one.attribute("calls"))
+    """Yields (channel, collective) for each collective in a fusion."""
+    for op in self._computations.get(name, []):
+      if op.opcode in _COLLECTIVES:
+        channel = re.search(r"channel_id=(\d+)", op.rest)
+        yield channel and channel[1], self._collective(name, op, op.opcode)
+      elif op.opcode == "fusion":
+        yield from self._in_fusion(op.attribute("calls"))
 
-  def _turns(self, computation, loop):
-    """How often the body of a loop runs; None: not stated in the text.
+  def _trip_count(self, computation, loop):
+    """Returns the trip count of a loop; None: unknown.
 
-    Where the compiler does not say so: the loop goes on while a number of what
-    it carries is below a constant, and its body adds another to it.
+    If the text does not state it, it follows from a counter that is compared
+    with a constant, and to which the body adds a constant.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if known:
@@ -201,13 +201,13 @@ class _Program:
     condition = self._named(loop.attribute("condition"))
     body = self._named(loop.attribute("body"))
     before = self._named(computation)
-    test = next((one for one in condition.values() if one.is_root), None)
+    test = next((op for op in condition.values() if op.is_root), None)
     if test is None or test.opcode != "compare" or "LT" not in test.rest:
       return None
     counter, bound = (condition.get(name) for name in test.operands)
     place = counter and re.search(r"index=(\d+)", counter.rest)
     carried = before.get(loop.operands[0])
-    after = next((one for one in body.values() if one.is_root), None)
+    after = next((op for op in body.values() if op.is_root), None)
     if not place or carried is None or carried.opcode != "tuple":
       return None
     place = int(place[1])
@@ -217,9 +217,9 @@ class _Program:
       return None
     steps = [body[name] for name in step.operands if name in body]
     numbers = [
-      int(one.argument)
-      for one in (bound, first, *steps)
-      if one and one.opcode == "constant" and one.argument.isdigit()
+      int(op.argument)
+      for op in (bound, first, *steps)
+      if op and op.opcode == "constant" and op.argument.isdigit()
     ]
     if len(numbers) != 3:
       return None
@@ -228,20 +228,20 @@ class _Program:
 
   @functools.cache  # noqa: B019
   def _named(self, computation):
-    return {one.name: one for one in self._computations.get(computation, [])}
+    return {op.name: op for op in self._computations.get(computation, [])}
 
-  def _collective(self, computation, one, kind):
+  def _collective(self, computation, op, kind):
     shapes = self._shapes[computation]
-    moved = sum(_bytes(shapes.get(name, "")) for name in one.operands)
-    group = _group(one.rest)
+    moved = sum(_bytes(shapes.get(name, "")) for name in op.operands)
+    group = _group(op.rest)
     if kind == "all-gather":
       moved *= len(group)
     return Collective(kind, moved, group, 1)
 
-  def _between(self, computation, one):
-    """A collective of slices: a host sends what it is told, and receives."""
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
-    slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', one.rest)
+  def _between(self, computation, op):
+    """Returns the collective between slices of a host's send, if it is one."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
+    slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', op.rest)
     if not kind or not slices:
       return None
     number = 0
@@ -250,37 +250,37 @@ class _Program:
       number += int(last or first) - int(first) + 1
     return Collective(
       kind=kind[1].lower().replace("_", "-"),
-      bytes=_bytes(self._shapes[computation].get(one.operands[0], "")),
+      bytes=_bytes(self._shapes[computation].get(op.operands[0], "")),
       group=tuple(range(number)),
       times=1,
       between_slices=True,
     )
 
-  def _bytes(self, computation, one):
-    """Of one instruction, from and to the device's memory."""
-    opcode = one.opcode
+  def _bytes(self, computation, op):
+    """Returns the memory traffic of an instruction."""
+    opcode = op.opcode
     if opcode in _FREE or opcode.endswith(("-done", "-update")):
       return 0.0
     if opcode == "async-start":
-      return 0.0  # Its computation has been counted.
+      return 0.0  # Its computation is counted separately.
     shapes = self._shapes[computation]
-    sizes = [_slow_bytes(shapes.get(name, "")) for name in one.operands]
-    result = _slow_bytes(one.shape)
+    sizes = [_slow_bytes(shapes.get(name, "")) for name in op.operands]
+    result = _slow_bytes(op.shape)
     if opcode.endswith("-start"):
-      # Its result is a tuple of what goes in and what comes out (of a copy, the
-      # other way round), and more.
-      parts = _parts(one.shape)
+      # Its result is a tuple that begins with input and output (for a copy,
+      # output and input).
+      parts = _parts(op.shape)
       to = parts[0 if opcode == "copy-start" else 1]
       moved = _bytes(to) if "slice" in opcode else _bytes(parts[0])
       return (moved if any(sizes) else 0.0) + _slow_bytes(to)
-    if opcode == "custom-call" and "AllocateBuffer" in one.rest:
+    if opcode == "custom-call" and "AllocateBuffer" in op.rest:
       return 0.0
     if opcode in _SLICES:
       return 2 * result
     elif opcode == "dynamic-update-slice":
       return 2 * sizes[1]  # in place
     elif opcode == "fusion":
-      fused = one.attribute("calls")
+      fused = op.attribute("calls")
       sizes = [
         self._read(fused, *place_size) for place_size in enumerate(sizes)
       ]
@@ -288,17 +288,18 @@ class _Program:
     return sum(sizes) + result
 
   def _read(self, fused, place, size):
-    """What a fusion reads of its operand at a place, of `size` bytes.
+    """Returns the bytes that a fusion reads of an operand of `size` bytes.
 
-    Of one that is only sliced, as what a scan stacks is, it reads the slice;
-    what it updates in place, it does not read. Fusions may be in fusions.
+    If the operand is only sliced, as the stacked inputs of a scan, it reads the
+    slices. It does not read an operand that it updates in place. Fusions may be
+    nested.
     """
     by_name, users = self._named(fused), self._users(fused)
     parameter = next(
       (
-        one
-        for one in by_name.values()
-        if one.opcode == "parameter" and one.argument == str(place)
+        op
+        for op in by_name.values()
+        if op.opcode == "parameter" and op.argument == str(place)
       ),
       None,
     )
@@ -309,7 +310,7 @@ class _Program:
       name = names.pop()
       for user in users.get(name, []):
         if user.opcode in ("bitcast", "copy", "convert", "reshape"):
-          names.append(user.name)  # It moves nothing.
+          names.append(user.name)
         elif user.opcode in _SLICES:
           read += _slow_bytes(user.shape)
         elif user.opcode == "fusion":
@@ -321,9 +322,9 @@ class _Program:
     return min(size, read) if users.get(parameter.name) else size
 
   def _written(self, fused):
-    """What a fusion writes: of what it updates in place, the change."""
+    """Returns the bytes that a fusion writes; in place, only the update."""
     by_name = self._named(fused)
-    roots = [one for one in by_name.values() if one.is_root]
+    roots = [op for op in by_name.values() if op.is_root]
     if roots and roots[0].opcode == "tuple":
       roots = [by_name[name] for name in roots[0].operands if name in by_name]
     written = 0.0
@@ -342,30 +343,30 @@ class _Program:
   @functools.cache  # noqa: B019
   def _users(self, computation):
     users = {}
-    for one in self._computations.get(computation, []):
-      for name in one.operands:
-        users.setdefault(name, []).append(one)
+    for op in self._computations.get(computation, []):
+      for name in op.operands:
+        users.setdefault(name, []).append(op)
     return users
 
 
-def _through(one, by_name):
-  """What a result is, past what moves nothing."""
-  while one.opcode in ("bitcast", "copy", "convert", "reshape"):
-    if one.operands[0] not in by_name:
+def _through(op, by_name):
+  """Follows bitcasts, copies and conversions back to their source."""
+  while op.opcode in ("bitcast", "copy", "convert", "reshape"):
+    if op.operands[0] not in by_name:
       break
-    one = by_name[one.operands[0]]
-  return one
+    op = by_name[op.operands[0]]
+  return op
 
 
 def _updates(use, parameter, by_name):
-  """Whether a parameter is what a dynamic-update-slice changes."""
+  """Whether an instruction updates a slice of a parameter in place."""
   if use.opcode != "dynamic-update-slice" or use.operands[0] not in by_name:
     return False
   return _through(by_name[use.operands[0]], by_name) is parameter
 
 
 def _instruction(line):
-  """ "  ROOT %x = f32[8]{0} add(%a, %b), metadata={...}", taken apart."""
+  """Parses a line such as "  ROOT %x = f32[8]{0} add(%a, %b), metadata={}"."""
   found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$", line)
   if not found:
     return None
@@ -387,7 +388,7 @@ def _instruction(line):
 
 
 def _closing(text, start):
-  """Where the parenthesis that opens at `start` closes."""
+  """Returns the index of the parenthesis that closes the one at `start`."""
   depth = 0
   for i in range(start, len(text)):
     depth += {"(": 1, ")": -1}.get(text[i], 0)
@@ -396,17 +397,17 @@ def _closing(text, start):
   return len(text)
 
 
-def _branches(one):
-  """Names of a conditional's computations."""
-  found = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
+def _branches(op):
+  """Returns the names of a conditional's computations."""
+  found = re.search(r"branch_computations=\{([^}]*)\}", op.rest)
   if found:
     return re.findall(r"%?([\w.\-]+)", found[1])
-  names = map(one.attribute, ("true_computation", "false_computation"))
+  names = map(op.attribute, ("true_computation", "false_computation"))
   return list(filter(None, names))
 
 
 def _parts(shape):
-  """The arrays of a shape, nested or not: "f32[8,128]{1,0:T(8,128)S(1)}"."""
+  """Returns the arrays of a shape, such as "f32[8,128]{1,0:T(8,128)S(1)}"."""
   return re.findall(r"\w+\[[\d,<=]*\](?:\{[^}]*\})?", shape)
 
 
@@ -415,7 +416,7 @@ def _bytes(shape):
 
 
 def _slow_bytes(shape):
-  """Of the arrays of a shape in the device's main memory, which is space 0."""
+  """Returns the bytes of a shape in main memory, which is space 0."""
   slow = [part for part in _parts(shape) if not re.search(r"S\([1-9]", part)]
   return sum(map(_array_bytes, slow))
 
@@ -435,11 +436,11 @@ def _bits(kind):
 
 
 def _group(rest):
-  """Places of the devices of a collective's first group."""
+  """Returns the devices of a collective's first group, by position."""
   listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
   if listed:
     return tuple(int(i) for i in listed[1].split(",") if i)
-  # "[8,2]<=[2,4,2]T(1,0,2)": all places, reshaped, transposed, and cut up.
+  # "[8,2]<=[2,4,2]T(1,0,2)": all devices, reshaped, transposed, and split.
   made = re.search(
     r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
   )
@@ -449,7 +450,7 @@ def _group(rest):
     if made[4]:
       places = places.transpose([int(i) for i in made[4].split(",")])
     return tuple(places.reshape(int(made[1]), int(made[2]))[0].tolist())
-  # "mesh['a'=2,'b'=4] {'b'}": all places, along some axes of a mesh.
+  # "mesh['a'=2,'b'=4] {'b'}": devices along some axes of a mesh.
   along = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest)
   if along:
     sizes = re.findall(r"'([^']+)'=(\d+)", along[1])
@@ -463,11 +464,11 @@ def _group(rest):
 
 
 def _merged(collectives: Iterable[Collective]) -> tuple[Collective, ...]:
-  """One for each kind, size and group; those of one device left out."""
+  """Merges equal collectives; leaves out groups of a single device."""
   times: dict = {}
-  for one in collectives:
-    if len(one.group) > 1:
-      once = dataclasses.replace(one, times=1)
-      times[once] = times.get(once, 0) + one.times
+  for op in collectives:
+    if len(op.group) > 1:
+      once = dataclasses.replace(op, times=1)
+      times[once] = times.get(once, 0) + op.times
   merged = [dataclasses.replace(o, times=n) for o, n in times.items()]
-  return tuple(sorted(merged, key=lambda one: -one.wire_bytes))
+  return tuple(sorted(merged, key=lambda op: -op.wire_bytes))

@@ -1,7 +1,7 @@
-"""A config's programs compiled for TPUs that are not there.
+"""Compiles the programs of a config for a TPU topology, without TPUs.
 
-The compiler of TPUs comes with the library `libtpu`, and needs no TPU: it
-compiles for a topology, a description of chips and how they are connected.
+The TPU compiler is part of the library `libtpu`. It compiles for a topology, a
+description of chips and their connections.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Topology:
   """Chips that a program can be compiled for.
 
   Attributes:
-    name: As it was asked for.
+    name: Name, such as "v5e:16x16".
     devices: Abstract devices, slice by slice.
     shape: Chips along each dimension of a slice.
     slices: Number of slices.
@@ -46,24 +46,24 @@ class Topology:
 
 
 def topology(name: str) -> Topology:
-  """The topology of that name.
+  """Returns the topology of a name.
 
   Args:
     name: [SLICES*]KIND:SHAPE, such as "v5e:16x16" or "2*v5p:4x4x8".
 
   Raises:
-    jaxplay.UserError: There is none, or no compiler for it.
+    jaxplay.UserError: The name is invalid, or the compiler not installed.
   """
   form = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+){0,2})", name)
   if not form or (form[1] and int(form[1]) < 1):
     raise jaxplay.UserError(
-      f"topology {name!r} is not of the form KIND:SHAPE or SLICES*KIND:SHAPE,"
-      " such as v5e:16x16 or 2*v5p:4x4x8"
+      "expected a topology KIND:SHAPE or SLICES*KIND:SHAPE, such as v5e:16x16"
+      f" or 2*v5p:4x4x8, got {name!r}"
     )
   slices, shape = int(form[1] or 1), tuple(map(int, form[3].split("x")))
   _check_shape(name, form[2], shape)
   options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-  if form[2] == "v4":  # Its two cores as one device, as programs see them.
+  if form[2] == "v4":  # JAX uses its two cores as one device.
     options["chip_config_name"] = "megacore"
   if math.prod(shape) == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)
@@ -75,18 +75,18 @@ def topology(name: str) -> Topology:
     text = str(error).strip().split("\n")[0]
     if importlib.util.find_spec("libtpu") is None:
       raise jaxplay.UserError(
-        "compiling for TPUs needs their compiler, the library libtpu: pip"
-        " install 'jaxplay[tpu]'"
+        "compiling for TPUs requires the library libtpu: pip install"
+        " 'jaxplay[tpu]'"
       ) from None
     known = "" if form[2] in _KINDS else f"; kinds: {', '.join(_KINDS)}"
     raise jaxplay.UserError(
-      f"there is no topology {name!r}: {text}{known}"
+      f"unknown topology {name!r}: {text}{known}"
     ) from None
   return Topology(name, described.devices, shape, slices)
 
 
-# Kinds whose slices are flat, and their largest side; for larger ones the
-# library aborts the process. https://cloud.google.com/tpu/docs/v5e, v6e.
+# Kinds with two-dimensional slices, and their largest side; the library aborts
+# the process for larger ones. https://cloud.google.com/tpu/docs/v5e, v6e.
 _FLAT = {"v5e": 16, "v6e": 16}
 _KINDS = (*_FLAT, "v4", "v5p")
 
@@ -94,33 +94,32 @@ _KINDS = (*_FLAT, "v4", "v5p")
 def _check_shape(name, kind, shape):
   side = _FLAT.get(kind)
   if not all(shape):
-    what = "every side must be at least 1"
+    reason = "each side must be at least 1"
   elif side and (len(shape) != 2 or max(shape) > side):
-    what = (
-      f"slices of {kind} have two sides of up to {side}, such as {kind}:4x4"
-    )
+    reason = f"{kind} has two sides of at most {side}, such as {kind}:4x4"
   elif kind in _KINDS and not side and len(shape) != 3:
-    what = f"slices of {kind} have three sides, such as {kind}:2x2x4"
+    reason = f"{kind} has three sides, such as {kind}:2x2x4"
   else:
     return
-  raise jaxplay.UserError(f"there is no topology {name!r}: {what}")
+  raise jaxplay.UserError(f"invalid topology {name!r}: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says of a config's programs, of each device.
+  """The compiled programs of a config, for each device.
 
   Attributes:
-    memory: Bytes at the peak of a training step: "parameters", "optimizer",
-      "averages", "other" state, "batch" and "temporaries" (activations and all
-      else that lives within the step).
-    eval_bytes: At the peak of an evaluation batch.
-    flops: Of a training step.
-    flops_source: Who counted them: "compiler", or "formula".
-    text: Of the training step's program.
-    seconds: That compiling took.
-    too_large: What the compiler said, where the training step needs more memory
-      than there is; then only `memory` of the state is known, and `seconds`.
+    memory: Peak memory of a training step in bytes: "parameters", "optimizer",
+      "averages", "other" state, "batch" and "temporaries" (such as
+      activations).
+    eval_bytes: Peak memory of an evaluation step in bytes.
+    flops: FLOPs of a training step.
+    flops_source: How FLOPs were counted, "compiler" or "formula".
+    text: Text of the training step's program.
+    seconds: Compilation time.
+    too_large: The compiler's message if a training step does not fit into
+      memory; then only `memory` of the state and `seconds` are known. "": it
+      fits.
   """
 
   memory: Mapping[str, float]
@@ -133,10 +132,10 @@ class Compiled:
 
 
 def check(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> None:
-  """Refuses a config whose mesh or batch does not fit the devices.
+  """Checks that the mesh and the batch size of a config fit the devices.
 
   Raises:
-    jaxplay.UserError: It says how.
+    jaxplay.UserError: They do not fit.
   """
   config_lib.validate(config, len(devices))
   sizes = config_lib.mesh_sizes(config.mesh, len(devices))
@@ -149,11 +148,11 @@ def compile_for(
   """Compiles the training and the evaluation step of a config.
 
   Args:
-    config: A config; its data set need not be there.
-    devices: Of a `Topology`, or real ones.
+    config: A config; its data set is not read.
+    devices: Devices of a `Topology`, or real ones.
 
   Raises:
-    jaxplay.UserError: Its mesh or batch does not fit the devices.
+    jaxplay.UserError: Its mesh or batch size does not fit the devices.
   """
   check(config, devices)
   workload = workload_lib.make_workload(config, devices=devices, planned=True)
@@ -188,7 +187,7 @@ def compile_for(
 
 @contextlib.contextmanager
 def _uncached():
-  """Keeps programs out of the cache on disk: no device can read them back."""
+  """Disables the compilation cache, from which these programs cannot load."""
   name = "jax_persistent_cache_min_compile_time_secs"
   before = getattr(jax.config, name)
   jax.config.update(name, math.inf)
@@ -199,7 +198,7 @@ def _uncached():
 
 
 def _state_bytes(state):
-  """Of each part of the state, on the device that holds the most."""
+  """Returns the bytes of each part of the state, on one device."""
 
   def of(tree):
     return float(
@@ -218,9 +217,9 @@ def _state_bytes(state):
 
 
 def _flops(config, workload, compiled):
-  """(of a training step on one device, who counted)."""
+  """Returns (FLOPs of a training step on one device, their source)."""
   if config.model.name in config_lib.TRANSFORMERS:
-    # The compiler counts the body of a loop once, and blocks are a loop.
+    # The compiler counts the loop over blocks as a single iteration.
     whole = sum(dry_run.formula_flops(config, workload).values())
     return whole / workload.mesh.size, "formula"
   counted = compiled.cost_analysis().get("flops", 0.0)

@@ -38,7 +38,7 @@ def write_answer(
     said=answer.summary,
     settings=result_lib.as_config_lines(answer.settings) or None,
     tables=[[t.title, t.note, t.heads, t.rows] for t in answer.tables],
-    groups={"pictures": ("", "")},
+    groups={"figures": ("", "")},
     figures=plots_answer.figures(answer.figures),
     findings=answer.findings,
     provenance=page.provenance_rows(facts, provenance),

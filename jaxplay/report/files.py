@@ -36,7 +36,7 @@ def answer_figures(
 
 
 def ladder_figures(
-  results: ladder_lib.Results,
+  results: ladder_lib.LadderResults,
   law: law_lib.Fit | None,
   folder: str | os.PathLike,
   format: str = "svg",

@@ -12,7 +12,7 @@ from jaxplay.scaling import result as scaling_result
 
 
 def write_ladder(
-  results: ladder_lib.Results,
+  results: ladder_lib.LadderResults,
   law: law_lib.Fit | None,
   findings: Sequence[finding.Finding],
   *,

@@ -1,1 +1,1 @@
-"""Scaling laws: base runs and cooldowns, the fit, and what makes it wrong."""
+"""Scaling laws: ladders of base runs and cooldowns, the fit, and its checks."""

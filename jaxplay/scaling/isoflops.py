@@ -1,4 +1,4 @@
-"""The best model size for a budget, without the form of a law: isoFLOP slices.
+"""IsoFLOP slices: the best model size for a budget, without a parametric law.
 
 Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556).
 """
@@ -12,7 +12,7 @@ from scipy import interpolate
 import jaxplay
 from jaxplay.scaling import law as law_lib
 
-# Largest N over the best, and best over least, that a parabola is fitted to.
+# A parabola is fitted to sizes within this factor of the best size.
 _REACH = 8.0
 
 
@@ -24,10 +24,10 @@ class Slice:
     flops: The compute.
     parameters: [sizes], increasing, counted as in the fit.
     losses: [sizes], interpolated, nats per token.
-    parabola: [3], of the loss in log N, for `np.polyval`.
-    optimum: N where the parabola is least.
-    bracketed: Whether a smaller and a larger size are worse; if not, the least
-      is at an edge or beyond, and where it is, is a guess.
+    parabola: [3], coefficients of the loss in log N, for `np.polyval`.
+    optimum: N at the minimum of the parabola.
+    bracketed: Whether a smaller and a larger size are worse; if not, the
+      optimum is an extrapolation.
   """
 
   flops: float
@@ -43,9 +43,9 @@ class IsoFlops:
   """Slices of equal compute, and N = G C^p through their bracketed minima.
 
   Attributes:
-    slices: By compute.
-    coefficient: G; None where fewer than 2 are bracketed.
-    exponent: p; None likewise.
+    slices: Sorted by compute.
+    coefficient: G; None if fewer than 2 slices are bracketed.
+    exponent: p; None if fewer than 2 slices are bracketed.
   """
 
   slices: list[Slice]
@@ -56,19 +56,19 @@ class IsoFlops:
 def iso_flops(
   law: law_lib.Fit, *, num_budgets: int = 7, num_draws: int = 200, seed: int = 0
 ) -> IsoFlops:
-  """The best size at each of several budgets, without the form of the law.
+  """Estimates the best size at each of several budgets.
 
   Approach 2 of Hoffmann et al. 2022. The loss of each size is interpolated in
-  log compute between its durations by a monotone cubic, and a parabola in log N
-  goes through each slice. As a loss is no parabola, wide slices bias it (Czech
-  et al. 2026): it takes in sizes up to 8 times the best and down to an eighth,
-  at least 3. Intervals: the losses are varied by the residuals of the law.
+  log compute by a monotone cubic, and a parabola in log N is fitted to each
+  slice. Wide slices bias it (Czech et al. 2026), so it uses sizes within a
+  factor of 8 of the best, and at least 3. Intervals: the losses are resampled
+  with the residuals of the law.
 
   Args:
-    law: Only its points, its count of parameters and its residuals are used.
-    num_budgets: Log-spaced over what 3 sizes cover.
-    num_draws: For the intervals.
-    seed: Of the draws.
+    law: Provides the points, the count of parameters, and the residuals.
+    num_budgets: Number of budgets, log-spaced over the range of 3 sizes.
+    num_draws: Number of resamples for the intervals.
+    seed: Seed of the resamples.
 
   Raises:
     jaxplay.UserError: No budget is covered by 3 sizes.
@@ -93,9 +93,9 @@ def iso_flops(
     minima.append(minimum)
   if not slices:
     raise jaxplay.UserError(
-      "no compute budget lies between the shortest and the longest training of"
-      f" 3 of the {len(np.unique(n))} sizes; train small sizes longer, or rely"
-      " on the fitted law alone"
+      "no compute budget lies between the shortest and the longest run of 3 of"
+      f" the {len(np.unique(n))} sizes; train small sizes longer, or use the"
+      " fitted law alone"
     )
   keep = [i for i, found in enumerate(slices) if found.bracketed]
   if len(keep) < 2:
@@ -108,43 +108,43 @@ def iso_flops(
 
 
 def _at_equal_compute(n, flops, losses, num_budgets):
-  """Yields FLOPs, sizes, and their losses [sizes, draws], where 3 are covered.
+  """Yields budget, sizes and losses [sizes, draws] of each slice of 3 sizes.
 
   Args:
     n: [points].
     flops: [points].
     losses: [draws, points].
-    num_budgets: Log-spaced.
+    num_budgets: Number of budgets, log-spaced.
   """
   cubics = {}
   for size in np.unique(n):
     where, index = np.unique(np.log(flops[n == size]), return_inverse=True)
     if len(where) > 1:
-      its = losses[:, n == size]
-      # Seeds of the same size and duration count as their mean.
-      means = [its[:, index == i].mean(axis=1) for i in range(len(where))]
+      own = losses[:, n == size]
+      # Points of the same size and duration are averaged over their seeds.
+      means = [own[:, index == i].mean(axis=1) for i in range(len(where))]
       cubics[size] = interpolate.PchipInterpolator(where, np.stack(means))
   if len(cubics) < 3:
     return
   low = sorted(cubic.x[0] for cubic in cubics.values())[2]
   high = sorted(cubic.x[-1] for cubic in cubics.values())[-3]
   for budget in np.linspace(low, high, num_budgets):
-    there = {s: c for s, c in cubics.items() if c.x[0] <= budget <= c.x[-1]}
-    if len(there) >= 3:
-      values = np.stack([cubic(budget) for cubic in there.values()])
-      yield math.exp(budget), np.array(list(there)), values
+    covered = {s: c for s, c in cubics.items() if c.x[0] <= budget <= c.x[-1]}
+    if len(covered) >= 3:
+      values = np.stack([cubic(budget) for cubic in covered.values()])
+      yield math.exp(budget), np.array(list(covered)), values
 
 
 def _parabolas(x, losses):
-  """Fits a parabola to each draw about the best size.
+  """Fits a parabola to each draw around the best size.
 
   Args:
     x: [sizes], log N.
     losses: [sizes, draws].
 
   Returns:
-    [3, draws]; x where each is least, [draws]; whether that of the first is
-    bracketed.
+    (parabolas [3, draws], x of their minima [draws], whether the first minimum
+    is bracketed)
   """
   best = int(losses[:, 0].argmin())
   away = np.abs(x - x[best])
@@ -152,7 +152,7 @@ def _parabolas(x, losses):
   square, line, _ = parabolas = np.polyfit(x[near], losses[near], 2)
   with np.errstate(divide="ignore", invalid="ignore"):
     least = -line / (2 * square)
-  # Open below, it falls without end to the side that is lower.
+  # A parabola that is open below has no minimum: it is at -inf or inf.
   slope = 2 * square * x[best] + line
   least = np.where(square > 0, least, -np.sign(slope) * np.inf)
   inside = 0 < best < len(x) - 1 and x[0] < least[0] < x[-1]

@@ -1,14 +1,14 @@
-"""A ladder: model sizes, each a constant run with cooldown branches.
+"""A ladder: model sizes, each a base run at a constant rate with cooldowns.
 
     LADDER/ladder.json      goal, base config, sizes, lengths, cooldown
-           provenance.json  what made it
+           provenance.json  code, environment and command
            sizes/64x2/counts.json   parameters and FLOPs
-                      trunk/        the constant base run, a run directory
-                      00002000/     cooled down, 2,000 steps in all, likewise
+                      trunk/        the base run, a run directory
+                      00002000/     a cooldown branch, ends at step 2,000
            findings.json, report.html    derived
 
-Each pair of a size and a length is a point of a scaling law, and costs only a
-cooldown once its base run exists (Hägele et al. 2024, section 5).
+Each pair of a size and a length is a point of a scaling law. Once the base run
+exists, it costs only a cooldown (Hägele et al. 2024, section 5).
 """
 
 import dataclasses
@@ -29,20 +29,19 @@ from jaxplay.scaling import law as law_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ladder:
-  """What `get_ladder()` of a ladder file returns.
+  """A ladder, as returned by `get_ladder()` of a ladder file.
 
   Attributes:
     goal: Purpose of the ladder, in a sentence.
-    config: The base config as `--config` takes it, FILE[:ARG]; the path is
-      relative to the ladder file or, failing that, to the current folder.
+    config: The base config as for `--config`, FILE[:ARG]; the path is relative
+      to the ladder file or else to the current folder.
     sizes: Name -> config keys of that size, with its learning rate.
-    steps: Lengths, in steps with their cooldown: of every size, or name ->
+    steps: Lengths in steps, cooldown included: for every size, or name ->
       lengths.
-    overrides: Config keys fixed for all sizes at another value than the base
-      config's.
-    cooldown_fraction: Share of the steps that each cooldown takes.
+    overrides: Changes of the base config, for all sizes.
+    cooldown_fraction: Share of the steps of each cooldown.
     cooldown_shape: One of `config.COOLDOWN_SHAPES`.
-    notes: Anything that the reader of the report should know.
+    notes: Notes for the reader of the report.
 
   Examples:
     >>> import jaxplay as jp
@@ -66,13 +65,13 @@ class Ladder:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSize:
-  """One size: its constant run and the lengths of its branches.
+  """A model size: its base run and its branches.
 
   Attributes:
-    name: Of the size.
-    config: Of the constant run, as long as the last branch needs it.
-    branches: Steps in all -> config of the branch.
-    starts: Steps in all -> step at which the branch begins.
+    name: Name of the size.
+    config: Config of the base run, up to the start of the last branch.
+    branches: Length in steps -> config of the branch.
+    starts: Length in steps -> step at which the branch begins.
   """
 
   name: str
@@ -85,19 +84,19 @@ def load(path: str) -> dict[str, Any]:
   """Reads a ladder file; returns the contents of ladder.json.
 
   Raises:
-    jaxplay.UserError: It does not run, or is invalid.
+    jaxplay.UserError: The file raises an error, or the ladder is invalid.
   """
   ladder = config_lib.from_user_file(path, "get_ladder", Ladder)
   if not ladder.goal.strip():
     raise jaxplay.UserError(
-      f"ladder file {path!r} has no goal; say in one sentence what the ladder"
-      " is to find out"
+      f"ladder file {path!r} has no goal; state the purpose of the ladder in a"
+      " sentence"
     )
   _check_sizes(path, ladder.sizes)
   if not 0 < ladder.cooldown_fraction < 1:
     raise jaxplay.UserError(
-      f"ladder file {path!r}: cooldown_fraction is {ladder.cooldown_fraction};"
-      " it must lie in (0, 1)"
+      f"ladder file {path!r}: expected cooldown_fraction in (0, 1), got"
+      f" {ladder.cooldown_fraction}"
     )
   config_file = config_lib.beside(path, ladder.config)
   config = config_lib.load(config_file)
@@ -107,8 +106,8 @@ def load(path: str) -> dict[str, Any]:
   config_lib.resolve(config)
   if not config.objective.endswith("/loss"):
     raise jaxplay.UserError(
-      f"ladder file {path!r}: config.objective is {config.objective!r}; a"
-      " scaling law is of a loss"
+      f"ladder file {path!r}: expected a loss as config.objective, got"
+      f" {config.objective!r}"
     )
   steps = ladder.steps
   if not isinstance(steps, Mapping):
@@ -116,8 +115,8 @@ def load(path: str) -> dict[str, Any]:
   for name in steps:
     if name not in ladder.sizes:
       raise jaxplay.UserError(
-        f"ladder file {path!r} has lengths of {name!r}, which is no size; sizes"
-        f" are {', '.join(map(repr, ladder.sizes))}"
+        f"ladder file {path!r}: unknown size {name!r} in steps; sizes are"
+        f" {', '.join(map(repr, ladder.sizes))}"
       )
   for name in ladder.sizes:
     lengths = steps.get(name)
@@ -125,8 +124,8 @@ def load(path: str) -> dict[str, Any]:
       lengths and all(type(n) is int and n > 0 for n in lengths)
     ):
       raise jaxplay.UserError(
-        f"ladder file {path!r}: the lengths of size {name!r} are {lengths!r};"
-        " they must be numbers of steps"
+        f"ladder file {path!r}: expected a list of positive integers as steps"
+        f" of size {name!r}, got {lengths!r}"
       )
   return json.loads(
     json.dumps(
@@ -144,8 +143,7 @@ def load(path: str) -> dict[str, Any]:
   )
 
 
-# Keys that a ladder decides, and those that would make its points differ in
-# more than their size.
+# Keys that the ladder sets, and keys that must be the same for all sizes.
 _DECIDED = ("schedule", "cooldown_shape", "max_train_steps", "keep_steps")
 _SHARED = (*_DECIDED, "dataset.", "objective", "seed")
 
@@ -156,20 +154,20 @@ def _check_sizes(path, sizes):
     for name, size in sizes.items()
   ):
     raise jaxplay.UserError(
-      f"ladder file {path!r}: sizes are {sizes!r}; they must be name -> config"
-      " keys with their values"
+      f"ladder file {path!r}: expected a dict of names and config keys as"
+      f" sizes, got {sizes!r}"
     )
   if len(sizes) < 2:
     raise jaxplay.UserError(
-      f"ladder file {path!r} has {len(sizes)} of the several sizes that a"
-      " scaling law needs, at least 3 to say how loss falls with size"
+      f"ladder file {path!r}: expected at least 2 sizes, got {len(sizes)}; a"
+      " scaling law needs 3"
     )
   models: dict = {}
   for name, size in sizes.items():
     if not re.fullmatch(r"\w[\w.+-]*", name):
       raise jaxplay.UserError(
-        f"ladder file {path!r}: {name!r} names a size, and a folder; use"
-        " letters, digits and hyphens"
+        f"ladder file {path!r}: invalid name of a size {name!r}, which also"
+        " names a folder; use letters, digits and hyphens"
       )
     for key in size:
       _check_key(path, key, _SHARED)
@@ -184,8 +182,8 @@ def _check_sizes(path, sizes):
 def _check_key(path, key, refused):
   if key.startswith(refused) or key == "hparams.cooldown_fraction":
     raise jaxplay.UserError(
-      f"ladder file {path!r} sets {key!r}, which is the ladder's to decide, or"
-      " the same for all sizes"
+      f"ladder file {path!r} sets {key!r}, which is set by the ladder or must"
+      " be the same for all sizes"
     )
 
 
@@ -209,7 +207,7 @@ class _Flops(TypedDict):
 
 
 class Counts(TypedDict):
-  """counts.json of a size; see `run`."""
+  """counts.json of a size: parameters by kind, FLOPs and tokens of a step."""
 
   parameters: dict[str, rundir.Count]
   flops_per_step: _Flops
@@ -234,27 +232,27 @@ class LadderDir(rundir.Directory):
     ladder = super()._read()
     if ladder is not None and ladder["sizes"].keys() != ladder["steps"].keys():
       raise rundir.Damaged(
-        self.path / "ladder.json", "$.steps: it has other sizes than $.sizes"
+        self.path / "ladder.json", "$.steps: its sizes differ from $.sizes"
       )
     return ladder
 
   def create(self, definition: Mapping[str, Any]) -> None:
-    """Makes the ladder, or goes on with the one that is here.
+    """Creates the ladder, or continues it if it exists.
 
     Sizes and lengths may be added, but none removed; goal and notes are
     replaced.
 
     Raises:
-      jaxplay.UserError: Another ladder is here, or something else.
+      jaxplay.UserError: The directory holds another ladder, or other files.
     """
-    here = self._refuse_different(definition) or {}
+    existing = self._refuse_different(definition) or {}
     self.make()
     self.note_start(provenance.record())
-    command = here.get("command", commands.typed())
+    command = existing.get("command", commands.typed())
     self._write(dict(definition, command=command))
 
   def _check_same(self, here, definition):
-    """Refuses what would make the points of a ladder incomparable."""
+    """Refuses changes after which the points would not be comparable."""
     changed = config_lib.differences(here["config"], definition["config"])
     changes = [config_lib.changes(changed)] if changed else []
     for key in ("cooldown_fraction", "cooldown_shape"):
@@ -265,29 +263,29 @@ class LadderDir(rundir.Directory):
     for name, size in here["sizes"].items():
       if definition["sizes"].get(name) != size:
         changes.append(
-          f"size {name!r} was {size!r} (use another name for another size)"
+          f"size {name!r} was {size!r} (use a new name for a new size)"
         )
         continue
       gone = sorted({*here["steps"][name]} - {*definition["steps"][name]})
       if gone:
-        changes.append(f"size {name!r} had the lengths {gone}, which are gone")
+        changes.append(f"the lengths {gone} of size {name!r} are missing")
     if changes:
       raise jaxplay.UserError(
-        f"{str(self.path)!r} holds another ladder: {changes[0]}; restore that"
-        " in the ladder file, or use another workdir"
+        f"{str(self.path)!r} holds another ladder: {changes[0]}; undo this"
+        " change of the ladder file, or use another workdir"
       )
 
   def base_run(self, size: str) -> rundir.RunDir:
-    """The constant run of a size, there or not."""
+    """Returns the base run of a size, which may not exist."""
     return rundir.RunDir(self.path / "sizes" / size / "trunk", self.path)
 
   def branch(self, size: str, steps: int) -> rundir.RunDir:
-    """The branch of so many steps in all, there or not."""
+    """Returns the branch that ends at `steps`, which may not exist."""
     path = self.path / "sizes" / size / f"{steps:08d}"
     return rundir.RunDir(path, self.path)
 
   def counts(self, size: str) -> dict[str, Any] | None:
-    """counts.json of a size; see `run`."""
+    """Returns counts.json of a size; None: it does not exist."""
     return rundir.read_json(self._counts(size), Counts)
 
   def write_counts(self, size: str, counts: Mapping[str, Any]) -> None:
@@ -301,7 +299,7 @@ class LadderDir(rundir.Directory):
 
 
 def model_sizes(ladder: Mapping[str, Any]) -> list[ModelSize]:
-  """Every size with the configs of its runs, smallest lengths first.
+  """Returns every size with the configs of its runs, shortest runs first.
 
   Args:
     ladder: The contents of ladder.json.
@@ -326,7 +324,7 @@ def model_sizes(ladder: Mapping[str, Any]) -> list[ModelSize]:
     for key, value in (size | settings).items():
       config_lib.override(constant, key, value)
     branches = {
-      # Two lengths may start their cooldowns at the same step.
+      # Cooldowns of two lengths may start at the same step.
       steps: _branch_config(constant, start, steps, fraction, shape)
       for steps, start in starts.items()
     }
@@ -360,13 +358,13 @@ def train(
   All configs are checked before the directory is created.
 
   Args:
-    ladder: From `load`.
+    ladder: The ladder, from `load`.
     path: The ladder directory; created, or continued.
     console: Shows the progress; quiet on all hosts but the first.
 
   Returns:
-    The status of the last run: "completed", or "preempted" after a signal. A
-    size that diverges keeps the branches that it has.
+    "completed", or "preempted" after a signal. A size that diverges keeps the
+    branches before that.
 
   Raises:
     jaxplay.UserError: A config is invalid, or the path holds something else.
@@ -386,7 +384,7 @@ def train(
 
 
 def _train_size(directory, size, preemption, console):
-  """Trains the base run of a size and its branches; the last one's status."""
+  """Trains the base run of a size and its branches; returns the last status."""
   import jax
 
   from jaxplay.training import branch, dry_run, sharding
@@ -407,17 +405,17 @@ def _train_size(directory, size, preemption, console):
   if directory.counts(size.name) is None:
     directory.write_counts(size.name, dry_run.count(size.config))
   steps = size.config.max_train_steps
-  console.tell(f"size {size.name}: a constant run of {steps} steps")
+  console.tell(f"size {size.name}: base run of {steps:,} steps")
   base_status = status = train_run(size.config, base_run)
   for steps, config in size.branches.items():
     if status == "preempted":
       break
     start, run = size.starts[steps], branches[steps]
     if base_status == "infeasible" and start > base_run.status()["step"]:
-      console.tell(f"size {size.name} diverged before step {start}")
+      console.tell(f"size {size.name} diverged before step {start:,}")
     elif run.status().get("status") not in rundir.DONE:
       console.tell(
-        f"size {size.name}: cooled down from step {start} to {steps}"
+        f"size {size.name}: cooldown from step {start:,} to {steps:,}"
       )
       sharding.from_first_host(
         lambda s=start, r=run, c=config: branch.begin(base_run, s, r, c)
@@ -427,19 +425,19 @@ def _train_size(directory, size, preemption, console):
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
+class LadderResults:
   """The contents of a ladder directory.
 
   Attributes:
     path: The ladder directory.
-    ladder: ladder.json.
-    points: One for each finished branch, the smallest size first.
-    spent: Compute against one run from scratch for each point; None: nothing is
-      finished.
-    base_runs: Size -> its constant run, the smallest first.
-    branches: Size -> steps in all -> its branch.
-    tokens_per_step: Of each size.
-    unique_tokens: Of the training split; None: not known.
+    ladder: The contents of ladder.json.
+    points: A point for each completed branch, the smallest size first.
+    spent: Compute compared with a separate run for each point; None: no branch
+      has completed.
+    base_runs: Size -> its base run, the smallest size first.
+    branches: Size -> length in steps -> its branch.
+    tokens_per_step: Size -> tokens of a step.
+    unique_tokens: Tokens of the training split; None: not known.
   """
 
   path: pathlib.Path
@@ -452,12 +450,14 @@ class Results:
   unique_tokens: float | None
 
 
-def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
-  """Reads a ladder, finished or not.
+def read(
+  path: str | os.PathLike, flops_source: str = "formula"
+) -> LadderResults:
+  """Reads a ladder, which may be unfinished.
 
   Args:
     path: The ladder directory.
-    flops_source: "formula" or "compiled": how FLOPs are counted.
+    flops_source: How FLOPs are counted, "formula" or "compiled".
 
   Raises:
     jaxplay.UserError: There is no ladder here.
@@ -494,7 +494,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
       branches[name][steps] = run
       if "branch" not in (facts := run.provenance() or {}):
         raise rundir.Damaged(
-          run.path / "provenance.json", "it does not say where it branched off"
+          run.path / "provenance.json", "'branch' is missing"
         )
       ends[name].append((facts["branch"]["step"], steps))
       embedding = counts["parameters"].get("embedding", 0)
@@ -512,7 +512,7 @@ def read(path: str | os.PathLike, flops_source: str = "formula") -> Results:
   spent = None
   if points:
     spent = law_lib.compute_spent(steps_made, ends, flops_per_step)
-  return Results(
+  return LadderResults(
     path=directory.path,
     ladder=ladder,
     points=points,

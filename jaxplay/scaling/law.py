@@ -1,9 +1,9 @@
-"""Scaling laws: what loss a model size and a number of tokens will reach.
+"""Scaling laws: the loss as a function of model size and number of tokens.
 
 The law is L(N, D) = E + A / N^a + B / D^b, with N parameters, D tokens and the
 loss in nats per token (Hoffmann et al. 2022, approach 3). Its points come from
-a *ladder*: model sizes, each trained for several durations, as branches with a
-cooldown of one constant run (Hägele et al. 2024).
+a *ladder*: model sizes, each trained for several durations, as cooldown
+branches of a base run (Hägele et al. 2024).
 
 Sources: Kaplan et al. 2020 (arXiv 2001.08361), Hoffmann et al. 2022
 (2203.15556), Muennighoff et al. 2023 (2305.16264), Besiroglu et al. 2024
@@ -27,32 +27,32 @@ COEFFICIENTS = (
   *("irreducible", "coefficient_n", "exponent_n"),
   *("coefficient_d", "exponent_d"),
 )
-INTERVAL = (5.0, 95.0)  # percentiles, of every interval here
+INTERVAL = (5.0, 95.0)  # percentiles of every interval
 
-# How many times outside the points, in N, D or compute, a law is asked without
-# `extrapolate`. There the interval of the optimal loss is 4 times
-# what it is at the largest budget (5 sizes by 4 durations, 0.5 % noise), and no
-# point would contradict another form of the law, though the frontier is known
-# to bend (Hoffmann et al. 2022, appendix E).
-FARTHEST = 10.0
+# Maximum factor outside the points, in N, D or compute, without `extrapolate`.
+# There the interval of the optimal loss is 4 times as wide as at the largest
+# budget (5 sizes by 4 durations, 0.5% noise), and the points do not exclude
+# another form of the law, though the frontier is known to bend (Hoffmann et al.
+# 2022, appendix E).
+MAX_FACTOR = 10.0
 
-_DELTA = 1e-3  # of Huber's loss, in log space (Hoffmann et al. 2022)
-_MOST_STEPS = 400
-_STARTS = (0.1, 0.2, 0.4, 0.7, 1.1)  # exponents that a fit starts from
+_DELTA = 1e-3  # of the Huber loss, in log space (Hoffmann et al. 2022)
+_MOST_STEPS = 400  # of the optimizer
+_STARTS = (0.1, 0.2, 0.4, 0.7, 1.1)  # initial exponents
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """What one training reached.
+  """The result of a run of a ladder.
 
   Attributes:
     size: Name of the model size.
-    parameters: Without embeddings.
-    embedding_parameters: Of the embeddings alone; 0 where there are none.
-    tokens: Trained on, repetitions included.
-    loss: Nats per token.
-    flops: Of this training, from its first step to its last.
-    cooled: Whether the learning rate was cooled down before the loss was taken.
+    parameters: Number of parameters, without embeddings.
+    embedding_parameters: Number of embedding parameters.
+    tokens: Number of training tokens, repetitions included.
+    loss: Loss in nats per token.
+    flops: FLOPs of the whole run, from step 0.
+    cooled: Whether the run ended with a cooldown.
   """
 
   size: str
@@ -65,7 +65,7 @@ class Point:
 
 
 class Estimate(NamedTuple):
-  """A value and its interval; NaN where there was no bootstrap."""
+  """A value and its interval; without a bootstrap, low and high are NaN."""
 
   value: float
   low: float
@@ -73,9 +73,9 @@ class Estimate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """Losses of the law, nats per token; a run scatters about them.
+  """Losses predicted by the law, in nats per token, with their intervals.
 
-  `factor` says how many times outside the points each is; 1: inside.
+  `factor` is the factor by which each is outside the points; 1: inside.
   """
 
   loss: np.ndarray
@@ -85,21 +85,21 @@ class Prediction(NamedTuple):
 
   @property
   def extrapolated(self) -> np.ndarray:
-    """Whether it is farther outside than the fit supports, bool."""
-    return self.factor > FARTHEST
+    """Whether each factor is larger than the fit supports, bool."""
+    return self.factor > MAX_FACTOR
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimum:
-  """The N and the D that make the most of a compute budget.
+  """The compute-optimal N and D for a budget.
 
   Attributes:
     flops: The budget.
     parameters: N, counted as in the fit.
     tokens: D.
-    loss: Of the law at the values of N and D.
-    factor: How many times outside the points; 1: inside.
-    extrapolated: Whether that is farther than the fit supports.
+    loss: Predicted loss at N and D, nats per token.
+    factor: Factor by which they are outside the points; 1: inside.
+    extrapolated: Whether the factor is larger than the fit supports.
     flops_source: How FLOPs were counted: "formula", "compiled" or "given".
   """
 
@@ -116,22 +116,22 @@ class Optimum:
 class Fit:
   """A fitted law, L(N, D) = E + A / N^a + B / D^b.
 
-  Predict with these numbers, not with rounded ones: those of a paper moved the
-  loss by more than its noise (Besiroglu et al. 2024).
+  Predict with these coefficients, not with rounded ones: the rounding in a
+  paper changed the loss by more than its noise (Besiroglu et al. 2024).
 
   Attributes:
-    points: What it was fitted to.
-    count_embeddings: Whether N counts the embeddings.
+    points: The fitted points.
+    count_embeddings: Whether N includes the embeddings.
     flops_source: How the points' FLOPs were counted.
     irreducible: E, nats per token.
     coefficient_n: A.
     exponent_n: a.
     coefficient_d: B.
     exponent_d: b.
-    flops_coefficient: c of the points' FLOPs, c N^s D; 6 by the formula.
-    flops_exponent: s of the same; 1 by the formula.
+    flops_coefficient: c, if the points' FLOPs are c N^s D; 6 by the formula.
+    flops_exponent: s; 1 by the formula.
     residuals: [points], log(measured) - log(law).
-    samples: [num_bootstrap, 5], in order of COEFFICIENTS.
+    samples: [num_bootstrap, 5], COEFFICIENTS of each bootstrap sample.
   """
 
   points: tuple[Point, ...]
@@ -149,28 +149,28 @@ class Fit:
 
   @property
   def coefficients(self) -> dict[str, Estimate]:
-    """Each of COEFFICIENTS with its interval."""
+    """The COEFFICIENTS with their intervals."""
     columns = self._laws().T
     return {k: estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
 
   @property
   def optimal_exponent(self) -> Estimate:
-    """p of the optimal N = G C^p."""
+    """The exponent p of the optimal N = G C^p."""
     _, _, a, _, b = self._laws().T
     return estimate(b / (a + self.flops_exponent * b))
 
   def predict(
     self, parameters, tokens, *, extrapolate: bool = False
   ) -> Prediction:
-    """The loss of models of N parameters after D tokens.
+    """Predicts the loss of models of N parameters after D tokens.
 
     Args:
       parameters: N, counted as in the fit; an array, broadcast with tokens.
       tokens: D.
-      extrapolate: Answer also more than FARTHEST times outside the points.
+      extrapolate: Allows more than a factor of MAX_FACTOR outside the points.
 
     Raises:
-      jaxplay.UserError: It is farther outside, and extrapolate is not set.
+      jaxplay.UserError: The factor is larger, and extrapolate is not set.
     """
     n, d = np.broadcast_arrays(np.float64(parameters), np.float64(tokens))
     outside = self.outside(n, d)
@@ -182,9 +182,9 @@ class Fit:
     return Prediction(losses[0], low, high, factor)
 
   def outside(self, parameters, tokens) -> dict[str, np.ndarray]:
-    """How many times outside the points: of "parameters", "tokens", "flops".
+    """Returns the factors outside the points in parameters, tokens and FLOPs.
 
-    Each at least 1, which is inside; FLOPs count only beyond the largest point.
+    Each is at least 1, which is inside; FLOPs have only an upper limit.
     """
     n, d, _, flops = columns(self.points, self.count_embeddings)
     parameters, tokens = np.float64(parameters), np.float64(tokens)
@@ -202,19 +202,19 @@ class Fit:
     flops_per_parameter_token: float | None = None,
     extrapolate: bool = False,
   ) -> Optimum:
-    """The N and D of the least loss for a compute budget C, in closed form.
+    """Returns the N and D of the lowest loss for a compute budget C.
 
-    Of all N and D with c N^s D = C, A / N^a + B / D^b is least at
+    Of all N and D with c N^s D = C, the minimum of A / N^a + B / D^b is at
     N = (a A / (s b B))^(1 / (a + s b)) (C / c)^(b / (a + s b)).
 
     Args:
       flops: C.
       flops_per_parameter_token: c, with s = 1; 6 for the formula. None: c and s
         of the points.
-      extrapolate: Answer also more than FARTHEST times outside the points.
+      extrapolate: Allows more than a factor of MAX_FACTOR outside the points.
 
     Raises:
-      jaxplay.UserError: It is farther outside, and extrapolate is not set; or
+      jaxplay.UserError: The factor is larger, and extrapolate is not set; or
         the budget is not above 0.
     """
     if not 0 < flops < math.inf:
@@ -230,26 +230,26 @@ class Fit:
     log_n = np.log(a * a_n / (s * b * b_d)) + b * np.log(flops / c)
     n = np.exp(log_n / (a + s * b))
     d = flops / (c * n**s)
-    there = self.predict(n[0], d[0], extrapolate=extrapolate)
-    factor = max(float(there.factor), float(beyond))
+    prediction = self.predict(n[0], d[0], extrapolate=extrapolate)
+    factor = max(float(prediction.factor), float(beyond))
     return Optimum(
       flops=float(flops),
       parameters=estimate(n),
       tokens=estimate(d),
-      loss=Estimate(*map(float, there[:3])),
+      loss=Estimate(*map(float, prediction[:3])),
       factor=factor,
-      extrapolated=factor > FARTHEST,
+      extrapolated=factor > MAX_FACTOR,
       flops_source=source,
     )
 
   def as_json(self) -> dict[str, Any]:
-    """JSON values, with the intervals for the samples."""
+    """Returns JSON values, with intervals in place of the samples."""
     row = dataclasses.asdict(self) | {"residuals": self.residuals.tolist()}
     del row["samples"]
     return row | {"intervals": as_lists(self.coefficients)}
 
   def _laws(self):
-    """[1 + num_bootstrap, 5]: the fitted law, and those of the bootstrap."""
+    """Returns fitted and bootstrap coefficients [1 + num_bootstrap, 5]."""
     fitted = [[getattr(self, name) for name in COEFFICIENTS]]
     return np.concatenate([fitted, self.samples])
 
@@ -264,19 +264,19 @@ def fit(
 ) -> Fit:
   """Fits the law to the points of a ladder.
 
-  Minimizes the sum of Huber's losses of the residuals in log space from a grid
-  of exponents, the law written as a log-sum-exp (Hoffmann et al. 2022, approach
-  3). The bootstrap draws from all points alike: on generated ladders (5 by 4,
-  0.5 % noise) its 90 % intervals held the truth in 95 % of the cases, drawn
-  within sizes in 92 %, from residuals in 83 %.
+  Minimizes the sum of Huber losses of the residuals in log space from a grid of
+  exponents, with the law as a log-sum-exp (Hoffmann et al. 2022, approach 3).
+  The bootstrap resamples all points: on generated ladders (5 by 4, 0.5% noise)
+  its 90% intervals covered the true value in 95% of the cases, compared with
+  92% within sizes and 83% from residuals.
 
   Args:
     points: At least 5, of 3 sizes and 3 numbers of tokens.
-    count_embeddings: Whether N counts the embeddings.
+    count_embeddings: Whether N includes the embeddings.
     flops_source: How the points' FLOPs were counted: by the formula 6 N D
-      (Kaplan et al. 2020), or by the compiled program.
-    num_bootstrap: Resamples; 0: no intervals.
-    seed: Of the bootstrap.
+      (Kaplan et al. 2020), or from the compiled program.
+    num_bootstrap: Number of resamples; 0: no intervals.
+    seed: Seed of the bootstrap.
 
   Raises:
     jaxplay.UserError: The points cannot determine the law, or one has no loss.
@@ -285,11 +285,12 @@ def fit(
   _check_points(points)
   if flops_source not in ("formula", "compiled"):
     raise jaxplay.UserError(
-      f"flops_source is {flops_source!r}; it can be 'formula' or 'compiled'"
+      "expected flops_source to be 'formula' or 'compiled', got"
+      f" {flops_source!r}"
     )
   n, d, loss, flops = columns(points, count_embeddings)
   x, y = np.log(n), np.log(d)
-  # About their means, exponents and coefficients hardly depend on each other.
+  # Centred, exponents and coefficients are nearly uncorrelated.
   data = np.stack([x - x.mean(), y - y.mean(), np.log(loss)])
   bounds = _bounds(loss.min())
   once = np.ones((1, len(n)))
@@ -314,7 +315,7 @@ def fit(
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
-  """The points that none with as little compute matches, by compute."""
+  """Returns the points with the lowest loss so far, sorted by compute."""
   best, kept = math.inf, []
   for point in sorted(points, key=lambda p: (p.flops, p.loss)):
     if point.loss < best:
@@ -328,9 +329,9 @@ class Spent:
   """Compute of a ladder.
 
   Attributes:
-    spent: FLOPs of the constant runs and their branches.
-    from_scratch: FLOPs of a run of its own for each branch.
-    saved: Share of the latter that was not spent; below 0: it cost more.
+    spent: FLOPs of the base runs and their branches.
+    from_scratch: FLOPs of separate runs for all branches.
+    saved: 1 - spent / from_scratch.
   """
 
   spent: float
@@ -339,34 +340,34 @@ class Spent:
 
 
 def compute_spent(
-  trunks: Mapping[str, int],
+  base_runs: Mapping[str, int],
   branches: Mapping[str, Sequence[tuple[int, int]]],
   flops_per_step: Mapping[str, float],
 ) -> Spent:
-  """What branching saved against one run, such as with cosine, for each point.
+  """Compares the compute of a ladder with separate runs, such as with cosine.
 
   Args:
-    trunks: Size -> steps of its constant run.
-    branches: Size -> (the step it leaves the constant run, its last step).
+    base_runs: Size -> steps of its base run.
+    branches: Size -> (first step, last step) of each branch.
     flops_per_step: Size -> FLOPs of a training step.
 
   Raises:
-    jaxplay.UserError: There is no branch, or one leaves where no run is.
+    jaxplay.UserError: There is no branch, or a branch begins outside its base
+      run.
   """
   if not any(branches.values()):
     raise jaxplay.UserError(
-      "the ladder has no branches, so it has no points; branch from the"
-      " constant runs"
+      "the ladder has no branches, so it has no points; run its cooldowns"
     )
-  spent = sum(flops_per_step[size] * steps for size, steps in trunks.items())
+  spent = sum(flops_per_step[size] * steps for size, steps in base_runs.items())
   from_scratch = 0.0
   for size, ends in branches.items():
     for start, last in ends:
-      if not 0 <= start <= min(trunks.get(size, 0), last):
+      if not 0 <= start <= min(base_runs.get(size, 0), last):
         raise jaxplay.UserError(
-          f"a branch of size {size!r} goes from step {start} to {last}, and its"
-          f" constant run has {trunks.get(size, 0)} steps; it must leave within"
-          " them, and before it ends"
+          f"invalid branch of size {size!r} from step {start} to {last}: it has"
+          f" to begin within the {base_runs.get(size, 0)} steps of the base"
+          " run, and before its end"
         )
       spent += flops_per_step[size] * (last - start)
       from_scratch += flops_per_step[size] * last
@@ -374,7 +375,7 @@ def compute_spent(
 
 
 def as_lists(estimates):
-  """Name -> [value, low, high] as JSON, which has no NaN."""
+  """Returns name -> [value, low, high] as JSON, with None for NaN."""
   return {
     name: [None if math.isnan(v) else float(v) for v in estimate]
     for name, estimate in estimates.items()
@@ -382,17 +383,19 @@ def as_lists(estimates):
 
 
 def columns(points, count_embeddings):
-  """N, D, loss and FLOPs of the points, float64 [4, points]."""
+  """Returns N, D, loss and FLOPs of the points, float64 [4, points]."""
   rows = [
-    (p.parameters + count_embeddings * p.embedding_parameters, p.tokens, p.loss)
-    + (p.flops,)
+    (
+      p.parameters + (p.embedding_parameters if count_embeddings else 0),
+      *(p.tokens, p.loss, p.flops),
+    )
     for p in points
   ]
   return np.array(rows, float).reshape(-1, 4).T
 
 
 def terms(laws, n, d):
-  """E, A / N^a and B / D^b; laws [5, ...] broadcast with n and d."""
+  """Returns E, A / N^a and B / D^b; laws [5, ...] broadcast with n and d."""
   e, a_n, a, b_d, b = laws
   return np.stack(np.broadcast_arrays(e, a_n * n**-a, b_d * d**-b))
 
@@ -402,31 +405,31 @@ def _law(laws, n, d):
 
 
 def _interval(samples):
-  """Low and high over the first axis; NaN where it is empty."""
+  """Returns low and high over the first axis; NaN if it is empty."""
   if not len(samples):
     return np.full((2, *samples.shape[1:]), np.nan)
-  # Not averaged: an isoFLOP minimum may be infinite.
+  # No interpolation, since an isoFLOP minimum may be infinite.
   return np.percentile(samples, INTERVAL, axis=0, method="inverted_cdf")
 
 
 def estimate(values):
-  """Of a value, and after it those of the bootstrap."""
+  """Returns the estimate of [value, *bootstrap values]."""
   return Estimate(float(values[0]), *map(float, _interval(values[1:])))
 
 
 def _times_outside(value, low, high):
-  """At least 1; what is at an edge but for rounding is inside."""
+  """Returns a factor of at least 1, which is inside up to rounding."""
   factor = np.maximum(value / high, low / value)
   return np.where(factor < 1 + 1e-9, 1.0, factor)
 
 
 def _refuse_extrapolation(outside):
   for name, factor in outside.items():
-    if factor.max(initial=1.0) > FARTHEST:
+    if factor.max(initial=1.0) > MAX_FACTOR:
       raise jaxplay.UserError(
-        f"that is {factor.max():.3g} times outside the {name} of the points,"
-        f" and the fit supports {FARTHEST:g}; train points nearer to it, or ask"
-        " for it nevertheless (--extrapolate)"
+        f"the request is {factor.max():.3g} times outside the {name} of the"
+        f" points, and the fit supports at most {MAX_FACTOR:g}; train points"
+        " closer to it, or use --extrapolate"
       )
 
 
@@ -436,36 +439,37 @@ def _check_points(points):
       if not 0 < getattr(point, name) < math.inf:
         raise jaxplay.UserError(
           f"a point of size {point.size!r} has {name} {getattr(point, name)};"
-          " leave out runs that diverged or did not finish"
+          " leave out runs that diverged or did not complete"
         )
   n, d, _, _ = columns(points, False)
   sizes, durations = len(np.unique(n)), len(np.unique(d))
   if sizes < 3:
     names = ", ".join(dict.fromkeys(p.size for p in points)) or "none"
     raise jaxplay.UserError(
-      f"the ladder has {formats.count(sizes, 'size')} ({names}),"
-      " which cannot separate E from A / N^a; train 3 or more"
+      f"the ladder has {formats.count(sizes, 'size')} ({names}), too few to"
+      " separate E from A / N^a; train at least 3"
     )
   if len(points) < 5 or durations < 3:
     raise jaxplay.UserError(
       f"{formats.count(len(points), 'point')} with"
-      f" {formats.count(durations, 'number')} of tokens cannot determine"
-      " 5 coefficients; branch more cooldowns, for 5 points or more with at"
-      " least 3 numbers of tokens"
+      f" {formats.count(durations, 'number')} of tokens are too few for 5"
+      " coefficients; run more cooldowns, for at least 5 points with at least 3"
+      " numbers of tokens"
     )
 
 
 def _bounds(least):
-  """Of log E, log A / N^a, a, log B / D^b, b, at the mean of log N and D."""
+  """Returns bounds of log E, log A / N^a, a, log B / D^b, b, at the means."""
   log = math.log(least)
   term, exponent = (log - 10, log + 3), (0.01, 3.0)
   return [(log - 7, log), term, exponent, term, exponent]
 
 
 def _starts(data, bounds):
-  """[25, 5]: for each two exponents what least squares makes of the rest.
+  """Returns initial values [25, 5]: a grid of exponents, and least squares.
 
-  So a grid of 25 does for Hoffmann's 4500 (variable projection, Czech et al.).
+  A grid of 25 is enough in place of Hoffmann's 4500 since the other
+  coefficients are fitted (variable projection, Czech et al.).
   """
   x, y, log_loss = data
   starts = []
@@ -478,27 +482,27 @@ def _starts(data, bounds):
 
 
 def _minimize(theta, data, weights, bounds):
-  """Least sums of Huber's losses, of many starts and resamples at once.
+  """Minimizes the sums of Huber losses of many problems at once.
 
-  Reweighted least squares with Levenberg and Marquardt's damping. It ends where
-  L-BFGS does (a test), which has no batches, and in SciPy waits for BLAS
-  threads: 30 times as slow when the machine is busy.
+  Reweighted least squares with Levenberg-Marquardt damping. A test compares it
+  with SciPy's L-BFGS, which is not batched, and 30 times as slow on a busy
+  machine since it waits for BLAS threads.
 
   Args:
-    theta: [problems, 5], starts within the bounds.
-    data: [3, points], log N and log D about their means, and log loss.
+    theta: [problems, 5], initial values within the bounds.
+    data: [3, points], centred log N and log D, and log loss.
     weights: [problems, points].
     bounds: As from `_bounds`.
 
   Returns:
-    [problems, 5], and the sums, [problems].
+    (theta [problems, 5], sums [problems])
   """
   low, high = np.transpose(bounds)
   diagonal = np.arange(5)
   damping = np.full(len(theta), 1e-2)
   value, residual, jacobian = _huber(theta, data, weights)
   for _ in range(_MOST_STEPS):
-    # The parabola with this weight touches Huber's loss from above.
+    # The parabola with this weight touches the Huber loss from above.
     weight = weights / np.maximum(np.abs(residual), 1)
     slope = np.einsum("pin,pn->pi", jacobian, weight * residual)
     free = np.where(slope > 0, theta > low, theta < high)
@@ -522,10 +526,10 @@ def _minimize(theta, data, weights, bounds):
 
 
 def _huber(theta, data, weights):
-  """Sums, residuals log(law) - log(loss) and their derivatives [.., 5, points].
+  """Returns sums, residuals log(law) - log(loss), and their derivatives.
 
-  Summed and in units of delta: averaged, they are so small that an optimizer
-  takes itself for converged (Besiroglu et al. 2024, of Hoffmann et al.).
+  In units of delta, and summed: means are so small that an optimizer stops too
+  early (Besiroglu et al. 2024, of Hoffmann et al.).
   """
   x, y, log_loss = data
   e, a_n, a, b_d, b = theta.T[:, :, None]
@@ -542,10 +546,9 @@ def _huber(theta, data, weights):
 
 
 def _resamples(n, d, number, random):
-  """How often each point is drawn, with 3 sizes and 3 numbers of tokens left.
+  """Returns how often each resample has each point, [number, points].
 
-  Returns:
-    [number, points].
+  Each resample has at least 3 sizes and 3 numbers of tokens.
   """
   counts = np.zeros((number, len(n)))
   for row in counts:

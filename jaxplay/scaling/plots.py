@@ -1,6 +1,6 @@
 """Figures of a ladder: curves, loss against compute, isoFLOPs, the law.
 
-Unlike the figures of a study, these contain their rows.
+Unlike the figures of a study, these contain their data.
 """
 
 import math
@@ -18,41 +18,42 @@ from jaxplay.scaling import isoflops
 from jaxplay.scaling import ladder as ladder_lib
 from jaxplay.scaling import law as law_lib
 
-# Points of a curve, and of a line that a formula draws.
+# Number of points of a learning curve, and of a line from a formula.
 _CURVE_POINTS, _LINE_POINTS = 200, 60
 _INK = plots.GREY
 
 GROUPS = {
   "training": (
-    "Constant runs and their cooldowns",
-    "Solid: training loss of each size at its constant rate. Dashed: the"
-    " branches that cool down from it. Points: validation loss at their ends,"
-    " which is what the law is fitted to.",
+    "Base runs and cooldowns",
+    "Solid: training loss of the base runs, at a constant learning rate."
+    " Dashed: the cooldown branches. Points: validation loss at the end of each"
+    " branch, to which the law is fitted.",
   ),
   "compute": (
-    "What compute buys",
-    "Left, each point against the compute that it would cost alone, with the"
-    " envelope of the best. Right, where three sizes or more used the same"
-    " budget: the parabola through them, whose minimum is the best size for it;"
-    " a minimum that no larger and smaller size brackets is a guess.",
+    "Loss and compute",
+    "Left: each point against the compute of a separate run, with the envelope"
+    " of the lowest losses. Right: for budgets within the range of at least"
+    " three sizes, a parabola fitted to the sizes, whose minimum is the best"
+    " size; without a larger and a smaller size, the minimum is an"
+    " extrapolation.",
   ),
   "law": (
     "The law",
-    "Left, L(N, D) = E + A/N^a + B/D^b with the bootstrap's band through the"
-    " points. Right, the best size and tokens for each budget; beyond the"
-    " dotted line no point supports it.",
+    "Left: L(N, D) = E + A/N^a + B/D^b with its 90% bootstrap interval, and the"
+    " points. Right: the best size and number of tokens for each budget; the"
+    " dotted line is the largest compute of the points.",
   ),
 }
 
 
 def figures(
-  results: ladder_lib.Results, law: law_lib.Fit | None
+  results: ladder_lib.LadderResults, law: law_lib.Fit | None
 ) -> list[plots.Figure]:
-  """The figures of a ladder, in the order of a page.
+  """Returns the figures of a ladder, in the order of the report.
 
   Args:
     results: The ladder.
-    law: Fitted to its points; None: it could not be.
+    law: The fitted law; None: the points do not determine one.
   """
   with schemapi.debug_mode(False):
     found = [_figure("loss against tokens", "training", _curves(results))]
@@ -69,7 +70,7 @@ def figures(
 
 
 def spec(figure: plots.Figure) -> dict[str, Any]:
-  """A figure as Vega-Lite that stands alone, for a file or a notebook."""
+  """Returns a self-contained Vega-Lite chart, for a file or a notebook."""
   return figure.chart.to_dict() | {"title": figure.title or figure.name}
 
 
@@ -80,8 +81,8 @@ def _figure(name, group, layers):
 
 def _curves(results):
   rows = []
-  for size, trunk in results.base_runs.items():
-    runs = {"constant": trunk} | {
+  for size, base_run in results.base_runs.items():
+    runs = {"constant": base_run} | {
       f"to {steps:,}": run for steps, run in results.branches[size].items()
     }
     for name, run in runs.items():
@@ -129,7 +130,7 @@ def _compute(points):
 def _iso_flops(law):
   try:
     found = isoflops.iso_flops(law)
-  except jaxplay.UserError:  # No budget that several sizes cover.
+  except jaxplay.UserError:  # No budget is covered by 3 sizes.
     return None
   rows, lines, minima = [], [], []
   for part in found.slices:
@@ -161,7 +162,10 @@ def _iso_flops(law):
     sort=order,
     scale=alt.Scale(domain=order, scheme="turbo"),
   )
-  data = lambda rows: alt.Chart(alt.InlineData(rows))  # noqa: E731
+
+  def data(rows):
+    return alt.Chart(alt.InlineData(rows))
+
   return [
     data(lines).mark_line(strokeWidth=1.2).encode(x=x, y=y, color=colour),
     data(rows)
@@ -200,7 +204,7 @@ def _law(law):
   colour = _size_colour(sizes)
   chart = alt.Chart(alt.InlineData(bands))
   return [
-    # Its legend would be as pale as the band.
+    # A legend of the band would be too pale.
     chart.mark_area(opacity=0.2).encode(
       x=x,
       y=alt.Y("low:Q", scale=_FREE),
@@ -218,18 +222,15 @@ def _optimum(law):
   flops = [point.flops for point in law.points]
   last = max(flops)
   rows = []
-  for budget in np.geomspace(min(flops), last * law_lib.FARTHEST, _LINE_POINTS):
+  for budget in np.geomspace(
+    min(flops), last * law_lib.MAX_FACTOR, _LINE_POINTS
+  ):
     best = law.optimal(float(budget), extrapolate=True)
-    for what, found in (("N", best.parameters), ("D", best.tokens)):
-      rows.append(
-        {
-          "flops": float(budget),
-          "what": "parameters N" if what == "N" else "tokens D",
-          "value": found.value,
-          "low": found.low,
-          "high": found.high,
-        }
-      )
+    for what, estimate in (
+      ("parameters N", best.parameters),
+      ("tokens D", best.tokens),
+    ):
+      rows.append({"flops": float(budget), "what": what} | estimate._asdict())
   x = alt.X("flops:Q", title="training FLOPs", scale=_LOG, axis=_SCIENTIFIC)
   y = alt.Y("value:Q", title="parameters, tokens", scale=_LOG, axis=_SI)
   scale = alt.Scale(
@@ -275,7 +276,7 @@ def _point_row(point) -> Mapping[str, Any]:
 
 
 def _sizes(points: Sequence[law_lib.Point]):
-  """Size -> its points, in the order of the sizes."""
+  """Returns size -> its points, the smallest size first."""
   sizes: dict[str, list[law_lib.Point]] = {}
   for point in sorted(points, key=lambda p: (p.parameters, p.tokens)):
     sizes.setdefault(point.size, []).append(point)
@@ -298,11 +299,11 @@ def _size_colour(sizes, **kwargs):
 
 
 def _thinned(steps, values):
-  """(step, value) of a curve, so many that a line of a page needs no more."""
+  """Returns at most about `_CURVE_POINTS` points (step, value) of a curve."""
   every = max(1, len(steps) // _CURVE_POINTS)
   pairs = [
     (int(step), float(value))
     for step, value in zip(steps, values, strict=True)
     if math.isfinite(value)
   ]
-  return pairs[::-1][::every][::-1]  # with the last
+  return pairs[::-1][::every][::-1]  # keeps the last point

@@ -8,25 +8,25 @@ from jaxplay.scaling import ladder as ladder_lib
 from jaxplay.scaling import law as law_lib
 
 _SYMBOLS = dict(zip(law_lib.COEFFICIENTS, "E A a B b".split(), strict=True))
-# Budgets of the page, times the compute of the largest point.
+# Budgets of the report, relative to the compute of the largest point.
 _BUDGETS = (0.1, 1.0, 10.0)
 
 
 def as_result(
-  results: ladder_lib.Results,
+  results: ladder_lib.LadderResults,
   law: law_lib.Fit | None,
   findings: Sequence[finding.Finding],
   why: str = "",
 ) -> result_lib.ProcedureResult:
-  """A ladder as the result of a procedure: the law, budgets, cost, points.
+  """Returns the law, budgets, compute and points as the result of a procedure.
 
-  Its figures are those of `scaling.plots`, which draws them from `results`.
+  `scaling.plots` draws the figures.
 
   Args:
     results: The ladder.
-    law: Fitted to its points; None: they do not determine a law yet.
-    findings: On the law.
-    why: Why there is no law, if there is none.
+    law: The fitted law; None: the points do not determine one.
+    findings: Findings on the law.
+    why: Why there is no law.
   """
   tables, summary = [], []
   if law is not None:
@@ -62,10 +62,10 @@ def _law_table(law):
   counted = "with" if law.count_embeddings else "without"
   return result_lib.Table(
     "L(N, D) = E + A / N^a + B / D^b",
-    ["coefficient", "value", "from", "to"],
+    ["coefficient", "value", "low", "high"],
     [[_SYMBOLS[name], *row] for name, row in law.coefficients.items()],
-    f"In nats per token; N {counted} embedding parameters; 90%"
-    " intervals by bootstrap.",
+    f"In nats per token; N {counted} embedding parameters; low and high: 90%"
+    " interval by bootstrap.",
   )
 
 
@@ -88,7 +88,7 @@ def _budgets_table(results, law):
     )
   return result_lib.Table(
     "The best model for a budget",
-    ["FLOPs", "N", "90%", "D", "90%", "loss"],
+    ["FLOPs", "N", "90% interval", "D", "90% interval", "loss"],
     rows,
     f"FLOPs by the {law.flops_source}. For another budget, run jaxplay scaling"
     " fit LADDER --flops=C.",

@@ -1,4 +1,4 @@
-"""The known traps of scaling laws, as checks of a fit; see `scaling`."""
+"""Checks of a fitted scaling law for known errors; sources are in `law`."""
 
 import numpy as np
 from scipy import stats
@@ -10,13 +10,14 @@ from jaxplay.scaling import law as law_lib
 def checks(
   law: law_lib.Fit, *, unique_tokens: float | None = None
 ) -> list[finding.Finding]:
-  """The known traps of scaling laws.
+  """Checks a fitted law.
 
   Args:
-    law: With its points.
-    unique_tokens: In the training data; None: repetition is not judged.
+    law: The law, with its points.
+    unique_tokens: Number of tokens of the training data; None: repetition is
+      not checked.
   """
-  found = [
+  findings = [
     _enough_points(law),
     _cooldown(law),
     _embedding_parameters(law),
@@ -27,46 +28,47 @@ def checks(
     _residuals(law),
   ]
   if unique_tokens is not None:
-    found.append(_repeated_data(law, unique_tokens))
-  return found
+    findings.append(_repeated_data(law, unique_tokens))
+  return findings
 
 
 def _enough_points(law):
-  """Are there enough points to estimate the noise?
+  """Checks that there are enough points to estimate the noise.
 
-  On generated ladders of 5, 6, 7, 8 and 9 points the 90% intervals held the
-  truth in 7, 50, 77, 87 and 89% of the cases.
+  On generated ladders of 5, 6, 7, 8 and 9 points the 90% intervals covered the
+  true value in 7, 50, 77, 87 and 89% of the cases.
   """
   number, least = len(law.points), 9
   return _finding(
     "enough_points",
     "warn" if number < least else "ok",
     dict(points=number, least=least),
-    f"{number} points leave {number - 5} to estimate the noise, so the"
-    " intervals are unreliable. Branch more cooldowns, at small cost.",
+    f"{number} points leave {number - 5} degrees of freedom to estimate the"
+    f" noise, so the intervals are unreliable. Use at least {least} points:"
+    " more cooldowns cost little.",
     "Besiroglu et al. 2024",
   )
 
 
 def _cooldown(law):
-  """Were all learning rates cooled down?"""
+  """Checks that all runs ended with a cooldown."""
   number = sum(not p.cooled for p in law.points)
   mixed = 0 < number < len(law.points)
   return _finding(
     "cooldown",
     "fail" if mixed else "warn" if number else "ok",
     dict(uncooled=number, points=len(law.points)),
-    f"{number} of {len(law.points)} points have no cooldown, so two laws were"
-    " fitted as one. Keep to the cooled ones."
+    f"{number} of {len(law.points)} points have no cooldown, and follow"
+    " another law than the rest. Fit only the points with a cooldown."
     if mixed
-    else "No point has a cooldown: the exponents may hold (Porian et al. 2024),"
-    " but the losses and E are too high. Branch a cooldown for each point.",
+    else "No point has a cooldown: the exponents may be right (Porian et al."
+    " 2024), but the losses and E are too high. Run a cooldown for each point.",
     "Hoffmann et al. 2022; Hägele et al. 2024",
   )
 
 
 def _embedding_parameters(law):
-  """Does it matter whether N counts the embeddings? Fits it both ways."""
+  """Checks whether the optimum depends on counting embeddings in N."""
   shares = [
     p.embedding_parameters / (p.parameters + p.embedding_parameters)
     for p in law.points
@@ -89,21 +91,21 @@ def _embedding_parameters(law):
       exponent_without_and_with=exponents,
       optimal_tokens_without_and_with=tokens,
     ),
-    f"Embeddings are up to {max(shares):.0%} of a model: the optimal N grows as"
-    f" C^{exponents[0]:.2f} without them and as C^{exponents[1]:.2f} with them,"
-    f" and the optimal tokens differ by a factor of {factor:.3g}. Count all"
-    " parameters and all FLOPs, or leave out the smallest sizes."
+    f"Embeddings are up to {max(shares):.0%} of the parameters: the optimal N"
+    f" grows as C^{exponents[0]:.2f} without them and as C^{exponents[1]:.2f}"
+    f" with them, and the optimal tokens differ by a factor of {factor:.3g}."
+    " Count all parameters and all FLOPs, or leave out the smallest sizes."
     if given
-    else "No point has embedding parameters; they are needed for this check.",
+    else "The points have no embedding parameters, which this check requires.",
     "Pearce and Song 2024; Porian et al. 2024",
   )
 
 
 def _ranges(law):
-  """Do N, D and D / N vary enough, and is the best D / N among them?
+  """Checks the ranges of N, D and D / N, and that they include the optimum.
 
-  Below these factors the interval of the optimal exponent is twice what it is
-  above, on generated ladders with 0.3% noise.
+  With ranges below these factors, the interval of the optimal exponent is twice
+  as wide, on generated ladders with 0.3% noise.
   """
   n, d, _, flops = law_lib.columns(law.points, law.count_embeddings)
   best = law.optimal(flops.max(), extrapolate=True)
@@ -114,7 +116,7 @@ def _ranges(law):
     ("tokens_per_parameter", d / n, 4),
   ):
     low, high = float(values.min()), float(values.max())
-    # A factor that is meant to be `least` may be less by rounding.
+    # Allows rounding errors of a range of exactly `least`.
     narrow = high / low < least * (1 - 1e-6)
     missed = name == "tokens_per_parameter" and not low <= ratio <= high
     yield _finding(
@@ -122,18 +124,18 @@ def _ranges(law):
       "warn" if narrow or missed else "ok",
       dict(low=low, high=high, least_factor=least)
       | (dict(optimal=ratio) if name == "tokens_per_parameter" else {}),
-      f"Over a factor of {high / low:.3g} a power law looks straight, so that"
-      f" E, coefficient and exponent stand in for each other; span {least}."
+      f"A range of a factor of {high / low:.3g} is too narrow to separate E,"
+      f" coefficient and exponent; use at least {least}."
       if narrow
       else f"The optimum at {flops.max():.2g} FLOPs has {ratio:.3g} tokens per"
-      f" parameter, and {low:.3g} to {high:.3g} were tried; train points on its"
-      " other side.",
+      f" parameter, outside the range of the points, {low:.3g} to {high:.3g};"
+      " train points on both sides of it.",
       "Hoffmann et al. 2022, who varied N by 230 and D by 100",
     )
 
 
 def _irreducible_loss(law):
-  """Do the points show that the loss levels off?"""
+  """Checks that the points determine the irreducible loss E."""
   irreducible = law.coefficients["irreducible"]
   low = np.nanmin(irreducible)
   least = min(p.loss for p in law.points)
@@ -141,15 +143,15 @@ def _irreducible_loss(law):
     "irreducible_loss",
     "warn" if low < 0.1 * least else "ok",
     dict(irreducible=law_lib.as_lists({"": irreducible})[""], least_loss=least),
-    f"E may be as low as {low:.2g} nats: the points do not show where the loss"
-    " levels off, on which predictions far beyond them depend. Add larger"
-    " models and longer runs, or predict nearby only.",
+    f"E may be as low as {low:.2g} nats: the points do not determine the"
+    " irreducible loss, on which extrapolations depend. Add larger models and"
+    " longer runs, or do not extrapolate.",
     "Besiroglu et al. 2024",
   )
 
 
 def _exponents(law):
-  """Are they such as others found, and is the optimal one determined?"""
+  """Checks the exponents against published ones, and their interval."""
   named = {k: law.coefficients[k] for k in ("exponent_n", "exponent_d")}
   strange = [
     f"{name} {estimate.value:.2g}"
@@ -162,18 +164,18 @@ def _exponents(law):
     "exponents",
     "fail" if strange else "warn" if uncertain else "ok",
     law_lib.as_lists(named | {"optimal_n": optimal}),
-    f"The fit has {' and '.join(strange)}, and laws of language models have 0.1"
-    " to 1: look for what is wrong in the ranges and the residuals."
+    f"The fit has {' and '.join(strange)}, outside the range of language"
+    " models, 0.1 to 1: check the findings on the ranges and the residuals."
     if strange
-    else f"The optimal N grows as C to the {optimal.low:.2f} to"
-    f" {optimal.high:.2f}, which does not say whether size or tokens deserve"
-    " more compute. Add sizes, durations or seeds.",
+    else f"The optimal N grows as C^{optimal.low:.2f} to C^{optimal.high:.2f}"
+    " (90% interval), which does not determine how to divide compute between"
+    " size and tokens. Add sizes, durations or seeds.",
     "Hoffmann et al. 2022 (0.34, 0.28); Besiroglu et al. 2024 (0.35, 0.37)",
   )
 
 
 def _flops_per_token(law):
-  """Is compute proportional to N D, as the formula has it?"""
+  """Checks that compute is proportional to N D, as in the formula."""
   n, d, _, flops = law_lib.columns(law.points, law.count_embeddings)
   ratios = flops / (n * d)
   small, large = float(ratios[n.argmin()]), float(ratios[n.argmax()])
@@ -181,18 +183,18 @@ def _flops_per_token(law):
     "flops_per_token",
     "warn" if ratios.max() > 1.2 * ratios.min() else "ok",
     dict(smallest=small, largest=large, flops_source=law.flops_source),
-    f"A token takes {small:.3g} FLOPs per parameter in the smallest size and"
-    f" {large:.3g} in the largest: what N leaves out, such as the last layer or"
-    " attention, weighs more in small models. The optimum allows for it among"
-    " these sizes; it will not hold far above them.",
+    f"FLOPs per token and parameter are {small:.3g} at the smallest size and"
+    f" {large:.3g} at the largest: N leaves out computation, such as the last"
+    " layer or attention, which is a larger share of small models. The optimum"
+    " accounts for it within these sizes, but not far above them.",
     "Porian et al. 2024",
   )
 
 
 def _residuals(law):
-  """Do the residuals still bend with log N or log D?
+  """Checks the residuals for a curvature in log N or log D.
 
-  By a partial F-test of terms of second order, beside the law's own five.
+  A partial F-test of second-order terms, added to the five of the law.
   """
   n, d, _, _ = law_lib.columns(law.points, law.count_embeddings)
   x, y = (np.log(v) - np.log(v).mean() for v in (n, d))
@@ -206,21 +208,22 @@ def _residuals(law):
   means = {s: float(law.residuals[of_size[s]].mean()) for s in sizes}
   freedom = len(n) - 8
   p_value = None
-  if freedom >= 4 and rms > 1e-5:  # below: generated without noise
-    left = _left(own, law.residuals)
-    less = _left([*own, x * x, x * y, y * y], law.residuals)
-    f_value = (left - less) / 3 / (less / freedom)
+  if freedom >= 4 and rms > 1e-5:  # smaller only if generated without noise
+    first = _residual_squares(own, law.residuals)
+    second = _residual_squares([*own, x * x, x * y, y * y], law.residuals)
+    f_value = (first - second) / 3 / (second / freedom)
     p_value = float(stats.f.sf(f_value, 3, freedom))
   bent = p_value is not None and p_value < 0.005
   return _finding(
     "residuals",
     "unknown" if freedom < 4 else "warn" if bent else "ok",
     dict(rms=rms, mean_of_size=means, p_value=p_value),
-    "The residuals bend with N or D: the points follow another law. A size that"
-    " is off by itself is often tuned badly; learning rate and batch size have"
-    " to suit each."
+    f"The residuals have a curvature in N or D (F-test p = {p_value:.2g}): the"
+    " points follow another law. If a single size is off, tune its learning"
+    " rate and batch size."
     if bent
-    else f"{len(n)} points are too few to see a structure; it takes 12.",
+    else f"{len(n)} points are too few for a test of the residuals; use at"
+    " least 12.",
     "Porian et al. 2024; Besiroglu et al. 2024",
   )
 
@@ -231,9 +234,9 @@ def _repeated_data(law, unique_tokens):
     "repeated_data",
     "warn" if epochs > 4 else "ok",
     dict(epochs=epochs, unique_tokens=unique_tokens, most=4),
-    f"The longest run sees its data {epochs:.3g} times. Beyond 4, a repeated"
-    " token is worth less than a new one, which the law takes for a small"
-    " exponent of D. Get more data, or train for less.",
+    f"The longest run has {epochs:.3g} epochs. Beyond 4, repeated tokens lower"
+    " the loss less than new ones, which biases the exponent of D. Use more"
+    " data, or shorter runs.",
     "Muennighoff et al. 2023",
   )
 
@@ -243,8 +246,8 @@ def _finding(check, verdict, evidence, advice, source):
   return finding.Finding(check, verdict, "ladder", evidence, advice, source)
 
 
-def _left(columns, values):
-  """Sum of squares that least squares leaves."""
+def _residual_squares(columns, values):
+  """Returns the residual sum of squares of a least-squares fit."""
   columns = np.stack(columns, axis=1)
   solution = np.linalg.lstsq(columns, values, rcond=None)[0]
   return float(((values - columns @ solution) ** 2).sum())

@@ -1,8 +1,7 @@
-"""What a config can have, as a covering design for the procedures' tests.
+"""A covering design of config features, for the tests of the procedures.
 
-Each feature has several values; a row takes one of each. `ROWS` holds every
-value, and every pair of values of two features that meet in some procedure;
-`FEW` of them hold every value.
+A row has one value of each feature. `ROWS` contain every value, and every pair
+of values of the features in `MEET`. `FEW` of them contain every value.
 """
 
 import itertools
@@ -11,7 +10,7 @@ import ml_collections
 
 from jaxplay import config as config_lib
 
-# Of every row: tiny, and no cost of what is not under test.
+# Keys of every row, for short tests.
 TINY = {
   "max_train_steps": 24,
   "batch_size": 32,
@@ -144,8 +143,8 @@ FEATURES = {
   "seed": {"first": {}, "last": {"seed": 2**32 - 1}},
 }
 
-# What meets: it is switched off together, counted in the same steps, splits the
-# same batch, or decides which hyperparameters there are.
+# Pairs of features that interact in a procedure: both are turned off together,
+# scaled with the steps, split the batch, or change the hyperparameters.
 MEET = (
   ("weights", "objective"),
   ("schedule", "warmup"),
@@ -162,7 +161,7 @@ MEET = (
 _IMAGES = ("resnet", "wide_resnet", "vit")
 _TEXTS = ("lm", "lm of a mixture")
 _AVERAGES = tuple(FEATURES["weights"])[1:]
-# (feature, value) -> what it goes with: every other pair is refused.
+# (feature, value) -> allowed values of other features; the rest is refused.
 NEEDS = {
   **{("model", name): {"norm": ("layer", "rms")} for name in ("vit", *_TEXTS)},
   **{
@@ -181,11 +180,11 @@ Row = dict[str, str]
 
 
 def make(row: Row, texts="") -> ml_collections.ConfigDict:
-  """The config of a row.
+  """Returns the config of a row.
 
   Args:
-    row: Feature -> name of its value; the first one where it is left out.
-    texts: Folder of texts, from `write_texts`; none is read before training.
+    row: Feature -> name of its value; default: the first value.
+    texts: Folder of texts, from `write_texts`; only training reads it.
   """
   config = config_lib.base()
   keys = dict(TINY)
@@ -215,7 +214,7 @@ def write_texts(folder):
 
 
 def agree(row: Row) -> bool:
-  """Whether no two values of a row, or a part of one, are refused together."""
+  """Whether the config allows the values of a row, or of a part of a row."""
   return all(
     row.get(other, values[0]) in values
     for feature, value in row.items()
@@ -224,7 +223,7 @@ def agree(row: Row) -> bool:
 
 
 def completed(row: Row) -> Row:
-  """A whole row: of each other feature the first value that agrees."""
+  """Completes a row with the first allowed value of each other feature."""
   for feature, values in FEATURES.items():
     if feature not in row:
       fitting = [v for v in values if agree(row | {feature: v})]
@@ -233,10 +232,9 @@ def completed(row: Row) -> Row:
 
 
 def covering() -> list[Row]:
-  """Rows that hold every value, and all pairs of `MEET` that agree.
+  """Returns rows that contain every value, and all allowed pairs of `MEET`.
 
-  Greedy: each row begins with the first part that is missing, and takes as many
-  more as it can hold.
+  Greedy: each row takes as many missing parts as possible, in order.
   """
   missing = [{f: value} for f, values in FEATURES.items() for value in values]
   missing += [
@@ -259,12 +257,12 @@ def covering() -> list[Row]:
 
 
 def holding(rows: list[Row]) -> list[Row]:
-  """Few of some rows, which hold every value of every feature."""
-  found, missing = [], {item for row in rows for item in row.items()}
+  """Selects few rows that contain every value of every feature."""
+  selected, missing = [], {item for row in rows for item in row.items()}
   while missing:
-    found.append(max(rows, key=lambda row: len(missing & row.items())))
-    missing -= found[-1].items()
-  return found
+    selected.append(max(rows, key=lambda row: len(missing & row.items())))
+    missing -= selected[-1].items()
+  return selected
 
 
 ROWS = covering()
@@ -272,7 +270,7 @@ FEW = holding(ROWS)
 
 
 def name(row: Row) -> str:
-  """For the id of a test: what a row has beside the first values."""
+  """Returns the id of a test: the values of a row that are not the first."""
   return ", ".join(
     f"{feature} {value}".replace("yes", "").strip()
     for feature, value in row.items()

@@ -1,9 +1,9 @@
-"""Runs on disk whose results are planted: what a procedure is handed to train.
+"""Generated runs on disk, in place of training.
 
-The error that a trial ends with grows with the square of the distance of its
-effective rate, learning_rate / (1 - momentum), from the best one, in decades;
-1.2 decades above it training diverges. It falls with the steps, as a power, to
-that end. Seeds differ by some percent.
+The final error of a trial grows with the squared distance, in decades, of its
+effective learning rate, learning_rate / (1 - momentum), from the best one;
+training diverges 1.2 decades above that. It falls with the number of steps.
+Seeds differ by some percent.
 """
 
 import json
@@ -15,18 +15,18 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 
-FEWEST = 0.02  # error at the best rate and without end
+FEWEST = 0.02  # error at the best learning rate after infinitely many steps
 NOISE = 0.05
 
 
 def trains(best_rate=1.0, scale=100, noise=NOISE, stop=None):
-  """A function that trains the jobs of a study, for `study_runner.StudyRunner`.
+  """Returns a function that "trains" jobs, for `study_runner.StudyRunner`.
 
   Args:
-    best_rate: Effective rate, learning_rate / (1 - momentum).
-    scale: Steps in which the best rate halves the error.
-    noise: Standard deviation of its logarithm between seeds.
-    stop: Called before each run; True: a signal asks to stop.
+    best_rate: The best effective learning rate.
+    scale: Number of steps at which the error is twice that of infinitely many.
+    noise: Standard deviation of the log error between seeds.
+    stop: Called before each run; True: stops as after a signal.
   """
 
   def train(directory, jobs):
@@ -40,7 +40,7 @@ def trains(best_rate=1.0, scale=100, noise=NOISE, stop=None):
 
 
 def error(config, best_rate=1.0, scale=100) -> float:
-  """What a config ends with, but for noise; inf: it diverges."""
+  """Returns the final error of a config, without noise; inf: it diverges."""
   hparams = config.hparams
   effective = hparams.learning_rate / (1 - hparams.momentum)
   distance = math.log10(effective / best_rate)
@@ -54,7 +54,7 @@ def error(config, best_rate=1.0, scale=100) -> float:
 def _run(job, best_rate, scale, noise):
   config, total = job.config, job.config.max_train_steps
   end = error(config, best_rate, scale)
-  # Of the run alone, whatever ran before.
+  # The noise depends on the run's config alone.
   key = json.dumps(config_lib.as_json(config), sort_keys=True)
   rng = np.random.default_rng(zlib.crc32(key.encode()))
   diverged = math.isinf(end)

@@ -1,4 +1,4 @@
-"""The whole loop: its budget, its decisions, and what it hands over."""
+"""The whole loop: its budget, its decisions, and the resulting config."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay.playbook import budget as planning
 from jaxplay.playbook import loop as procedure
-from jaxplay.playbook import plots as plots_answer
+from jaxplay.playbook import plots as plots_lib
 from jaxplay.playbook import study_runner
 from jaxplay.study import study as study_lib
 from tests.playbook import planted
@@ -35,7 +35,7 @@ def _loop(path, train, config=None, budget="36", **kwargs):
     config,
     budget=planning.Budget.parse(budget),
     learning_rates=(rate / 30, rate * 30),
-    keep=lambda *_: None,
+    write_report=lambda *_: None,
     **(known | kwargs),
   )
 
@@ -46,7 +46,7 @@ def _loop(path, train, config=None, budget="36", **kwargs):
 @pytest.mark.parametrize("seeds", [1, 3, 10])
 @pytest.mark.parametrize("rates", [7, 13])
 def test_the_least_budget_is_enough(seeds, rates):
-  """The loop: with the least budget each part gets what it needs."""
+  """The loop: the minimum budget is enough for each phase."""
   total = planning.least(seeds, rates)
   for budget in range(total, 4 * total):
     left = budget - (2 * rates + 1) / 4
@@ -59,7 +59,7 @@ def test_the_least_budget_is_enough(seeds, rates):
 
 
 def test_time_is_a_budget_of_trials():
-  """The loop: what is left of a time follows from what trials took so far."""
+  """The loop: the remaining trials follow from the time of earlier trials."""
   budget = planning.Budget.parse("2h")
   assert budget.left(0, 0) == math.inf
   assert budget.left(spent=10, seconds=3600) == 10
@@ -72,7 +72,7 @@ def test_time_is_a_budget_of_trials():
 
 
 def test_a_batch_size_keeps_the_examples():
-  """B8: the same examples in larger batches, and all that counts steps."""
+  """B8: the same examples in larger batches; numbers of steps are scaled."""
   flat = config_lib.flatten(_config(hparams__warmup_steps=20))
   changes = planning.with_batch_size(flat, 4 * flat["batch_size"])
   for key in ("max_train_steps", "eval_every", "hparams.warmup_steps"):
@@ -88,38 +88,38 @@ def test_a_batch_size_keeps_the_examples():
   assert planning.gain(speeds, 256, 128) == math.inf
 
 
-# The loop, on runs with planted results.
+# The loop, on generated runs.
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("best_rate", [0.03, 1.0, 10.0])
-def test_it_finds_what_was_planted(tmp_path, best_rate):
+def test_the_loop_finds_a_good_config(tmp_path, best_rate):
   """The loop: a better config, near the best one, within the budget."""
-  answer = _loop(tmp_path, planted.trains(best_rate))
+  result = _loop(tmp_path, planted.trains(best_rate))
   config = config_lib.load(str(tmp_path / "best.json"))
   found, given = (planted.error(c, best_rate) for c in (config, _config()))
-  # Half as long again is what 200 steps cost.
+  # After 200 steps, the error is at least 1.5 times that of infinitely many.
   assert found < 1.1 * 1.5 * planted.FEWEST < given
   changed = config_lib.differences(
     config_lib.as_json(_config()), config_lib.as_json(config)
   )
-  assert changed.keys() == answer.settings.keys()
-  # Nothing of how trials were looked at is handed over.
+  assert changed.keys() == result.settings.keys()
+  # Logging and evaluation intervals are not changed.
   assert all(key.startswith("hparams.") for key in changed)
-  assert 30 < answer.details["spent"] <= 36
-  (figure,) = plots_answer.figures(answer.figures)
+  assert 30 < result.details["spent"] <= 36
+  (figure,) = plots_lib.figures(result.figures)
   figure.chart.to_dict(validate=True)
 
 
-def _decisions(answer, path):
-  """Of each phase, without its time and place."""
-  phases = [dict(p, seconds=0) for p in answer.details["phases"]]
+def _decisions(result, path):
+  """Returns the phases, without their times and paths."""
+  phases = [dict(p, seconds=0) for p in result.details["phases"]]
   return json.loads(json.dumps(phases).replace(str(path), ""))
 
 
 @pytest.mark.slow
 def test_stopped_anywhere_it_ends_the_same(tmp_path):
-  """The loop: asked to stop again and again, it decides what it decided."""
+  """The loop: stopped repeatedly, it makes the same decisions."""
   config = _config(max_train_steps=40)
   whole = _loop(tmp_path / "whole", planted.trains(), config, "20")
   patience = 0
@@ -131,7 +131,7 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path):
 
   stops, path = 0, tmp_path / "stopped"
   while True:
-    patience = 7  # Less than a study has trials.
+    patience = 7  # A study has more trials.
     try:
       again = _loop(path, planted.trains(stop=stop), config, "20")
       break
@@ -145,36 +145,36 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_a_bad_space_is_repaired(tmp_path):
-  """D2: a range whose edge the best trials cluster at is moved."""
+  """D2: a range is extended if the best trials are at its edge."""
   config = _config(hparams__weight_decay=1e-7, hparams__learning_rate=0.1)
   train = planted.trains(noise=0.001)
-  answer = _loop(tmp_path, train, config, "64")
+  result = _loop(tmp_path, train, config, "64")
   ranges = []
   for name in ("explore_1", "explore_2"):
     study = study_lib.StudyDir(tmp_path / name).study()
     (row,) = [r for r in study["space"] if "weight_decay" in r["key"]]
     ranges.append((row["low"], row["high"]))
   assert ranges[0][1] == 1e-5 < ranges[1][1]
-  phases = {p["name"]: p for p in answer.details["phases"]}
+  phases = {p["name"]: p for p in result.details["phases"]}
   assert "weight_decay" in phases["explore_1"]["said"][1]
-  assert answer.settings["hparams.weight_decay"] > 1e-5
+  assert result.settings["hparams.weight_decay"] > 1e-5
 
 
 @pytest.mark.slow
 def test_a_config_that_is_the_best_is_kept(tmp_path):
-  """E3: where nothing is better, nothing is to be pasted."""
-  # No noise, and the best rate, momentum and decay that there are.
+  """E3: no settings if no config is better."""
+  # No noise, and the best learning rate, momentum and weight decay.
   config = _config(hparams__learning_rate=0.1, hparams__weight_decay=1e-3)
-  answer = _loop(tmp_path, planted.trains(noise=0.0), config)
-  assert answer.settings == {}
-  assert "Keep the given config" in answer.summary[0]
+  result = _loop(tmp_path, planted.trains(noise=0.0), config)
+  assert result.settings == {}
+  assert "Keep the given config" in result.summary[0]
 
 
-def test_budgets_that_cannot_do():
-  """Errors: told before anything runs."""
+def test_budgets_that_are_too_small():
+  """Errors: refused before anything runs."""
   for budget, seeds, words in (
     ("17", 3, "18 trials with 3 seeds"),
-    ("24", 20, "with 20 seeds"),
+    ("24", 20, "20 seeds"),
   ):
     budget = planning.Budget.parse(budget)
     with pytest.raises(jaxplay.UserError, match=words):
@@ -186,7 +186,7 @@ def test_budgets_that_cannot_do():
 
 @pytest.mark.slow
 def test_a_time_that_is_too_short(tmp_path):
-  """Errors: told as soon as it is known how long a trial takes."""
+  """Errors: refused once the time of a trial is known."""
   config = _config(max_train_steps=40)
   with pytest.raises(jaxplay.UserError, match="larger --budget"):
     _loop(tmp_path, planted.trains(), config, "0.0001m")

@@ -1,7 +1,7 @@
-"""Every procedure on every feature of a config: what it trains, and hands over.
+"""Every procedure with every feature of a config: its trials and its settings.
 
-Training is planted here: under test is which configs a procedure makes. The
-same rows, trained, are in `test_trained.py`.
+Runs are generated, since these tests check which configs a procedure makes.
+`test_trained.py` trains configs of all features.
 """
 
 import itertools
@@ -32,8 +32,8 @@ few_rows = pytest.mark.parametrize("row", features.FEW, ids=features.name)
 # The rows themselves.
 
 
-def test_the_rows_hold_everything():
-  """R7: each value of each feature, and each pair of values that meet."""
+def test_the_rows_are_complete():
+  """R7: each value of each feature, and each allowed pair of `MEET`."""
   for feature, values in features.FEATURES.items():
     assert {row[feature] for row in features.ROWS} == values.keys()
   for one, other in features.MEET:
@@ -46,8 +46,8 @@ def test_the_rows_hold_everything():
 
 
 @pytest.mark.parametrize("part", features.NEEDS, ids=" ".join)
-def test_what_is_in_no_row_is_no_config(part):
-  """R7: only what the config itself refuses is left out."""
+def test_pairs_in_no_row_are_refused(part):
+  """R7: the rows leave out only invalid configs."""
   feature, value = part
   for other, fitting in features.NEEDS[part].items():
     for wrong in features.FEATURES[other].keys() - set(fitting):
@@ -55,11 +55,11 @@ def test_what_is_in_no_row_is_no_config(part):
         config_lib.validate(features.make({feature: value, other: wrong}))
 
 
-# What procedures train, and hand over.
+# The trials of procedures, and their settings.
 
 
 def _checked(given, train):
-  """As `train`, of configs that are valid and in which all has an effect."""
+  """As `train`, but checks each config first."""
 
   def checked(directory, jobs):
     for job in jobs:
@@ -70,16 +70,16 @@ def _checked(given, train):
 
 
 def _assert_sound(config, given):
-  """A config that trains, and holds nothing that is switched off in it."""
+  """Checks that a config is valid, and that no more keys are without effect."""
   config_lib.validate(config)
   was, now = (set(config_lib.without_effect(c)) for c in (given, config))
   assert now <= was
 
 
-def _assert_pastes(answer, given):
-  """The lines of an answer make a sound config of the one that it was asked."""
+def _assert_pastes(result, given):
+  """Checks the config with the settings of a result."""
   config = given.copy_and_resolve_references()
-  for key, value in answer.settings.items():
+  for key, value in result.settings.items():
     config_lib.override(config, key, value)
   _assert_sound(config, given)
   assert config.objective == given.objective
@@ -87,7 +87,7 @@ def _assert_pastes(answer, given):
 
 
 def _assert_next_study_loads(path):
-  """The study file that a report writes is one, and goes on from its study."""
+  """Checks the study file that a report writes."""
   results = results_lib.read_study(path)
   text = refine.next_study(results, checklist.check_study(results))
   (path / "next_study.py").write_text(text)
@@ -118,9 +118,9 @@ def _rates(given):
 @pytest.mark.slow
 @each_row
 def test_steps(row, tmp_path):
-  """R7, F2: without what keeps it from fitting, and a length to paste."""
+  """R7, F2: the sweep turns off regularization; the settings are valid."""
   given = features.make(row)
-  answer = steps.sweep(
+  result = steps.sweep(
     _study_runner(tmp_path, given),
     given,
     learning_rates=_rates(given),
@@ -129,9 +129,9 @@ def test_steps(row, tmp_path):
     num_train=64,
     per_decade=2,
   )
-  assert 0 < answer.details["steps"] < 24
-  assert answer.settings["max_train_steps"] == answer.details["steps"]
-  _assert_pastes(answer, given)
+  assert 0 < result.details["steps"] < 24
+  assert result.settings["max_train_steps"] == result.details["steps"]
+  _assert_pastes(result, given)
   study = study_lib.StudyDir(tmp_path / "sweep").study()
   trained = config_lib.from_json(study["config"])
   assert not config_lib.without(
@@ -141,19 +141,19 @@ def test_steps(row, tmp_path):
 
 
 def _unstable(given, fix):
-  """Trains; rates above the config's are unstable, but for a fix."""
+  """Generates runs: rates above the config's are unstable without the fix."""
 
   def train(directory, jobs):
     for job in jobs:
       new = job.config
-      mended = {
+      is_fixed = {
         "warmup": new.hparams.warmup_steps != given.hparams.warmup_steps,
         "clipping": new.clipping
         and new.hparams.clip_norm != given.hparams.clip_norm,
         "none": False,
       }[fix]
       rate = new.hparams.learning_rate / given.hparams.learning_rate
-      rises = rate > 1 and not mended
+      rises = rate > 1 and not is_fixed
       lines = [
         {
           "step": step,
@@ -177,22 +177,22 @@ def _unstable(given, fix):
 @pytest.mark.slow
 @each_row
 def test_stability(row, tmp_path):
-  """R7, I4, I5: each fix, by turns, is one of the config that it was asked."""
+  """R7, I4, I5: each fix, with settings for the given config."""
   given = features.make(row)
   fix = ("warmup", "clipping", "none")[features.ROWS.index(row) % 3]
   if fix == "warmup" and row["warmup"] == "short":
-    fix = "none"  # The ladder of so few steps has that warmup alone.
+    fix = "none"  # It is the only warmup that is tried for so few steps.
   train = _checked(given, _unstable(given, fix))
   runner = study_runner.StudyRunner(tmp_path, train=train, log=lambda _: None)
-  answer = stability.stability(
+  result = stability.stability(
     runner, given, learning_rates=_rates(given), seeds=2, per_decade=2
   )
-  assert answer.details["fix"] == fix
-  _assert_pastes(answer, given)
+  assert result.details["fix"] == fix
+  _assert_pastes(result, given)
 
 
 def _measured(config):
-  """That each size is as fast per example as every other."""
+  """A measurement with the same throughput at each size."""
   config_lib.validate(config)
   seconds = 1e-3 * config.batch_size
   return {
@@ -206,11 +206,11 @@ def _measured(config):
 
 @few_rows
 def test_batch_size(row, tmp_path):
-  """R7, B5: sizes that the config can have, each trained to a target."""
+  """R7, B5: allowed sizes, each trained to a target."""
   given = features.make(row)
   target = steps_lib.Target("valid/loss", 1.2)
   batch_size.check(target, given)
-  answer = batch_size.batch_size(
+  result = batch_size.batch_size(
     _study_runner(tmp_path, given),
     given,
     measure=_measured,
@@ -222,15 +222,15 @@ def test_batch_size(row, tmp_path):
     seeds=2,
     max_train_steps=24,
   )
-  sizes = [one["batch_size"] for one in answer.details["speeds"]]
-  assert sizes and answer.details["batch_size"] in sizes
-  _assert_pastes(answer, given)
+  sizes = [speed["batch_size"] for speed in result.details["speeds"]]
+  assert sizes and result.details["batch_size"] in sizes
+  _assert_pastes(result, given)
 
 
 @pytest.mark.slow
 @each_row
 def test_rounds(row, tmp_path):
-  """R7, F4: the next length, and rounds up to it, and their next studies."""
+  """R7, F4: the next number of steps, the rounds, and their next studies."""
   given = features.make(row)
   runner = _study_runner(tmp_path, given)
   rates = study_runner.learning_rates(*_rates(given))
@@ -238,11 +238,11 @@ def test_rounds(row, tmp_path):
   number = 2 * (features.ROWS.index(row) % 2)
   if number and row["schedule"] == "linear":
     number = 1
-  answer = rounds.rounds(runner, first, steps=100, number=number)
+  result = rounds.rounds(runner, first, steps=100, number=number)
   config = config_lib.load(str(tmp_path / "next.json"))
   _assert_sound(config, given)
   assert config.max_train_steps == 100
-  _assert_pastes(answer, given)
+  _assert_pastes(result, given)
   if number:
     _assert_next_study_loads(tmp_path / f"round_{number + 1}")
   jobs = runners.rerun_jobs(study_lib.StudyDir(first.path), [0], 3)
@@ -252,7 +252,7 @@ def test_rounds(row, tmp_path):
 
 
 def _measure(row):
-  """Of every second row: a batch that is twice as large is worth it."""
+  """For every second row: a measurement in favour of a larger batch size."""
   at = features.ROWS.index(row)
   if at % 2 or row["warmup"] == "nearly all":
     return None
@@ -264,9 +264,9 @@ def _measure(row):
 @pytest.mark.slow
 @few_rows
 def test_playbook(row, tmp_path):
-  """R7: the whole loop, and the config that it ends with."""
+  """R7: the whole loop, and its resulting config."""
   given = features.make(row)
-  answer = playbook.playbook(
+  result = playbook.playbook(
     _study_runner(tmp_path, given, noise=0.0),
     given,
     budget=playbook_lib.Budget(trials=14),
@@ -275,9 +275,9 @@ def test_playbook(row, tmp_path):
     seeds=1,
     seed=0,
     measure=_measure(row),
-    keep=lambda *_: None,
+    write_report=lambda *_: None,
   )
-  _assert_pastes(answer, given)
+  _assert_pastes(result, given)
   config = config_lib.load(str(tmp_path / "best.json"))
   _assert_sound(config, given)
   looks = ("export", "num_predictions", "report_test", "seed")

@@ -1,4 +1,4 @@
-"""From one round to the next: schedules, lengths, and what still holds."""
+"""From one round to the next: schedules, numbers of steps, and transfer."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def _flat(**changes):
 
 
 def test_a_linear_decay_keeps_its_length():
-  """F4: the constant part before it grows; base rate and warmup are kept."""
+  """F4: the constant phase grows; base learning rate and warmup are kept."""
   flat = _flat(
     schedule="linear", max_train_steps=1000, hparams__warmup_steps=100
   )
@@ -42,44 +42,44 @@ def test_wsd_extends_the_constant_part(steps, fraction):
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "rsqrt"])
 def test_others_are_stretched(schedule):
-  """F4: cosine keeps its base rate; nothing but the length changes."""
+  """F4: only the number of steps changes."""
   changes, _ = rounds.longer(_flat(schedule=schedule), 5000)
   assert changes == {"max_train_steps": 5000}
 
 
 @pytest.mark.parametrize("steps", [1000, 10])
 def test_a_round_is_longer(steps):
-  """Errors: a round that is no longer is none."""
-  with pytest.raises(jaxplay.UserError, match="is not longer"):
+  """Errors: the next round needs more steps."""
+  with pytest.raises(jaxplay.UserError, match="--steps"):
     rounds.longer(_flat(max_train_steps=1000), steps)
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_rounds_grow_by_the_same_factor(number):
-  """F5: exponentially, and the last has the steps that were asked for."""
-  found = [100, *rounds.lengths(100, 100_000, number)]
-  assert len(found) == number + 1 and found[-1] == 100_000
-  factors = np.divide(found[1:], found[:-1])
+  """F5: log-spaced, up to the requested number of steps."""
+  lengths = [100, *rounds.lengths(100, 100_000, number)]
+  assert len(lengths) == number + 1 and lengths[-1] == 100_000
+  factors = np.divide(lengths[1:], lengths[:-1])
   assert factors == pytest.approx(1000 ** (1 / number), rel=0.02)
 
 
-def test_what_is_likely_to_hold():
-  """F4: the Playbook's order, from warmup to the rate's schedule."""
+def test_transfer_to_longer_runs():
+  """F4: the Playbook's order, from warmup to the learning rate."""
   keys = [
     "hparams.warmup_steps",
     "model.depth",
     "hparams.weight_decay",
     "hparams.learning_rate",
   ]
-  told = [rounds.transfer(key) for key in keys]
-  assert told == ["very likely", "likely", "might", "unlikely"]
+  transfers = [rounds.transfer(key) for key in keys]
+  assert transfers == ["very likely", "likely", "might", "unlikely"]
   verdicts = [finding.verdict for finding in rounds.transfers(keys)]
   assert verdicts == ["ok", "ok", "unknown", "warn"]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_order_that_holds(seed):
-  """F5: noise that is small beside the differences does not matter."""
+def test_a_ranking_that_transfers(seed):
+  """F5: noise much smaller than the differences does not matter."""
   rng = np.random.default_rng(seed)
   short = np.linspace(0.1, 0.5, 12)
   long = 0.5 * short + 0.01 * rng.standard_normal(12)
@@ -87,8 +87,8 @@ def test_an_order_that_holds(seed):
   assert rounds.ranking(short, long[::-1], (100, 400)).verdict == "warn"
 
 
-def test_the_best_that_diverges_does_not_hold():
-  """F5: a rate that was best for few steps may be too high for many."""
+def test_the_best_trial_diverges():
+  """F5: the best learning rate of short runs may diverge in longer ones."""
   short = np.linspace(0.1, 0.5, 12)
   long = short.copy()
   long[0] = np.nan

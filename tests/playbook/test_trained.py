@@ -1,6 +1,6 @@
-"""Configs of many features, trained: what procedures hand over, and procedures.
+"""Procedures on configs of many features, with training.
 
-Under test is that each runs to its end, and that what it writes trains.
+These tests check that each procedure completes, and that its config trains.
 """
 
 import json
@@ -28,7 +28,7 @@ def get_config():
   return config
 """
 
-# All features together, as far as three models can have them.
+# As many features together as three models allow.
 _OFTEN = {"dropout": "yes", "clipping": "yes", "regularization": "yes"}
 _LAST = {"seed": "last", "kept": "some steps"}
 ROWS = {
@@ -90,7 +90,7 @@ def written(tmp_path, texts):
 
 
 def _trains(path, workdir):
-  """Whether `jaxplay train` brings a config to its end."""
+  """Checks that `jaxplay train` completes a config."""
   config = config_lib.load(str(path))
   config_lib.validate(config)
   assert studies.call("train", f"--config={path}", f"--workdir={workdir}") == 0
@@ -99,13 +99,13 @@ def _trains(path, workdir):
   assert status["best"]["metric"] == config.objective
 
 
-def _answer(plan):
-  return json.loads((plan / "plan.json").read_text())["answer"]
+def _settings(plan):
+  return json.loads((plan / "plan.json").read_text())["answer"]["settings"]
 
 
 @pytest.mark.pods
 def test_all_features_at_once(written, tmp_path):
-  """R7: trained for a few steps."""
+  """R7: training completes a few steps."""
   row = ROWS["mlp"] | {"model": "mlp", "warmup": "short"}
   path, _ = written(row, max_train_steps=8)
   _trains(path, tmp_path / "run")
@@ -114,12 +114,12 @@ def test_all_features_at_once(written, tmp_path):
 @pytest.mark.pods
 @pytest.mark.parametrize(
   "row",
-  # Of models that compile in seconds.
+  # Only models that compile in seconds.
   [row for row in features.FEW if "resnet" not in row["model"]],
   ids=features.name,
 )
 def test_every_config_of_the_design_trains(row, written, tmp_path):
-  """R7: made short, and every second one without what can be turned off."""
+  """R7: a few steps; every second row without the features of `keys.OFF`."""
   _, config = written(row, export=False)
   changes = config_lib.with_steps(config_lib.flatten(config), 4)
   if features.FEW.index(row) % 2:
@@ -132,26 +132,26 @@ def test_every_config_of_the_design_trains(row, written, tmp_path):
 
 @pytest.mark.pods
 def test_plans(written, tmp_path):
-  """R7: plan steps, stability and batch-size, and the lines they end with."""
+  """R7: plan steps, stability and batch-size, and their settings."""
   path, config = written(ROWS["mlp"] | {"model": "mlp"})
   rate = config.hparams.learning_rate
-  asked = [
+  options = [
     *(f"--config={path}", "--fake_devices=8"),
     f"--learning_rates={rate / 3:g}:{rate * 3:g}",
   ]
   plan = tmp_path / "steps"
   fit = "--fit=train/loss<=100"
-  arguments = (*asked, f"--workdir={plan}", "--steps=6", fit)
+  arguments = (*options, f"--workdir={plan}", "--steps=6", fit)
   assert studies.call("plan", "steps", *arguments) == 0
   plan = tmp_path / "stability"
-  arguments = (*asked, f"--workdir={plan}", "--seeds=1")
+  arguments = (*options, f"--workdir={plan}", "--seeds=1")
   assert studies.call("plan", "stability", *arguments) == 0
   plan = tmp_path / "batch_size"
-  arguments = (*asked, f"--workdir={plan}", "--seeds=1", "--steps=4")
+  arguments = (*options, f"--workdir={plan}", "--seeds=1", "--steps=4")
   sizes = ("--batch_sizes=32,64", "--target=valid/loss<=100")
   assert studies.call("plan", "batch-size", *arguments, *sizes) == 0
   for plan in ("steps", "stability", "batch_size"):
-    for key, value in _answer(tmp_path / plan)["settings"].items():
+    for key, value in _settings(tmp_path / plan).items():
       config_lib.override(config, key, value)
     config_lib.validate(config)
   rundir.write_json(tmp_path / "pasted.json", config_lib.as_json(config))
@@ -160,7 +160,7 @@ def test_plans(written, tmp_path):
 
 @pytest.mark.pods
 def test_the_life_of_a_study(written, tmp_path):
-  """R7: run, rerun, suggest, final, rounds, and what the report writes."""
+  """R7: run, rerun, suggest, final, rounds, and the report's next study."""
   _, config = written(ROWS["mlp"] | {"model": "mlp"})
   low, high = config.hparams.learning_rate / 10, config.hparams.learning_rate
   study = tmp_path / "study"
@@ -192,7 +192,7 @@ def get_study():
 
 @pytest.mark.pods
 def test_a_branch(written, tmp_path):
-  """R7: from a constant run of all features into a cooldown."""
+  """R7: a cooldown from a constant run with all features."""
   model = "lm of a mixture"
   row = ROWS[model] | {"model": model, "schedule": "constant"}
   path, _ = written(row | {"warmup": "short"}, keep_steps=(12,))
@@ -208,7 +208,7 @@ def test_a_branch(written, tmp_path):
 
 @pytest.mark.pods
 def test_the_loop(written, tmp_path):
-  """R7: the playbook, and the config that it ends with."""
+  """R7: the playbook, and its resulting config."""
   path, config = written(ROWS["mlp"] | {"model": "mlp"})
   rate = config.hparams.learning_rate
   arguments = (f"--learning_rates={rate / 3:g}:{rate:g}", "--seeds=1")

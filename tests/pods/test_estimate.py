@@ -1,4 +1,4 @@
-"""Estimates of a config, and measurements, on the devices of this process."""
+"""Estimates and measurements of a config on the devices of this process."""
 
 import types
 
@@ -16,14 +16,14 @@ def _config():
 
 
 def _compiled(fits):
-  return types.SimpleNamespace(too_large="" if fits else "short of memory")
+  return types.SimpleNamespace(too_large="" if fits else "out of memory")
 
 
 @pytest.mark.parametrize(
   "most, begin, largest", [(100, 16, 64), (100, 256, 64), (16, 16, 16)]
 )
 def test_the_largest_batch_that_fits(most, begin, largest, monkeypatch):
-  """B1: by doubling or halving, from where it begins."""
+  """B1: by doubling or halving the config's batch size."""
   monkeypatch.setattr(
     topology,
     "compile_for",
@@ -39,22 +39,22 @@ def test_the_largest_batch_that_fits(most, begin, largest, monkeypatch):
 
 
 def test_no_batch_fits(monkeypatch):
-  """B1: not even an example for each device."""
+  """B1: None if an example for each device does not fit."""
   monkeypatch.setattr(topology, "compile_for", lambda *_: _compiled(False))
   here = topology.Topology("here", jax.devices()[:2], (2,), 1)
   assert estimate.largest_batch(here, _config(), {"fits": False}) is None
 
 
 def test_measured_on_a_device():
-  """B2: the step, the loop with its data, and the peak of memory."""
+  """B2: times of the step and of the loop, and peak memory."""
   row = measure.on_devices(jax.devices()[:1])(_config())
   assert row["step_seconds"] > 0 and row["loop_seconds"] > 0
   assert row["bytes"] > 0 and row["exchange_seconds"] == 0
   assert row["too_large"] == ""
 
 
-def test_what_does_not_fit_is_a_result(monkeypatch):
-  """B1: by the compiled program's memory, before anything runs."""
+def test_too_large(monkeypatch):
+  """B1: by the memory of the compiled program, before it runs."""
   monkeypatch.setattr(memory, "of_device", lambda device: 1.0)
   speed = probe.measure(_config(), jax.devices()[:1])
   assert "as compiled" in speed.too_large and speed.bytes > 1

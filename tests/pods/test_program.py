@@ -1,4 +1,4 @@
-"""What a compiled program moves, read from its text."""
+"""Memory traffic and collectives, read from the text of a program."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ _GROUP = "replica_groups=[2,4]<=[8]"
 
 
 def _text(*lines, before=""):
-  """An entry computation of these lines."""
+  """Returns a program with an entry computation of these lines."""
   return "\n".join(
     ["HloModule m", "", before, "ENTRY %main (a: f32[8]) -> f32[8] {"]
     + [f"  {line}" for line in lines]
@@ -50,7 +50,7 @@ def _text(*lines, before=""):
   ],
 )
 def test_bytes_of_a_collective(line, kind, size, group, wire):
-  """Each kind by its definition: of the whole array, and on the wire."""
+  """Bytes of the whole array, and on the wire."""
   text = _text("%a = f32[8]{0} parameter(0)", line)
   (found,) = program.traffic(text).collectives
   assert (found.kind, found.bytes, len(found.group)) == (kind, size, group)
@@ -67,8 +67,8 @@ def test_bytes_of_a_collective(line, kind, size, group, wire):
     ("replica_groups=mesh['x'=2,'y'=2,'z'=2] {'x','z'}", (0, 1, 4, 5)),
   ],
 )
-def test_groups_as_they_are_written(groups, first):
-  """All the ways in which XLA writes who takes part."""
+def test_groups(groups, first):
+  """All formats of replica groups in HLO."""
   text = _text(
     "%a = f32[8]{0} parameter(0)",
     f"%x = f32[8]{{0}} all-reduce(%a), {groups}, to_apply=%add",
@@ -96,27 +96,27 @@ _LOOP = """%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
 
 
 @pytest.mark.parametrize(
-  "told, times",
+  "attributes, times",
   [(', backend_config={"known_trip_count":{"n":"7"}}', 7), ("", 5)],
 )
-def test_turns_of_a_loop(told, times):
-  """What the compiler says, or else what the condition and the body do."""
+def test_trip_count_of_a_loop(attributes, times):
+  """From the compiler, or from the condition and the body."""
   loop = "%w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body"
   text = _text(
     "%a = f32[8]{0} parameter(0)",
     "%one = s32[] constant(1)",
     "%t = (s32[], f32[8]{0}) tuple(%one, %a)",
-    loop + told,
+    loop + attributes,
     before=_LOOP,
   )
   found = program.traffic(text)
   assert found.collectives[0].times == times and not found.unknown_loops
-  # Of each turn the sum, that of the counters and their comparison excepted.
+  # At least the sum of each iteration.
   assert found.memory_bytes >= times * 64
 
 
-def test_a_collective_in_pieces_counts_once():
-  """A TPU's collective goes on in several fusions, by one channel."""
+def test_a_collective_in_parts_counts_once():
+  """A collective may be split over several fusions with the same channel."""
   inner = "\n".join(
     f"%{name} (p: f32[8]) -> f32[32] {{\n"
     "  %p = f32[8]{0} parameter(0)\n"
@@ -135,7 +135,7 @@ def test_a_collective_in_pieces_counts_once():
 
 
 def test_fast_memory_does_not_count():
-  """What stays in a chip's own memory, S(1), is not read from the slow one."""
+  """Arrays in fast memory, S(1), are no main memory traffic."""
   text = _text(
     "%a = f32[8]{0} parameter(0)",
     "%x = f32[8]{0:T(128)S(1)} negate(%a)",
@@ -158,15 +158,15 @@ def _compiled(function, *arguments):
   ],
 )
 def test_as_the_compiler_counts_without_loops(function):
-  """Bytes of memory are those that XLA's own analysis tells."""
+  """Memory traffic agrees with XLA's own analysis."""
   compiled = _compiled(function, jnp.ones((64, 64)))
   counted = compiled.cost_analysis()["bytes accessed"]
   found = program.traffic(compiled.as_text()).memory_bytes
   assert 0.7 * counted < found < 1.3 * counted
 
 
-def test_a_loop_is_its_turns():
-  """A scan over stacked weights reads each of them once, not all each time."""
+def test_a_loop_counts_each_iteration():
+  """Each iteration of a scan reads its slice of the weights."""
   weights = jnp.ones((12, 64, 64))
 
   def scanned(x, weights):
@@ -182,13 +182,13 @@ def test_a_loop_is_its_turns():
     for f in (scanned, unrolled)
   )
   assert not loop.unknown_loops
-  # The loop copies a slice before it uses it.
+  # The loop also copies each slice.
   assert 0.8 < loop.memory_bytes / flat.memory_bytes < 2.0
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_of_what_a_fusion_slices_it_reads_the_slice(nested):
-  """And of what it updates in place it writes the change, however deep."""
+def test_slices_in_fusions(nested):
+  """A fusion reads slices and writes updates only, also if it is nested."""
   work = """%work (p: f32[12,8], q: f32[12,8], i: s32[]) -> f32[12,8] {
   %p = f32[12,8]{1,0} parameter(0)
   %q = f32[12,8]{1,0} parameter(1)

@@ -1,4 +1,4 @@
-"""Least seconds of a step, on hand-made numbers."""
+"""The roofline of a step, on simple numbers."""
 
 import pytest
 
@@ -19,8 +19,8 @@ def _collective(group, size=8.0, kind="all-gather"):
   return program.Collective(kind, size, tuple(group), 1)
 
 
-def test_the_longest_part_binds():
-  """A step takes its longest part if all is overlapped, else the sum."""
+def test_overlap():
+  """A step takes the longest time with full overlap, and the sum without."""
   line = roofline.estimate(_CHIP, flops=300.0, memory_bytes=20.0)
   assert line.seconds == {
     "compute": 3.0,
@@ -40,7 +40,7 @@ def test_the_longest_part_binds():
   "size, shape, links",
   [
     (2, (2,), 1),  # a chain
-    (4, (4,), 2),  # a ring, both ways around
+    (4, (4,), 2),  # a ring, in both directions
     (4, (4, 4), 2),
     (16, (4, 4), 4),  # over both dimensions
     (8, (2, 8), 2),
@@ -48,7 +48,7 @@ def test_the_longest_part_binds():
   ],
 )
 def test_links_of_a_group(size, shape, links):
-  """Along each dimension that a group needs, and around where it is closed."""
+  """Links along each dimension that a group covers; twice in a ring."""
   line = roofline.estimate(
     _CHIP,
     flops=1.0,
@@ -62,7 +62,7 @@ def test_links_of_a_group(size, shape, links):
 
 
 def test_between_slices():
-  """A group with chips of two slices goes over the network."""
+  """A group with chips of two slices uses the network."""
   line = roofline.estimate(
     _CHIP,
     flops=1.0,
@@ -86,11 +86,11 @@ def test_between_slices():
   ],
 )
 def test_chips_by_the_kind_of_a_device(kind, memory):
-  """As JAX calls the devices, and with the source of the figures."""
+  """Device kinds of JAX are known, with a source."""
   assert roofline.chip(kind).memory == memory
   assert roofline.chip(kind).source
 
 
-def test_a_chip_that_is_not_known():
-  """No figures are made up."""
+def test_an_unknown_chip():
+  """There are no peaks."""
   assert roofline.chip("cpu") is None

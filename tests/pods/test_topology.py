@@ -1,4 +1,4 @@
-"""Programs for TPUs that are not there, by the compiler of TPUs."""
+"""Programs compiled for TPU topologies, without TPUs."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ _LM = runs.overrides(
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
-  """No TPU is looked for in the network."""
+  """Keeps JAX from searching the network for TPUs."""
   devices.quiet_without_tpu()
 
 
@@ -61,22 +61,22 @@ def test_a_pod_on_a_laptop():
   assert 0 <= moments < 64  # and a counter
   assert compiled.memory["batch"] >= 16 * 129 / 4
   assert compiled.memory["temporaries"] > 0 and compiled.eval_bytes > 0
-  # Six FLOPs for each parameter of a matrix and token, and attention.
+  # Six FLOPs per matrix parameter and token, and attention.
   tokens = 16 * 128 / 4
   least = 6 * tokens * (matrices - 512 * 128)
   assert least < compiled.flops < 1.5 * least
   traffic = program.traffic(compiled.text)
   assert not traffic.unknown_loops
-  kinds = {one.kind for one in traffic.collectives}
+  kinds = {collective.kind for collective in traffic.collectives}
   assert kinds & {"all-gather", "collective-permute"}
-  # All parameters at least twice, for the passes forward and backward.
-  moved = sum(one.wire_bytes for one in traffic.collectives)
+  # All parameters at least twice, for the forward and the backward pass.
+  moved = sum(collective.wire_bytes for collective in traffic.collectives)
   assert moved > 2 * 2 * matrices * 3 / 4
   assert roofline.chip(pod.kind).memory == 16 * 2**30
 
 
 def test_two_slices():
-  """Gradients of replicas go over the network, once, in parts."""
+  """The gradients of replicas are exchanged over the network."""
   pod = topology.topology("2*v5e:2x2")
   assert len(pod.devices) == 8 and pod.slices == 2
   keys = _LM | {"mesh.replica": 2}
@@ -96,7 +96,7 @@ def test_two_slices():
 
 @pytest.mark.parametrize("kind", ["v4", "v5p", "v6e"])
 def test_kinds(kind):
-  """A chip is a device, and its figures are known."""
+  """A chip is a device, and its peaks are known."""
   shape = "2x2x1" if kind in ("v4", "v5p") else "2x2"
   pod = topology.topology(f"{kind}:{shape}")
   assert len(pod.devices) == 4
@@ -107,12 +107,12 @@ def test_kinds(kind):
   "name",
   [
     *("v5e", "v5e:3x5", "v9:2x2", "0*v5e:2x2", "v5e:2x2x2x2", ""),
-    # On the first the library would abort the process.
+    # The library would abort the process for the first one.
     *("v5e:32x32", "v5e:2x2x2", "v5e:0x2", "v5p:4x4"),
   ],
 )
-def test_topologies_that_are_none(name):
-  """Errors: a name that is none is told in a sentence."""
+def test_invalid_topologies(name):
+  """Errors: an invalid name is refused."""
   with pytest.raises(jaxplay.UserError, match="topology"):
     topology.topology(name)
 
@@ -125,13 +125,13 @@ def _plan(tmp_path, *arguments, **extra):
 
 
 def test_the_table(tmp_path, capsys):
-  """Topologies and batches side by side, as a table and as JSON."""
-  asked = ("--topology=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
-  assert _plan(tmp_path, *asked) == 0
+  """Topologies and batch sizes, as a table and as JSON."""
+  options = ("--topology=v5e:2x2,v5p:2x2x1", "--batch_sizes=16,32")
+  assert _plan(tmp_path, *options) == 0
   table = capsys.readouterr().out
   assert table.count("v5e:2x2") >= 2 and "bound by" in table
   assert "How to Scale Your Model" in table
-  assert _plan(tmp_path, *asked, "--json") == 0
+  assert _plan(tmp_path, *options, "--json") == 0
   rows = json.loads(capsys.readouterr().out)
   assert [(row["topology"], row["batch_size"]) for row in rows] == [
     ("v5e:2x2", 16),
@@ -143,8 +143,8 @@ def test_the_table(tmp_path, capsys):
   assert rows[0]["seconds"]["compute"] > rows[2]["seconds"]["compute"]
 
 
-def test_what_does_not_fit_is_a_row(tmp_path, capsys):
-  """Out of memory at compile time is told, with what was needed."""
+def test_a_config_that_does_not_fit(tmp_path, capsys):
+  """Out of memory at compile time is a row, with the required memory."""
   extra = {"model.width": 2048, "model.heads": 16, "dataset.vocab_size": 2**18}
   extra |= {"mesh.rules": ("data",)}
   assert _plan(tmp_path, "--topology=v5e:2x2", "--json", **extra) == 0
@@ -155,28 +155,28 @@ def test_what_does_not_fit_is_a_row(tmp_path, capsys):
   assert "NO" in capsys.readouterr().out
 
 
-def test_batch_sizes_end_where_memory_does(tmp_path, capsys):
-  """B1: on TPUs that are not here, with the size and the bytes named."""
+def test_batch_sizes_for_a_topology(tmp_path, capsys):
+  """B1: sizes up to the first that does not fit into memory."""
   config = runs.make_config(_LM | {"dataset.vocab_size": 2**17})
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config_lib.as_json(config)))
-  asked = ("plan", "batch-size", f"--config={path}", "--topology=v5e:2x2")
-  asked += (f"--workdir={tmp_path / 'plan'}", "--batch_sizes=16,512,1024")
-  assert studies.call(*asked, "--json") == 0
-  answer = json.loads(capsys.readouterr().out)
-  # Of sizes beyond the first that does not fit, none is compiled.
-  fits, not_so = answer["details"]["speeds"]
-  assert (fits["batch_size"], not_so["batch_size"]) == (16, 512)
+  options = ("plan", "batch-size", f"--config={path}", "--topology=v5e:2x2")
+  options += (f"--workdir={tmp_path / 'plan'}", "--batch_sizes=16,512,1024")
+  assert studies.call(*options, "--json") == 0
+  result = json.loads(capsys.readouterr().out)
+  # Sizes larger than the first that does not fit are not compiled.
+  fits, too_large = result["details"]["speeds"]
+  assert (fits["batch_size"], too_large["batch_size"]) == (16, 512)
   assert 0 < fits["bytes"] < 2**34 and not fits["too_large"]
-  assert fits["loop_seconds"] > 0 and not_so["loop_seconds"] is None
-  assert re.search(r"[\d.]+G.* HBM .*[\d.]+G", not_so["too_large"])
-  (said,) = (s for s in answer["said"] if "512 examples do not fit" in s)
-  assert not_so["too_large"].rstrip(".") in said
-  assert answer["details"]["batch_size"] == 16
+  assert fits["loop_seconds"] > 0 and too_large["loop_seconds"] is None
+  assert re.search(r"[\d.]+G.* HBM .*[\d.]+G", too_large["too_large"])
+  (sentence,) = (s for s in result["said"] if "512 examples do not fit" in s)
+  assert too_large["too_large"].rstrip(".") in sentence
+  assert result["details"]["batch_size"] == 16
 
 
 @pytest.mark.parametrize(
-  "arguments, told",
+  "arguments, message",
   [
     (["--topology=v5e:2x2,v5e:3"], "v5e:3"),
     (["--topology=v5e:2x2", "--batch_sizes=15"], "12 or 16"),
@@ -185,8 +185,8 @@ def test_batch_sizes_end_where_memory_does(tmp_path, capsys):
     (["--topology=v5e:2x2", "--bath_sizes=16"], "--batch_sizes"),
   ],
 )
-def test_mistakes(tmp_path, capsys, arguments, told):
+def test_bad_requests(tmp_path, capsys, arguments, message):
   """Errors: one sentence before anything is compiled."""
   assert _plan(tmp_path, *arguments) == cli.common.EXIT_WRONG
   error = capsys.readouterr().err
-  assert told in error and error.count("\n") == 1
+  assert message in error and error.count("\n") == 1

@@ -1,11 +1,11 @@
-"""Ladders for tests: directories as training would leave them, from a law."""
+"""Generated ladder directories, with losses from a known law."""
 
 import numpy as np
 
 from jaxplay import config as config_lib
 from jaxplay.scaling import ladder
 
-# Of Hoffmann et al. 2022, but for small models: E, A, a, B, b.
+# E, A, a, B, b, similar to Hoffmann et al. 2022, but for small models.
 LAW = (1.0, 20.0, 0.35, 60.0, 0.33)
 WIDTHS = (32, 48, 64, 96, 128, 192)
 STEPS = (500, 1_000, 2_000, 4_000)
@@ -13,13 +13,13 @@ TOKENS_PER_STEP = 1_024
 
 
 def law(parameters, tokens):
-  """The loss that a made-up ladder scatters about."""
+  """Returns the loss of the law."""
   e, a_n, a, b_d, b = LAW
   return e + a_n / parameters**a + b_d / tokens**b
 
 
 def counts(width):
-  """counts.json of a made-up size."""
+  """Returns counts.json of a size."""
   blocks = 2 * 12 * width**2
   return {
     "parameters": {"embedding": 256 * width, "attention": blocks},
@@ -32,7 +32,7 @@ def counts(width):
 
 
 def definition(widths=WIDTHS, steps=STEPS):
-  """What ladder.json is to hold."""
+  """Returns the contents of ladder.json."""
   config = config_lib.base()
   config.objective = "valid/loss"
   return {
@@ -48,20 +48,20 @@ def definition(widths=WIDTHS, steps=STEPS):
 
 
 def make(folder, widths=WIDTHS, steps=STEPS, noise=0.002, finished=None):
-  """Writes a ladder; only the branches of `finished` steps are there."""
+  """Writes a ladder, with the branches of `finished` steps (default: all)."""
   random = np.random.default_rng(0)
   directory = ladder.LadderDir(folder)
   directory.create(definition(widths, steps))
   for width in widths:
     size, n = f"w{width}", 24 * width**2
     directory.write_counts(size, counts(width))
-    trunk = directory.base_run(size)
+    base_run = directory.base_run(size)
     last = max(steps) - round(0.2 * max(steps))
-    _write_run(trunk, n, 0, last, None, 1.05)
+    _write_run(base_run, n, 0, last, None, 1.05)
     for total in finished or steps:
       start = total - round(0.2 * total)
       loss = law(n, total * TOKENS_PER_STEP) * np.exp(noise * random.normal())
-      facts = {"branch": {"run": str(trunk.path), "step": start}}
+      facts = {"branch": {"run": str(base_run.path), "step": start}}
       run = directory.branch(size, total)
       _write_run(run, n, start, total, facts, 1.0, loss)
   return directory

@@ -1,4 +1,4 @@
-"""Ladders: their files, what is read from them, and running one."""
+"""Ladders: their files, reading and running them."""
 
 import json
 import pathlib
@@ -59,7 +59,7 @@ _FIELDS = dict(
 
 
 def _write(folder, **fields):
-  """A ladder file with its config and text in a folder; its path."""
+  """Writes a ladder file with its config and text; returns its path."""
   for name in ("text", "valid"):
     (folder / name).mkdir(exist_ok=True)
     for i in range(6):
@@ -72,12 +72,12 @@ def _write(folder, **fields):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-  """A ladder of six sizes and four lengths, made up."""
+  """A generated ladder of six sizes and four lengths."""
   return ladders.make(tmp_path_factory.mktemp("ladder") / "made up").path
 
 
 def test_points_of_a_ladder(made_up):
-  """S5: a point for each branch: N without embeddings, D in tokens, C."""
+  """S5: a point for each branch, with N without embeddings, D and C."""
   results = ladder.read(made_up)
   assert len(results.points) == len(ladders.WIDTHS) * len(ladders.STEPS)
   sizes = list(dict.fromkeys(point.size for point in results.points))
@@ -94,8 +94,8 @@ def test_points_of_a_ladder(made_up):
   assert compiled.loss == point.loss and point.cooled
 
 
-def test_what_a_ladder_cost(made_up):
-  """S5: trunks to the last start, and cooldowns, against whole runs."""
+def test_compute_of_a_ladder(made_up):
+  """S5: base runs and cooldowns, compared with separate runs."""
   spent = ladder.read(made_up).spent
   per_step = sum(
     ladders.counts(width)["flops_per_step"]["formula"]
@@ -110,7 +110,7 @@ def test_what_a_ladder_cost(made_up):
 
 
 def test_an_unfinished_ladder(tmp_path):
-  """What is not finished is no point, and no law is made up for it."""
+  """Only completed branches are points."""
   made = ladders.make(tmp_path, widths=(32, 64), finished=(500,))
   made.branch("w32", 500).write_status("running", step=7)
   results = ladder.read(tmp_path)
@@ -130,13 +130,13 @@ def _payload(path):
   return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
-def test_the_page_says_what_the_fit_says(made_up, capsys):
-  """S5: law, best models, cost and every point; each figure is valid."""
+def test_the_report_shows_the_fit(made_up, capsys):
+  """S5: law, best models, compute and every point; each figure is valid."""
   assert studies.call("report", made_up) == 0
-  said = capsys.readouterr().out
+  out = capsys.readouterr().out
   results = ladder.read(made_up)
   law = law_lib.fit(results.points)
-  assert f"L(N, D) = {law.irreducible:.4g} + " in said
+  assert f"L(N, D) = {law.irreducible:.4g} + " in out
   page = _payload(made_up / "report.html")
   tables = {t: rows for t, _, _, rows in page["tables"] + page["numbers"]}
   found = dict(row[:2] for row in tables["L(N, D) = E + A / N^a + B / D^b"])
@@ -159,7 +159,7 @@ def test_the_page_says_what_the_fit_says(made_up, capsys):
 
 
 def test_a_ladder_as_a_result(made_up):
-  """S5: tables of the law, budgets, cost and points; none of what is absent."""
+  """S5: tables of the law, budgets, compute and points, if there is a law."""
   results = ladder.read(made_up)
   law = law_lib.fit(results.points)
   whole = result_lib.as_result(results, law, [])
@@ -171,8 +171,8 @@ def test_a_ladder_as_a_result(made_up):
   assert len(without.tables) == 2 and "3 points" in without.summary[0]
 
 
-def test_the_law_of_the_page_is_the_law(made_up):
-  """S5: from directories to coefficients, the made-up law comes back."""
+def test_the_law_of_a_directory(made_up):
+  """S5: the law is recovered from the directory."""
   law = law_lib.fit(ladder.read(made_up).points)
   assert law.exponent_n == pytest.approx(ladders.LAW[2], abs=0.06)
   assert law.exponent_d == pytest.approx(ladders.LAW[4], abs=0.06)
@@ -180,24 +180,24 @@ def test_the_law_of_the_page_is_the_law(made_up):
 
 
 def test_fit_for_a_budget(made_up, capsys):
-  """S5: the best model for a budget; far outside only when told to."""
+  """S5: the best model for a budget; far outside only with --extrapolate."""
   budget = 1e13
   assert studies.call("scaling", "fit", made_up, f"--flops={budget}") == 0
-  said = capsys.readouterr().out
+  out = capsys.readouterr().out
   best = law_lib.fit(ladder.read(made_up).points).optimal(budget)
-  assert f"parameters N    {best.parameters.value:.4g} (" in said
+  assert f"parameters N    {best.parameters.value:.4g} (" in out
   far = ("scaling", "fit", made_up, "--flops=1e20")
   assert studies.call(*far) == cli.common.EXIT_WRONG
   assert "times outside" in capsys.readouterr().err
   assert studies.call(*far, "--extrapolate", "--json") == 0
-  told = json.loads(capsys.readouterr().out)
-  assert told["optimum"]["factor"] > law_lib.FARTHEST
+  printed = json.loads(capsys.readouterr().out)
+  assert printed["optimum"]["factor"] > law_lib.MAX_FACTOR
   assert studies.call(*far[:3], "--count=compiled", "--count_embeddings") == 0
 
 
 @pytest.mark.skipif(browser.BINARY is None, reason="there is no chromium")
 def test_the_page_in_a_browser(made_up, capsys):
-  """The page of a ladder draws all its figures, without a complaint."""
+  """The report of a ladder draws all its figures without an exception."""
   studies.call("report", made_up)
   with browser.Browser() as window:
     window.open(str(made_up / "report.html"))
@@ -216,12 +216,12 @@ def test_figures_as_files(made_up, tmp_path):
 
 
 REFUSED = {
-  "one size": (dict(sizes={"a": {"model.width": 8}}), "has 1 of the several"),
-  "no sizes": (dict(sizes=3), "they must be name -> config keys"),
-  "a number": (dict(sizes={"a": 8, "b": 16}), "they must be name -> config"),
+  "one size": (dict(sizes={"a": {"model.width": 8}}), "got 1"),
+  "no sizes": (dict(sizes=3), "as sizes, got 3"),
+  "a number": (dict(sizes={"a": 8, "b": 16}), "as sizes, got {'a': 8"),
   "a path": (
     dict(sizes={"../a": {"model.width": 8}, "b": {"model.width": 16}}),
-    "'../a' names a size, and a folder",
+    "name of a size '../a'",
   ),
   "twins": (
     dict(sizes={"a": {"model.width": 8}, "b": {"model.width": 8}}),
@@ -234,24 +234,24 @@ REFUSED = {
   "schedule": (dict(overrides={"schedule": "cosine"}), "sets 'schedule'"),
   "error rate": (
     dict(overrides={"objective": "valid/error_rate"}),
-    "a scaling law is of a loss",
+    "got 'valid/error_rate'",
   ),
-  "one length": (dict(steps=20), "the lengths of size 'tiny' are 20"),
+  "one length": (dict(steps=20), "steps of size 'tiny', got 20"),
   "typo of a size": (
     dict(steps={"tiny": (10,), "small": (10,), "smal": (10,)}),
-    "lengths of 'smal', which is no size",
+    "unknown size 'smal'",
   ),
   "long rows": (
     dict(overrides={"dataset.sequence_length": 10**8}),
     "not enough for one row",
   ),
   "no goal": (dict(goal=" "), "has no goal"),
-  "no lengths": (dict(steps=()), "the lengths of size 'tiny' are ()"),
-  "odd lengths": (dict(steps=(10, -1)), "must be numbers of steps"),
-  "lengths of one": (dict(steps={"tiny": (10,)}), "lengths of size 'small'"),
+  "no lengths": (dict(steps=()), "steps of size 'tiny', got ()"),
+  "odd lengths": (dict(steps=(10, -1)), "got (10, -1)"),
+  "lengths of one": (dict(steps={"tiny": (10,)}), "steps of size 'small'"),
   "no config": (dict(config="nowhere.py"), "there is no config file"),
   "typo": (dict(overrides={"batch_siz": 8}), "did you mean config.batch_size?"),
-  "fraction": (dict(cooldown_fraction=1.5), "it must lie in (0, 1)"),
+  "fraction": (dict(cooldown_fraction=1.5), "(0, 1), got 1.5"),
   "shape": (dict(cooldown_shape="sqrt"), "config.cooldown_shape is 'sqrt'"),
   "width": (
     dict(sizes={"a": {"model.width": 8}, "b": {"model.width": -1}}),
@@ -261,8 +261,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_mistake_costs_one_sentence(tmp_path, capsys, case):
-  """Bad input: one sentence, exit code 2, and nothing trained."""
+def test_bad_ladder_files(tmp_path, capsys, case):
+  """Bad input: one sentence, exit code 2, and no training."""
   fields, sentence = REFUSED[case]
   path = _write(tmp_path, **fields)
   code = studies.call("scaling", "run", path, f"--workdir={tmp_path / 'L'}")
@@ -273,7 +273,7 @@ def test_a_mistake_costs_one_sentence(tmp_path, capsys, case):
 
 
 def test_too_few_points(tmp_path, capsys):
-  """Bad input: a fit with fewer points than parameters says how many."""
+  """Bad input: too few points for a fit."""
   ladders.make(tmp_path / "L", widths=(32, 48, 64), steps=(500,))
   assert studies.call("scaling", "fit", tmp_path / "L") == cli.common.EXIT_WRONG
   error = capsys.readouterr().err
@@ -285,7 +285,7 @@ def test_too_few_points(tmp_path, capsys):
 
 
 def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
-  """A ladder may grow; what its points mean may not change."""
+  """A ladder may grow, but its points have to stay comparable."""
   ladders.make(tmp_path, widths=(32, 64), steps=(500,))
   directory = ladder.LadderDir(tmp_path)
   grown = ladders.definition(widths=(32, 64, 96), steps=(500, 1000))
@@ -297,21 +297,21 @@ def test_another_ladder_in_the_same_folder_is_refused(tmp_path):
   with pytest.raises(jaxplay.UserError, match="size 'w32' was"):
     directory.create(grown | {"sizes": {"w32": {"model.width": 9}}})
   shorter = ladders.definition(widths=(32, 64, 96), steps=(1000,))
-  with pytest.raises(jaxplay.UserError, match=r"had the lengths \[500\]"):
+  with pytest.raises(jaxplay.UserError, match=r"lengths \[500\]"):
     directory.create(shorter)
   run = rundir.RunDir(tmp_path / "run")
   run.create()
   run.write_config({})
   with pytest.raises(jaxplay.UserError, match="holds a run"):
     ladder.LadderDir(run.path).create(grown)
-  # Nor does another kind go into its folder.
+  # A folder holds a single kind of directory.
   for kind in ("a run", "a study"):
     with pytest.raises(jaxplay.UserError, match="holds a ladder"):
       rundir.refuse_other(tmp_path, kind)
 
 
 def test_model_sizes(tmp_path):
-  """S5: a base run has the length of its last branch, and keeps every start."""
+  """S5: a base run ends where its last branch starts, and keeps each start."""
   definition = ladder.load(_write(tmp_path, steps=(10, 25, 40)))
   model_sizes = ladder.model_sizes(definition)
   assert [size.name for size in model_sizes] == ["tiny", "small"]
@@ -323,8 +323,8 @@ def test_model_sizes(tmp_path):
     assert {c.max_train_steps for c in size.branches.values()} == {10, 25, 40}
 
 
-def test_a_branch_is_as_long_as_it_is_called(tmp_path):
-  """S5: also where two lengths, rounded, begin their cooldown at one step."""
+def test_lengths_of_branches(tmp_path):
+  """S5: also if two cooldowns begin at the same step after rounding."""
   lengths = tuple(range(3, 40))
   definition = ladder.load(_write(tmp_path, steps=lengths))
   for size in ladder.model_sizes(definition):
@@ -335,7 +335,7 @@ def test_a_branch_is_as_long_as_it_is_called(tmp_path):
 
 @pytest.mark.pods
 def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
-  """S5: killed in a branch and begun again, then with a longer length."""
+  """S5: stopped in a branch and resumed, then with an additional length."""
   path = _write(tmp_path)
   arguments = ("scaling", "run", path, f"--workdir={tmp_path / 'L'}")
   process = studies.start(
@@ -348,18 +348,18 @@ def test_a_ladder_runs_resumes_and_grows(tmp_path, capsys):
     (size, steps * 64) for size in ("tiny", "small") for steps in (10, 20)
   ]
   assert results.unique_tokens > 0
-  trunk = results.base_runs["tiny"]
-  assert {8, 16} <= set(checkpoint_files.steps(trunk.checkpoints))
+  base_run = results.base_runs["tiny"]
+  assert {8, 16} <= set(checkpoint_files.steps(base_run.checkpoints))
   config = config_lib.from_json(results.branches["tiny"][20].config())
   assert (config.schedule, config.max_train_steps) == ("wsd", 20)
   before = {
     r: r.metrics() for runs in results.branches.values() for r in runs.values()
   }
-  assert "no law yet" in capsys.readouterr().out
-  # Nothing is trained twice.
+  assert "No law yet" in capsys.readouterr().out
+  # A second call trains nothing.
   assert studies.call(*arguments) == 0
   assert all(run.metrics() == lines for run, lines in before.items())
-  # A longer length continues the constant run.
+  # An additional length continues the base run.
   _write(tmp_path, steps=(10, 20, 40))
   assert studies.call(*arguments) == 0
   results = ladder.read(tmp_path / "L")

@@ -1,4 +1,4 @@
-"""Scaling laws, on ladders generated from a law that is known."""
+"""Scaling laws, on ladders generated from a known law."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import jaxplay
 from jaxplay.scaling import isoflops, traps
 from jaxplay.scaling import law as law_lib
 
-# About that of Hoffmann et al. 2022.
+# Similar to Hoffmann et al. 2022.
 TRUE = dict(
   irreducible=1.7,
   coefficient_n=400.0,
@@ -31,7 +31,7 @@ def _loss(n, d, *, irreducible, coefficient_n, exponent_n, **of_d):
 
 
 def _ladder(noise=0.0, seed=0, *, sizes=SIZES, tokens=TOKENS, law=TRUE):
-  """Points of all sizes by all tokens, with noise as a share of the loss."""
+  """Returns points of all sizes by all tokens, with relative noise."""
   random = np.random.default_rng(seed)
   return [
     law_lib.Point(
@@ -53,7 +53,7 @@ def _fit(points, num_bootstrap=0, **kwargs):
 
 
 def _changed(points, **changes):
-  """Each of the points with fields that are functions of the point."""
+  """Returns the points with some fields changed by functions of the point."""
   return [
     dataclasses.replace(p, **{k: f(p) for k, f in changes.items()})
     for p in points
@@ -71,20 +71,20 @@ def _changed(points, **changes):
 def test_known_coefficients_are_recovered(
   noise, irreducible, exponent, optimal, loss
 ):
-  """S5: the law that made a ladder is found, at several levels of noise."""
+  """S5: the true law is recovered, at several levels of noise."""
   errors = []
   for seed in range(9):
     points = _ladder(noise, seed)
     law = _fit(points)
     best = law.optimal(max(p.flops for p in points))
-    there = best.parameters.value, best.tokens.value
+    at_best = best.parameters.value, best.tokens.value
     errors.append(
       [
         abs(law.irreducible / TRUE["irreducible"] - 1),
         abs(law.exponent_n / TRUE["exponent_n"] - 1),
         abs(law.exponent_d / TRUE["exponent_d"] - 1),
         abs(law.optimal_exponent.value - TRUE_OPTIMAL_EXPONENT),
-        abs(best.loss.value / _loss(*there, **TRUE) - 1),
+        abs(best.loss.value / _loss(*at_best, **TRUE) - 1),
       ]
     )
   allowed = np.array([irreducible, exponent, exponent, optimal, loss])
@@ -92,7 +92,7 @@ def test_known_coefficients_are_recovered(
 
 
 def test_other_laws_and_magnitudes_are_recovered():
-  """S5: nothing is tied to Hoffmann's numbers, or to large models."""
+  """S5: the fit also works with other coefficients, and for small models."""
   law = dict(
     irreducible=0.9,
     coefficient_n=50.0,
@@ -124,7 +124,7 @@ def test_residuals_are_of_the_logs():
   ids=["inside", "at a bound"],
 )
 def test_lbfgs_finds_no_better_minimum(law):
-  """S5: the fit is the least sum of Huber's losses, as L-BFGS finds it, too."""
+  """S5: the fit is the minimum of the Huber losses, the same as L-BFGS's."""
   points = _ladder(0.005, 2, law=law)
   x, y, log_loss = np.log([(p.parameters, p.tokens, p.loss) for p in points]).T
   x0, y0 = x.mean(), y.mean()
@@ -144,7 +144,7 @@ def test_lbfgs_finds_no_better_minimum(law):
   a_n = np.log(fitted.coefficient_n) - a * x0
   b_d = np.log(fitted.coefficient_d) - b * y0
   ours, _ = objective([np.log(fitted.irreducible), a_n, a, b_d, b])
-  # The same minimum from far away, and nothing below it.
+  # The same minimum from distant initial values, and none below it.
   for start in ([0, 0, 0.5, 0, 0.5], [0.5, -1, 0.2, -1, 0.8]):
     found = optimize.minimize(
       objective,
@@ -158,7 +158,7 @@ def test_lbfgs_finds_no_better_minimum(law):
 
 
 def test_unit_of_tokens_changes_only_their_coefficient():
-  """S5: D in thousands is the same law, B apart."""
+  """S5: with D in thousands, only B changes."""
   points = _ladder(0.003)
   one = law_lib.fit(points, num_bootstrap=20)
   other = law_lib.fit(
@@ -174,7 +174,7 @@ def test_unit_of_tokens_changes_only_their_coefficient():
 
 
 def test_an_outlier_does_not_bend_the_law():
-  """S5: with one loss 10 % too high, least squares errs far more."""
+  """S5: with one loss 10% too high, least squares has a larger error."""
   points = _ladder(0.001)
   points[7] = dataclasses.replace(points[7], loss=points[7].loss * 1.1)
   law = _fit(points)
@@ -194,8 +194,8 @@ def test_an_outlier_does_not_bend_the_law():
   assert abs(power - TRUE_OPTIMAL_EXPONENT) > 4 * error
 
 
-def test_intervals_hold_the_truth():
-  """S5: of 90 % intervals about nine in ten, and they are not just wide."""
+def test_intervals_cover_the_true_values():
+  """S5: most of the 90% intervals do, without being too wide."""
   inside, widths = [], []
   for seed in range(20):
     law = law_lib.fit(_ladder(0.002, seed), num_bootstrap=100)
@@ -209,7 +209,7 @@ def test_intervals_hold_the_truth():
 
 
 def test_noise_widens_intervals():
-  """S5: five times the noise, a wider interval of everything."""
+  """S5: with five times the noise, every interval is wider."""
   widths = []
   for noise in (0.001, 0.005):
     law = law_lib.fit(_ladder(noise, 3), num_bootstrap=100)
@@ -220,7 +220,7 @@ def test_noise_widens_intervals():
 
 
 def test_bootstrap_is_a_function_of_the_seed():
-  """S5: the same seed draws the same samples, another one others."""
+  """S5: samples depend on the seed only."""
   one, same, other = (
     law_lib.fit(_ladder(0.003), num_bootstrap=20, seed=seed).samples
     for seed in (0, 0, 1)
@@ -231,14 +231,14 @@ def test_bootstrap_is_a_function_of_the_seed():
 
 
 def test_without_a_bootstrap_there_are_no_intervals():
-  """S5: what is not known is NaN, and null in JSON."""
+  """S5: unknown limits are NaN, and null in JSON."""
   law = _fit(_ladder(0.003))
   assert math.isnan(law.optimal(1e18).parameters.low)
   assert law.as_json()["intervals"]["irreducible"][1:] == [None, None]
 
 
 def test_results_are_json():
-  """S5: the law and the checks go to a file as they are."""
+  """S5: the law and the findings can be written as JSON."""
   law = law_lib.fit(_ladder(0.003), num_bootstrap=20)
   row = json.loads(json.dumps(law.as_json(), allow_nan=False))
   assert row["exponent_n"] == law.exponent_n
@@ -248,7 +248,7 @@ def test_results_are_json():
 
 
 def test_embeddings_are_counted_on_request():
-  """S5: N is with or without embeddings, and the fit says which."""
+  """S5: N is with or without embeddings, as recorded in the fit."""
   points = _changed(
     _ladder(),
     embedding_parameters=lambda p: 0.3 * p.parameters,
@@ -267,7 +267,7 @@ def test_embeddings_are_counted_on_request():
 @pytest.mark.parametrize("power", [1.0, 0.9])
 @pytest.mark.parametrize("factor", [0.1, 1.0, 5.0])
 def test_optimum_is_least_on_its_budget(power, factor):
-  """S5: it spends the budget, and both its neighbours there are worse."""
+  """S5: it spends the budget, and both neighbours at that budget are worse."""
   points = _changed(
     _ladder(0.002), flops=lambda p: 8 * p.parameters**power * p.tokens
   )
@@ -280,14 +280,14 @@ def test_optimum_is_least_on_its_budget(power, factor):
   near = n * np.exp([-0.01, 0.01])
   around = law.predict(near, budget / (8 * near**power)).loss
   assert (around > best.loss.value).all()
-  # Of first order the two neighbours are equal.
+  # The two neighbours are equal to first order.
   assert abs(np.diff(around)) < 0.05 * (around - best.loss.value).min()
   for found in (best.parameters, best.tokens, best.loss):
     assert found.low < found.value < found.high
 
 
-def test_optimum_grows_as_the_exponent_says():
-  """S5: N = G C^p, and D takes what is left."""
+def test_optimum_grows_with_the_exponent():
+  """S5: N = G C^p, and D grows as C^(1 - p)."""
   law = _fit(_ladder())
   one, ten = law.optimal(1e17), law.optimal(1e18)
   grown = math.log10(ten.parameters.value / one.parameters.value)
@@ -296,8 +296,8 @@ def test_optimum_grows_as_the_exponent_says():
   assert grown == pytest.approx(1 - law.optimal_exponent.value)
 
 
-def test_flops_are_counted_as_said():
-  """S5: the points' own count, named, or a given ratio."""
+def test_sources_of_flops():
+  """S5: the count of the points, or a given ratio."""
   points = _ladder()
   assert _fit(points).optimal(1e18).flops_source == "formula"
   compiled = _changed(points, flops=lambda p: 9 * p.parameters * p.tokens)
@@ -328,7 +328,7 @@ def test_predictions_are_arrays():
 
 
 def test_outside_is_in_factors():
-  """S5: how far beyond the points: in N, in D and in compute."""
+  """S5: factors outside the points, in N, in D and in compute."""
   law = _fit(_ladder())
   far = law.outside(np.array([2 * max(SIZES), min(SIZES) / 3]), max(TOKENS))
   np.testing.assert_allclose(far["parameters"], [2, 3], rtol=1e-6)
@@ -336,8 +336,8 @@ def test_outside_is_in_factors():
   np.testing.assert_allclose(far["flops"], [2, 1], rtol=1e-6)
 
 
-def test_extrapolation_is_asked_for_and_said():
-  """S5: beyond 10 times the points a prediction is refused, or flagged."""
+def test_extrapolation():
+  """S5: beyond a factor of 10 a prediction is refused, or flagged."""
   law = law_lib.fit(_ladder(0.003), num_bootstrap=50)
   largest = max(p.flops for p in law.points)
   n, d = 5 * max(SIZES), 4 * max(TOKENS)
@@ -345,7 +345,7 @@ def test_extrapolation_is_asked_for_and_said():
     law.predict(n, d)
   with pytest.raises(jaxplay.UserError, match="12 times outside the tokens"):
     law.predict(min(SIZES), 12 * max(TOKENS))
-  with pytest.raises(jaxplay.UserError, match="supports 10; train"):
+  with pytest.raises(jaxplay.UserError, match="--extrapolate"):
     law.optimal(30 * largest)
   assert law.predict(n, d, extrapolate=True).extrapolated
   far = law.optimal(30 * largest, extrapolate=True)
@@ -367,8 +367,8 @@ def test_extrapolation_is_asked_for_and_said():
     (_changed(_ladder(), tokens=lambda p: 0), "has tokens 0"),
   ],
 )
-def test_points_that_determine_no_law_are_refused(points, message):
-  """S5: bad input is a sentence with the values and the way out."""
+def test_too_few_or_invalid_points_are_refused(points, message):
+  """S5: the message has the values."""
   with pytest.raises(jaxplay.UserError) as error:
     law_lib.fit(points)
   assert message in str(error.value)
@@ -376,7 +376,7 @@ def test_points_that_determine_no_law_are_refused(points, message):
 
 
 def test_bad_requests_are_refused():
-  """S5: so are a budget of nothing and an unknown count."""
+  """S5: invalid budgets, and an unknown count of FLOPs."""
   with pytest.raises(jaxplay.UserError, match="'formula' or 'compiled'"):
     law_lib.fit(_ladder(), flops_source="guess")
   law = _fit(_ladder())
@@ -389,13 +389,13 @@ def test_bad_requests_are_refused():
   "sizes, tokens",
   [
     (SIZES, TOKENS),
-    # Wide slices, in which one parabola through all sizes errs by 4 %.
+    # In wide slices, a parabola through all sizes has an error of 4%.
     (5e6 * 3.0 ** np.arange(5), 2e8 * 3.0 ** np.arange(5)),
   ],
   ids=["narrow", "wide"],
 )
 def test_isoflop_minima_agree_with_the_law(sizes, tokens):
-  """S5: without noise, approach 2 finds the optimum of approach 3."""
+  """S5: without noise, approaches 2 and 3 have the same optimum."""
   law = _fit(_ladder(sizes=sizes, tokens=tokens))
   found = isoflops.iso_flops(law, num_draws=1)
   bracketed = [part for part in found.slices if part.bracketed]
@@ -414,7 +414,7 @@ def test_isoflop_minima_agree_with_the_law(sizes, tokens):
 
 
 def test_isoflop_slices_are_at_equal_compute():
-  """S5: each slice has 3 sizes, with the losses that the law has there."""
+  """S5: each slice has at least 3 sizes, with the losses of the law."""
   law = _fit(_ladder())
   for part in isoflops.iso_flops(law, num_draws=1).slices:
     n = part.parameters
@@ -424,7 +424,7 @@ def test_isoflop_slices_are_at_equal_compute():
 
 
 def test_isoflop_intervals_grow_with_noise():
-  """S5: the residuals' noise is that of the minima and of their exponent."""
+  """S5: noise widens the intervals of the minima and of their exponent."""
   widths = []
   for noise in (0.0005, 0.002):
     law = _fit(_ladder(noise, 1))
@@ -436,7 +436,7 @@ def test_isoflop_intervals_grow_with_noise():
 
 
 def test_isoflop_minimum_at_an_edge_is_flagged():
-  """S5: where the largest size is the best, the optimum is not bracketed."""
+  """S5: if the largest size is the best, the optimum is not bracketed."""
   sizes = np.geomspace(1e6, 8e6, 4)
   law = _fit(_ladder(sizes=sizes, tokens=[8 * d for d in TOKENS]))
   found = isoflops.iso_flops(law, num_draws=1)
@@ -445,7 +445,7 @@ def test_isoflop_minimum_at_an_edge_is_flagged():
 
 
 def test_isoflops_need_common_budgets():
-  """S5: sizes whose durations do not overlap in compute make no slices."""
+  """S5: refused if the sizes do not overlap in compute."""
   apart = [
     point
     for i, n in enumerate(np.geomspace(1e6, 1e8, 3))
@@ -455,8 +455,8 @@ def test_isoflops_need_common_budgets():
     isoflops.iso_flops(_fit(apart))
 
 
-def test_frontier_is_what_nothing_cheaper_matches():
-  """S5: the envelope of loss against compute, by hand."""
+def test_frontier():
+  """S5: the lower envelope of loss against compute."""
   rows = [(1, 3.0), (2, 2.5), (2, 2.4), (3, 2.4), (4, 2.6), (5, 2.0)]
   template = _ladder()[0]
   points = [
@@ -467,10 +467,10 @@ def test_frontier_is_what_nothing_cheaper_matches():
   assert found == [(1, 3.0), (2, 2.4), (5, 2.0)]
 
 
-def test_branches_are_cheaper_than_runs_of_their_own():
-  """S5: compute against one cosine run for each point, by hand."""
+def test_branches_are_cheaper_than_separate_runs():
+  """S5: compute compared with a separate run for each point."""
   found = law_lib.compute_spent(
-    trunks={"small": 80, "large": 80},
+    base_runs={"small": 80, "large": 80},
     branches={"small": [(40, 50), (80, 100)], "large": [(80, 100)]},
     flops_per_step={"small": 1.0, "large": 10.0},
   )
@@ -483,18 +483,18 @@ def test_branches_are_cheaper_than_runs_of_their_own():
   "branches, message",
   [
     ({"small": []}, "has no branches"),
-    ({"small": [(90, 100)]}, "constant run has 80 steps"),
+    ({"small": [(90, 100)]}, "80 steps"),
     ({"small": [(50, 40)]}, "from step 50 to 40"),
-    ({"large": [(1, 2)]}, "constant run has 0 steps"),
+    ({"large": [(1, 2)]}, "0 steps"),
   ],
 )
 def test_impossible_branches_are_refused(branches, message):
-  """S5: a branch leaves a run that exists, and does not end before."""
+  """S5: a branch has to begin within its base run, and before its end."""
   with pytest.raises(jaxplay.UserError, match=message):
     law_lib.compute_spent({"small": 80}, branches, {"small": 1.0, "large": 2.0})
 
 
-# A point of each trap, and the checks that see it.
+# Points with a known error, and the checks that detect it.
 _BENT = _changed(
   _ladder(0.001, 1),
   loss=lambda p: p.loss * math.exp(0.01 * math.log(p.parameters / 3e7) ** 2),
@@ -556,21 +556,19 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("name", TRAPS)
-def test_traps_are_seen(name):
-  """S5: each known trap has a check that says so, with advice and source."""
+def test_traps_are_detected(name):
+  """S5: each known error has a check, with advice and source."""
   points, expected = TRAPS[name]
-  found = {
-    check.check: check
-    for check in traps.checks(law_lib.fit(points, num_bootstrap=40))
-  }
+  findings = traps.checks(law_lib.fit(points, num_bootstrap=40))
+  by_check = {finding.check: finding for finding in findings}
   for check, verdict in expected.items():
-    assert found[check].verdict == verdict
-    assert found[check].advice and found[check].source
+    assert by_check[check].verdict == verdict
+    assert by_check[check].advice and by_check[check].source
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_healthy_ladder_is_quiet(seed):
-  """S5: no check complains of a ladder without a trap."""
+def test_a_sound_ladder_has_no_warnings(seed):
+  """S5: all checks pass."""
   law = law_lib.fit(_ladder(0.001, seed), num_bootstrap=50)
   found = traps.checks(law, unique_tokens=2e9)
   assert {check.verdict for check in found} == {"ok"}
@@ -579,7 +577,7 @@ def test_a_healthy_ladder_is_quiet(seed):
 
 
 def test_embeddings_move_the_optimum():
-  """S5: the check says by how much, from both fits."""
+  """S5: the evidence has the exponents of both fits."""
   law = _fit(_EMBEDDED)
   found = {check.check: check for check in traps.checks(law)}
   evidence = found["embedding_parameters"].evidence
@@ -592,7 +590,7 @@ def test_embeddings_move_the_optimum():
 @pytest.mark.parametrize(
   "unique_tokens, verdict", [(1e10, "ok"), (8e8, "ok"), (7e8, "warn")]
 )
-def test_repetition_beyond_four_epochs_is_seen(unique_tokens, verdict):
-  """S5: tokens that repeat up to 4 times are nearly new ones."""
+def test_repetition_beyond_four_epochs(unique_tokens, verdict):
+  """S5: tokens that repeat up to 4 times are as good as new ones."""
   found = traps.checks(_fit(_ladder()), unique_tokens=unique_tokens)[-1]
   assert (found.check, found.verdict) == ("repeated_data", verdict)

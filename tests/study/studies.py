@@ -45,7 +45,7 @@ def get_study():
 # `jaxplay`, but a signal comes when its progress says so.
 _SIGNALLED = """
 import os, signal, sys
-from jaxplay import cli, commands
+from jaxplay import cli, terminal
 
 number, moment, *arguments = sys.argv[1:]
 

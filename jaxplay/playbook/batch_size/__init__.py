@@ -1,1 +1,1 @@
-"""Which batch size: what fits, what is fast, what reaches a target first."""
+"""Choosing the batch size: memory, throughput, and steps to a target."""

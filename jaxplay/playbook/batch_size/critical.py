@@ -1,8 +1,8 @@
-"""How many steps each batch size takes to a target, and what follows.
+"""Steps to a target at each batch size, and the critical batch size.
 
 Playbook, choosing the batch size: the best size reaches a target in the
 least time = time per step x steps, or with the least resources = resources per
-step x steps. Up to a critical size, twice the batch takes half the steps.
+step x steps. Up to a critical size, twice the batch size takes half the steps.
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ import numpy as np
 from jaxplay import finding
 from jaxplay.playbook.steps import decide as steps_decide
 
-# Perfect scaling: examples to the target within so much of the least.
+# Scaling is perfect while a size needs at most this share of examples more than
+# the best one.
 _PERFECT = 0.25
-# Times that are closer than this are alike; the smaller batch is taken.
-_ALIKE = 0.05
-FEWEST_SIZES = 4  # for a fit of two numbers
+# Costs with a smaller relative difference are equal.
+_EQUAL = 0.05
+FEWEST_SIZES = 4  # for the fit of two numbers
 _DRAWS, _GRID = 500, 600
 
 _TIME = "Playbook, choosing the batch size to minimize training time"
@@ -33,12 +34,12 @@ _CRITICAL = "McCandlish et al. 2018, arXiv 1812.06162"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
-  """A learning rate that was run with several seeds.
+class RateRuns:
+  """The runs of a learning rate with several seeds.
 
   Attributes:
-    rate: Constant.
-    steps: To the target, of each seed; None: it did not reach it.
+    rate: The constant learning rate.
+    steps: Steps to the target of each seed; None: it did not reach the target.
   """
 
   rate: float
@@ -46,21 +47,22 @@ class Rate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reached:
-  """How many steps a size took to the target, its learning rate tuned.
+class StepsToTarget:
+  """Steps to the target at one batch size, with a tuned learning rate.
 
   Attributes:
-    batch_size: Examples of an update.
-    rates: The best of its sweep; none: no rate reached the target.
-    budget: Steps that each trial had.
+    batch_size: The batch size.
+    rates: The best learning rates of the sweep; empty: none of them reached the
+      target.
+    budget: Number of steps of each trial.
     every: Steps between evaluations, the resolution of steps.
-    lowest: Of the rates that were tried, if that may be too high; else 0.
-    highest: Likewise, if that may be too low; else infinite.
-    least: Best value of the metric.
+    lowest: The lowest learning rate of the sweep.
+    highest: The highest learning rate of the sweep.
+    least: Best value of the metric; NaN: none.
   """
 
   batch_size: int
-  rates: tuple[Rate, ...]
+  rates: tuple[RateRuns, ...]
   budget: int
   every: int
   lowest: float = 0.0
@@ -69,92 +71,92 @@ class Reached:
 
   @property
   def means(self) -> tuple[float, ...]:
-    """Steps of each rate; a seed that missed counts with its budget."""
+    """Mean steps of each learning rate; a miss counts as the budget."""
     return tuple(
-      float(np.mean([self.budget if s is None else s for s in one.steps]))
-      for one in self.rates
+      float(np.mean([self.budget if s is None else s for s in runs.steps]))
+      for runs in self.rates
     )
 
   @property
-  def best(self) -> Rate:
-    """The rate with the fewest steps, in the mean."""
+  def best(self) -> RateRuns:
+    """The runs of the learning rate with the lowest mean."""
     if not self.rates:
-      return Rate(math.nan, ())
+      return RateRuns(math.nan, ())
     return self.rates[int(np.argmin(self.means))]
 
   @property
   def mean(self) -> float:
-    """Steps of the best rate."""
+    """Mean steps of the best learning rate."""
     return min(self.means)
 
   @property
   def steps(self) -> tuple[int, ...]:
-    """Of the seeds of the best rate that reached the target."""
+    """Steps of the best learning rate, of the seeds that reached the target."""
     return tuple(s for s in self.best.steps if s is not None)
 
   @property
   def missed(self) -> int:
-    """Seeds of the best rate that did not."""
+    """Number of seeds of the best learning rate that missed the target."""
     return len(self.best.steps) - len(self.steps)
 
   @property
   def is_known(self) -> bool:
-    """Whether more seeds reached the target than not."""
+    """Whether most seeds of the best learning rate reached the target."""
     return len(self.steps) > self.missed
 
   @property
   def examples(self) -> float:
-    """Seen until the target was reached."""
+    """Mean number of examples to the target."""
     return self.batch_size * self.mean
 
 
-def _drawn(found, seed=0):
-  """Logarithms of steps as they might have been found, [draws, sizes].
+def _drawn(sizes, seed=0):
+  """Draws log steps of each size from their errors, [draws, sizes].
 
-  The mean of each rate is drawn by its standard error: of the spread over
-  seeds, pooled over rates and sizes since seeds are few, and of a step that is
-  known to an interval of evaluations. Then the best rate is chosen again.
+  The mean of each learning rate is drawn with its standard error. That has two
+  parts: the spread over seeds, pooled over all learning rates and sizes since
+  there are few seeds, and the evaluation interval. The best learning rate is
+  chosen again in each draw.
   """
   squares, freedom = 0.0, 0
-  for one in found:
-    for rate in one.rates:
-      logs = np.log([s for s in rate.steps if s is not None] or [1])
+  for tuned in sizes:
+    for runs in tuned.rates:
+      logs = np.log([s for s in runs.steps if s is not None] or [1])
       squares += float(np.sum((logs - logs.mean()) ** 2))
       freedom += len(logs) - 1
   variance = squares / freedom if freedom else 0.0
   rng = np.random.default_rng(seed)
   columns = []
-  for one in found:
-    means = np.array(one.means)
-    seeds = np.array([len(rate.steps) for rate in one.rates])
-    errors = np.sqrt((variance + (one.every / means) ** 2 / 12) / seeds)
+  for tuned in sizes:
+    means = np.array(tuned.means)
+    seeds = np.array([len(runs.steps) for runs in tuned.rates])
+    errors = np.sqrt((variance + (tuned.every / means) ** 2 / 12) / seeds)
     noise = rng.normal(size=(_DRAWS, len(means)))
     columns.append((np.log(means) + errors * noise).min(1))
   return np.stack(columns, 1)
 
 
-def relative_errors(found: Sequence[Reached]) -> np.ndarray:
-  """Errors of the logarithms of steps, of each size.
+def relative_errors(sizes: Sequence[StepsToTarget]) -> np.ndarray:
+  """Returns the standard error of log steps of each size.
 
-  Root mean squares over draws of seeds, with the rate chosen anew in each: the
-  best of several that are alike seems better than it is.
+  Includes the choice of the best learning rate, which biases its mean.
   """
-  logs = np.log([one.mean for one in found])
-  return np.sqrt(np.mean((_drawn(found) - logs) ** 2, axis=0))
+  logs = np.log([tuned.mean for tuned in sizes])
+  return np.sqrt(np.mean((_drawn(sizes) - logs) ** 2, axis=0))
 
 
 @dataclasses.dataclass(frozen=True)
-class Critical:
+class CriticalFit:
   """The fit of steps = least_steps (1 + critical / batch size).
 
   Attributes:
-    least_steps: To which they fall as the batch grows.
-    critical: Batch size at which twice as many are needed.
-    low: Of the critical size, 5th percentile over draws of seeds, of the best
-      rate among those that were run with them, and of what the fit leaves over;
-      rates between those that were tried are not in it.
-    high: 95th.
-    residual: Root mean square of the logarithms of steps.
+    least_steps: Limit of the steps for large batch sizes.
+    critical: The critical batch size, with 2 * least_steps.
+    low: 5th percentile of the critical batch size over seeds, the choice of the
+      learning rate, and the residuals. The spacing of the learning rates is not
+      included.
+    high: 95th percentile.
+    residual: Root mean square of the residuals of log steps.
   """
 
   least_steps: float
@@ -164,40 +166,43 @@ class Critical:
   residual: float
 
   def steps(self, batch_size: float) -> float:
-    """By the fit."""
+    """Returns the steps at a batch size, by the fit."""
     return self.least_steps * (1 + self.critical / batch_size)
 
 
-def fit_critical(found: Sequence[Reached], seed: int = 0) -> Critical | None:
-  """Fits the critical batch size; None: of fewer than four sizes.
+def fit_critical(
+  sizes: Sequence[StepsToTarget], seed: int = 0
+) -> CriticalFit | None:
+  """Fits the critical batch size; None: fewer than four sizes.
 
-  By least squares of log steps, over a grid of critical sizes from a hundredth
-  of the smallest size to a hundred times the largest. McCandlish et al. 2018.
+  Least squares of log steps, over a grid of critical batch sizes from 1/100 of
+  the smallest size to 100 times the largest. McCandlish et al. 2018.
   """
-  if len(found) < FEWEST_SIZES:
+  if len(sizes) < FEWEST_SIZES:
     return None
-  sizes = np.array([one.batch_size for one in found], float)
-  logs = np.log([one.mean for one in found])
-  grid = np.geomspace(sizes.min() / 100, sizes.max() * 100, _GRID)
-  shapes = np.log1p(grid[:, None] / sizes)  # [grid, sizes]
+  batch_sizes = np.array([tuned.batch_size for tuned in sizes], float)
+  logs = np.log([tuned.mean for tuned in sizes])
+  grid = np.geomspace(batch_sizes.min() / 100, batch_sizes.max() * 100, _GRID)
+  shapes = np.log1p(grid[:, None] / batch_sizes)  # [grid, sizes]
   centred = shapes - shapes.mean(1, keepdims=True)
 
   def best(values):
-    """Index into the grid, of each row of values [n, sizes]."""
+    """Returns the index into the grid for each row of values [n, sizes]."""
     values = values - values.mean(1, keepdims=True)
-    # |v - c|^2 without |v|^2, which is the same for all of the grid.
+    # |v - c|^2 without |v|^2, which is the same for the whole grid.
     return np.argmin((centred**2).sum(1) - 2 * values @ centred.T, axis=1)
 
   at = int(best(logs[None])[0])
   least = float(np.exp(np.mean(logs - shapes[at])))
   residuals = logs - np.log(least) - shapes[at]
-  # Where the formula fits worse than seeds explain, that is an error, too.
-  left = np.sum(residuals**2) / (len(found) - 2)
-  more = math.sqrt(max(0.0, left - np.mean(relative_errors(found) ** 2)))
-  drawn = _drawn(found, seed)
-  drawn += more * np.random.default_rng(seed + 1).normal(size=drawn.shape)
+  # Residuals that are larger than the errors of the steps add to the interval.
+  variance = np.sum(residuals**2) / (len(sizes) - 2)
+  unexplained = max(0.0, variance - np.mean(relative_errors(sizes) ** 2))
+  drawn = _drawn(sizes, seed)
+  noise = np.random.default_rng(seed + 1).normal(size=drawn.shape)
+  drawn += math.sqrt(unexplained) * noise
   low, high = np.percentile(grid[best(drawn)], (5, 95))
-  return Critical(
+  return CriticalFit(
     least_steps=least,
     critical=float(grid[at]),
     low=float(low),
@@ -206,96 +211,104 @@ def fit_critical(found: Sequence[Reached], seed: int = 0) -> Critical | None:
   )
 
 
-def perfect_to(found: Sequence[Reached]) -> int:
-  """The largest size to which scaling is perfect.
+def perfect_to(sizes: Sequence[StepsToTarget]) -> int:
+  """Returns the largest batch size up to which scaling is perfect.
 
-  Its examples to the target are within 25 %, or two standard errors, of the
-  least of all sizes.
+  Its examples to the target are within 25% or two standard errors of the
+  minimum over all sizes.
   """
-  return max(_near(found, [one.examples for one in found], _PERFECT, max))
+  return max(_near(sizes, [tuned.examples for tuned in sizes], _PERFECT, max))
 
 
-def cheapest(found: Sequence[Reached], costs: Mapping[int, float]) -> int:
-  """The size of the least cost, or the smallest of those alike.
+def cheapest(sizes: Sequence[StepsToTarget], costs: Mapping[int, float]) -> int:
+  """Returns the batch size of the least cost to the target.
 
-  Alike are costs that differ by less than 5 %, and by less than two standard
-  errors.
+  Of sizes whose costs differ by less than 5% and by less than two standard
+  errors, the smallest.
 
   Args:
-    found: Of each size, ascending.
+    sizes: Steps of each size, ascending.
     costs: Batch size -> cost of a step.
   """
-  totals = [costs[one.batch_size] * one.mean for one in found]
-  return min(_near(found, totals, _ALIKE, min))
+  totals = [costs[tuned.batch_size] * tuned.mean for tuned in sizes]
+  return min(_near(sizes, totals, _EQUAL, min))
 
 
-def _near(found, values, share, of_both):
-  """Sizes whose values are near the least, by a share and two errors."""
-  errors = relative_errors(found)
+def _near(sizes, values, share, combine):
+  """Returns the sizes whose values are near the least.
+
+  Args:
+    sizes: Steps of each size.
+    values: Value of each size.
+    share: Largest relative difference.
+    combine: `min` if a difference must also be below two standard errors, `max`
+      if one of the two conditions is enough.
+  """
+  errors = relative_errors(sizes)
   logs = np.log(values)
-  at = int(np.argmin(logs))
-  return [
-    one.batch_size
-    for i, one in enumerate(found)
-    if i == at
-    or logs[i] - logs[at]
-    <= of_both(math.log1p(share), 2 * math.hypot(errors[i], errors[at]))
-  ]
+  least = int(np.argmin(logs))
+  near = []
+  for i, tuned in enumerate(sizes):
+    two_errors = 2 * math.hypot(errors[i], errors[least])
+    limit = combine(math.log1p(share), two_errors)
+    if i == least or logs[i] - logs[least] <= limit:
+      near.append(tuned.batch_size)
+  return near
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """Decisions on the sizes that reached a target.
-
-  On given devices the least time and the least device-seconds are the same.
+  """Decisions on the batch sizes that reached a target.
 
   Attributes:
-    time: Size of the least time on these devices (B5), and of their least
-      device-seconds (B6).
-    time_scaled: Of the least time, as if each doubling of the batch doubled the
-      devices, and the time per step were the same.
-    resources_scaled: Of the least device-seconds, likewise.
+    time: The size with the least time on these devices (B5), and so with the
+      fewest device-seconds (B6).
+    time_scaled: The size with the least time if the number of devices grew in
+      proportion to the batch size, at the same time per step.
+    resources_scaled: The size with the fewest device-seconds in that case.
     perfect: See `perfect_to`.
-    critical: The fit; None: of too few sizes.
+    critical: The fit; None: too few sizes.
   """
 
   time: int
   time_scaled: int
   resources_scaled: int
   perfect: int
-  critical: Critical | None
+  critical: CriticalFit | None
 
 
-def outcome(found: Sequence[Reached], seconds: Mapping[int, float]) -> Outcome:
-  """Decides on sizes that reached the target; see `Outcome`.
+def outcome(
+  sizes: Sequence[StepsToTarget], seconds: Mapping[int, float]
+) -> Outcome:
+  """Decides on the sizes that reached the target; see `Outcome`.
 
   Args:
-    found: Of each size, ascending.
+    sizes: Steps of each size, ascending.
     seconds: Batch size -> seconds of a step of the training loop.
   """
-  sizes = [one.batch_size for one in found]
+  batch_sizes = [tuned.batch_size for tuned in sizes]
   return Outcome(
-    time=cheapest(found, seconds),
-    time_scaled=cheapest(found, dict.fromkeys(sizes, 1.0)),
-    resources_scaled=cheapest(found, {size: float(size) for size in sizes}),
-    perfect=perfect_to(found),
-    critical=fit_critical(found),
+    time=cheapest(sizes, seconds),
+    time_scaled=cheapest(sizes, dict.fromkeys(batch_sizes, 1.0)),
+    resources_scaled=cheapest(sizes, {n: float(n) for n in batch_sizes}),
+    perfect=perfect_to(sizes),
+    critical=fit_critical(sizes),
   )
 
 
 def findings(
-  all_sizes: Sequence[Reached],
+  all_sizes: Sequence[StepsToTarget],
   target: steps_decide.Target,
   chosen: Outcome | None,
 ) -> list[finding.Finding]:
-  """Findings on the steps to the target, of each size (B5, B6, B7).
+  """Returns findings on the steps to the target (B5, B6, B7).
 
   Args:
-    all_sizes: Ascending.
+    all_sizes: Steps of each size, ascending.
     target: The target.
-    chosen: Of those that reached it; None: none did.
+    chosen: Decisions on the sizes that reached it; None: no size did.
   """
-  told = []
+  rows = []
 
   def add(
     check: str,
@@ -305,7 +318,7 @@ def findings(
     advice: str = "",
     source: str = _TIME,
   ) -> None:
-    told.append(
+    rows.append(
       finding.Finding(check, verdict, subject, evidence, advice, source)
     )
 
@@ -314,38 +327,39 @@ def findings(
       all_sizes, key=lambda o: o.least if math.isfinite(o.least) else math.inf
     )
     evidence = {
-      "batch_sizes": [one.batch_size for one in all_sizes],
-      "budgets": [one.budget for one in all_sizes],
+      "batch_sizes": [tuned.batch_size for tuned in all_sizes],
+      "budgets": [tuned.budget for tuned in all_sizes],
       "least": closest.least,
     }
-    more = 4 * max(one.budget for one in all_sizes)
+    more = 4 * max(tuned.budget for tuned in all_sizes)
     add(
       "steps_to_target",
       "unknown",
       str(target),
       evidence,
-      f"No batch size reaches {target} in most of its seeds; the closest is"
-      f" {closest.least:.3g}, with {closest.batch_size} examples. Give more"
+      f"No batch size reaches {target} with most of its seeds; the closest"
+      f" value is {closest.least:.3g}, at batch size {closest.batch_size}. Use"
+      " more"
       f" steps (--steps={more}), a looser --target, or a wider"
       " --learning_rates.",
     )
-    return told
-  found = [one for one in all_sizes if one.is_known]
-  errors = relative_errors(found)
+    return rows
+  sizes = [tuned for tuned in all_sizes if tuned.is_known]
+  errors = relative_errors(sizes)
   evidence = {
-    "batch_sizes": [one.batch_size for one in found],
-    "steps": [one.mean for one in found],
+    "batch_sizes": [tuned.batch_size for tuned in sizes],
+    "steps": [tuned.mean for tuned in sizes],
     "relative_errors": list(errors),
-    "learning_rates": [one.best.rate for one in found],
+    "learning_rates": [tuned.best.rate for tuned in sizes],
   }
   add("compared_at_equal_target", "ok", str(target), evidence)
   add(
     "perfect_scaling",
     "ok",
     f"batch sizes to {chosen.perfect}",
-    {"examples": [one.examples for one in found], "to": chosen.perfect},
+    {"examples": [tuned.examples for tuned in sizes], "to": chosen.perfect},
   )
-  verdict, subject, evidence, advice = _critical(found, chosen.critical)
+  verdict, subject, evidence, advice = _critical(sizes, chosen.critical)
   add("critical_batch_size", verdict, subject, evidence, advice, _CRITICAL)
   for check, here, grown, source in (
     ("least_time", chosen.time, chosen.time_scaled, _TIME),
@@ -353,80 +367,84 @@ def findings(
   ):
     evidence = {"here": here, "devices_grow": grown}
     add(check, "ok", f"batch size {here}", evidence, "", source)
-  for i, (before, one) in enumerate(zip(found, found[1:], strict=False)):
-    growth = math.log(one.mean / before.mean)
+  for i, (before, tuned) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    growth = math.log(tuned.mean / before.mean)
     if growth > max(0.1, 2 * math.hypot(errors[i], errors[i + 1])):
       add(
         "larger_batch_needs_more_steps",
         "warn",
-        f"batch size {one.batch_size}",
-        {"steps": one.mean, "steps_of_smaller": before.mean},
-        f"With {one.batch_size} examples {one.mean:,.0f} steps were needed,"
-        f" and with {before.batch_size} only {before.mean:,.0f}. A larger"
-        " batch that is well tuned never needs more: tune more than its"
-        " learning rate, or the result depends on the noise of training.",
+        f"batch size {tuned.batch_size}",
+        {"steps": tuned.mean, "steps_of_smaller": before.mean},
+        f"Batch size {tuned.batch_size} needed {tuned.mean:,.0f} steps, and"
+        f" {before.batch_size} only {before.mean:,.0f}. A larger batch size"
+        " never needs more steps if it is well tuned: tune more hyperparameters"
+        " than the learning rate, or use more --seeds.",
       )
-  for one in all_sizes:
-    subject = f"batch size {one.batch_size}"
-    if not one.is_known:
+  for tuned in all_sizes:
+    subject = f"batch size {tuned.batch_size}"
+    if not tuned.is_known:
       add(
         "steps_to_target",
         "unknown",
         subject,
-        {"budget": one.budget, "least": one.least, "reached": len(one.steps)},
-        f"With {one.batch_size} examples {target} is not reached within"
-        f" {one.budget:,} steps in most seeds; it is left out.",
+        {
+          "budget": tuned.budget,
+          "least": tuned.least,
+          "reached": len(tuned.steps),
+        },
+        f"Most seeds of batch size {tuned.batch_size} do not reach {target}"
+        f" within {tuned.budget:,} steps; this size is left out.",
       )
       continue
-    if one.missed:
+    if tuned.missed:
       add(
         "seeds_missed_target",
         "warn",
         subject,
-        {"missed": one.missed, "budget": one.budget},
-        f"{one.missed} of {len(one.best.steps)} seeds of {subject} did not"
-        f" reach {target}; they count with their {one.budget:,} steps, so its"
-        " steps are too few.",
+        {"missed": tuned.missed, "budget": tuned.budget},
+        f"{tuned.missed} of {len(tuned.best.steps)} seeds of {subject} did not"
+        f" reach {target} and count as {tuned.budget:,} steps, so the mean is"
+        " too low.",
       )
-    rate = one.best.rate
-    if rate <= one.lowest or rate >= one.highest:
-      edge = "lowest" if rate <= one.lowest else "highest"
+    rate = tuned.best.rate
+    if rate <= tuned.lowest or rate >= tuned.highest:
+      edge = "lowest" if rate <= tuned.lowest else "highest"
       add(
         "learning_rate_at_edge",
         "warn",
         subject,
         {"learning_rate": rate, "edge": edge},
-        f"The best rate of {subject}, {rate:g}, is the {edge} of its sweep,"
-        " so it may need fewer steps than it seems; widen --learning_rates.",
+        f"The best learning rate of {subject}, {rate:g}, is the {edge} of its"
+        " sweep, so another one may need fewer steps; widen --learning_rates.",
         RETUNE,
       )
-  return told
+  return rows
 
 
-def _critical(found, fit):
-  """(verdict, subject, evidence, advice) of the fit."""
-  sizes = [one.batch_size for one in found]
+def _critical(known, fit):
+  """Returns (verdict, subject, evidence, advice) on the fit."""
+  sizes = [tuned.batch_size for tuned in known]
   if fit is None:
     return (
       "unknown",
       "batch sizes",
       {"batch_sizes": sizes},
-      f"A fit takes {FEWEST_SIZES} sizes that reach the target, and"
-      f" {len(sizes)} did.",
+      f"The fit needs {FEWEST_SIZES} batch sizes that reach the target, got"
+      f" {len(sizes)}.",
     )
-  told, evidence = f"{fit.critical:,.0f} examples", dataclasses.asdict(fit)
+  subject, evidence = f"{fit.critical:,.0f} examples", dataclasses.asdict(fit)
   if not is_between(fit, sizes):
     side = "above" if fit.critical > sizes[-1] else "below"
     return (
       "unknown",
-      told,
+      subject,
       evidence,
-      f"The critical batch size lies {side} all sizes that were tried; its"
-      " value is not known well.",
+      f"The critical batch size is far {side} the batch sizes that were tried,"
+      " so its estimate is unreliable.",
     )
-  return "ok", told, evidence, ""
+  return "ok", subject, evidence, ""
 
 
-def is_between(fit: Critical, sizes: Sequence[int]) -> bool:
-  """Whether the critical size is among those tried, or not far beyond."""
+def is_between(fit: CriticalFit, sizes: Sequence[int]) -> bool:
+  """Whether the critical size is within a factor of 4 of the range of sizes."""
   return sizes[0] / 4 <= fit.critical <= 4 * sizes[-1]

@@ -1,8 +1,8 @@
-"""Which batch size: the playbook's rules, on numbers.
+"""Decides on the batch size from measurements, by the playbook's rules.
 
 Playbook, choosing the batch size: it governs the speed of training, and is not
-tuned for validation performance. `throughput` says which sizes are worth
-having, `critical` how many steps each takes to a target.
+tuned for validation performance. `throughput` judges the speed of each size,
+`critical` the steps that each takes to a target.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook.batch_size import critical, throughput
 from jaxplay.playbook.steps import decide as steps_decide
@@ -21,11 +21,11 @@ _SIZE = result_lib.Axis("batch size, examples", log=True)
 
 
 def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
-  """Findings on a change of the batch size (B8).
+  """Returns findings on a change of the batch size (B8).
 
   Args:
-    old: The config's size.
-    new: The recommended one.
+    old: The config's batch size.
+    new: The recommended batch size.
     keys: Hyperparameters of the optimizer and of regularization in use.
   """
   if old == new:
@@ -36,14 +36,14 @@ def retune(old: int, new: int, keys: Sequence[str]) -> list[finding.Finding]:
       "warn",
       "batch_size",
       {"old": old, "new": new, "hyperparameters": list(keys)},
-      f"From {old} to {new} examples the best values of {', '.join(keys)}"
-      " change: tune them again for the new size, before comparing anything.",
+      f"The best values of {', '.join(keys)} change from batch size {old} to"
+      f" {new}: re-tune them before you compare the two sizes.",
       critical.RETUNE,
     )
   ]
 
 
-def answer(
+def as_result(
   speeds: Sequence[throughput.Speed],
   *,
   batch_size: int,
@@ -54,30 +54,30 @@ def answer(
   ended: str = "",
   measured: bool = True,
   target: steps_decide.Target | None = None,
-  reached: Sequence[critical.Reached] = (),
+  reached: Sequence[critical.StepsToTarget] = (),
 ) -> result_lib.ProcedureResult:
-  """Decides on the batch size; with tables, figures and findings.
+  """Decides on the batch size; returns tables, figures and findings.
 
   Args:
-    speeds: Of each size that was tried, ascending; at least one fits.
+    speeds: Speed of each size, ascending; at least one size fits.
     batch_size: The config's.
     eval_batch_size: The config's.
-    retuned: Hyperparameters to tune again at another size.
+    retuned: Hyperparameters to re-tune at another size.
     microbatches: The config's.
-    num_devices: That times are of.
+    num_devices: Number of devices that were timed.
     ended: Why no larger size was tried, a sentence.
-    measured: Whether times are no estimates.
-    target: What was to be reached, if anything.
-    reached: Of each size that was trained, ascending.
+    measured: Whether times were measured, not estimated.
+    target: The target of training; None: there was no training.
+    reached: Steps to the target of each size, ascending.
   """
   fitting = [s for s in speeds if not s.too_large]
   timed = [s for s in fitting if s.loop_seconds > 0]
-  known = [one for one in reached if one.is_known]
+  known = [tuned for tuned in reached if tuned.is_known]
   largest = fitting[-1].batch_size
   outcome = critical.outcome(known, _seconds(timed)) if known else None
 
   def decide(speeds):
-    """(the largest size worth having, that of the least time)."""
+    """Returns (the largest recommended size, the size of the least time)."""
     last = largest
     if speeds:
       last = speeds[throughput.saturation(speeds)].batch_size
@@ -86,40 +86,35 @@ def answer(
 
   last, fastest = decide(timed)
   chosen = last if target is None else fastest
-  findings, said, settings = [], [], {}
+  findings, summary, settings = [], [], {}
   if timed:
     findings += throughput.findings(
       timed, microbatches=microbatches, measured=measured
     )
-    said.append(_throughput_in_words(timed, last, measured))
+    summary.append(_throughput_in_words(timed, last, measured))
   if target is None:
-    said.insert(
-      0,
-      f"Use {last} examples: the largest batch that fits"
-      + (" and up to which throughput grows" if timed else "")
-      + ", a rule of thumb that takes no training."
-      + (" --target measures what it takes to reach one." if measured else ""),
-    )
+    summary.insert(0, _rule_of_thumb(last, bool(timed), measured))
   else:
     findings += critical.findings(reached, target, outcome)
-    said = _target_in_words(known, outcome, target, timed, findings) + said
+    by_target = _target_in_words(known, outcome, target, timed, findings)
+    summary = by_target + summary
   if measured:
     agree = throughput.passes_agree(timed, decide)
     findings.insert(0, agree)
-    said += _alternatives(timed, decide, target is not None)
+    summary += _alternatives(timed, decide, target is not None)
     if agree.verdict == "unknown":
-      if chosen is not None:  # In place of the recommendation.
-        said = said[1:]
-      said.insert(0, agree.advice)
+      if chosen is not None:  # The first sentence recommends it.
+        summary = summary[1:]
+      summary.insert(0, agree.advice)
       chosen = None
   too_large = next((s for s in speeds if s.too_large), None)
   if too_large:
-    said.append(
-      f"{too_large.batch_size} examples do not fit:"
+    summary.append(
+      f"{too_large.batch_size} examples do not fit into memory:"
       f" {too_large.too_large.rstrip('.')}."
     )
   elif ended:
-    said.append(ended)
+    summary.append(ended)
   if chosen is not None:
     findings += retune(batch_size, chosen, retuned)
     if chosen != batch_size:
@@ -131,7 +126,7 @@ def answer(
     figures.append(_steps_figure(known, outcome, target))
     figures.append(_cost_figure(known, outcome, timed, num_devices))
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings=settings,
     findings=findings,
     tables=[_table(speeds, reached, num_devices, target, measured)],
@@ -141,8 +136,9 @@ def answer(
       "saturation": last,
       "speeds": [dataclasses.asdict(s) for s in speeds],
       "reached": [
-        dataclasses.asdict(one) | {"rate": one.best.rate, "steps": one.steps}
-        for one in reached
+        dataclasses.asdict(tuned)
+        | {"rate": tuned.best.rate, "steps": tuned.steps}
+        for tuned in reached
       ],
       "outcome": outcome and dataclasses.asdict(outcome),
       "num_devices": num_devices,
@@ -155,66 +151,76 @@ def _seconds(speeds) -> Mapping[int, float]:
   return {s.batch_size: s.loop_seconds for s in speeds}
 
 
+def _rule_of_thumb(last, is_timed, measured):
+  largest = "the largest batch size that fits into memory"
+  if is_timed:
+    largest += " and up to which throughput grows"
+  sentence = f"Use batch size {last}: {largest} (a rule of thumb)."
+  if not measured:
+    return sentence
+  return f"{sentence} With --target, the time to a target decides."
+
+
 def _throughput_in_words(timed, last, measured):
   at = [s.batch_size for s in timed].index(last)
-  about = "" if measured else " at most, by the roofline"
+  bound = "" if measured else "at most "
+  by_roofline = "" if measured else " by the roofline"
   text = (
-    f"Throughput is {_short(timed[at].throughput)} examples per second{about}"
-    f" at {last} examples"
+    f"Throughput is {bound}{_short(timed[at].throughput)} examples per"
+    f" second{by_roofline} at batch size {last}"
   )
   if at == len(timed) - 1:
-    return text + (", and still grows there." if at else ".")
-  what, _ = throughput.binding(timed[at:])
-  if timed[at].bound and what == "saturation":
-    what = f"{timed[-1].bound} of the device"
-  return (
-    text + f"; no larger batch gives {throughput.GROWTH:.0%} more ({what})."
-  )
+    return f"{text}, and still grows there." if at else f"{text}."
+  limit, _ = throughput.binding(timed[at:])
+  if timed[at].bound and limit == "saturation":
+    limit = f"{timed[-1].bound} of the device"
+  growth = f"{throughput.GROWTH:.0%}"
+  return f"{text}; no larger size has {growth} more (limit: {limit})."
 
 
 def _alternatives(timed, decide, by_target):
-  """Sizes that are as good within the 10% to which times are known."""
-  swayed = throughput.swayed(timed, decide, lambda _: throughput.AGREE)
+  """Returns a sentence on the sizes that may be as good, if there are any."""
+  changing = throughput.sensitive(timed, decide, lambda _: throughput.AGREE)
   place = 1 if by_target else 0
   decision = decide(timed)[place]
-  others = sorted({other[place] for _, other in swayed} - {decision, None})
+  others = sorted({other[place] for _, other in changing} - {decision, None})
   if not others:
     return []
   sizes = " or ".join(str(size) for size in others)
   return [
-    f"Times are known to {throughput.AGREE:.0%}: {sizes} examples may be as"
-    " good."
+    f"Batch size {sizes} may be as good, since times have an error of"
+    f" {throughput.AGREE:.0%}."
   ]
 
 
 def _target_in_words(known, outcome, target, timed, findings):
   if outcome is None:
     return [next(f.advice for f in findings if f.check == "steps_to_target")]
-  one = next(o for o in known if o.batch_size == outcome.time)
-  seconds = _seconds(timed)[one.batch_size]
-  said = [
-    f"Use {one.batch_size} examples: they reach {target} in the least time, and"
-    f" with the least device-seconds, on these devices:"
-    f" {_short(seconds * one.mean)} s = {one.mean:,.0f} steps of"
-    f" {_short(1e3 * seconds)} ms, at a constant learning rate of"
-    f" {one.best.rate:g}.",
-    "If each doubling of the batch doubled the devices, and a step took as"
-    f" long: {outcome.time_scaled} for time, {outcome.resources_scaled} for"
-    " device-seconds.",
-    f"Scaling is perfect up to {outcome.perfect} examples.",
-  ]
+  tuned = next(o for o in known if o.batch_size == outcome.time)
+  seconds = _seconds(timed)[tuned.batch_size]
+  scaling = f"Scaling is perfect up to batch size {outcome.perfect}."
   fit = outcome.critical
   found = next(f for f in findings if f.check == "critical_batch_size")
   if found.verdict == "unknown":
-    said[-1] += f" {found.advice}"
+    scaling += f" {found.advice}"
   else:
-    said[-1] += (
-      f" Critical batch size: {fit.critical:,.0f} examples ({fit.low:,.0f} to"
-      f" {fit.high:,.0f} over seeds and the choice of the rate), at which"
-      f" {2 * fit.least_steps:,.0f} steps are needed; no batch needs fewer than"
-      f" {fit.least_steps:,.0f}."
+    scaling += (
+      f" Critical batch size: {fit.critical:,.0f} examples (90% interval over"
+      f" seeds and learning rates: {fit.low:,.0f} to {fit.high:,.0f}), with"
+      f" {2 * fit.least_steps:,.0f} steps; the minimum at any size is"
+      f" {fit.least_steps:,.0f} steps."
     )
-  return said
+  return [
+    f"Use batch size {tuned.batch_size}: it reaches {target} in the least time"
+    " and with the fewest device-seconds on these devices,"
+    f" {_short(seconds * tuned.mean)} s = {tuned.mean:,.0f} steps of"
+    f" {_short(1e3 * seconds)} ms, at a constant learning rate of"
+    f" {tuned.best.rate:g}.",
+    "If the number of devices grew in proportion to the batch size:"
+    f" {outcome.time_scaled} for the least time, {outcome.resources_scaled} for"
+    " the fewest device-seconds.",
+    scaling,
+  ]
 
 
 def _short(number):
@@ -222,11 +228,12 @@ def _short(number):
 
 
 def _table(speeds, reached, num_devices, target, measured):
-  by_size = {one.batch_size: one for one in reached}
+  by_size = {tuned.batch_size: tuned for tuned in reached}
   heads = ["batch size", "fits", "MiB", "examples/s", "ms per step"]
-  heads += ["passes differ", "without feed, ms"] if measured else []
+  if measured:
+    heads += ["passes differ", "without feed, ms"]
   if target is not None:
-    heads += ["rate", "steps", "+-", "examples", "seconds"]
+    heads += ["learning rate", "steps", "+-", "examples", "seconds"]
     if num_devices > 1:
       heads.append("device-seconds")
   rows = []
@@ -237,29 +244,31 @@ def _table(speeds, reached, num_devices, target, measured):
     if measured:
       row.append(f"{s.differ:.0%}" if s.loop_seconds > 0 else None)
       row.append(_number(1e3 * s.step_seconds))
-    one = by_size.get(s.batch_size)
-    if one is not None and one.is_known:
-      spread = float(np.std(one.steps, ddof=1)) if len(one.steps) > 1 else None
-      time = s.loop_seconds * one.mean
-      row += [one.best.rate, round(one.mean), spread and round(spread)]
-      row += [round(one.examples), _number(time), _number(num_devices * time)]
+    tuned = by_size.get(s.batch_size)
+    if tuned is not None and tuned.is_known:
+      spread = (
+        float(np.std(tuned.steps, ddof=1)) if len(tuned.steps) > 1 else None
+      )
+      time = s.loop_seconds * tuned.mean
+      row += [tuned.best.rate, round(tuned.mean), spread and round(spread)]
+      row += [round(tuned.examples), _number(time), _number(num_devices * time)]
     elif target is not None:
-      row += ["-", f"> {one.budget}" if one else "-", *["-"] * 4]
+      row += ["-", f"> {tuned.budget}" if tuned else "-", *["-"] * 4]
     rows.append(row[: len(heads)])
   return result_lib.Table(
     "Batch sizes",
     heads,
     rows,
-    note="A step in the training loop, and the same calls with their examples"
-    " there already: the best of several passes over all sizes, with the share"
-    " by which the second best took longer."
+    note="Time of a step in the training loop, and of the same step with its"
+    " examples on the device (without feed): the best of several passes, and by"
+    " how much the second best took longer."
     if measured
-    else "By the roofline, at most: nothing is timed.",
+    else "Upper bounds by the roofline; nothing was timed.",
   )
 
 
 def _number(value):
-  return float(f"{value:.4g}") if math.isfinite(value) else None
+  return formats.rounded(value, 4) if math.isfinite(value) else None
 
 
 def _throughput_figure(timed, last, measured):
@@ -275,8 +284,8 @@ def _throughput_figure(timed, last, measured):
     (s.batch_size, first.throughput * s.batch_size / first.batch_size)
     for s in timed
   ]
-  name = "twice as much for each doubling"
-  # Far above what is reached, it would only press that flat.
+  name = "proportional to the batch size"
+  # Without the part far above the measured values.
   lines = [dict(x=x, y=y, series=name) for x, y in ideal if y <= 4 * most]
   return result_lib.FigureData(
     "throughput against batch size",
@@ -285,14 +294,14 @@ def _throughput_figure(timed, last, measured):
     lines=rows + lines,
     points=rows,
     rules={f"grows up to {last}": last} if last < timed[-1].batch_size else {},
-    caption="Where the line leaves the ideal one, something binds; past the"
-    " dashed line a larger batch gives no more throughput.",
+    caption="Throughput below the ideal line is limited by the input, by"
+    " collectives or by the device; it does not grow beyond the dashed line.",
   )
 
 
 def _steps_figure(known, outcome, target):
-  least = min(one.examples for one in known)
-  sizes = [one.batch_size for one in known]
+  least = min(tuned.examples for tuned in known)
+  sizes = [tuned.batch_size for tuned in known]
   lines = [
     dict(x=size, y=least / size, series="perfect scaling") for size in sizes
   ]
@@ -312,18 +321,18 @@ def _steps_figure(known, outcome, target):
     lines=lines,
     points=[
       dict(
-        x=one.batch_size,
-        y=one.mean,
-        low=one.mean * math.exp(-error),
-        high=one.mean * math.exp(error),
+        x=tuned.batch_size,
+        y=tuned.mean,
+        low=tuned.mean * math.exp(-error),
+        high=tuned.mean * math.exp(error),
         series="best learning rate of each size",
       )
-      for one, error in zip(known, errors, strict=True)
+      for tuned, error in zip(known, errors, strict=True)
     ],
     rules=rules,
-    caption="Bars are of two standard errors. Along the line twice the batch"
-    " takes half the steps; beyond the critical size a larger one gains less"
-    " and less.",
+    caption="Error bars: two standard errors. With perfect scaling, twice the"
+    " batch size takes half the steps; beyond the critical batch size the gain"
+    " becomes small.",
   )
 
 
@@ -342,8 +351,8 @@ def _cost_figure(known, outcome, timed, num_devices):
       num_devices * seconds[size]
     )
   rows = [
-    dict(x=one.batch_size, y=one.mean * cost(one.batch_size), series=name)
-    for one in known
+    dict(x=tuned.batch_size, y=tuned.mean * cost(tuned.batch_size), series=name)
+    for tuned in known
     for name, cost in costs.items()
   ]
   return result_lib.FigureData(
@@ -353,6 +362,6 @@ def _cost_figure(known, outcome, timed, num_devices):
     lines=rows,
     points=rows,
     rules={f"least time: {outcome.time}": outcome.time},
-    caption="Where devices grow with the batch, a step takes as long as that of"
-    " the smallest batch. On one device, time and device-seconds are one.",
+    caption="If the devices grow with the batch size, a step takes as long as"
+    " at the smallest size. On one device, time and device-seconds are equal.",
   )

@@ -1,4 +1,4 @@
-"""Measures the speed and the memory of a batch size, here or for a topology."""
+"""Measures speed and memory of a batch size, or estimates them by topology."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +9,14 @@ Measure = Callable[[ml_collections.ConfigDict], Mapping[str, Any]]
 
 
 def on_devices(devices: Sequence[Any]) -> Measure:
-  """A function that times a config on devices of this process.
+  """Returns a function that times a config on devices of this process.
 
   Args:
-    devices: To train on.
+    devices: The devices to train on.
 
   Returns:
-    Of a config: fields of `throughput.Speed`, but the size.
+    A function from a config to the fields of `throughput.Speed`, except
+    `batch_size`.
   """
   from jaxplay.pods import probe, program
 
@@ -40,16 +41,16 @@ def on_devices(devices: Sequence[Any]) -> Measure:
 
 
 def for_topology(topology: Any) -> Measure:
-  """As `on_devices`, estimated by the compiler and a roofline.
+  """As `on_devices`, but estimates by the compiler and a roofline.
 
   Args:
-    topology: From `pods.topology.topology`; its devices need not be here.
+    topology: From `pods.topology.topology`.
   """
   from jaxplay.pods import estimate
 
   def measure(config):
     row = estimate.estimate(topology.name, topology, config)
-    if row["too_large"]:  # The compiler does not report by how much.
+    if row["too_large"]:  # The compiler does not report the size.
       return {"too_large": row["too_large"]}
     needed, chip = sum(row["memory"].values()), row["chip"]
     speed = {"bytes": needed, "too_large": ""}
@@ -73,7 +74,7 @@ def for_topology(topology: Any) -> Measure:
 def planned_num_train(
   config: ml_collections.ConfigDict, topology: Any
 ) -> int | None:
-  """Examples of the training split; None: the data set is not here."""
+  """Returns the examples of the training split; None: it is not available."""
   from jaxplay.training import workload
 
   planned = workload.make_workload(

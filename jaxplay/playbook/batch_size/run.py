@@ -1,4 +1,4 @@
-"""`plan batch-size`: what fits, what is fast, and what reaches a target."""
+"""`plan batch-size`: the largest fast batch size, or the best for a target."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
+from jaxplay import formats
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
 from jaxplay.playbook.batch_size import critical, decide, measure, throughput
@@ -16,32 +17,33 @@ from jaxplay.playbook.steps import decide as steps_decide
 _RATE = study_runner.LEARNING_RATE
 GOAL = "Which batch size trains fastest, and which costs least?"
 
-# Without a training split, larger batches are not compiled for.
+# The largest size for a topology if the training split is not available.
 _LARGEST_PLANNED = 2**20
 _SMALLEST = 8
 _EVALUATIONS = 50  # of each trial
-# A larger batch never needs more steps if it is well tuned; but seeds differ.
+# A larger batch size never needs more steps if it is well tuned, so its trials
+# get the steps of the smaller size, times this factor since seeds differ.
 _ROOM = 1.5
-# Sizes past the saturation of throughput that are still timed.
+# Number of sizes beyond the saturation of throughput that are timed.
 _BEYOND = 2
-# Passes over the sizes; and further passes, for each call of the command, over
-# the sizes of which no two passes agree.
+# Passes over all sizes; and maximum number of additional passes, for each call
+# of the command, over the sizes whose best two passes differ.
 _PASSES, _MORE = 3, 3
-_WIDER = 10.0
-_RERUN = 3  # learning rates of a size that run with other seeds
+_WIDER = 10.0  # factor by which a sweep is extended
+_RERUN = 3  # number of learning rates that run with other seeds
 
 
 def smallest(unit: int) -> int:
-  """The first size: the least doubling of `unit` that is at least 8.
+  """Returns the first size: the least `unit` * 2^k that is at least 8.
 
   Args:
-    unit: Devices times microbatches, over which a batch divides.
+    unit: Devices times microbatches; divides every batch size.
   """
   return unit * 2 ** max(0, math.ceil(math.log2(_SMALLEST / unit)))
 
 
 def retuned(config) -> list[str]:
-  """Hyperparameters that a change of the batch size asks to tune again (B8)."""
+  """Returns the hyperparameters to re-tune for another batch size (B8)."""
   flat = config_lib.flatten(config)
   return [
     key
@@ -51,10 +53,10 @@ def retuned(config) -> list[str]:
 
 
 def check(target: steps_decide.Target, config) -> None:
-  """Refuses a target of an evaluation that no trial makes, before all training.
+  """Checks that the trials log the metric of the target.
 
   Raises:
-    jaxplay.UserError: No such metric of the validation set is logged.
+    jaxplay.UserError: They do not.
   """
   config = config.copy_and_resolve_references()
   for key, value in config_lib.without(config, "averages").items():
@@ -62,7 +64,8 @@ def check(target: steps_decide.Target, config) -> None:
   known = (*steps_decide.TRAINED, *config_lib.evaluated(config))
   if target.metric not in known:
     raise jaxplay.UserError(
-      f"no trial logs {target.metric!r}; --target can be of {', '.join(known)}"
+      f"no trial logs {target.metric!r}; expected --target of"
+      f" {', '.join(known)}"
     )
 
 
@@ -84,18 +87,19 @@ def batch_size(
   """Measures feasible sizes; with a target, also the steps to reach it.
 
   Args:
-    runner: Where to run it.
+    runner: Runs the studies.
     config: The base config.
-    measure: Of a config, the fields of `throughput.Speed` but the size, once.
+    measure: Returns the fields of `throughput.Speed`, except `batch_size`, of a
+      config.
     num_devices: Number of devices that are measured.
-    num_train: Examples of the training split; None: not known.
+    num_train: Number of examples of the training split; None: not known.
     sizes: Batch sizes; None: doubled from a small size.
-    largest: The largest size to try; None: the training split's.
-    measured: Whether `measure` takes times, not estimates.
-    target: To be reached at each size.
-    learning_rates: Lowest and highest of each size's sweep.
-    seeds: With which the best rates of each size are run again.
-    max_train_steps: Of each trial of the smallest size.
+    largest: The largest size to try; None: `num_train`.
+    measured: Whether `measure` measures times, and does not estimate them.
+    target: Trains each size to this target; None: does not train.
+    learning_rates: Lowest and highest learning rate of each sweep.
+    seeds: Number of seeds of the best learning rates of each size.
+    max_train_steps: Number of steps of each trial of the smallest size.
 
   Raises:
     jaxplay.UserError: No size fits, or no trial logs the target's metric.
@@ -113,13 +117,13 @@ def batch_size(
   fitting = [s for s in speeds if not s.too_large]
   if not fitting:
     raise jaxplay.UserError(
-      f"no batch size fits: {speeds[0].batch_size} examples need"
-      f" {speeds[0].too_large}; use a smaller model, model.remat, or split"
-      " parameters by config.mesh.fsdp"
+      f"no batch size fits into memory: {speeds[0].batch_size} examples need"
+      f" {speeds[0].too_large}; use a smaller model, config.model.remat, or"
+      " shard parameters (config.mesh.fsdp)"
     )
   reached = []
   if target is not None:
-    # Of sizes past saturation there is nothing to hope (B3).
+    # Sizes beyond saturation are not worth training (B3).
     candidates = fitting
     if sizes is None:
       candidates = fitting[: throughput.saturation(fitting) + 1]
@@ -132,7 +136,7 @@ def batch_size(
       seeds=seeds,
       max_train_steps=max_train_steps,
     )
-  return decide.answer(
+  return decide.as_result(
     speeds,
     batch_size=config.batch_size,
     eval_batch_size=config.eval_batch_size,
@@ -154,7 +158,7 @@ def for_topology(
   largest: int | None = None,
   **options: Any,
 ) -> result_lib.ProcedureResult:
-  """As `batch_size`, estimated for a `pods.topology.Topology`."""
+  """As `batch_size`, but estimates for a `pods.topology.Topology`."""
   num_train = measure.planned_num_train(config, topology)
   if num_train is None and largest is None:
     largest = _LARGEST_PLANNED
@@ -171,63 +175,62 @@ def for_topology(
 
 
 def _speeds(runner, config, measure_size, *, passes, **limits):
-  """(speed of each size that was tried, why no larger one was).
+  """Returns (speed of each size, why there is no larger size).
 
-  All sizes are timed one after another, and then all of them again: what else
-  runs on the machine does not run at one size only. Sizes of which no two
-  passes agree are timed some more.
+  Each pass times all sizes, so that other load on the machine does not affect a
+  single size. Sizes whose best two passes differ get additional passes.
   """
 
   def speed(size, number):
-    """The best of so many passes, or of all that there are."""
+    """Returns the best of at least `number` passes."""
     changed = config_lib.with_batch_size(config, size)
     config_lib.validate(changed)
     name = f"speed/{size:07d}"
     while True:
-      kept = runner.measured(name, throughput.Pass)
-      # What does not fit does not fit; it is compiled once.
-      if len(kept) >= number or (kept and kept[-1].get("too_large")):
-        return throughput.best_of(size, kept)
-      which = f", pass {len(kept) + 1}" if passes > 1 else ""
+      done = runner.measured(name, throughput.Pass)
+      # A size that does not fit into memory is compiled only once.
+      if len(done) >= number or (done and done[-1].get("too_large")):
+        return throughput.best_of(size, done)
+      which = f", pass {len(done) + 1}" if passes > 1 else ""
       runner.log(f"batch size {size}{which}")
       runner.measure(name, lambda: measure_size(changed))
 
   for number in range(1, passes + 1):
-    # Where to end is seen anew in each pass, by the best ones so far.
+    # The last size depends on the best passes so far.
     speeds, ended = _doubled(lambda size, n=number: speed(size, n), **limits)
   for _ in range(_MORE):
-    for one in speeds:
-      if one.differ > throughput.AGREE:
-        name = f"speed/{one.batch_size:07d}"
+    for timed in speeds:
+      if timed.differ > throughput.AGREE:
+        name = f"speed/{timed.batch_size:07d}"
         taken = len(runner.measured(name, throughput.Pass))
-        speed(one.batch_size, taken + 1)
+        speed(timed.batch_size, taken + 1)
     speeds, ended = _doubled(lambda size: speed(size, passes), **limits)
   return speeds, ended
 
 
 def _doubled(speed, *, sizes, first, largest, num_train):
-  """(speed of each size to the last one, why that is the last one)."""
+  """Returns (speed of each size, why there is no larger size)."""
   speeds, refused, ended = [], [], ""
   queue = sorted(set(sizes)) if sizes else None
   size = queue.pop(0) if queue else first
   while True:
     if num_train is not None and size > num_train:
       ended = (
-        f"A batch of {size} would be larger than the training split,"
-        f" {num_train:,} examples; larger ones were not tried."
+        f"Batch size {size} exceeds the training split of"
+        f" {formats.count(num_train, 'example')}."
       )
       break
     if largest is not None and size > largest:
-      ended = f"No batch larger than {largest} was tried (--largest)."
+      ended = f"No size larger than {largest} was tried (--largest)."
       break
     try:
       speeds.append(speed(size))
     except jaxplay.UserError as error:
       if sizes:
-        raise  # It was asked for.
+        raise  # The user named this size.
       refused.append(str(error))
       if speeds or len(refused) > 10:
-        ended = f"Larger batches are invalid: {error}."
+        ended = f"Larger sizes are invalid: {error}."
         break
     if speeds and speeds[-1].too_large:
       break
@@ -238,7 +241,7 @@ def _doubled(speed, *, sizes, first, largest, num_train):
       and throughput.saturation(timed) < len(timed) - _BEYOND
     ):
       ended = (
-        f"Larger batches than {speeds[-1].batch_size} were not tried, since"
+        f"Sizes larger than {speeds[-1].batch_size} were not tried, since"
         " throughput no longer grows."
       )
       break
@@ -247,9 +250,7 @@ def _doubled(speed, *, sizes, first, largest, num_train):
     size = queue.pop(0) if queue else 2 * size
   if not speeds:
     raise jaxplay.UserError(
-      refused[0]
-      if refused
-      else f"there is no batch size to try: {ended or 'none was named'}"
+      refused[0] if refused else f"there is no batch size to try: {ended}"
     )
   return speeds, ended
 
@@ -257,10 +258,10 @@ def _doubled(speed, *, sizes, first, largest, num_train):
 def _reach(
   runner, config, sizes, *, target, learning_rates, seeds, max_train_steps
 ):
-  """Steps to the target of each size, its learning rate tuned for it (B5)."""
-  found, budget = [], max_train_steps
+  """Returns the steps to the target of each size, its rate tuned (B5)."""
+  reached, budget = [], max_train_steps
   for size in sizes:
-    one = _reach_at(
+    tuned = _reach_at(
       runner,
       config_lib.with_batch_size(config, size),
       target=target,
@@ -268,14 +269,14 @@ def _reach(
       seeds=seeds,
       budget=budget,
     )
-    found.append(one)
-    if one.is_known:
-      budget = min(budget, math.ceil(_ROOM * one.mean))
-  return found
+    reached.append(tuned)
+    if tuned.is_known:
+      budget = min(budget, math.ceil(_ROOM * tuned.mean))
+  return reached
 
 
 def _reach_at(runner, config, *, target, rates, seeds, budget):
-  """Of one size."""
+  """Returns the steps to the target of one size."""
   size = config.batch_size
   every = max(1, budget // _EVALUATIONS)
   overrides = {
@@ -292,12 +293,12 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
       name,
       rates,
       config,
-      goal=f"How many steps to {target} with batches of {size}?",
+      goal=f"How many steps to {target} does batch size {size} need?",
       overrides=overrides,
     )
     if results.metrics and target.metric not in results.metrics:
       raise jaxplay.UserError(
-        f"no trial logged {target.metric!r}; --target can be of"
+        f"no trial logged {target.metric!r}; expected --target of"
         f" {', '.join(results.metrics)}"
       )
     return [
@@ -309,7 +310,7 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
   name = f"size_{size:07d}"
   trials = sweep(f"{name}_sweep", rates)
   if edge := _edge(trials):
-    # Once, by a decade beyond.
+    # Extended once, by a decade.
     tried = [row[1] for row in trials]
     low, high = {
       "lowest": (min(tried) / _WIDER, min(tried)),
@@ -320,21 +321,20 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
     trials += sweep(f"{name}_beyond", beyond)
   tried = [row[1] for row in trials]
   values = [trial.best(target.metric)[0] for *_, trial in trials]
-  ahead = sorted(row[:3] + (row[3].index,) for row in trials)[:_RERUN]
-  ahead = [row for row in ahead if math.isfinite(row[0][0])]
-  again = {}
-  for where in sorted({row[2] for row in ahead}):
-    indices = sorted(row[3] for row in ahead if row[2] == where)
-    again[where] = runner.rerun(where, indices, seeds).reruns
-  return critical.Reached(
+  fastest = sorted(row[:3] + (row[3].index,) for row in trials)[:_RERUN]
+  fastest = [row for row in fastest if math.isfinite(row[0][0])]
+  reruns = {}
+  for study in sorted({row[2] for row in fastest}):
+    indices = sorted(row[3] for row in fastest if row[2] == study)
+    reruns[study] = runner.rerun(study, indices, seeds).reruns
+  return critical.StepsToTarget(
     size,
-    # The trials themselves were chosen for being fast: their seed tells too
-    # few steps.
+    # Without the trials themselves, which were selected for few steps.
     tuple(
-      critical.Rate(
-        rate, tuple(_steps(target, run) for run in again[where][index])
+      critical.RateRuns(
+        rate, tuple(_steps(target, run) for run in reruns[study][index])
       )
-      for _, rate, where, index in ahead
+      for _, rate, study, index in fastest
     ),
     budget,
     every,
@@ -345,14 +345,14 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
 
 
 def _steps(target, trial):
-  """To the target; None: it was not reached."""
+  """Returns the steps to the target; None: it was not reached."""
   if trial.status != "completed":
     return None
   return target.reached(trial.curves)
 
 
 def _rank(target, trial):
-  """What is less is better: steps to the target, then how far it went."""
+  """Returns a sort key: steps to the target, then the best value."""
   reached = _steps(target, trial)
   best = trial.best(target.metric)[0]
   return (
@@ -362,11 +362,10 @@ def _rank(target, trial):
 
 
 def _edge(trials):
-  """Where the rate of the best of trials is the last one.
+  """Returns the edge of the sweep at which the best trial is, if any.
 
-  Also where none reaches the target, and one at an end comes closest to it.
-  Rates that all diverge beyond the best one are an edge of stability, not of
-  the range.
+  The best trial need not reach the target. If all higher learning rates
+  diverge, the best one is at an edge of stability, not of the range.
   """
   ranks = [row[0] for row in sorted(trials, key=lambda row: row[1])]
   at = ranks.index(min(ranks))

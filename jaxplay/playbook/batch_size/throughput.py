@@ -1,14 +1,14 @@
-"""How fast each batch size trains, and up to which size that grows.
+"""The throughput of each batch size, and the size up to which it grows.
 
-Playbook, determining the feasible batch sizes: sizes double until memory ends;
-throughput should nearly double with them, and only those up to which it grows
-are considered.
+Playbook, determining the feasible batch sizes: sizes double up to the limit of
+memory; throughput should nearly double with them, and only sizes up to which it
+grows are considered.
 
-Whatever else runs on a machine only makes a step slower. So sizes are timed in
-several passes, one after another in each, and the best of its passes counts of
-a size. Where the two best differ by more than 10%, the size may be faster by as
-much again; if that changed the result, the result is inconclusive. Where they
-agree, a time is known to 10% at best: the alternatives are reported.
+Other load on a machine only makes a step slower. So all sizes are timed in
+several passes, and the best pass of each size counts. If its two best passes
+differ by more than 10%, a size may be faster by as much again; if that would
+change the result, the result is inconclusive. If they agree, a time still has
+an error of 10%, so alternatives within it are reported.
 """
 
 import dataclasses
@@ -20,14 +20,15 @@ import numpy as np
 
 from jaxplay import finding, rundir
 
-# Throughput grows past a size if a larger one gives so much more; a doubling
-# that gives less than this is not nearly twice of it.
+# Throughput grows beyond a size if a larger one has this much more. It nearly
+# doubles if a doubling of the size has this much more.
 GROWTH, NEARLY = 0.25, 0.7
-# The two best passes over a size agree if they differ by no more.
+# Maximum relative difference of two passes that agree.
 AGREE = 0.1
-# The loop waits for data where a step in it takes so much longer than alone.
+# The input is the limit if a step in the loop takes this much longer than with
+# its examples on the device.
 _INPUT_BOUND = 0.25
-# So large a share of exchanges in a step is what binds.
+# Collectives are the limit if they take this share of a step.
 _COLLECTIVE_SHARE = 0.25
 
 _SOURCE = (
@@ -38,7 +39,7 @@ _TIMES = ("loop_seconds", "step_seconds", "exchange_seconds")
 
 
 class Pass(TypedDict, total=False):
-  """What one pass over a size has found: fields of `Speed`; null: not known."""
+  """A measurement of a size: fields of `Speed`; null: not known."""
 
   loop_seconds: rundir.Above0 | None
   step_seconds: rundir.Above0 | None
@@ -50,19 +51,19 @@ class Pass(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """What is known of training at one batch size.
+  """Speed and memory of training at one batch size.
 
   Attributes:
-    batch_size: Examples of an update.
-    loop_seconds: Of a step in the training loop, its data brought by the feed;
-      of an estimate, of the step. NaN: not known.
-    step_seconds: Of the same step, its data there already.
-    exchange_seconds: Of the exchanges among devices in a step, by themselves.
-    bytes: Of memory on each device, at the peak.
-    too_large: Why it does not fit; "": it does.
-    bound: Of an estimate: what takes the longest, of `roofline.Roofline`.
-    differ: By what share the second best pass took longer than the best one;
-      0 of an estimate.
+    batch_size: The batch size.
+    loop_seconds: Seconds of a step in the training loop, with its feed, or the
+      estimate for a step; NaN: not known.
+    step_seconds: Seconds of the same step with its examples on the device.
+    exchange_seconds: Seconds of the collectives of a step, run alone.
+    bytes: Peak memory of each device.
+    too_large: Why the size does not fit into memory; "": it fits.
+    bound: `roofline.Roofline.bound` of an estimate; "": it was measured.
+    differ: How much longer the second best pass took than the best, relative;
+      0 for an estimate.
   """
 
   batch_size: int
@@ -76,16 +77,16 @@ class Speed:
 
   @property
   def throughput(self) -> float:
-    """Examples per second, of the training loop."""
+    """Examples per second in the training loop."""
     return self.batch_size / self.loop_seconds
 
 
 def best_of(batch_size: int, passes: Sequence[Mapping[str, Any]]) -> Speed:
-  """The best of several passes over a size.
+  """Returns the best of several passes.
 
   Args:
-    batch_size: The size.
-    passes: Fields of `Speed` as each pass has found them; None is not known.
+    batch_size: The batch size.
+    passes: Fields of `Speed` of each pass; None: not known.
   """
   names = Pass.__annotations__
   known = [{k: p[k] for k in names if p.get(k) is not None} for p in passes]
@@ -98,17 +99,20 @@ def best_of(batch_size: int, passes: Sequence[Mapping[str, Any]]) -> Speed:
   return Speed(batch_size, **fields)
 
 
-def swayed(
+def sensitive(
   speeds: Sequence[Speed],
   decide: Callable[[Sequence[Speed]], Any],
   share: Callable[[Speed], float],
 ) -> list[tuple[Speed, Any]]:
-  """Speeds that a decision depends on, each with the alternative.
+  """Returns the speeds whose error can change a decision.
 
   Args:
-    speeds: That it is taken by.
-    decide: What it is, of speeds.
-    share: By which a speed may be faster than it was found to be.
+    speeds: Speed of each size.
+    decide: Decides from speeds.
+    share: Relative error of a speed: how much faster it may be.
+
+  Returns:
+    (speed, the decision if that speed is faster by its error)
   """
   decision, changing = decide(speeds), []
   for i, speed in enumerate(speeds):
@@ -121,32 +125,32 @@ def swayed(
 
 
 def gains(speeds: Sequence[Speed]) -> list[float]:
-  """Factor of throughput for each doubling of the batch, of all but the first.
+  """Returns the growth of throughput for each doubling of the batch size.
 
-  Against the fastest of the smaller sizes, or 1 if none is faster: the way out
-  of a dip is no growth.
+  A factor for each size but the first, relative to the fastest smaller size; at
+  least 1.
 
   Args:
-    speeds: Of sizes that fit, ascending.
+    speeds: Speeds of sizes that fit, ascending.
   """
-  found, record = [], speeds[0]
+  factors, record = [], speeds[0]
   for speed in speeds[1:]:
     gain = 1.0
     if speed.throughput > record.throughput:
       doublings = math.log2(speed.batch_size / record.batch_size)
       gain = (speed.throughput / record.throughput) ** (1 / doublings)
       record = speed
-    found.append(gain)
-  return found
+    factors.append(gain)
+  return factors
 
 
 def saturation(speeds: Sequence[Speed]) -> int:
-  """Index of the size up to which throughput grows (B3).
+  """Returns the index of the size up to which throughput grows (B3).
 
-  The smallest size than which no larger one gives 25 % more throughput.
+  This is the smallest size such that no larger size has 25% more throughput.
 
   Args:
-    speeds: Of sizes that fit, ascending.
+    speeds: Speeds of sizes that fit, ascending.
   """
   most = max(s.throughput for s in speeds)
   return next(
@@ -155,11 +159,11 @@ def saturation(speeds: Sequence[Speed]) -> int:
 
 
 def binding(speeds: Sequence[Speed]) -> tuple[str, dict[str, float]]:
-  """What binds throughput at some sizes: B3's three classes.
+  """Returns what limits throughput at some sizes: one of three classes (B3).
 
-  "input": a step in the loop takes 25 % longer than with its data there;
-  "collective": exchanges among devices, by themselves, take 25 % or more of it;
-  else "saturation" of the device.
+  "input": a step in the loop takes over 25% longer than with its examples on
+  the device; "collective": collectives, run alone, take 25% of a step or more;
+  otherwise "saturation" of the device.
 
   Returns:
     (class, evidence)
@@ -181,23 +185,25 @@ def binding(speeds: Sequence[Speed]) -> tuple[str, dict[str, float]]:
 
 
 _FIXES = {
-  "input": "The loop waits for its data: give it more config.dataset.workers,"
-  " prepared data, or a larger config.dataset.device_bytes, and measure again.",
-  "collective": "Exchanges among devices bind: change config.mesh (plan"
-  " topology shows what each costs), and measure again.",
-  "saturation": "The device is busy; a larger batch only makes a step longer.",
+  "input": "The training loop waits for its input: use more"
+  " config.dataset.workers, prepared data, or a larger"
+  " config.dataset.device_bytes, and measure again.",
+  "collective": "Collectives are the limit: change config.mesh (plan topology"
+  " shows their cost), and measure again.",
+  "saturation": "The device is saturated: a larger batch size only makes a step"
+  " longer.",
 }
 
 
 def findings(
   speeds: Sequence[Speed], *, microbatches: int = 1, measured: bool = True
 ) -> list[finding.Finding]:
-  """What the throughputs of sizes say (B2, B3, B4).
+  """Returns findings on the throughput of the sizes (B2, B3, B4).
 
   Args:
-    speeds: Of sizes that fit, ascending.
-    microbatches: Of the config.
-    measured: Whether they are no estimates.
+    speeds: Speeds of sizes that fit, ascending.
+    microbatches: The config's.
+    measured: Whether speeds were measured, not estimated.
   """
   found = []
 
@@ -217,29 +223,30 @@ def findings(
     "measured": measured,
   }
   if beyond:
-    what, why = binding(speeds[at:])
+    limit, why = binding(speeds[at:])
     add(
       "throughput_saturates",
       "warn",
       f"batch size {beyond[0]}",
-      evidence | why | {"class": what, "not_recommended": beyond},
-      f"No batch of more than {last} examples gives {GROWTH:.0%} more"
-      f" throughput, so larger ones are not worth it. {_FIXES[what]}",
+      evidence | why | {"class": limit, "not_recommended": beyond},
+      f"No batch size above {last} has {GROWTH:.0%} more throughput, so larger"
+      f" sizes are not recommended. {_FIXES[limit]}",
     )
   else:
     add("throughput_saturates", "ok", f"batch sizes to {last}", evidence)
   less = [i for i, gain in enumerate(each[:at]) if gain < 1 + NEARLY]
   if less:
-    what, why = binding([speeds[i + 1] for i in less])
-    before, first = (speeds[less[0] + i].batch_size for i in (0, 1))
+    limit, why = binding([speeds[i + 1] for i in less])
+    before, first = speeds[less[0]].batch_size, speeds[less[0] + 1].batch_size
+    fix = "" if limit == "saturation" else f" {_FIXES[limit]}"
     add(
       "throughput_nearly_doubles",
       "warn",
       f"batch size {first}",
-      evidence | why | {"class": what},
-      f"From {before} to {first} examples a doubling gives"
-      f" {each[less[0]]:.2f} times the throughput, not nearly 2; what binds is"
-      f" {what}." + (f" {_FIXES[what]}" if what != "saturation" else ""),
+      evidence | why | {"class": limit},
+      f"From batch size {before} to {first}, throughput grows by"
+      f" {each[less[0]]:.2f} for each doubling, and should nearly double; the"
+      f" limit is {limit}.{fix}",
     )
   if microbatches > 1:
     add(
@@ -247,8 +254,9 @@ def findings(
       "warn",
       "microbatches",
       {"microbatches": microbatches, "batch_sizes": [last]},
-      f"config.microbatches={microbatches} only simulates a larger batch: it"
-      " saves memory and buys no throughput. Use 1, and a batch that fits.",
+      f"config.microbatches={microbatches} simulates a larger batch size: it"
+      " saves memory, but gives no throughput. Use 1, and a batch size that"
+      " fits into memory.",
     )
   return found
 
@@ -256,40 +264,42 @@ def findings(
 def passes_agree(
   speeds: Sequence[Speed], decide: Callable[[Sequence[Speed]], Any]
 ) -> finding.Finding:
-  """Whether the machine was idle enough for a result (B2).
+  """Checks that the machine was idle enough for a result (B2).
 
-  Unknown if a size whose two best passes differ by more than 10 % would change
-  the decision, were it as much faster again.
+  `unknown` if a size whose best two passes differ by more than 10% would change
+  the decision if it were faster by that difference.
 
   Args:
-    speeds: Of sizes that were timed.
-    decide: What is to be decided.
+    speeds: Speeds of sizes that were timed.
+    decide: Decides from speeds.
   """
   differing = [s for s in speeds if s.differ > AGREE]
-  hangs = swayed(speeds, decide, lambda s: s.differ if s in differing else 0.0)
+  deciding = sensitive(
+    speeds, decide, lambda s: s.differ if s in differing else 0.0
+  )
   evidence = {
     "batch_sizes": [s.batch_size for s in speeds],
     "passes_differ": [s.differ for s in speeds],
     "agree_within": AGREE,
-    "the_answer_hangs_on": [s.batch_size for s, _ in hangs],
+    "the_answer_hangs_on": [s.batch_size for s, _ in deciding],
   }
-  named = [s for s, _ in hangs] or differing
+  named = [s for s, _ in deciding] or differing
   sizes = " and ".join(str(s.batch_size) for s in named)
   most = max((s.differ for s in named), default=0.0)
   verdict: finding.Verdict = "ok"
   advice = ""
-  if hangs:
+  if deciding:
     verdict = "unknown"
     advice = (
       "Inconclusive, the machine was too busy: the result depends on the time"
-      f" of {sizes} examples, whose best two passes differ by {most:.0%}. Run"
-      " the same command again when nothing else runs."
+      f" of batch size {sizes}, whose best two passes differ by {most:.0%}."
+      " Run the same command again when the machine is idle."
     )
   elif differing:
     verdict = "warn"
     advice = (
-      f"Something else ran on the machine: the best two passes over {sizes}"
-      f" examples differ by {most:.0%}. The result does not depend on it."
+      f"The machine was busy: the best two passes of batch size {sizes} differ"
+      f" by {most:.0%}. The result does not depend on that."
     )
   return finding.Finding(
     "passes_agree", verdict, "batch sizes", evidence, advice, _SOURCE

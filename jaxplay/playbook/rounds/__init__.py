@@ -1,1 +1,1 @@
-"""From the best trial of a short study to longer training."""
+"""From the best trials of a short study to longer training."""

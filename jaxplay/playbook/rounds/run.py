@@ -1,10 +1,10 @@
-"""`plan rounds`: from the best of a short study to longer training."""
+"""`plan rounds`: from the best trials of a short study to longer training."""
 
 import json
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import formats, rundir
 from jaxplay.analysis import checklist, refine
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
@@ -14,7 +14,7 @@ from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
-GOAL = "What of a round of short runs is to be trained for longer, and how?"
+GOAL = "Which trial of a round of short runs to train for longer, and how?"
 
 
 def rounds(
@@ -24,44 +24,43 @@ def rounds(
   steps: int,
   number: int,
 ) -> result_lib.ProcedureResult:
-  """The config of the next round, or so many rounds, run one after another.
+  """Returns the config of a longer run, after running rounds in between if any.
 
-  A round runs the better half of the last round's trials at its length, which
-  re-checks that round's conclusions, and as many new points from the narrowed
-  space.
+  A round runs the better half of the last round's trials for more steps, which
+  checks that round's conclusions, and as many new points of the narrowed space.
 
   Args:
-    runner: Where to run them.
+    runner: Runs the rounds.
     first: The study of round 1.
-    steps: Of the last round.
-    number: Rounds to run; 0: only say what the next one is.
+    steps: Number of steps of the last round.
+    number: Number of rounds to run; 0: only determines the next config.
 
   Raises:
-    jaxplay.UserError: No trial has a value, or nothing would be longer.
+    jaxplay.UserError: No trial has completed, or `steps` is not larger than the
+      steps of round 1.
   """
   if not first.ranked:
     raise jaxplay.UserError(
-      f"{str(first.path)!r} has no completed trial yet, so there is no best one"
-      " to train for longer"
+      f"{str(first.path)!r} has no completed trial; run the study first"
     )
   keys = [p.key for p in first.space.parameters]
   flat = config_lib.flatten(config_lib.from_json(first.study["config"]))
   decay = ["schedule", "hparams.cooldown_fraction"]
   if flat["schedule"] == "linear":
-    decay.append("hparams.warmup_steps")  # The decay is what it leaves.
+    decay.append("hparams.warmup_steps")  # It determines the decay's length.
   varied = [key for key in decay if key in keys]
   if varied and number:
     raise jaxplay.UserError(
-      f"the study varies config.{varied[0]}, so each trial would become longer"
-      " in its own way; fix it, or leave out --rounds"
+      f"the study varies config.{varied[0]}, so its trials would have different"
+      " schedules in the longer round; fix its value, or leave out --rounds"
     )
   findings = decide.transfers(keys)
   results, tables, last = first, [], flat["max_train_steps"]
   history = [(last, first)]
   lengths = decide.lengths(last, steps, number) if number else []
-  decide.longer(flat, steps)  # Whether it is longer at all.
+  decide.longer(flat, steps)  # Refuses a number of steps that is not larger.
   if lengths:
-    # Narrowed by what a whole study showed; later rounds have too few trials.
+    # Narrowed by the first study; later rounds have too few trials for that.
     space, _ = refine.refined(first, checklist.check_study(first))
   for i, length in enumerate(lengths, 2):
     changes, _ = decide.longer(flat, length)
@@ -83,16 +82,16 @@ def rounds(
   rundir.write_json(path, config_lib.as_json(config))
   summary = [
     f"Train trial {best.index} of {results.path.name}"
-    f" ({results.objective} {results.value(best):.4g}) for {steps:,} steps:"
-    f" {why}.",
-    f"Its config was written to {path}",
+    f" ({results.objective} {formats.number(results.value(best))}) for"
+    f" {steps:,} steps: {why}.",
+    f"Wrote its config to {path}",
   ]
   tables.append(
     result_lib.Table(
-      "What is likely to hold",
+      "Transfer to longer runs",
       ["hyperparameter", "best value", "transfers"],
-      [[key, _shown(point.get(key)), decide.transfer(key)] for key in keys],
-      "Suspicions of the Playbook, in its decreasing order; none is certain.",
+      [[key, _as_entry(point.get(key)), decide.transfer(key)] for key in keys],
+      "How likely the best values transfer, by the Playbook.",
     )
   )
   figures = []
@@ -133,10 +132,10 @@ def rounds(
   )
 
 
-def _shown(value):
-  return (
-    value if isinstance(value, int | float | str | None) else json.dumps(value)
-  )
+def _as_entry(value):
+  """Returns a value as an entry of a table."""
+  is_plain = isinstance(value, int | float | str | None)
+  return value if is_plain else json.dumps(value)
 
 
 def _better_half(results):
@@ -144,18 +143,18 @@ def _better_half(results):
 
 
 def _round(runner, number, first, last, changes, space):
-  """Runs a round: the better half of the last, and new points of a space."""
+  """Runs the better half of the last round, and new points of a space."""
   kept = [last.by_key(trial) for trial in _better_half(last)]
   new = sampling.points(
     space,
     algorithm="halton",
-    # That of round 1 is the study's own; each later one draws anew.
+    # Round 1 has the study's seed, and each later round another one.
     seed=first.study["seed"] + number - 1,
     num=len(kept),
   )
   study = study_lib.Study(
     goal=first.study["goal"],
-    config="",  # That of round 1, whatever became of its file.
+    config="",  # From study.json of round 1; its file may have changed.
     space=space_lib.Space.from_json(first.study["space"]),
     algorithm="explicit",
     points=[*kept, *new],
@@ -167,7 +166,7 @@ def _round(runner, number, first, last, changes, space):
 
 
 def _recheck(shorter, longer, steps):
-  """Whether the conclusions of a round hold in the next."""
+  """Checks whether the conclusions of a round transfer to the next."""
   if not longer.ranked:
     raise jaxplay.UserError(
       f"no trial of {str(longer.path)!r} completed at {steps[1]:,} steps"

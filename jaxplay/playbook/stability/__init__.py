@@ -1,1 +1,1 @@
-"""Whether training is unstable, and which fix costs least; clipping."""
+"""Instability of training: detection, warmup and gradient clipping."""

@@ -1,4 +1,4 @@
-"""Is training unstable, is that worth fixing, and which fix costs least?
+"""Decides whether training is unstable, and which fix has the smallest cost.
 
 Playbook, how can optimization failures be debugged and mitigated. "Any workload
 will become unstable if the learning rate is too large. Instability is only an
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
 
 _UNSTABLE = "Playbook, identifying unstable workloads"
@@ -19,18 +19,18 @@ _WARMUP = "Playbook, how to apply learning rate warmup"
 _CLIPPING = "Playbook, gradient clipping"
 
 PERCENTILE = 90.0
-AGGRESSIVE = 0.5  # share of clipped updates above which the rate is to blame
+AGGRESSIVE = 0.5  # maximum share of clipped updates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-  """What one training run logged.
+  """The logged metrics of a run.
 
   Attributes:
     rate: Base learning rate.
     status: "completed" or "infeasible".
-    steps: [lines], updates.
-    loss: [lines], mean training loss since the line before, nats.
+    steps: [lines], number of updates.
+    loss: [lines], mean training loss since the previous line, nats.
     norms: [lines], L2 norm of the gradient before clipping, at that step.
     clipped: Share of all updates that were clipped, in [0, 1].
     value: The objective of the run; NaN: it has none.
@@ -46,18 +46,18 @@ class Run:
 
 
 def unstable(run: Run, until: int | None = None) -> str:
-  """How a run is unstable, in a word; "" where it is not.
+  """Returns the kind of instability of a run; "": it is stable.
 
-  "diverged": it became infeasible, or a loss is not finite. "above start": its
-  loss, as the mean of 5 lines, exceeds the first one by a tenth. "never
-  trains": no quarter of its lines has a mean below nine tenths of the first.
-  "rises": it goes up again by more than half of what it had come down, and by a
-  tenth of the first: "loss goes up not down during periods of training".
-  Source: Playbook, identifying unstable workloads; the numbers are our own.
+  The mean loss is over 5 lines. "diverged": the run is infeasible, or a loss is
+  not finite. "above start": the mean loss exceeds the first loss by 10%. "never
+  trains": no quarter of the lines has a mean below 90% of the first loss.
+  "rises": the mean loss rises by more than half of its decrease so far, and by
+  10% of the first loss ("loss goes up not down during periods of training").
+  Source: Playbook, identifying unstable workloads; the thresholds are our own.
 
   Args:
     run: The run.
-    until: Read the lines up to this step only; None: all.
+    until: Judges the lines up to this step; None: all lines.
   """
   here = np.ones(len(run.steps), bool) if until is None else run.steps <= until
   loss = run.loss[here]
@@ -80,7 +80,7 @@ def unstable(run: Run, until: int | None = None) -> str:
 
 
 def _means(values, width):
-  """Moving averages of `width` values; of fewer, where there are few."""
+  """Returns moving averages of at most `width` and a quarter of the values."""
   width = max(1, min(width, len(values) // 4))
   return np.convolve(values, np.ones(width) / width, "valid")
 
@@ -90,28 +90,29 @@ class Sweep:
   """The stability of a sweep of the learning rate.
 
   Attributes:
-    best: lr*, the rate with the best objective; None: no run has one.
-    how: Rate -> how it is unstable, "" where it is not.
-    unstable_rate: The lowest unstable rate above lr*; None: there is none.
-    worth_fixing: Whether one of the two rates just above lr* is unstable; None:
-      not known.
+    best: lr*, the learning rate with the best objective; None: no run has one.
+    kinds: Learning rate -> kind of instability, as from `unstable`.
+    unstable_rate: The lowest unstable learning rate above lr*; None: all are
+      stable.
+    worth_fixing: Whether one of the two learning rates just above lr* is
+      unstable; None: not known.
   """
 
   best: float | None
-  how: dict[float, str]
+  kinds: dict[float, str]
   unstable_rate: float | None
   worth_fixing: bool | None
 
 
 def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
-  """Judges a sweep of the learning rate: lr*, and the curves just above it.
+  """Checks a sweep of the learning rate for instability just above the best.
 
   Args:
-    runs: A run for each rate.
-    objective: Name of what `Run.value` is.
+    runs: A run for each learning rate.
+    objective: Name of the objective, for the finding.
   """
   runs = sorted(runs, key=lambda run: run.rate)
-  how = {run.rate: unstable(run) for run in runs}
+  kinds = {run.rate: unstable(run) for run in runs}
   valued = [run for run in runs if math.isfinite(run.value)]
   best = min(valued, key=lambda run: run.value, default=None)
 
@@ -122,46 +123,47 @@ def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
 
   if best is None:
     low = runs[0].rate
-    return Sweep(None, how, low, None), judged(
+    return Sweep(None, kinds, low, None), judged(
       "unknown",
-      f"No rate of the sweep has a result; even {low:g} is unstable. Sweep"
-      f" lower rates: --learning_rates={low / 1000:.2g}:{low:g}.",
+      "No trial of the sweep has a result; the lowest learning rate was"
+      f" {low:g}. Use lower ones: --learning_rates={low / 1000:.2g}:{low:g}.",
     )
   above = [run.rate for run in runs if run.rate > best.rate]
-  first = next((rate for rate in above if how[rate]), None)
+  first = next((rate for rate in above if kinds[rate]), None)
   evidence = dict(
     best_rate=best.rate,
     best_value=best.value,
-    rates_above={f"{rate:g}": how[rate] or "stable" for rate in above},
+    rates_above={f"{rate:g}": kinds[rate] or "stable" for rate in above},
   )
   if not above:
-    return Sweep(best.rate, how, None, None), judged(
+    return Sweep(best.rate, kinds, None, None), judged(
       "unknown",
-      f"The best rate, {best.rate:g}, is the highest of the sweep; to see what"
-      f" is above it, --learning_rates={runs[0].rate:g}:{10 * best.rate:g}.",
+      f"The best learning rate, {best.rate:g}, is the highest of the sweep; for"
+      " higher ones, use"
+      f" --learning_rates={runs[0].rate:g}:{10 * best.rate:g}.",
       **evidence,
     )
-  worth = any(how[rate] for rate in above[:2])
+  worth = any(kinds[rate] for rate in above[:2])
   advice = ""
   if worth and first is not None:
     advice = (
-      f"Training is unstable from rate {first:g} on ({how[first]}), just above"
-      f" the best one, {best.rate:g}: fixing that will likely allow a better"
+      f"Training is unstable ({kinds[first]}) at learning rate {first:g}, just"
+      f" above the best learning rate {best.rate:g}: a fix may allow a better"
       " one."
     )
-  return Sweep(best.rate, how, first, worth), judged(
+  return Sweep(best.rate, kinds, first, worth), judged(
     "warn" if worth else "ok", advice, **evidence
   )
 
 
 def every_step(run: Run, usual_every: int) -> finding.Finding:
-  """Was there early instability that the usual evaluations would miss?
+  """Checks for early instability, which the config's evaluations may miss.
 
-  The rule: evaluated at every step of about 500 at twice the best rate, the
-  loss exceeds its lowest value so far by half, and by 5% of the first one.
+  The rule: in a run of about 500 steps at twice the best learning rate, the
+  loss exceeds its lowest value so far by half, and by 5% of its first value.
 
   Args:
-    run: The check; `loss` is the validation loss at every step.
+    run: That run; `loss` is the validation loss at every step.
     usual_every: Steps between the evaluations of the config.
   """
   loss = run.loss
@@ -173,14 +175,12 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
   advice = ""
   if len(at):
     advice = (
-      f"At twice the best rate the loss jumps at step {at[0]:,}"
-      f" ({len(at)} such steps)."
-      + (
-        ""
-        if is_seen
-        else f" Evaluated every {usual_every} steps, as the config says, this"
-        " would not be seen."
-      )
+      f"At twice the best learning rate, the loss is unstable from step"
+      f" {at[0]:,} on ({formats.count(len(at), 'step')})."
+    )
+  if len(at) and not is_seen:
+    advice += (
+      f" Evaluations every {usual_every} steps, as in the config, miss this."
     )
   return finding.Finding(
     "early_instability_check",
@@ -199,35 +199,33 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
 
 
 def _jumps(loss, first):
-  """Where a loss exceeds its lowest so far by half, and by 5% of the first."""
+  """Marks losses above the lowest so far by half, and by 5% of the first."""
   lowest = np.minimum.accumulate(loss)
   with np.errstate(invalid="ignore"):
     return loss - lowest > np.maximum(0.5 * lowest, 0.05 * first)
 
 
 def warmup_lengths(max_train_steps: int) -> list[int]:
-  """The ladder of warmups: orders of magnitude, up to 10% of the steps."""
+  """Returns the warmups to try: powers of ten, and 10% of the steps."""
   most = max(max_train_steps // 10, 1)
-  ladder = [10**k for k in range(1, 7) if 10**k < most]
-  return [*ladder, most]
+  return [*(10**k for k in range(1, 7) if 10**k < most), most]
 
 
 def warmup(
   runs: Sequence[tuple[int, Run]], unstable_rate: float, max_train_steps: int
 ) -> tuple[tuple[float, int] | None, finding.Finding]:
-  """The shortest warmup that opens the highest rate.
+  """Chooses the highest learning rate that a warmup makes stable.
 
-  Each run ramps up to its rate over `warmup_steps`, and keeps it for twice as
-  many; it has to be stable that long. Of the bases that some warmup makes
-  stable the highest counts, and of its warmups the shortest.
+  A run warms up over `warmup_steps`, and then has to be stable for twice as
+  many steps. Of the warmups of that learning rate, the shortest is chosen.
 
   Args:
-    runs: (warmup_steps, run).
-    unstable_rate: The lowest unstable rate without warmup.
-    max_train_steps: Of the config.
+    runs: (warmup_steps, run) of each trial.
+    unstable_rate: The lowest unstable learning rate without warmup.
+    max_train_steps: The config's.
 
   Returns:
-    ((base rate, warmup_steps) or None, finding)
+    ((base learning rate, warmup_steps) or None, finding)
   """
   stable = [
     (run.rate, length)
@@ -244,13 +242,14 @@ def warmup(
   if chosen is None:
     verdict = "warn"
     advice = (
-      "No warmup up to a tenth of the steps makes a rate stable that was not."
+      "No warmup of up to 10% of the steps makes an unstable learning rate"
+      " stable."
     )
   elif chosen[1] > 0.05 * max_train_steps:
     verdict = "warn"
     advice = (
-      f"It takes {chosen[1]:,} steps of warmup, more than 5% of"
-      f" max_train_steps={max_train_steps:,}; that may have to grow."
+      f"The warmup of {chosen[1]:,} steps is more than 5% of"
+      f" max_train_steps={max_train_steps:,}, which may have to be larger."
     )
   return chosen, finding.Finding(
     "warmup",
@@ -268,22 +267,22 @@ def warmup(
 
 
 def threshold(norms: np.ndarray) -> float:
-  """The clipping threshold: the 90th percentile of the unclipped norms.
+  """Returns the clipping threshold: the 90th percentile of unclipped norms.
 
-  Two digits, upwards: "just above the typical gradient norm".
+  Rounded up to two significant digits: "just above the typical gradient norm".
   """
   value = float(np.percentile(norms[np.isfinite(norms)], PERCENTILE))
   if value <= 0:
     return value
   unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-  return float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")
+  return formats.rounded(math.ceil(value / unit - 1e-9) * unit, 2)
 
 
 def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
-  """Is clipping so aggressive that the learning rate should be cut?
+  """Checks whether more than half of the updates are clipped.
 
   Args:
-    share: Of the updates that were clipped, in [0, 1]; None: there is no run.
+    share: Share of clipped updates, in [0, 1]; None: there is no run.
     clip_norm: The threshold.
   """
   if share is None:
@@ -302,44 +301,43 @@ def clipping_share(share: float | None, clip_norm: float) -> finding.Finding:
     "warn" if is_much else "ok",
     "hparams.clip_norm",
     dict(clip_norm=clip_norm, share_of_updates_clipped=share),
-    f"{share:.0%} of the updates are clipped at {clip_norm:g}: extremely"
-    " aggressive, in essence a strange way of reducing the learning rate. Cut"
-    " the rate instead."
+    f"{share:.0%} of the updates are clipped at {clip_norm:g}, more than"
+    f" {AGGRESSIVE:.0%}, which acts as a lower learning rate. Lower the"
+    " learning rate instead."
     if is_much
     else "",
     _CLIPPING,
   )
 
 
-def clip_answer(
+def clip_result(
   steps: np.ndarray, norms: np.ndarray, clipped: float, configured: float | None
 ) -> result_lib.ProcedureResult:
-  """`plan clip`: a threshold from the logged norms of a run.
+  """Returns the result of `plan clip`: a threshold from a run's logged norms.
 
   Args:
-    steps: [lines], updates.
-    norms: [lines], unclipped L2 norms; what is not finite does not count.
+    steps: [lines], number of updates.
+    norms: [lines], unclipped L2 norms; lines that are not finite are ignored.
     clipped: Share of the run's updates that were clipped, in [0, 1].
-    configured: The run's own threshold; None: it did not clip.
+    configured: The threshold in the run's config; None: it did not clip.
   """
   finite = np.isfinite(norms)
   steps, norms = steps[finite], norms[finite]
   limit = threshold(norms)
   share = float((norms > limit).mean())
   findings = []
-  said = [
-    f"Clip the gradient at {limit:g}, just above the typical norm: the"
-    f" {PERCENTILE:.0f}th percentile of {len(norms)} logged norms, whose median"
-    f" is {np.median(norms):.3g} and largest {norms.max():.3g}. That would clip"
-    f" {share:.0%} of these updates."
+  summary = [
+    f"Clip the gradient norm at {limit:g}, the {PERCENTILE:.0f}th percentile of"
+    f" {len(norms)} logged norms (median {np.median(norms):.3g}, maximum"
+    f" {norms.max():.3g}). This clips {share:.0%} of these updates."
   ]
   if configured is not None:
     findings.append(clipping_share(clipped, configured))
-    said.append(
-      f"This run clipped {clipped:.0%} of its updates, at {configured:g}."
+    summary.append(
+      f"This run clipped {clipped:.0%} of its updates at {configured:g}."
     )
     if findings[0].verdict == "warn":
-      said.insert(0, findings[0].advice)
+      summary.insert(0, findings[0].advice)
   rules = {f"{PERCENTILE:.0f}th percentile": limit}
   if configured is not None:
     rules["clip_norm"] = configured
@@ -357,7 +355,7 @@ def clip_answer(
     ),
   ]
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings={"clipping": True, "hparams.clip_norm": limit},
     findings=findings,
     figures=figures,
@@ -368,14 +366,14 @@ def clip_answer(
 def norms_figure(
   norms: np.ndarray, rules: Mapping[str, float]
 ) -> result_lib.FigureData:
-  """The histogram of norms, with thresholds by their names."""
+  """Returns a histogram of norms, with labelled thresholds."""
   positive = norms[np.isfinite(norms) & (norms > 0)]
   edges = np.zeros(1)
   if len(positive):
     edges = np.geomspace(positive.min(), positive.max() * 1.001, 31)
   counts, _ = np.histogram(positive, edges)
   return result_lib.FigureData(
-    "how often each gradient norm was logged",
+    "histogram of the gradient norm",
     result_lib.Axis("L2 norm before clipping", log=True),
     result_lib.Axis("logged steps"),
     bars=[
@@ -383,21 +381,21 @@ def norms_figure(
       for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
     ],
     rules=rules,
-    caption="All logged steps. A tail far to the right of the line is what"
-    " clipping is for.",
+    caption="The L2 norm of the gradient at all logged steps. Clipping helps"
+    " against a long tail to the right of the dashed line.",
   )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fix:
-  """A fix that was tried.
+  """A fix of an instability, with its runs.
 
   Attributes:
     name: "none", "warmup" or "clipping".
-    settings: Config key -> value, without the rate.
-    runs: Of the sweep of the rate with it.
-    extra_steps: What it costs, per run.
-    values: The objective of its best rate with other seeds, [seeds].
+    settings: Config key -> value, without the learning rate.
+    runs: Runs of its sweep of the learning rate.
+    extra_steps: Its cost in steps of each run.
+    values: [seeds], the objective at its best learning rate with other seeds.
   """
 
   name: str
@@ -408,40 +406,40 @@ class Fix:
 
   @property
   def best(self) -> Run | None:
-    """The run of the best rate."""
+    """The run with the best objective."""
     valued = [run for run in self.runs if math.isfinite(run.value)]
     return min(valued, key=lambda run: run.value, default=None)
 
   def at(self, rate: float) -> Run | None:
-    """The run of a rate; None: it crashed, or was not tried."""
+    """Returns the run of a learning rate; None: it crashed or is missing."""
     return next((run for run in self.runs if run.rate == rate), None)
 
   @property
   def mean(self) -> float:
-    """Of the best rate with other seeds, or of the run itself."""
+    """Mean objective over other seeds, or else of the best run."""
     if len(self.values):
       return float(self.values.mean())
     return self.best.value if self.best else math.nan
 
   @property
   def deviation(self) -> float:
-    """Between seeds; NaN of fewer than two."""
+    """Standard deviation over other seeds; NaN for fewer than two."""
     return float(self.values.std(ddof=1)) if len(self.values) > 1 else math.nan
 
 
 def decide(
   fixes: Sequence[Fix], unstable_rate: float
 ) -> tuple[Fix, finding.Finding]:
-  """The fix with the smallest cost among those that are good enough.
+  """Chooses the fix with the smallest cost.
 
-  A fix counts if it makes `unstable_rate` stable, does not clip more than half
-  of the updates at its best rate, and its result is not worse than without.
-  Good enough is within two standard errors of the best mean; of these the one
-  with the fewest extra steps is taken.
+  A fix must make `unstable_rate` stable, clip at most half of the updates at
+  its best learning rate, and have an objective that is not worse than without a
+  fix. Of the fixes within two standard errors of the best one, the one with the
+  fewest extra steps is chosen.
 
   Args:
-    fixes: The first is "none".
-    unstable_rate: The lowest unstable rate without a fix.
+    fixes: Fixes with their runs; the first is "none".
+    unstable_rate: The lowest unstable learning rate without a fix.
   """
   none = fixes[0]
 
@@ -486,17 +484,18 @@ def decide(
   if chosen is none and crashed:
     verdict = "unknown"
     advice = (
-      f"Whether {' or '.join(crashed)} makes rate {unstable_rate:g} stable is"
-      " unknown: that trial crashed; see its status.json. Once that is fixed,"
-      " remove its folder and run the same command again."
+      f"Whether {' or '.join(crashed)} makes learning rate {unstable_rate:g}"
+      " stable is unknown: its trial crashed (see its status.json). Fix the"
+      " error, remove the trial's folder, and run the same command again."
     )
   elif chosen is none:
     verdict = "warn"
+    reason = "makes a higher learning rate better than the best stable one"
+    if not repaired:
+      reason = f"makes learning rate {unstable_rate:g} stable"
     advice = (
-      "The instability is there, and nothing that was tried makes a higher rate"
-      " better than the best stable one"
-      + ("." if repaired else ": neither warmup nor clipping makes it stable.")
-      + " Try the other fixes, one line each."
+      f"Training is unstable, and neither warmup nor clipping {reason}. Try the"
+      " other fixes in the report."
     )
   return chosen, finding.Finding(
     "fix_of_instability",

@@ -1,4 +1,4 @@
-"""`plan stability` and `plan clip`: find an instability, and fix it."""
+"""`plan stability` and `plan clip`: detect an instability, and fix it."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import formats, rundir
 from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
@@ -16,30 +16,32 @@ from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
 _RATE = study_runner.LEARNING_RATE
-GOAL = "Is training unstable, is that worth fixing, and by what?"
+GOAL = "Is training unstable, is it worth fixing, and which fix is best?"
 _WARMUP = "hparams.warmup_steps"
 _CHECK_STEPS = 500
 _LINES, _EVALUATIONS = 100, 20  # of each trial
-_BASES = (1.0, 3.0, 10.0)  # of the warmup ladder, times the unstable rate
-_HARDER = (1, 2, 4)  # thresholds: the percentile, a half, a quarter of it
+# Learning rates of the warmups, relative to the lowest unstable one.
+_BASES = (1.0, 3.0, 10.0)
+_DIVISORS = (1, 2, 4)  # of the percentile, for lower clipping thresholds
 
 
 def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
-  """A clipping threshold from the norms that a run logged.
+  """Chooses a clipping threshold from the gradient norms of a run.
 
   Raises:
-    jaxplay.UserError: It logged none, or this is no run.
+    jaxplay.UserError: It logged too few norms, or the path is no run.
   """
   trial = results_lib.read_run(run.path)
   found = _run(trial, 0.0, np.nan)
-  if np.isfinite(found.norms).sum() < 10:
+  logged = int(np.isfinite(found.norms).sum())
+  if logged < 10:
     raise jaxplay.UserError(
-      f"{str(run.path)!r} has {int(np.isfinite(found.norms).sum())} lines with"
-      " train/grad_norm; a percentile takes 10 (config.log_every)"
+      f"expected at least 10 lines with train/grad_norm in {str(run.path)!r},"
+      f" got {logged}; log more often (config.log_every)"
     )
   config = config_lib.from_json(run.config() or {})
   configured = config.hparams.clip_norm if config.clipping else None
-  return decide.clip_answer(found.steps, found.norms, found.clipped, configured)
+  return decide.clip_result(found.steps, found.norms, found.clipped, configured)
 
 
 def stability(
@@ -52,17 +54,17 @@ def stability(
   every_step: bool = True,
   repair: bool = True,
 ) -> result_lib.ProcedureResult:
-  """Sweep, every-step check, and where it is unstable warmup and clipping.
+  """Sweeps the learning rate, and tries warmup and clipping if it is unstable.
 
   Args:
-    runner: Where to run it.
+    runner: Runs the studies.
     config: The base config.
-    learning_rates: Lowest and highest of the sweep.
-    seeds: With which the best rate of each fix is run again.
-    per_decade: Rates for each factor of ten.
-    every_step: Whether to evaluate at every step of a run, which takes long
-      where the validation set is large.
-    repair: Whether to look for a fix, if there is something to fix.
+    learning_rates: Lowest and highest learning rate of the sweep.
+    seeds: Number of seeds of the best learning rate of each fix.
+    per_decade: Number of learning rates for each factor of ten.
+    every_step: Whether to check a run with an evaluation at every step; slow if
+      the validation set is large.
+    repair: Whether to search for a fix of an instability.
   """
   total = config.max_train_steps
   rates = study_runner.learning_rates(*learning_rates, per_decade)
@@ -87,18 +89,18 @@ def stability(
   if (
     not (sweep.worth_fixing and repair) or best is None or unstable_rate is None
   ):
-    return _answer(config, sweep, findings, figures, runs)
-  ladder, opened = _warmup(runner, config, sweep, logged)
-  findings.append(ladder[0])
-  figures.append(ladder[1])
+    return _result(config, sweep, findings, figures, runs)
+  finding, figure, warmup = _warmup(runner, config, sweep, logged)
+  findings.append(finding)
+  figures.append(figure)
   above = [rate for rate in rates if rate >= best]
   best_run = next(run for run in runs if run.rate == best)
   none = decide.Fix("none", {}, runs)
   fixes = [_with_seeds(runner, swept, none, seeds)]
-  if opened is not None:
-    base, length = opened
+  if warmup is not None:
+    base, length = warmup
     warm = _prepended(config, length)
-    # Rates beyond the sweep, too, if the ladder opened them.
+    # The learning rate of the warmup may be beyond the sweep.
     warm_rates = sorted({*(r for r in above if r < base), base})
     found = runner.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
@@ -106,8 +108,8 @@ def stability(
     fix = decide.Fix("warmup", warm, _runs(found), length)
     fixes.append(_with_seeds(runner, found, fix, seeds))
   limit = decide.threshold(best_run.norms)
-  for part in _HARDER:
-    clip_norm = float(f"{limit / part:.2g}")
+  for divisor in _DIVISORS:
+    clip_norm = formats.rounded(limit / divisor, 2)
     clipping = {"clipping": True, "hparams.clip_norm": clip_norm}
     found = runner.sweep(
       f"clipping_{clip_norm:g}",
@@ -118,7 +120,7 @@ def stability(
     )
     fix = decide.Fix("clipping", clipping, _runs(found))
     at = fix.at(unstable_rate)
-    if part == _HARDER[-1] or (at is not None and not decide.unstable(at)):
+    if divisor == _DIVISORS[-1] or (at is not None and not decide.unstable(at)):
       break
   fixes.append(_with_seeds(runner, found, fix, seeds))
   share = None if at is None else at.clipped
@@ -132,11 +134,11 @@ def stability(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
-  return _answer(config, sweep, findings, figures, runs, fixes, chosen)
+  return _result(config, sweep, findings, figures, runs, fixes, chosen)
 
 
 def _prepended(config, length):
-  """A warmup before all that the config does; its cooldown stays as long."""
+  """Returns changes that prepend a warmup, and keep the cooldown's length."""
   total = config.max_train_steps
   changes = {_WARMUP: length, "max_train_steps": total + length}
   if config.schedule == "wsd":
@@ -147,7 +149,7 @@ def _prepended(config, length):
 
 
 def _run(trial, rate, value):
-  """A trial as numbers."""
+  """Returns the logged metrics of a trial."""
   empty = (np.zeros(0, np.int64), np.zeros(0))
   steps, loss = trial.curves.get("train/loss", empty)
   norms = trial.curves.get("train/grad_norm", empty)[1]
@@ -156,7 +158,7 @@ def _run(trial, rate, value):
 
 
 def _runs(results):
-  """The trials of a sweep that ended, by rate."""
+  """Returns the runs of a sweep that ended, sorted by learning rate."""
   return [
     _run(trial, trial.point[_RATE], results.value(trial))
     for trial in sorted(results.trials, key=lambda t: t.point[_RATE])
@@ -165,7 +167,7 @@ def _runs(results):
 
 
 def _with_seeds(runner, results, fix, seeds):
-  """The fix, and the best rate of its study with other seeds."""
+  """Runs the best learning rate of a fix with other seeds."""
   if fix.best is None:
     return fix
   index = results.ranked[0].index
@@ -175,7 +177,7 @@ def _with_seeds(runner, results, fix, seeds):
 
 
 def _every_step(runner, config, best):
-  """About 500 steps at twice the best rate, evaluated at each."""
+  """Checks about 500 steps at twice the best learning rate."""
   steps = min(_CHECK_STEPS, config.max_train_steps)
   results = runner.sweep(
     "every_step",
@@ -183,7 +185,7 @@ def _every_step(runner, config, best):
     config,
     goal="Is there early instability between evaluations?",
     overrides={
-      # As the run would begin; only its first steps are made.
+      # The beginning of a full run.
       **config_lib.without(config, "decay"),
       "max_train_steps": steps,
       "log_every": 1,
@@ -209,23 +211,23 @@ def _every_step(runner, config, best):
     result_lib.Axis("step", log=True),
     result_lib.Axis("valid/loss, nats"),
     lines=rows,
-    caption=f"The first {steps} steps at {2 * best:g}, twice the best rate:"
-    " what the usual evaluations see of it, and what there is (Playbook,"
-    " Figure 5).",
+    caption=f"The first {formats.count(steps, 'step')} at {2 * best:g}, twice"
+    " the best learning rate, evaluated at every step and as in the config"
+    " (Playbook, Figure 5).",
   )
   return decide.every_step(run, config.eval_every), figure
 
 
 def _warmup(runner, config, sweep, logged):
-  """((finding, figure), (base rate, warmup) or None)."""
+  """Returns finding, figure, and (learning rate, warmup_steps) or None."""
   lengths = decide.warmup_lengths(config.max_train_steps)
-  bases = [float(f"{f * sweep.unstable_rate:.3g}") for f in _BASES]
+  bases = [formats.rounded(f * sweep.unstable_rate, 3) for f in _BASES]
   longest = 3 * lengths[-1]
   points = [
     {_RATE: base, _WARMUP: length} for base in bases for length in lengths
   ]
   study = study_lib.Study(
-    goal="Which is the shortest warmup that opens a higher rate?",
+    goal="What is the shortest warmup for a higher learning rate?",
     config="",
     space={
       _RATE: space_lib.Float(bases[0], bases[-1], scale="log"),
@@ -248,12 +250,12 @@ def _warmup(runner, config, sweep, logged):
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
-  opened, finding = decide.warmup(
+  warmup, finding = decide.warmup(
     runs, sweep.unstable_rate, config.max_train_steps
   )
-  shown = opened[0] if opened else bases[0]
+  shown = warmup[0] if warmup else bases[0]
   figure = result_lib.FigureData(
-    f"training loss with a warmup to {shown:g}",
+    f"training loss with a warmup to learning rate {shown:g}",
     result_lib.Axis("step", log=True),
     result_lib.Axis("train/loss, nats"),
     lines=[
@@ -262,10 +264,10 @@ def _warmup(runner, config, sweep, logged):
       if run.rate == shown
       for x, y in zip(run.steps, run.loss, strict=True)
     ],
-    caption="The rate rises from 0 over the warmup and then stays; each run"
-    " has to be stable for three times its warmup (Playbook, Figures 6 and 8).",
+    caption="A warmup from 0, then a constant learning rate; each run has to be"
+    " stable for three times its warmup (Playbook, Figures 6 and 8).",
   )
-  return (finding, figure), opened
+  return finding, figure, warmup
 
 
 # Figures and the result.
@@ -282,31 +284,31 @@ def _sweep_figure(runs, objective, sweep):
       dict(
         x=run.rate,
         y=run.value if np.isfinite(run.value) else top,
-        series=sweep.how[run.rate] or "stable",
+        series=sweep.kinds[run.rate] or "stable",
       )
       for run in runs
     ],
     rules={} if sweep.best is None else {"best": sweep.best},
-    caption="A best rate right below the first unstable one is the sign of an"
-    " instability that is worth fixing (Playbook, Figure 7a). What diverged has"
-    " no value, and is drawn at the top.",
+    caption="An instability is worth fixing if the lowest unstable learning"
+    " rate is just above the best one (Playbook, Figure 7a). Diverged runs have"
+    " no value, and are drawn at the top.",
   )
 
 
 def _curves_figure(runs, sweep):
   shown = [run for run in runs if run.rate >= sweep.best][:4]
   return result_lib.FigureData(
-    "training loss at and above the best rate",
+    "training loss at and above the best learning rate",
     result_lib.Axis("step"),
     result_lib.Axis("train/loss, nats"),
     lines=_lines(shown, lambda run: f"{run.rate:g}"),
-    caption="Loss that goes up, not down, during periods of training is"
-    " instability (Playbook, Figures 4 and 7b).",
+    caption="Training is unstable if the loss rises for a period (Playbook,"
+    " Figures 4 and 7b).",
   )
 
 
 def _lines(runs, series):
-  """Losses, but for what has no place beside the others."""
+  """Returns rows of losses, limited to three times the largest first loss."""
   first = max((run.loss[0] for run in runs if len(run.loss)), default=1.0)
   return [
     dict(x=int(x), y=float(min(y, 3 * first)), series=series(run))
@@ -323,8 +325,8 @@ def _fixes_figure(fixes, objective):
     result_lib.Axis(objective, log=True, with_zero=True),
     lines=_points(fixes),
     points=_points(fixes),
-    caption="Each fix with its own sweep of the rate; what diverged is left"
-    " out.",
+    caption="Each fix has its own sweep of the learning rate. Diverged runs are"
+    " not shown.",
   )
 
 
@@ -355,47 +357,29 @@ def _before_after(runs, fixes, rate):
     result_lib.Axis("step"),
     result_lib.Axis("train/loss, nats"),
     lines=_lines(list(shown.values()), lambda run: names[id(run)]),
-    caption="The lowest rate that was unstable, with and without the fixes"
+    caption="The lowest unstable learning rate, with and without the fixes"
     " (Playbook, Figures 8 and 9).",
   )
 
 
-def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
+def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
   flat = config_lib.flatten(config)
-  settings = {}
-  if sweep.best is None or sweep.worth_fixing is None:
-    said = [findings[0].advice]
-  elif not sweep.worth_fixing:
-    said = [
-      f"There is no instability to fix: the rates just above the best one,"
-      f" {sweep.best:g}, train stably, and are only worse."
+  summary, settings = [findings[0].advice], {}
+  if sweep.worth_fixing is False:
+    summary = [
+      "There is no instability to fix: training is stable at the learning rates"
+      f" just above the best one, {sweep.best:g}."
     ]
+  if sweep.best is not None and sweep.worth_fixing is not None:
     settings = {_RATE: sweep.best}
-  elif chosen is None:
-    said = [findings[0].advice]
-    settings = {_RATE: sweep.best}
-  else:
-    said = [findings[0].advice]
+  if chosen is not None:
     settings = {_RATE: chosen.best.rate} | chosen.settings
-    if chosen.name == "none":
-      said.insert(
-        0, next(f for f in findings if f.check == "fix_of_instability").advice
-      )
-    else:
-      none = fixes[0]
-      said.insert(
-        0,
-        f"{_named(chosen).capitalize()} repairs it, for {chosen.extra_steps}"
-        f" more steps: the best rate rises from {none.best.rate:g} to"
-        f" {chosen.best.rate:g}, and {config.objective} goes from"
-        f" {none.mean:.4g} +- {none.deviation:.2g} to {chosen.mean:.4g} +-"
-        f" {chosen.deviation:.2g} ({len(chosen.values)} other seeds each).",
-      )
+    summary.insert(0, _fix_in_words(config, findings, fixes[0], chosen))
   tables = [
     result_lib.Table(
-      "Sweep of the rate",
+      "Sweep of the learning rate",
       ["learning rate", config.objective, "training"],
-      [[r.rate, r.value, sweep.how[r.rate] or "stable"] for r in runs],
+      [[r.rate, r.value, sweep.kinds[r.rate] or "stable"] for r in runs],
     )
   ]
   if fixes:
@@ -403,7 +387,10 @@ def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
       0,
       result_lib.Table(
         "Fixes",
-        ["fix", "best rate", config.objective, "+-", "more steps", "clipped"],
+        [
+          *("fix", "best learning rate", config.objective, "+-"),
+          *("extra steps", "clipped"),
+        ],
         [
           [
             _named(fix),
@@ -415,13 +402,14 @@ def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
           ]
           for fix in fixes
         ],
-        f"Mean and standard deviation over {len(fixes[0].values)} other seeds"
-        " of the best rate.",
+        "Mean and standard deviation over"
+        f" {formats.count(len(fixes[0].values), 'other seed')} at the best"
+        " learning rate.",
       ),
     )
     tables.append(_other_fixes(flat))
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings={k: v for k, v in settings.items() if flat[k] != v},
     findings=findings,
     tables=tables,
@@ -437,20 +425,42 @@ def _answer(config, sweep, findings, figures, runs, fixes=(), chosen=None):
   )
 
 
+def _fix_in_words(config, findings, none, chosen):
+  """Returns a sentence on the chosen fix."""
+  if chosen.name == "none":
+    return next(f for f in findings if f.check == "fix_of_instability").advice
+  seeds = formats.count(len(chosen.values), "other seed")
+  return (
+    f"{_named(chosen).capitalize()} fixes the instability, with"
+    f" {formats.count(chosen.extra_steps, 'extra step')}: the best learning"
+    f" rate changes from {none.best.rate:g} to {chosen.best.rate:g}, and"
+    f" {config.objective} from {formats.spread(none.mean, none.deviation)} to"
+    f" {formats.spread(chosen.mean, chosen.deviation)} ({seeds} each)."
+  )
+
+
 def _other_fixes(flat):
-  """The fixes that were not tried: each is one line of the config."""
+  """Returns a table of the fixes that were not tried."""
   rows = []
   if flat["model.norm"] == "none":
     rows.append(['config.model.norm = "batch"', "normalization"])
   if flat["model.name"] != "mlp" and not flat["model.zero_init_residual"]:
     rows.append(
-      ["config.model.zero_init_residual = True", "residual branches begin at 0"]
+      [
+        "config.model.zero_init_residual = True",
+        "residual branches initialized to 0",
+      ]
     )
   if flat["optimizer"] in ("sgd", "momentum", "nesterov", "rmsprop"):
     rows.append(
-      ['config.optimizer = "adam"', "another optimizer, with its own rates"]
+      [
+        'config.optimizer = "adam"',
+        "another optimizer, with its own learning rate",
+      ]
     )
-  rows.append(["config.hparams.learning_rate = ...", "lower: the last resort"])
+  rows.append(
+    ["config.hparams.learning_rate = ...", "a lower one, as the last resort"]
+  )
   return result_lib.Table(
-    "Other fixes, one line each", ["line", "what"], rows, "Not tried here."
+    "Other fixes", ["line of the config", "effect"], rows, "Not tried."
   )

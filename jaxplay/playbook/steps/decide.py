@@ -1,9 +1,9 @@
-"""How long to train: the playbook's rules, on numbers.
+"""Decides on the number of steps from measurements, by the playbook's rules.
 
-Playbook, number of steps: a first `max_train_steps` is the number of steps in
+Playbook, number of steps: the first `max_train_steps` is the number of steps in
 which the fastest trial of a sweep of constant learning rates fits the training
-set, without augmentation and regularization; and the sweep must not have its
-best rate at the edge.
+set, without augmentation and regularization. The fastest learning rate must not
+be at the edge of the sweep.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ TRAINED = ("train/loss", "train/error_rate")  # metrics of the training set
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A value of a metric that is to be reached: `METRIC<=X`.
+  """A target value of a metric: `METRIC<=X`.
 
   Attributes:
     metric: A logged metric, such as "valid/error_rate".
-    most: The largest value that is good enough.
+    most: The largest value that reaches the target.
   """
 
   metric: str
@@ -45,21 +45,21 @@ class Target:
 
   @classmethod
   def parse(cls, text: str) -> "Target":
-    """The target of a text such as "valid/error_rate<=0.05".
+    """Parses a target such as "valid/error_rate<=0.05".
 
     Raises:
-      jaxplay.UserError: It is none.
+      jaxplay.UserError: The text is no target.
     """
     match = re.fullmatch(r"\s*([\w/.+-]+)\s*<=\s*(\S+)\s*", text)
     try:
       most = float(match[2]) if match else math.nan
     except ValueError:
       most = math.nan
-    # Neither losses nor error rates are below 0.
+    # Losses and error rates are not negative.
     if match is None or not 0 <= most < math.inf:
       raise jaxplay.UserError(
-        f"invalid target {text!r}; write METRIC<=X, such as"
-        " 'valid/error_rate<=0.05', in quotes"
+        f"expected a target METRIC<=X, such as 'valid/error_rate<=0.05' (in"
+        f" quotes), got {text!r}"
       )
     return cls(match[1], most)
 
@@ -68,15 +68,16 @@ class Target:
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     window_steps: float = 0,
   ) -> int | None:
-    """The first step at which a run has reached the target; None: never.
+    """Returns the step at which a run reaches the target; None: it does not.
 
     Args:
       curves: Metric -> (steps [n], values [n]).
-      window_steps: All values of as many steps have to be good enough: an epoch
-        of a training metric, each value of which is a mean over some batches.
+      window_steps: The target is reached once all values of this number of
+        steps are at most `most`. A value of a training metric is a mean over
+        some batches, so use an epoch for these.
     """
     steps, values = curves.get(self.metric, (np.zeros(0), np.zeros(0)))
-    since = before = 0  # the end of the last bad value, and of the last one
+    since = before = 0  # steps of the last value above `most`, and of the last
     for step, value in zip(steps, values, strict=True):
       if not value <= self.most:
         since = step
@@ -87,13 +88,13 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-  """How one rate of the sweep did.
+class SweepTrial:
+  """A trial of the sweep of the learning rate.
 
   Attributes:
     rate: The learning rate.
-    status: Of the trial, "completed" or "infeasible".
-    steps: In which it fitted the training set; None: it did not.
+    status: "completed" or "infeasible".
+    steps: Steps in which it fitted the training set; None: it did not fit.
     least: Best value of the training metric; NaN: none.
   """
 
@@ -104,56 +105,59 @@ class Fit:
 
 
 def initial(
-  fits: Sequence[Fit], target: Target, max_train_steps: int
+  trials: Sequence[SweepTrial], target: Target, max_train_steps: int
 ) -> tuple[int | None, list[finding.Finding]]:
-  """The number of steps to begin with, or why it is unknown.
+  """Returns the initial number of steps, or why it is unknown.
 
-  1. No rate fits the training set: `unknown`; more steps, or the workload is
-     compute-bound and this algorithm is not for it.
-  2. The fastest rate is the lowest or the highest of the sweep: `fail`, with
-     the range that is wider by a factor of ten on that side. Rates beyond the
-     fastest one that all diverge are no edge of the range, but of stability.
+  1. If no trial fits the training set, it is `unknown`: the sweep needs more
+     steps, or the workload is compute-bound, and this algorithm does not apply.
+  2. If the fastest learning rate is the lowest or highest of the sweep, `fail`,
+     with a range that is extended by a factor of ten. If all higher ones
+     diverge, it is at an edge of stability, and not of the range.
 
   Args:
-    fits: Of each rate, in any order.
-    target: What counts as fitted.
-    max_train_steps: Of each trial.
+    trials: Trials of the sweep, in any order.
+    target: The target of fitting the training set.
+    max_train_steps: Number of steps of each trial.
 
   Returns:
     (steps of the fastest trial or None, findings)
   """
-  fits = sorted(fits, key=lambda fit: fit.rate)
-  rates = [fit.rate for fit in fits]
+  trials = sorted(trials, key=lambda trial: trial.rate)
+  rates = [trial.rate for trial in trials]
   evidence: dict[str, Any] = dict(
     lowest_rate=rates[0], highest_rate=rates[-1], target=str(target)
   )
-  fitted = [fit for fit in fits if fit.steps is not None]
-  found = lambda verdict, advice="", **more: finding.Finding(  # noqa: E731
-    "initial_max_train_steps",
-    verdict,
-    target.metric,
-    evidence | more,
-    advice,
-    _SWEEP,
-  )
+
+  def found(verdict, advice="", **more):
+    return finding.Finding(
+      "initial_max_train_steps",
+      verdict,
+      target.metric,
+      evidence | more,
+      advice,
+      _SWEEP,
+    )
+
+  fitted = [trial for trial in trials if trial.steps is not None]
   if not fitted:
     closest = min(
-      fits, key=lambda f: f.least if math.isfinite(f.least) else math.inf
+      trials, key=lambda t: t.least if math.isfinite(t.least) else math.inf
     )
     return None, [
       found(
         "unknown",
-        f"No rate reaches {target} within {max_train_steps:,} steps; the"
-        f" closest is {closest.least:.3g}, at rate {closest.rate:g}. Give the"
-        f" sweep more steps (--steps={4 * max_train_steps}) or a looser --fit;"
-        " if the training loss falls however long it trains, the workload is"
-        " compute-bound, and its length is what you can afford: tune in rounds"
-        " (plan rounds).",
+        f"No learning rate reaches {target} within {max_train_steps:,} steps;"
+        f" the closest value is {closest.least:.3g}, at {closest.rate:g}. Use"
+        f" more steps (--steps={4 * max_train_steps}) or a looser --fit. If the"
+        " training loss still falls at any number of steps, the workload is"
+        " compute-bound: train for as long as you can afford, and tune in"
+        " rounds (plan rounds).",
         least=closest.least,
         at_rate=closest.rate,
       )
     ]
-  fastest = min(fitted, key=lambda fit: (fit.steps, fit.rate))
+  fastest = min(fitted, key=lambda trial: (trial.steps, trial.rate))
   evidence |= dict(fastest_rate=fastest.rate, steps=fastest.steps)
   at = rates.index(fastest.rate)
   side, wider = None, (rates[0], rates[-1])
@@ -165,61 +169,62 @@ def initial(
     return None, [
       found(
         "fail",
-        f"The fastest rate, {fastest.rate:g}, is the {side} of the sweep, so a"
-        " better one may lie beyond it, and the number of steps would be too"
-        f" large. Sweep --learning_rates={wider[0]:g}:{wider[1]:g}.",
+        f"The fastest learning rate, {fastest.rate:g}, is the {side} of the"
+        " sweep, so a rate outside it may be faster, and the number of steps"
+        f" too large. Use --learning_rates={wider[0]:g}:{wider[1]:g}.",
         proposed=list(wider),
       )
     ]
   findings = [found("ok")]
-  beyond = fits[at + 1 :]
-  if all(fit.status == "infeasible" for fit in beyond):
+  beyond = trials[at + 1 :]
+  if all(trial.status == "infeasible" for trial in beyond):
     findings.append(
       finding.Finding(
         "rate_at_edge_of_stability",
         "warn",
         "hparams.learning_rate",
-        dict(fastest_rate=fastest.rate, diverged=[f.rate for f in beyond]),
-        "All rates above the fastest one diverge. If a fix of the instability"
-        " (plan stability) allows higher ones, fewer steps will do.",
+        dict(fastest_rate=fastest.rate, diverged=[t.rate for t in beyond]),
+        f"All learning rates above the fastest one, {fastest.rate:g}, diverge."
+        " If a fix of the instability (plan stability) allows higher ones,"
+        " fewer steps are enough.",
         "Playbook, how can optimization failures be debugged and mitigated",
       )
     )
   return fastest.steps, findings
 
 
-def sweep_answer(
-  fits: Sequence[Fit],
+def as_result(
+  trials: Sequence[SweepTrial],
   curves: Mapping[float, tuple[np.ndarray, np.ndarray]],
   target: Target,
   max_train_steps: int,
   off: Mapping[str, Any],
   flat: Mapping[str, Any],
 ) -> result_lib.ProcedureResult:
-  """The result of the sweep; `initial` decides.
+  """Returns the result of the sweep, as decided by `initial`.
 
   Args:
-    fits: Of each rate.
-    curves: Rate -> (steps, values) of the training metric.
-    target: What counts as fitted.
-    max_train_steps: Of each trial.
-    off: Config keys that the sweep had switched off, with their values in it.
-    flat: The base config's dotted keys and values.
+    trials: Trials of the sweep.
+    curves: Learning rate -> (steps, values) of the training metric.
+    target: The target of fitting the training set.
+    max_train_steps: Number of steps of each trial.
+    off: Values, in the sweep, of the config keys that it turned off.
+    flat: Dotted keys and values of the base config.
   """
-  steps, findings = initial(fits, target, max_train_steps)
-  fits = sorted(fits, key=lambda fit: fit.rate)
+  steps, findings = initial(trials, target, max_train_steps)
+  trials = sorted(trials, key=lambda trial: trial.rate)
   fastest = min(
-    (fit for fit in fits if fit.steps is not None),
-    key=lambda fit: fit.steps or 0,
+    (trial for trial in trials if trial.steps is not None),
+    key=lambda trial: trial.steps or 0,
     default=None,
   )
   if steps is None or fastest is None:
-    said = [findings[0].advice]
+    summary = [findings[0].advice]
   else:
-    said = [
-      f"The fastest trial fits the training set ({target}) in {steps:,} steps,"
-      f" at a constant learning rate of {fastest.rate:g}: train for"
-      f" {steps:,} steps to begin with."
+    summary = [
+      f"Begin with max_train_steps = {steps:,}: the fastest trial fits the"
+      f" training set ({target}) in {steps:,} steps, at a constant learning"
+      f" rate of {fastest.rate:g}."
     ]
   if off:
     changed = ", ".join(
@@ -227,9 +232,9 @@ def sweep_answer(
       for key, value in off.items()
       if config_lib.has_effect(key, {**flat, **off})
     )
-    said.append(f"Only in the sweep, so that it can fit: {changed}.")
+    summary.append(f"Turned off in the sweep, so that it can fit: {changed}.")
   curves_figure = result_lib.FigureData(
-    "training metric of each rate",
+    "training metric of each learning rate",
     result_lib.Axis("step"),
     result_lib.Axis(target.metric),
     lines=[
@@ -239,36 +244,33 @@ def sweep_answer(
     ],
     levels={str(target): target.most},
     rules={} if steps is None else {f"{steps:,} steps": steps},
-    caption="The first curve that comes down to the line, and stays there for"
-    " an epoch, gives the number of steps to begin with.",
+    caption="The first curve that stays at or below the line for an epoch"
+    " determines the number of steps.",
   )
+
+  def series(trial):
+    if trial.steps:
+      return "fits"
+    return "diverged" if trial.status == "infeasible" else "does not fit"
+
   points_figure = result_lib.FigureData(
     "steps to fit the training set",
     result_lib.Axis("learning rate, constant", log=True),
     result_lib.Axis("steps", log=True),
     lines=[
-      dict(x=fit.rate, y=fit.steps, series="fits")
-      for fit in fits
-      if fit.steps is not None
+      dict(x=trial.rate, y=trial.steps, series="fits")
+      for trial in trials
+      if trial.steps is not None
     ],
     points=[
-      dict(
-        x=fit.rate,
-        y=fit.steps or max_train_steps,
-        series="fits"
-        if fit.steps
-        else "diverged"
-        if fit.status == "infeasible"
-        else "does not fit",
-      )
-      for fit in fits
+      dict(x=trial.rate, y=trial.steps or max_train_steps, series=series(trial))
+      for trial in trials
     ],
-    caption="A least value that lies within the range, not at its edge, can be"
-    " trusted.",
+    caption="The minimum is reliable if it is not at an edge of the range.",
   )
-  rows = [[fit.rate, fit.steps or "-", fit.least, fit.status] for fit in fits]
+  rows = [[t.rate, t.steps or "-", t.least, t.status] for t in trials]
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings={} if steps is None else config_lib.with_steps(flat, steps),
     findings=findings,
     tables=[

@@ -1,4 +1,4 @@
-"""`plan steps`: a first number of training steps, or the next one."""
+"""`plan steps`: the initial number of training steps, or the next one."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jaxplay.playbook.steps import decide
 
 GOAL = "How many steps are enough to fit the training set?"
 
-_LINES = 200  # of each trial
+_LINES = 200  # logged by each trial
 
 
 def sweep(
@@ -26,16 +26,16 @@ def sweep(
   num_train: int,
   per_decade: int = 4,
 ) -> result_lib.ProcedureResult:
-  """A sweep of constant learning rates; see `decide.steps`.
+  """Runs a sweep of constant learning rates; see `decide.initial`.
 
   Args:
-    runner: Where to run it.
+    runner: Runs the sweep.
     config: The base config.
-    learning_rates: Lowest and highest.
-    max_train_steps: Of each trial.
-    target: What counts as fitted: a training metric.
-    num_train: Examples of the training split.
-    per_decade: Rates for each factor of ten.
+    learning_rates: Lowest and highest learning rate.
+    max_train_steps: Number of steps of each trial.
+    target: The target of fitting the training set, of a training metric.
+    num_train: Number of examples of the training split.
+    per_decade: Number of learning rates for each factor of ten.
 
   Raises:
     jaxplay.UserError: No trial logs that metric.
@@ -62,12 +62,12 @@ def sweep(
   if results.metrics and target.metric not in results.metrics:
     known = [name for name in results.metrics if name.startswith("train/")]
     raise jaxplay.UserError(
-      f"no trial logged {target.metric!r}; --fit can be of {', '.join(known)}"
+      f"no trial logged {target.metric!r}; expected --fit of {', '.join(known)}"
     )
   ended = [t for t in results.trials if t.status in ("completed", "infeasible")]
   rates = {t.index: t.point[study_runner.LEARNING_RATE] for t in ended}
-  fits = [
-    decide.Fit(
+  sweep_trials = [
+    decide.SweepTrial(
       rate=rates[trial.index],
       status=trial.status,
       steps=target.reached(trial.curves, epoch)
@@ -83,19 +83,20 @@ def sweep(
     if target.metric in trial.curves
   }
   flat = config_lib.flatten(config)
-  return decide.sweep_answer(fits, curves, target, max_train_steps, off, flat)
+  return decide.as_result(
+    sweep_trials, curves, target, max_train_steps, off, flat
+  )
 
 
 def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
-  """The next number of steps, from where the trials of a study were best.
+  """Returns the next number of steps, from the best steps of a study's trials.
 
   Raises:
-    jaxplay.UserError: No trial has a value yet.
+    jaxplay.UserError: No trial has completed.
   """
   if not results.ranked:
     raise jaxplay.UserError(
-      f"{str(results.path)!r} has no completed trial yet, so there is no best"
-      " step to read"
+      f"{str(results.path)!r} has no completed trial; run the study first"
     )
   by_check = {(f.check, f.subject): f for f in checklist.check_study(results)}
   findings = [
@@ -108,25 +109,25 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
   steps, reason = refine.next_steps(results.study, findings)
   unknown = [f for f in findings if f.verdict == "unknown"]
   if steps != old:
-    said = [f"Train for {steps:,} steps: {reason}."]
+    summary = [f"Train for {steps:,} steps: {reason}."]
   elif len(unknown) > 1 or findings[0].verdict == "unknown":
-    said = [f"Inconclusive: {unknown[0].advice}"]
+    summary = [f"Inconclusive: {unknown[0].advice}"]
   else:
-    said = [f"{old:,} steps are right: {_where(findings[0])}."]
+    summary = [f"Keep {old:,} steps: {_best_steps(findings[0])}."]
   bound = findings[1]
   if bound.verdict in ("ok", "warn"):
     count, judged = bound.evidence["compute_bound"], bound.evidence["judged"]
     is_bound = "is" if bound.verdict == "warn" else "is not"
-    said.append(
-      f"The workload {is_bound} compute-bound ({count} of the {judged} best"
+    summary.append(
+      f"The workload {is_bound} compute-bound: {count} of the {judged} best"
       " trials still improve at their end and have not fitted the training"
-      " set)."
+      " set."
     )
   shares = trials_lib.best_steps(results)
   values = [results.value(trial) for trial in results.ranked]
   late = np.mean(shares > 0.75)
   return result_lib.ProcedureResult(
-    summary=said,
+    summary=summary,
     settings=config_lib.with_steps(flat, steps),
     findings=findings,
     figures=[
@@ -141,21 +142,21 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
           for x, y in zip(shares, values, strict=True)
         ],
         rules={"first tenth": 0.1, "last quarter": 0.75},
-        caption=f"{late:.0%} of the trials are best in the last quarter."
-        " Always in the first tenth: too long. Mostly in the last quarter:"
-        " train longer, and re-tune the decay.",
+        caption=f"{late:.0%} of the trials are best in the last quarter. If all"
+        " are best in the first tenth, train for fewer steps; if most are best"
+        " in the last quarter, train for more, and re-tune the decay.",
       )
     ],
     details=dict(steps=steps, max_train_steps=old, best_step_shares=shares),
   )
 
 
-def _where(found):
+def _best_steps(found):
   early = found.evidence.get("share_best_in_first_tenth")
   late = found.evidence.get("share_best_in_last_quarter")
   if early is None:
-    return "nothing says otherwise"
+    return "no check recommends another number"
   return (
-    f"{early:.0%} of the better trials are best in the first tenth of them,"
-    f" {late:.0%} in the last quarter"
+    f"{early:.0%} of the better trials are best in the first tenth of the"
+    f" steps, {late:.0%} in the last quarter"
   )
