@@ -87,19 +87,15 @@ def prepared(tmp_path_factory):
   return folder
 
 
-_MARKS = {
-  "plan_batch_size": pytest.mark.slow,
-  "plan_stability": pytest.mark.slow,
-  "run_ladder": pytest.mark.pods,
-  "run_playbook": pytest.mark.pods,
-}
+# Minutes in all: with the tests of pods.
+_LONG = {"plan_batch_size", "plan_stability", "run_ladder", "run_playbook"}
 
 
 def _examples():
   """Every example of the public functions and classes."""
   finder = doctest.DocTestFinder(recurse=False)
   for name in sorted(jp._PUBLIC):
-    marks = _MARKS.get(name, ())
+    marks = [pytest.mark.pods] if name in _LONG else []
     for example in finder.find(getattr(jp, name), name):
       yield pytest.param(example, id=name, marks=marks)
 

@@ -180,7 +180,7 @@ def test_status_of_a_study_under_way(tmp_path, capsys):
   path, study = studies.write(tmp_path), tmp_path / "study"
   command = ("study", "run", path, f"--workdir={study}", "--trials=1")
   assert studies.call(*command) == 0
-  assert "3 trials of the study are not finished" in capsys.readouterr().out
+  assert "3 trials of the study" in capsys.readouterr().out
   assert studies.call("study", "status", study) == 0
   told = capsys.readouterr().out
   assert told.startswith("Which?\n")
