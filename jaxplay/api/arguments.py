@@ -13,7 +13,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import jaxplay
@@ -38,6 +38,24 @@ class Kind:
   read: Callable[[Any], Any]
   metavar: str = "X"
 
+  def __repr__(self) -> str:
+    return self.metavar  # In signatures, which `help` shows.
+
+
+def shown(value: Any) -> str:
+  """A value for a message: short, whatever it is."""
+  if isinstance(value, str | int | float | bool | bytes | type(None)):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-50:]}"
+  if isinstance(value, list | tuple | dict) and len(text := repr(value)) <= 200:
+    return text
+  return f"a value of type {type(value).__name__}"
+
+
+def option(name: str) -> str:
+  """The name of an argument, as the command line or as Python has it."""
+  return f"--{name}" if commands.is_typed() else name
+
 
 def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
   """Integers from `least` to `most`."""
@@ -54,15 +72,15 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
       # Python converts only so many digits.
       is_plain = value.isascii() and value.isdecimal()
       if not is_plain:
-        raise ValueError(f"expected {expected}, got {value!r}")
+        raise ValueError(f"expected {expected}, got {shown(value)}")
       if len(digits) > len(str(most)):
-        raise ValueError(f"expected {at_most}, got {value!r}")
+        raise ValueError(f"expected {at_most}, got {shown(value)}")
       value = int(digits)
     is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
     if not is_integer or value < least:
-      raise ValueError(f"expected {expected}, got {str(value)!r}")
+      raise ValueError(f"expected {expected}, got {shown(value)}")
     if value > most:
-      raise ValueError(f"expected {at_most}, got {str(value)!r}")
+      raise ValueError(f"expected {at_most}, got {shown(value)}")
     return int(value)
 
   return Kind(read, metavar)
@@ -71,11 +89,14 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
 def _integers(value):
   parts = value.split(",") if isinstance(value, str) else value
   try:
-    return [integer(1).read(part) for part in parts]
+    numbers = [integer(1).read(part) for part in parts]
   except TypeError:
+    numbers = []
+  if not numbers:
     raise ValueError(
-      f"expected a list of positive integers, got {value!r}"
-    ) from None
+      f"expected a list of positive integers, got {shown(value)}"
+    )
+  return numbers
 
 
 def _measure(value):
@@ -86,7 +107,7 @@ def _measure(value):
   except (TypeError, ValueError):
     is_plain = False
   if not is_plain or not 0 <= number < math.inf:
-    raise ValueError(f"expected a number of at least 0, got {value!r}")
+    raise ValueError(f"expected a number of at least 0, got {shown(value)}")
   return number
 
 
@@ -94,24 +115,30 @@ def _real(value):
   try:
     return float(value)
   except (TypeError, ValueError):
-    raise ValueError(f"expected a number, got {value!r}") from None
+    raise ValueError(f"expected a number, got {shown(value)}") from None
 
 
 def _name(value):
   if not isinstance(value, str) or not value.strip():
-    raise ValueError(f"expected a name, got {value!r}")
+    raise ValueError(f"expected a name, got {shown(value)}")
   return value
 
 
 def _names(value):
   parts = value.split(",") if isinstance(value, str) else value
-  return [_name(part) for part in parts]
+  try:
+    names = [_name(part) for part in parts]
+  except TypeError:
+    names = []
+  if not names:
+    raise ValueError(f"expected a list of names, got {shown(value)}")
+  return names
 
 
 def _path(value):
   """The path that an argument names, here or in a bucket."""
   if not isinstance(value, str | os.PathLike):
-    raise ValueError(f"expected a path, got {value!r}")
+    raise ValueError(f"expected a path, got {shown(value)}")
   text = os.fspath(value)
   if not text:
     raise ValueError("expected a path, got ''; the current folder is '.'")
@@ -164,7 +191,9 @@ def _file(value):
 
 def _page(value):
   if not str(value).endswith(".html"):
-    raise ValueError(f"expected a file name that ends in .html, got {value!r}")
+    raise ValueError(
+      f"expected a file name that ends in .html, got {shown(value)}"
+    )
   return _file(value)
 
 
@@ -174,13 +203,84 @@ def _log(value):
   return os.path.realpath(value) if os.path.islink(value) else os.fspath(value)
 
 
+def _source(value):
+  """A path of a study or run, or its results."""
+  return value if hasattr(value, "_repr_html_") else _place(value)
+
+
+def _ladder(value):
+  """A path of a ladder, or its points."""
+  return value if hasattr(value, "points") else _place(value)
+
+
+def _text(value):
+  if not isinstance(value, str) or not value:
+    raise ValueError(f"expected a text, got {shown(value)}")
+  return value
+
+
+def _budget(value):
+  """A number of runs, or hours: 64, "64", "2h"."""
+  return str(value) if isinstance(value, int | float) else _text(value)
+
+
+def _config(value):
+  """A file, or a config; what is in it is checked later."""
+  if isinstance(value, str | os.PathLike):
+    if not os.fspath(value):
+      raise ValueError("expected a config file, got ''")
+  elif not hasattr(value, "keys"):
+    raise ValueError(
+      f"expected a config or the path of one, got {shown(value)}"
+    )
+  return value
+
+
+def _overrides(value):
+  """Config key -> value."""
+  if not hasattr(value, "items") or not all(
+    isinstance(key, str) for key in value
+  ):
+    raise ValueError(
+      "expected a mapping of config keys, such as {'hparams.momentum': 0.8},"
+      f" got {shown(value)}"
+    )
+  return value
+
+
+def _trials(value):
+  """Trials as "A:B" or as a list of indices."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, int) and not isinstance(value, bool):
+    return [value]
+  try:
+    indices = [integer(0).read(index) for index in value]
+  except TypeError:
+    indices = []
+  if not indices:
+    raise ValueError(f"expected trials 'A:B' or indices, got {shown(value)}")
+  return indices
+
+
+def _definition(value):
+  """A study or a ladder, or the path of its file."""
+  if isinstance(value, str | os.PathLike):
+    return _place(value)
+  if not hasattr(value, "goal"):
+    raise ValueError(
+      f"expected a definition or the path of its file, got {shown(value)}"
+    )
+  return value
+
+
 def _address(value):
   host, _, port = str(value).rpartition(":")
   try:
     integer(1, 65535).read(port if host else "")
   except ValueError:
     raise ValueError(
-      f"expected HOST:PORT with a port in [1, 65535], got {value!r}"
+      f"expected HOST:PORT with a port in [1, 65535], got {shown(value)}"
     ) from None
   return value
 
@@ -202,7 +302,7 @@ def _range(value):
   if not _SMALLEST_RATE <= low < high <= _LARGEST_RATE:
     raise ValueError(
       f"expected LOW:HIGH, such as 0.001:1, within [{_SMALLEST_RATE:g},"
-      f" {_LARGEST_RATE:g}], got {value!r}"
+      f" {_LARGEST_RATE:g}], got {shown(value)}"
     )
   return low, high
 
@@ -214,14 +314,19 @@ def _interval(value):
   except (TypeError, ValueError):
     first = last = 0
   if first >= last:
-    raise ValueError(f"expected steps A:B with A < B, got {value!r}")
+    raise ValueError(f"expected steps A:B with A < B, got {shown(value)}")
   return first, last
 
 
 def _mixture(value):
   """A mixture, "pythonlib=0.7,text:notes/*.md=0.3" or pairs."""
   if not isinstance(value, str):
-    value = ",".join(f"{name}={weight}" for name, weight in value)
+    try:
+      value = ",".join(f"{name}={weight}" for name, weight in value)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f"expected pairs (name, weight), got {shown(value)}"
+      ) from None
     if not value:
       return ()
   parts = []
@@ -232,20 +337,26 @@ def _mixture(value):
     except ValueError:
       name = ""
     if not name:
-      raise ValueError(f"expected NAME=WEIGHT[,NAME=WEIGHT...], got {value!r}")
+      raise ValueError(
+        f"expected NAME=WEIGHT[,NAME=WEIGHT...], got {shown(value)}"
+      )
     if not 0 < number < math.inf:
-      raise ValueError(f"expected positive weights, got {value!r}")
+      raise ValueError(f"expected positive weights, got {shown(value)}")
     parts.append((name, number))
   return tuple(parts)
 
 
 def _date(value):
+  if isinstance(value, datetime.datetime):
+    return value.date()
   if isinstance(value, datetime.date):
     return value
   try:
     return datetime.date.fromisoformat(value)
   except (TypeError, ValueError):
-    raise ValueError(f"expected a date YYYY-MM-DD, got {value!r}") from None
+    raise ValueError(
+      f"expected a date YYYY-MM-DD, got {shown(value)}"
+    ) from None
 
 
 Count = Annotated[int, integer(1)]
@@ -260,6 +371,16 @@ Names = Annotated[list[str], Kind(_names, "NAME[,NAME...]")]
 Metric = Annotated[str, Kind(_name, "METRIC")]
 Place = Annotated[str | os.PathLike[str], Kind(_place, "PATH")]
 Folder = Annotated[str | os.PathLike[str], Kind(_folder, "DIR")]
+Source = Annotated[Any, Kind(_source, "STUDY|RUN")]
+Ladder = Annotated[Any, Kind(_ladder, "LADDER")]
+Text = Annotated[str, Kind(_text, "TEXT")]
+Budget = Annotated[str | int | float, Kind(_budget, "N|HOURSh")]
+Config = Annotated[
+  str | os.PathLike[str] | Mapping[str, Any], Kind(_config, "FILE[:ARG]")
+]
+Overrides = Annotated[Mapping[str, Any], Kind(_overrides, "KEYS")]
+Trials = Annotated[str | Sequence[int], Kind(_trials, "A:B")]
+Definition = Annotated[Any, Kind(_definition, "FILE")]
 Page = Annotated[str | os.PathLike[str], Kind(_page, "FILE.html")]
 Log = Annotated[str | os.PathLike[str], Kind(_log, "FILE.md")]
 Address = Annotated[str, Kind(_address, "HOST:PORT")]
@@ -357,12 +478,24 @@ def checked(function: Callable[..., Any], given: dict[str, Any]) -> None:
     value = given[name]
     if value is None and argument.default is None:
       continue
+    if dataclasses.is_dataclass(argument.default):
+      kind = type(argument.default)
+      if not isinstance(value, kind):
+        raise jaxplay.UserError(
+          f"{name}: expected jaxplay.{kind.__name__}(...), got {shown(value)}"
+        )
+      checked(kind, dict(vars(value)))
+      continue
+    if argument.is_switch and not isinstance(value, bool):
+      raise jaxplay.UserError(
+        f"{name}: expected True or False, got {shown(value)}"
+      )
     if argument.choices and value not in argument.choices:
       if value is argument.default:
         continue
       raise jaxplay.UserError(
         f"{name}: expected {' or '.join(map(repr, argument.choices))}, got"
-        f" {value!r}"
+        f" {shown(value)}"
       )
     if argument.kind is not None and value is not argument.default:
       try:
@@ -388,7 +521,13 @@ def public(
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-      bound = signature.bind(*args, **kwargs)
+      try:
+        bound = signature.bind(*args, **kwargs)
+      except TypeError as error:
+        names = ", ".join(signature.parameters)
+        raise TypeError(
+          f"{function.__name__}(): {error}; it takes {names}"
+        ) from None
       checked(function, bound.arguments)
       if commands.is_typed() or not verb:
         return function(*bound.args, **bound.kwargs)

@@ -15,6 +15,7 @@ import time
 from typing import Annotated
 
 import jaxplay
+from jaxplay import formats
 from jaxplay.api import arguments
 
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
@@ -95,7 +96,9 @@ def use_devices(
   coordinator: arguments.Address | None = None,
   num_processes: arguments.Count | None = None,
   process_id: arguments.Index | None = None,
-  wait_seconds: int = WAIT_SECONDS,
+  wait_seconds: Annotated[
+    int, arguments.integer(1, 1_000_000, metavar="S")
+  ] = WAIT_SECONDS,
 ) -> None:
   """Sets the devices to compute on; call it before anything trains.
 
@@ -109,7 +112,8 @@ def use_devices(
     wait_seconds: Seconds to wait for all processes.
 
   Raises:
-    jaxplay.UserError: The processes are not described completely.
+    jaxplay.UserError: The processes are not described completely, or JAX has
+      already started with another number of devices.
 
   Examples:
     >>> import jaxplay as jp
@@ -119,6 +123,8 @@ def use_devices(
   given = dict(locals())
   arguments.checked(use_devices, given)
   configure(Devices(**given))
+  if fake_devices is not None and "jax" in sys.modules:
+    start()  # So that it is refused here if JAX has already started.
 
 
 def configure(devices: Devices) -> None:
@@ -194,8 +200,8 @@ def _set_cpu_devices(number, *, is_required):
     if is_required and jax.device_count() != number:
       raise jaxplay.UserError(
         f"fake_devices={number} comes too late: JAX has already started with"
-        f" {jax.device_count()} devices; call jaxplay.use_devices first, or"
-        " restart Python"
+        f" {formats.count(jax.device_count(), 'device')}; call"
+        " jaxplay.use_devices first, or restart Python"
       ) from None
 
 

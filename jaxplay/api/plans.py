@@ -21,13 +21,13 @@ _HERE = "here"  # As a topology: the devices of this process.
 
 @arguments.public("plan", "steps")
 def plan_steps(
-  config: runs.Config | None = None,
+  config: arguments.Config | None = None,
   workdir: arguments.Folder | None = None,
   *,
   study: arguments.Place | None = None,
   learning_rates: arguments.LearningRates | None = None,
   steps: arguments.Count | None = None,
-  fit: str | None = None,
+  fit: arguments.Text | None = None,
 ) -> result_lib.ProcedureResult:
   """Decides how many steps to train: a first value, or the next.
 
@@ -66,8 +66,8 @@ def plan_steps(
     for name, value in given.items():
       if value is not None:
         raise jaxplay.UserError(
-          f"--{name} is for a sweep, and --from={study} judges a study instead;"
-          " leave one of them out"
+          f"{arguments.option(name)} is for a sweep, and {_from()}={study}"
+          " judges a study instead; leave one of them out"
         )
     results = results_lib.read_study(study)
     return _procedure(
@@ -82,8 +82,8 @@ def plan_steps(
   target = decide.Target.parse(fit or FITTED)
   if target.metric not in decide.TRAINED:
     raise jaxplay.UserError(
-      f"--fit={target} is not a metric of the training set; expected"
-      f" {' or '.join(decide.TRAINED)}"
+      f"{arguments.option('fit')}={target} is not a metric of the training set;"
+      f" expected {' or '.join(decide.TRAINED)}"
     )
   rates = _rates(learning_rates, loaded)
   length = steps or loaded.max_train_steps
@@ -106,7 +106,7 @@ def plan_steps(
 
 @arguments.public("plan", "stability")
 def plan_stability(
-  config: runs.Config,
+  config: arguments.Config,
   workdir: arguments.Folder,
   *,
   learning_rates: arguments.LearningRates | None = None,
@@ -231,13 +231,13 @@ def plan_rounds(
 
 @arguments.public("plan", "batch-size")
 def plan_batch_size(
-  config: runs.Config,
+  config: arguments.Config,
   workdir: arguments.Folder,
   *,
   batch_sizes: arguments.Counts | None = None,
   largest: arguments.Count | None = None,
-  topology: str | None = None,
-  target: str | None = None,
+  topology: arguments.Text | None = None,
+  target: arguments.Text | None = None,
   learning_rates: arguments.LearningRates | None = None,
   seeds: arguments.Seeds = 3,
   steps: arguments.Count | None = None,
@@ -283,15 +283,16 @@ def plan_batch_size(
   if target is not None:
     if topology is not None:
       raise jaxplay.UserError(
-        "--target trains, and the devices of --topology are not here; leave one"
-        " of them out"
+        f"{arguments.option('target')} trains, and the devices of"
+        f" {arguments.option('topology')} are not here; leave one of them out"
       )
     parsed = decide.Target.parse(target)
   else:
     for name, value in (("learning_rates", learning_rates), ("steps", steps)):
       if value is not None:
         raise jaxplay.UserError(
-          f"--{name} is for training to a target; add --target='METRIC<=X'"
+          f"{arguments.option(name)} is for training to a target; add"
+          f" {arguments.option('target')}='METRIC<=X'"
         )
   loaded = _config(config)
   options: dict[str, Any] = {
@@ -337,7 +338,7 @@ def plan_batch_size(
 
 @arguments.public("plan", "topology")
 def plan_topology(
-  config: runs.Config,
+  config: arguments.Config,
   topology: arguments.Names,
   *,
   batch_sizes: arguments.Counts | None = None,
@@ -400,10 +401,10 @@ def plan_topology(
 
 @arguments.public("playbook")
 def run_playbook(
-  config: runs.Config,
+  config: arguments.Config,
   workdir: arguments.Folder,
   *,
-  budget: str,
+  budget: arguments.Budget,
   learning_rates: arguments.LearningRates | None = None,
   seeds: arguments.Seeds = 3,
   seed: arguments.Index = 0,
@@ -442,7 +443,7 @@ def run_playbook(
   from jaxplay.playbook import loop
   from jaxplay.playbook.batch_size import measure
 
-  parsed = budget_lib.Budget.parse(budget)
+  parsed = budget_lib.Budget.parse(str(budget))
   loaded = _config(config)
   rates = _rates(learning_rates, loaded)
   loop.check(loaded, parsed, rates, seeds)
@@ -529,7 +530,8 @@ def plan_longest_run(
     for name, value in (("today", today), ("budget", budget)):
       if value is not None:
         raise jaxplay.UserError(
-          f"--{name} is for the start before a deadline; add --deadline=DATE"
+          f"{arguments.option(name)} is for the start before a deadline; add"
+          f" {arguments.option('deadline')}=DATE"
         )
   rates = longest_run.Rates(hardware, investment, software)
   asked: dict[str, Any] = {
@@ -548,9 +550,16 @@ def plan_longest_run(
   return _keep(workdir, "longest-run", options, goal, answer)
 
 
+def _from():
+  """The argument `study` of plan_steps, which is --from in a command."""
+  return "--from" if commands.is_typed() else "study"
+
+
 def _config(config):
   if config is None:
-    raise jaxplay.UserError("--config is missing: the experiment file to plan")
+    raise jaxplay.UserError(
+      f"{arguments.option('config')} is missing: the experiment file to plan"
+    )
   return runs.resolved(config)
 
 
@@ -577,7 +586,9 @@ def _procedure(
 ) -> result_lib.ProcedureResult:
   """Runs a procedure in its folder, and writes its page."""
   if workdir is None:
-    raise jaxplay.UserError("--workdir is missing: the folder of the plan")
+    raise jaxplay.UserError(
+      f"{arguments.option('workdir')} is missing: the folder of the plan"
+    )
   directory = result_lib.PlanDir(workdir)
   nested = config and config_lib.as_json(config)
   is_new = directory.create(name, options, nested)

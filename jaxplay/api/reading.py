@@ -17,8 +17,6 @@ OUT = "`jaxplay report` with --out=FILE.html writes the page elsewhere"
 
 LIVE_SECONDS = 10.0
 
-Study = str | os.PathLike[str] | results_lib.Results
-
 
 @arguments.public()
 def read(
@@ -51,6 +49,7 @@ def read(
   return compare_lib.read(path, objective)
 
 
+@arguments.public()
 def read_run(path: arguments.Place) -> results_lib.Trial:
   """Reads a run: its config, status and curves.
 
@@ -69,7 +68,8 @@ def read_run(path: arguments.Place) -> results_lib.Trial:
   return results_lib.read_run(path)
 
 
-def check(study: Study) -> list[Finding]:
+@arguments.public()
+def check(study: arguments.Source) -> list[Finding]:
   """Checks a study or a run as the playbook prescribes.
 
   Args:
@@ -100,8 +100,8 @@ def check(study: Study) -> list[Finding]:
 
 @arguments.public("compare")
 def compare(
-  baseline: arguments.Place,
-  candidate: arguments.Place,
+  baseline: arguments.Source,
+  candidate: arguments.Source,
   *,
   objective: arguments.Metric | None = None,
   smallest: arguments.Measure = 0.0,
@@ -110,8 +110,8 @@ def compare(
   """Decides whether a candidate study should replace a baseline.
 
   Args:
-    baseline: Study or run directory.
-    candidate: Study or run directory.
+    baseline: Study or run directory, or results.
+    candidate: Study or run directory, or results.
     objective: Judge by another logged metric.
     smallest: Least improvement that is worth the complexity of the change, in
       units of the objective.
@@ -133,13 +133,22 @@ def compare(
   from jaxplay.analysis import compare as compare_lib
 
   comparison = compare_lib.compare(
-    compare_lib.read(baseline, objective),
-    compare_lib.read(candidate, objective),
+    _side(baseline, objective),
+    _side(candidate, objective),
     smallest,
   )
   if log is not None:
     append(log, compare_lib.log_entry(comparison, time.strftime("%Y-%m-%d")))
   return comparison
+
+
+def _side(source, objective):
+  """The results of one side of a comparison."""
+  from jaxplay.analysis import compare as compare_lib
+
+  if isinstance(source, results_lib.Results):
+    return source
+  return compare_lib.read(source, objective)
 
 
 def write_comparison(
@@ -236,7 +245,8 @@ def kind_of(
   """
   if format and not figures:
     raise jaxplay.UserError(
-      f"--format={format} is for the figures; add --figures=DIR"
+      f"{arguments.option('format')}={format} is for the figures; add"
+      f" {arguments.option('figures')}=DIR"
     )
   folder = rundir.at(path)
   for written in (out, figures):
@@ -245,8 +255,8 @@ def kind_of(
   if (folder / "ladder.json").exists():
     if objective:
       raise jaxplay.UserError(
-        f"--objective cannot be given for {str(path)!r}: it holds a ladder,"
-        " whose law is fitted to its own loss"
+        f"{arguments.option('objective')} cannot be given for {str(path)!r}:"
+        " it holds a ladder, whose law is fitted to its own loss"
       )
     return "ladder"
   if (folder / "plan.json").exists():
@@ -323,7 +333,8 @@ def write_run(
   return findings, page_path
 
 
-def figures(study: Study) -> dict[str, Any]:
+@arguments.public()
+def figures(study: arguments.Source) -> dict[str, Any]:
   """Draws the figures of a study, which a notebook shows.
 
   Without network: `altair.renderers.enable("png")`.
@@ -348,15 +359,16 @@ def figures(study: Study) -> dict[str, Any]:
   return plots_study.charts(results)
 
 
+@arguments.public()
 def write_figures(
-  results: results_lib.Results,
-  folder: str | os.PathLike[str] | None,
-  format: str | None = None,
+  results: arguments.Source,
+  folder: arguments.Folder | None,
+  format: Literal["svg", "png"] | None = None,
 ) -> None:
   """Writes each figure of a study as a file, if there is a folder for them.
 
   Args:
-    results: The study.
+    results: Study or run directory, or results.
     folder: Made if need be; None: nothing is written.
     format: "svg" or "png"; None: svg.
 
@@ -367,6 +379,8 @@ def write_figures(
   from jaxplay import report
 
   if folder is not None:
+    if not isinstance(results, results_lib.Results):
+      results = read(results)
     arguments.make_folder(folder)
     report.figures(results, folder, format or "svg")
 
@@ -375,7 +389,7 @@ def write_run_figures(
   path: str | os.PathLike[str],
   objective: str | None,
   folder: str | os.PathLike[str] | None,
-  format: str | None = None,
+  format: Literal["svg", "png"] | None = None,
 ) -> None:
   """As `write_figures`, of a run."""
   from jaxplay.analysis import compare as compare_lib

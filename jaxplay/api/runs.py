@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any, TypeAlias
 
 import ml_collections
 
@@ -11,10 +10,6 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import provenance, rundir, terminal
 from jaxplay.api import arguments, devices
-
-Config: TypeAlias = (
-  str | os.PathLike[str] | Mapping[str, Any] | ml_collections.ConfigDict
-)
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -31,8 +26,9 @@ def base_config() -> ml_collections.ConfigDict:
   return config_lib.base()
 
 
+@arguments.public()
 def load_config(
-  config: Config, overrides: Mapping[str, Any] | None = None
+  config: arguments.Config, overrides: arguments.Overrides | None = None
 ) -> ml_collections.ConfigDict:
   """Loads and checks a config.
 
@@ -91,7 +87,7 @@ def resolved(config):
 
 @arguments.public("train")
 def train(
-  config: Config,
+  config: arguments.Config,
   workdir: arguments.Folder,
   *,
   extend_steps: arguments.Count | None = None,
@@ -123,27 +119,28 @@ def train(
     >>> run.status()["status"]
     'completed'
   """
-  config = resolved(config)
+  loaded = resolved(config)
   if extend_steps:
-    config_lib.override(config, "max_train_steps", extend_steps)
-    config_lib.validate(config)
+    config_lib.override(loaded, "max_train_steps", extend_steps)
+    config_lib.validate(loaded)
   run = rundir.RunDir(workdir)
   devices.start()
 
   import jax
 
-  config_lib.validate(config, jax.device_count())
+  config_lib.validate(loaded, jax.device_count())
   console = terminal.Console(
-    quiet=jax.process_index() != 0, names=("train/loss", config.objective)
+    quiet=jax.process_index() != 0, names=("train/loss", loaded.objective)
   )
-  _print_notes(config, console)
-  _check_profile(profile, run, config)
-  _train(config, run, console, extend=bool(extend_steps), profile=profile)
+  _print_notes(loaded, console)
+  _check_profile(profile, run, loaded)
+  _train(loaded, run, console, extend=bool(extend_steps), profile=profile)
   return run
 
 
+@arguments.public()
 def describe(
-  config: Config, *, extend_steps: arguments.Count | None = None
+  config: arguments.Config, *, extend_steps: arguments.Count | None = None
 ) -> list[str]:
   """Compiles a config without training it.
 
@@ -163,19 +160,19 @@ def describe(
     >>> print(parts[-1])
     the whole run: 192,000 examples, 160.4 epochs
   """
-  config = resolved(config)
+  loaded = resolved(config)
   if extend_steps:
-    config_lib.override(config, "max_train_steps", extend_steps)
-    config_lib.validate(config)
+    config_lib.override(loaded, "max_train_steps", extend_steps)
+    config_lib.validate(loaded)
   devices.start()
 
   import jax
 
   from jaxplay.training import dry_run
 
-  config_lib.validate(config, jax.device_count())
-  _print_notes(config, terminal.Console(quiet=jax.process_index() != 0))
-  return list(dry_run.describe(config))
+  config_lib.validate(loaded, jax.device_count())
+  _print_notes(loaded, terminal.Console(quiet=jax.process_index() != 0))
+  return list(dry_run.describe(loaded))
 
 
 @arguments.public("branch")
@@ -186,9 +183,9 @@ def branch(
   step: arguments.Count | None = None,
   steps: arguments.Counts | None = None,
   cooldown_fraction: arguments.Measure = 0.2,
-  shape: str = "1-sqrt",
+  shape: arguments.Text = "1-sqrt",
   mixture: arguments.Mixture = (),
-  overrides: Mapping[str, Any] | None = None,
+  overrides: arguments.Overrides | None = None,
 ) -> list[rundir.RunDir]:
   """Cools down from checkpoints of a run of constant learning rate.
 
@@ -296,13 +293,14 @@ def _check_profile(profile, run, config):
   _, last = profile
   if last > config.max_train_steps:
     raise jaxplay.UserError(
-      f"--profile ends at step {last}, and the run at {config.max_train_steps}"
+      f"{arguments.option('profile')} ends at step {last}, and the run at"
+      f" {config.max_train_steps}"
     )
   done = run.status().get("step", 0)
   if done >= last:
     raise jaxplay.UserError(
-      f"--profile ends at step {last}, and {str(run.path)!r} has made {done}"
-      " already; use another workdir"
+      f"{arguments.option('profile')} ends at step {last}, and"
+      f" {str(run.path)!r} has made {done} already; use another workdir"
     )
 
 

@@ -14,7 +14,7 @@ from jaxplay.scaling import law as law_lib
 
 @arguments.public("scaling", "run")
 def run_ladder(
-  ladder: str | os.PathLike[str], workdir: arguments.Folder
+  ladder: arguments.Definition, workdir: arguments.Folder
 ) -> ladder_lib.LadderResults:
   """Runs what is not finished of a ladder; the same call resumes.
 
@@ -52,6 +52,7 @@ def run_ladder(
   return ladder_lib.read(workdir)
 
 
+@arguments.public()
 def read_ladder(
   path: arguments.Place, count: Literal["formula", "compiled"] = "formula"
 ) -> ladder_lib.LadderResults:
@@ -73,8 +74,9 @@ def read_ladder(
   return ladder_lib.read(path, count)
 
 
+@arguments.public()
 def fit_scaling_law(
-  ladder: str | os.PathLike[str] | ladder_lib.LadderResults,
+  ladder: arguments.Ladder,
   *,
   count: Literal["formula", "compiled"] = "formula",
   count_embeddings: bool = False,

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -81,10 +80,10 @@ class StudyOutcome:
 
 @arguments.public("study", "run")
 def run_study(
-  study: study_lib.Study | str | os.PathLike[str],
+  study: arguments.Definition,
   workdir: arguments.Folder,
   *,
-  trials: str | Sequence[int] | None = None,
+  trials: arguments.Trials | None = None,
   runner: Runner = Runner(),  # noqa: B008 (frozen)
   report: bool = True,
 ) -> StudyOutcome:
@@ -486,6 +485,7 @@ def _evaluate_on_test_set(runs):
     raise jaxplay.Stopped
 
 
+@arguments.public()
 def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
   """Reads what the studies below a folder are about.
 
@@ -510,7 +510,10 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
   return rows
 
 
-def export_to_optuna(study: arguments.Place, url: str) -> tuple[str, int]:
+@arguments.public()
+def export_to_optuna(
+  study: arguments.Place, url: arguments.Text
+) -> tuple[str, int]:
   """Adds the trials of a study to an Optuna storage.
 
   Args:
@@ -554,12 +557,13 @@ def _indices(which, num):
     last = (index(last) if last else num) if colon else first + 1
   except ValueError:
     raise jaxplay.UserError(
-      f"--trials: expected a number, such as 7, or a range, 0:20, got {which!r}"
+      f"{arguments.option('trials')}: expected a number, such as 7, or a range,"
+      f" 0:20, got {which!r}"
     ) from None
   if not 0 <= first < last <= num:
     raise jaxplay.UserError(
-      f"--trials={which} names trials {first} to {last - 1}, but the study has"
-      f" trials 0 to {num - 1}"
+      f"{arguments.option('trials')}={which} names trials {first} to"
+      f" {last - 1}, but the study has trials 0 to {num - 1}"
     )
   return range(first, last)
 
@@ -580,7 +584,6 @@ def _forgive(jobs, runner):
 
 def _run(directory, jobs, runner, report):
   """Runs jobs of a study, as far as they are not finished."""
-  arguments.checked(Runner, vars(runner).copy())
   _forgive(jobs, runner)
   is_open = any(job.is_open() for job in jobs)
   if is_open:

@@ -34,8 +34,8 @@ def _complete_paths(parser, file, folder):
     if isinstance(action, argparse._SubParsersAction):
       for verb in action.choices.values():
         _complete_paths(verb, file, folder)
-    elif action.metavar and not action.choices:
-      name = action.metavar.partition("|")[0]
+    elif not action.choices:
+      name = (action.metavar or "").partition("|")[0]
       if name in _FOLDERS:
         action.complete = folder
       elif name.startswith(("FILE", "CONFIG")):

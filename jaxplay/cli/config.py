@@ -37,7 +37,8 @@ def _config(arguments, rest):
   from jaxplay import config as config_lib
 
   config = runs.load_config(
-    arguments.config or {}, common.overrides(rest, arguments)
+    {} if arguments.config is None else arguments.config,
+    common.overrides(rest, arguments),
   )
   flat = config_lib.flatten(config)
   shown = {

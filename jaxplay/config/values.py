@@ -151,7 +151,7 @@ def one_of(subject: str, value: Any, names: Iterable[str]) -> None:
   close = difflib.get_close_matches(str(value).lower(), names, 1, 0.4)
   hint = f"did you mean {close[0]!r}? " if close else ""
   raise jaxplay.UserError(
-    f"{subject} {shown(value)}; {hint}It can be {', '.join(map(repr, names))}"
+    f"{subject} {shown(value)}; {hint}it can be {', '.join(map(repr, names))}"
   )
 
 

@@ -166,16 +166,17 @@ def load(file: "str | os.PathLike | Study") -> tuple[dict[str, Any], list[str]]:
   else:
     path = os.fspath(file)
     study = config_lib.from_user_file(path, "get_study", Study)
+  what = _named(path)
   for name, kind in _KINDS.items():
     value = getattr(study, name)
     if not isinstance(value, kind) or isinstance(value, bool):
       raise jaxplay.UserError(
-        f"study file {path!r}: {name} is {value!r}; expected type"
+        f"{what}: {name} is {config_lib.shown(value)}; expected type"
         f" {kind.__name__}"
       )
   if not study.goal.strip():
     raise jaxplay.UserError(
-      f"study file {path!r} has no goal; say in one sentence what the study is"
+      f"{what} has no goal; say in one sentence what the study is"
       " to find out (Playbook, choosing the goal for the next round)"
     )
   config_file = config_lib.beside(path, study.config)
@@ -194,7 +195,7 @@ def define(
     config: The base config.
     path: Of the study file, if there is one.
   """
-  _check_keys(f"study file {path!r}: overrides", study.overrides)
+  _check_keys(f"{_named(path)}: overrides", study.overrides)
   for key, value in study.overrides.items():
     config_lib.override(config, key, value)
   config_lib.validate(config)
@@ -202,7 +203,7 @@ def define(
   num_trials = study.num_trials or len(points or ())
   if num_trials < 1:
     raise jaxplay.UserError(
-      f"study file {path!r}: num_trials is {num_trials}; expected at least 1"
+      f"{_named(path)}: num_trials is {num_trials}; expected at least 1"
     )
   # Studies made by a program, without a file, may override unused keys.
   space.check(config, points, study.overrides if path else ())
@@ -229,6 +230,11 @@ def define(
   definition = json.loads(json.dumps(definition))
   _sample(definition)  # Fails if there are fewer points.
   return definition, space.notes(config)
+
+
+def _named(path):
+  """The study in a message: by its file, if there is one."""
+  return f"study file {path!r}" if path else "the study"
 
 
 def _check_keys(what, mapping):
@@ -326,11 +332,11 @@ def _space(path, study, config):
     is_list = isinstance(points, list | tuple) and points
     if not is_list or not all(isinstance(p, Mapping) for p in points):
       raise jaxplay.UserError(
-        f"study file {path!r}: algorithm 'explicit' needs points, a list of"
+        f"{_named(path)}: algorithm 'explicit' needs points, a list of"
         " {config key: value}"
       )
     for point in points:
-      _check_keys(f"study file {path!r}: points", point)
+      _check_keys(f"{_named(path)}: points", point)
     # As JSON will have them.
     points = [
       {key: space_lib.plain(value) for key, value in point.items()}
