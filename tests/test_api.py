@@ -199,7 +199,7 @@ def test_documents_name_functions_that_exist():
   assert sorted(listed) == sorted(jp.__all__)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_the_notebook_runs(prepared, tmp_path, monkeypatch):
   """API: docs/notebook.py, cell by cell; results have an HTML form."""
   shutil.copytree(prepared / "experiments", tmp_path / "experiments")

@@ -1,8 +1,9 @@
 """Learning rates of the digits MLP, with and without batch norm.
 
-Cost    64 trials of 1,000 steps, two compilations; under a minute on 2 cores
-Expect  best validation error 0.7% with and without, at learning rates of 0.1
-        to 0.7; without batch norm those above 3 diverge
+Cost    64 trials of 1,000 steps, two compilations; 80 s on 2 shared cores
+Expect  best validation error 0.3% with batch norm and 1% without, at learning
+        rates of 0.4 to 0.7; with 5 other seeds 0.8% (0.3% to 1.3%) and 1.1%
+        (0.7% to 1.7%); without batch norm rates above 3.7 diverge
 """
 
 from jaxplay.study import space, study
