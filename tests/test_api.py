@@ -220,3 +220,89 @@ def test_the_notebook_runs(prepared, tmp_path, monkeypatch):
   for value in shown:
     assert re.match("<(table|p)>", value._repr_html_())
   assert (tmp_path / "runs" / "notebook" / "steps" / "report.html").exists()
+
+
+_BAD_CALLS = [
+  ("load_config(None)", "config:"),
+  ("load_config(5)", "config:"),
+  ("load_config('')", "config:"),
+  ("load_config(C, ['a=1'])", "overrides:"),
+  ("load_config(C, {3: 4})", "overrides:"),
+  ("train(C, 5)", "workdir:"),
+  ("train(C, '')", "workdir:"),
+  ("train(C, 'w', profile=(3, 1))", "profile:"),
+  ("train('nope.py', 'w')", "'nope.py'"),
+  ("train(C, 'w', extend_steps=True)", "extend_steps:"),
+  ("branch('runs/constant', 'w', steps=[])", "steps:"),
+  ("branch('runs/constant', 'w', step=20, overrides=['x'])", "overrides:"),
+  ("branch('runs/constant', 'w', step=20, shape=3)", "shape:"),
+  ("branch('runs/constant', 'w', step=20, mixture=3)", "mixture:"),
+  ("run_study(None, 'w')", "study:"),
+  ("run_study(S, 'w', trials=900)", "trials"),
+  ("run_study(S, 'w', trials=[])", "trials:"),
+  ("run_study(S, 'w', trials=['x'])", "trials:"),
+  ("run_study(S, 'w', runner='processes')", "jaxplay.Runner"),
+  ("run_study(S, 'w', runner=jp.Runner(kind='thread'))", "'thread'"),
+  ("run_study(S, 'w', runner=jp.Runner(parallel=0))", "parallel:"),
+  ("run_study(S, 'w', report=3)", "report:"),
+  ("extend_study('runs/study', '-1')", "trials:"),
+  ("rerun_study('runs/study', trial=99)", "99"),
+  ("rerun_study('runs/study')", "best"),
+  ("suggest('runs/study', 0)", "trials:"),
+  ("find_studies(None)", "root:"),
+  ("find_studies('nowhere')", "'nowhere'"),
+  ("read(R)", "path:"),
+  ("read('nowhere')", "'nowhere'"),
+  ("read_run(None)", "path:"),
+  ("check([1])", "study:"),
+  ("compare(R, 3)", "candidate:"),
+  ("compare(R, R, smallest=float('nan'))", "smallest:"),
+  ("figures(jp.Study)", "study:"),
+  ("write_figures(R, 'figs', 'gif')", "'gif'"),
+  ("write_figures('nowhere', 'figs')", "'nowhere'"),
+  ("write_report('runs/study', format='png')", "figures"),
+  ("plan_steps(C, 'w', fit=3)", "fit:"),
+  ("plan_steps(C)", "workdir"),
+  ("plan_topology(C, None)", "topology:"),
+  ("plan_topology(C, [])", "topology:"),
+  ("run_playbook(C, 'w', budget=0)", "budget"),
+  ("run_playbook(C, 'w', budget=None)", "budget:"),
+  ("plan_longest_run(hardware='fast')", "hardware:"),
+  ("run_ladder(None, 'w')", "ladder:"),
+  ("fit_scaling_law(None)", "ladder:"),
+  ("use_devices(wait_seconds='x')", "wait_seconds:"),
+  ("use_devices(fake_devices=0)", "fake_devices:"),
+]
+
+
+@pytest.mark.parametrize("call, part", _BAD_CALLS)
+def test_bad_arguments(call, part, prepared, monkeypatch):
+  """Bad input: one short sentence that names the argument; nothing is left."""
+  monkeypatch.chdir(prepared)
+  names = {
+    "jp": jp,
+    "C": "experiments/digits_mlp/config.py",
+    "R": jp.read("runs/study"),
+    "S": "experiments/digits_mlp/study_lr.py",
+  }
+  before = studies.files(prepared)
+  with mock.patch.object(devices, "start"):  # JAX has begun already.
+    with pytest.raises(jp.UserError) as error:
+      eval(f"jp.{call}", names)
+  message = str(error.value)
+  assert part in message and "\n" not in message and len(message) < 500
+  assert studies.files(prepared) == before
+
+
+def test_an_unknown_argument_names_the_function():
+  """Bad input: Python's own error, with the function and what it takes."""
+  with pytest.raises(TypeError, match=r"train\(\).*'extend'.*extend_steps"):
+    jp.train("config.py", "w", extend=3)
+  with pytest.raises(TypeError, match=r"train\(\).*'workdir'"):
+    jp.train("config.py")
+
+
+def test_devices_come_before_jax():
+  """API: devices that JAX cannot have any more are refused at once."""
+  with pytest.raises(jp.UserError, match="too late"):
+    jp.use_devices(fake_devices=3)
