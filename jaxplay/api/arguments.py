@@ -65,22 +65,23 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
 
   at_most = f"an integer of at most {most}"
 
-  def read(value):
+  def read(given):
+    value = given
     if isinstance(value, str):
       # Python would also take 1_000, +3, blanks and the digits of all scripts.
       digits = value.lstrip("0") or "0"
       # Python converts only so many digits.
       is_plain = value.isascii() and value.isdecimal()
       if not is_plain:
-        raise ValueError(f"expected {expected}, got {shown(value)}")
+        raise ValueError(f"expected {expected}, got {shown(given)}")
       if len(digits) > len(str(most)):
-        raise ValueError(f"expected {at_most}, got {shown(value)}")
+        raise ValueError(f"expected {at_most}, got {shown(given)}")
       value = int(digits)
     is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
     if not is_integer or value < least:
-      raise ValueError(f"expected {expected}, got {shown(value)}")
+      raise ValueError(f"expected {expected}, got {shown(given)}")
     if value > most:
-      raise ValueError(f"expected {at_most}, got {shown(value)}")
+      raise ValueError(f"expected {at_most}, got {shown(given)}")
     return int(value)
 
   return Kind(read, metavar)
@@ -216,6 +217,14 @@ def _ladder(value):
 def _text(value):
   if not isinstance(value, str) or not value:
     raise ValueError(f"expected a text, got {shown(value)}")
+  return value
+
+
+def _storage(value):
+  if not isinstance(value, str) or not value:
+    raise ValueError(
+      f"expected a storage, such as sqlite:///FILE, got {shown(value)}"
+    )
   return value
 
 
@@ -374,6 +383,7 @@ Folder = Annotated[str | os.PathLike[str], Kind(_folder, "DIR")]
 Source = Annotated[Any, Kind(_source, "STUDY|RUN")]
 Ladder = Annotated[Any, Kind(_ladder, "LADDER")]
 Text = Annotated[str, Kind(_text, "TEXT")]
+Storage = Annotated[str, Kind(_storage, "URL")]
 Budget = Annotated[str | int | float, Kind(_budget, "N|HOURSh")]
 Config = Annotated[
   str | os.PathLike[str] | Mapping[str, Any], Kind(_config, "FILE[:ARG]")

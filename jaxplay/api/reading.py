@@ -362,7 +362,7 @@ def figures(study: arguments.Source) -> dict[str, Any]:
 @arguments.public()
 def write_figures(
   results: arguments.Source,
-  folder: arguments.Folder | None,
+  folder: arguments.Folder | None = None,
   format: Literal["svg", "png"] | None = None,
 ) -> None:
   """Writes each figure of a study as a file, if there is a folder for them.

@@ -512,7 +512,7 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
 
 @arguments.public()
 def export_to_optuna(
-  study: arguments.Place, url: arguments.Text
+  study: arguments.Place, url: arguments.Storage
 ) -> tuple[str, int]:
   """Adds the trials of a study to an Optuna storage.
 

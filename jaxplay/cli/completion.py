@@ -26,6 +26,7 @@ def add(parser):
 
 # What stands in a usage line for a folder; for a file, it begins with FILE.
 _FOLDERS = {"DIR", "PATH", "RUN", "STUDY", "LADDER", "PLAN", "ROOT"}
+_FOLDERS |= {"BASELINE", "CANDIDATE"}
 
 
 def _complete_paths(parser, file, folder):

@@ -46,7 +46,7 @@ def add(verbs):
     reading.compare,
     *("baseline", "candidate", "objective", "smallest", "log"),
     positional=("baseline", "candidate"),
-    metavars={"baseline": "STUDY", "candidate": "STUDY"},
+    metavars={"baseline": "BASELINE", "candidate": "CANDIDATE"},
   )
   common.add_options(compare, reading.write_comparison, "out")
   compare.add_argument(
