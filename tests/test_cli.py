@@ -258,7 +258,7 @@ def test_a_vocabulary_that_changed(tmp_path, capsys):
   assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_profile_of_some_steps(tmp_path):
   """G1: a trace of the steps that were asked for, and what it sums up to."""
   keys = runs.overrides(max_train_steps=24, model__width=8)
@@ -276,7 +276,7 @@ def test_a_profile_of_some_steps(tmp_path):
     assert studies.call(*command) == cli.common.EXIT_WRONG
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_a_mixture_that_is_not_there(tmp_path, capsys):
   """S6: a text that cannot be read leaves no half-made branch behind."""
   text = _run_of_text(tmp_path)

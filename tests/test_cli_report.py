@@ -183,7 +183,7 @@ sys.exit(max(abs(process.exitcode) for process in processes))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_any_number_at_once(study, finished_study):
   """Reports: the elements of a job array may all end at the same moment."""
   assert studies.call("report", study) == 0

@@ -187,7 +187,7 @@ def test_a_run_is_a_population_of_one(models):
   assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_checkpoints_that_are_kept(tmp_path, tmp_path_factory):
   """G7: as many of the best as asked for, and those of given steps."""
   configs = _configs(keep_best=3, keep_steps=(5, 20), eval_every=3)
