@@ -318,7 +318,7 @@ def _tell(folder, tasks, out):
     begin, end = "<!-- made by tools/autopilot.py -->\n", "<!-- end -->"
     head, _, rest = page.partition(begin)
     out.write_text(head + begin + text + "\n" + end + rest.partition(end)[2])
-    report.answer_figures(_picture(rows), out.parent / "autopilot")
+    report.answer_figures(_figures(rows), out.parent / "autopilot")
   return 0
 
 
@@ -339,7 +339,9 @@ def _paired(task, means):
   for method in METHODS[1:]:
     ours, theirs = _pairs(means, method)
     if len(ours) > 1:
-      lines.append(f"- {task}, playbook - {method}: {_told(ours - theirs)}")
+      lines.append(
+        f"- {task}, playbook - {method}: {_comparison(ours - theirs)}"
+      )
   return lines
 
 
@@ -360,12 +362,12 @@ def _pooled(rows):
       100 * np.log(np.divide(*_pairs(means, method)))
       for _, means in rows.values()
     ]
-    told = _told(np.concatenate(ratios), "%")
-    lines.append(f"- all tasks, playbook / {method} as a logarithm: {told}")
+    summary = _comparison(np.concatenate(ratios), "%")
+    lines.append(f"- all tasks, playbook / {method} as a logarithm: {summary}")
   return lines
 
 
-def _told(less, unit=""):
+def _comparison(less, unit=""):
   """The mean of differences, its interval by Student's t, and a verdict."""
   error = less.std(ddof=1) / np.sqrt(len(less))
   reach = stats.t.isf(0.025, len(less) - 1) * error
@@ -377,8 +379,8 @@ def _told(less, unit=""):
   )
 
 
-def _picture(rows):
-  pictures = [
+def _figures(rows):
+  figures = [
     result_lib.FigureData(
       f"{task}: what each search chose, on the test set",
       result_lib.Axis("seed of the search", whole=True),
@@ -392,7 +394,7 @@ def _picture(rows):
     )
     for task, (metric, means) in rows.items()
   ]
-  return result_lib.ProcedureResult(summary=[], figures=pictures)
+  return result_lib.ProcedureResult(summary=[], figures=figures)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def test_a_program_for_each_static_config(tmp_path, capsys):
   """Trials that differ in static config form groups, one compilation each."""
   path = studies.write(tmp_path, space=_GROUPS, num_trials=5)
   assert _run(path, tmp_path / "study", "--no_report") == 0
-  told = capsys.readouterr().out
-  assert told.count("in 1 population of") == 2
-  assert "trials 5/5" in told and "5 trials: 5 completed" in told
+  output = capsys.readouterr().out
+  assert output.count("in 1 population of") == 2
+  assert "trials 5/5" in output and "5 trials: 5 completed" in output
   _assert_once(tmp_path / "study", range(5))
 
 
@@ -137,26 +137,26 @@ def _crashing(tmp_path, **fields):
 
 @pytest.mark.slow
 def test_a_crash_is_tried_twice_and_told(tmp_path, capsys):
-  """A crashed group is tried once more, then told; the others finish."""
+  """A crashed group is tried once more, then reported; the others finish."""
   path, study, run = _crashing(tmp_path, space=_GROUPS)
   norms = [point["model.norm"] for point in _study_points(path)]
   crashed = [norm == norms[0] for norm in norms]
   assert 0 < sum(crashed) < 4
   assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   expected = ["failed" if c else "completed" for c in crashed]
   assert studies.statuses(study) == expected
   assert run.status()["failures"] == 2
-  assert told.count("trials crashed: FileExistsError") == 2
-  assert "trials/0000 crashed: FileExistsError" in told
-  assert "--retry_failed" in told
+  assert output.count("trials crashed: FileExistsError") == 2
+  assert "trials/0000 crashed: FileExistsError" in output
+  assert "--retry_failed" in output
   _assert_once(study, [i for i in range(4) if not crashed[i]])
   # It waits for a person.
   before = _trials(study)
   assert _run(path, study, "--no_report") == cli.common.EXIT_FAILED
   assert _trials(study) == before
   (run.path / "predictions").unlink()
-  words = studies.pasted(told)  # B12.
+  words = studies.pasted(output)  # B12.
   assert words[-2:] == ["--no_report", "--retry_failed"]
   assert studies.call(*words) == 0
   assert studies.statuses(study) == ["completed"] * 4
@@ -303,7 +303,7 @@ def _jobs(folder, num):
 
 
 def test_a_wrong_request_is_no_crash(tmp_path, capsys):
-  """What no retry mends is told at once, and the trials stay open."""
+  """What no retry mends is reported at once, and the trials stay open."""
   path = studies.write(tmp_path, overrides={"mesh.fsdp": 7})
   assert _run(path, tmp_path / "study") == cli.common.EXIT_WRONG
   assert "does not cover 8 devices" in capsys.readouterr().err
@@ -338,9 +338,9 @@ def test_a_locked_trial_is_left_and_run_later(tmp_path, capsys):
   run.create()
   with run.lock():
     assert _run(path, study) == 0
-    told = capsys.readouterr().out
-    assert "locked by another process" in told
-    assert "1 trial of the study" in told
+    output = capsys.readouterr().out
+    assert "locked by another process" in output
+    assert "1 trial of the study" in output
     assert list(run.path.glob("*")) == [run.path / ".lock"] or not list(
       run.path.glob("[!.]*")
     )
@@ -525,15 +525,17 @@ def test_progress_counts_what_is_there(tmp_path):
 
 @pytest.mark.pods
 def test_crashes_in_processes(tmp_path, capsys):
-  """In processes a crash is one trial's: retried, told, mended, completed."""
+  """In processes a crash is one trial's: retried, reported, completed."""
   path, study, run = _crashing(tmp_path, num_trials=2)
   more = ("--runner=processes", "--parallel=2", "--no_report")
   assert _run(path, study, *more) == cli.common.EXIT_FAILED
-  told = capsys.readouterr().out
+  output = capsys.readouterr().out
   assert studies.statuses(study) == ["failed", "completed"]
   assert run.status()["failures"] == 2
-  assert told.count("trials/0000 crashed and is tried again: exit code 1") == 1
-  assert "FileExistsError" in told and "log.txt" in told
+  assert (
+    output.count("trials/0000 crashed and is tried again: exit code 1") == 1
+  )
+  assert "FileExistsError" in output and "log.txt" in output
   assert (run.path / "log.txt").read_text().count("Traceback") >= 2
   _assert_once(study, (1,))
   before = {p: v for p, v in _trials(study).items() if "0000" not in str(p)}
@@ -554,8 +556,8 @@ def test_a_process_that_dies_before_it_says_so(tmp_path, capsys):
   study = tmp_path / "study"
   more = ("--runner=processes", "--no_report")
   assert _run(path, study, *more) == cli.common.EXIT_FAILED
-  told = capsys.readouterr().out
-  assert told.count("unknown dataset 'digit'") == 2
+  output = capsys.readouterr().out
+  assert output.count("unknown dataset 'digit'") == 2
   assert studies.trial(study, 0).status()["failures"] == 2
 
 
@@ -717,8 +719,8 @@ def test_one_device_eight_and_two_hosts_are_equal(tmp_path):
   for devices in (1, 8):
     more = (f"--fake_devices={devices}", f"--workdir={tmp_path / f'{devices}'}")
     studies.finish(studies.start(*command, *more))
-  told = runs.launch([*command, f"--workdir={tmp_path / 'hosts'}"], 2, 2)
-  assert told.count("3 trials: 3 completed") == 1
+  output = runs.launch([*command, f"--workdir={tmp_path / 'hosts'}"], 2, 2)
+  assert output.count("3 trials: 3 completed") == 1
   for index in range(3):
     config = studies.trial(tmp_path / "1", index).path / "config.json"
     alone = tmp_path / "alone" / f"{index}"

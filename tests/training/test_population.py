@@ -43,14 +43,14 @@ class _Study:
   """Runs of a population in a folder."""
 
   def __init__(self, folder, configs, **kwargs):
-    self.folder, self.configs, self.told = folder, configs, []
+    self.folder, self.configs, self.log = folder, configs, []
     self.runs = [
       rundir.RunDir(folder / "trials" / f"{i:04d}") for i in range(len(configs))
     ]
     for run in self.runs:
       run.create()
     self.checkpoints = folder / "populations" / "0" / "checkpoints"
-    self.group = _group(configs, self.told, **kwargs)
+    self.group = _group(configs, self.log, **kwargs)
 
   def train(self, act=lambda statuses: None):
     """Trains all in one population; whether it came to its end."""
@@ -72,7 +72,7 @@ class _Study:
 _GROUPS = {}
 
 
-def _group(configs, told, **kwargs):
+def _group(configs, log, **kwargs):
   """Compiled once for all tests that need the same program."""
   static = config_lib.flatten(config_lib.as_json(configs[0]))
   for name in keys.TRACED:
@@ -80,7 +80,7 @@ def _group(configs, told, **kwargs):
   one_seed = len({config.seed for config in configs}) == 1
   key = json.dumps([static, len(configs), one_seed, kwargs])
   if key not in _GROUPS:
-    _GROUPS[key] = population.Populations(configs, told.append, **kwargs)
+    _GROUPS[key] = population.Populations(configs, log.append, **kwargs)
   return _GROUPS[key]
 
 
@@ -286,7 +286,7 @@ def test_groups_of_devices(tmp_path, tmp_path_factory, mode):
   extra |= {"model__width": 128, "averages": ("ema",)}
   configs = _configs(mesh__data=2, mesh__fsdp=2, **extra)
   study = _Study(tmp_path, configs, mode=mode)
-  assert "2 groups of 4 devices" in study.told[0]
+  assert "2 groups of 4 devices" in study.log[0]
   kernel = study.group.programs.state.params["Dense_1"]["kernel"]
   assert kernel.sharding.shard_shape(kernel.shape) == (3, 64, 128)
   assert study.train()
@@ -411,14 +411,14 @@ def test_population_begins_anew_over_another_runner(tmp_path):
 
 
 def test_population_takes_the_memory_there_is(tmp_path):
-  """B1: the size comes from the compiled program, and is told."""
+  """B1: the size comes from the compiled program, and is reported."""
   configs = [_configs()[i % 5] for i in range(20)]
   all_ = _Study(tmp_path / "all", configs)
   assert all_.group.size == 24  # rounded up to eight devices
-  assert "1 population of 24 on 8 devices" in all_.told[0]
+  assert "1 population of 24 on 8 devices" in all_.log[0]
   few = _Study(tmp_path / "few", configs, device_bytes=1.0)
   assert few.group.size == 8
-  assert "3 populations of 8" in few.told[0]
+  assert "3 populations of 8" in few.log[0]
 
 
 def test_best_parameters_are_kept(tmp_path):
@@ -521,9 +521,9 @@ def test_checkpoints_that_an_older_version_wrote(tmp_path):
   facts = tmp_path / "8" / "metrics" / "metrics"
   facts.unlink()
   facts.with_name("metadata").write_text('{"objective": 0.5, "step": 8}')
-  told = []
-  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=1, tell=told.append)
+  log = []
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_best=1, tell=log.append)
   restored = checkpoints.restore(8, jax.tree.map(jax.numpy.asarray, state))
   checkpoints.close()
-  assert not told
+  assert not log
   np.testing.assert_array_equal(restored["x"], state["x"])
