@@ -246,6 +246,7 @@ _BAD_CALLS = [
   ("run_study(S, 'w', runner=jp.Runner(parallel=0))", "parallel:"),
   ("run_study(S, 'w', report=3)", "report:"),
   ("extend_study('runs/study', '-1')", "trials:"),
+  ("extend_study('runs/study', 10**5000)", "trials:"),
   ("rerun_study('runs/study', trial=99)", "99"),
   ("rerun_study('runs/study')", "best"),
   ("suggest('runs/study', 0)", "trials:"),
@@ -292,6 +293,17 @@ def test_bad_arguments(call, part, prepared, monkeypatch):
   message = str(error.value)
   assert part in message and "\n" not in message and len(message) < 500
   assert studies.files(prepared) == before
+
+
+def test_results_are_compared_by_another_objective(prepared, monkeypatch):
+  """API: results and their path give the same, by any objective."""
+  monkeypatch.chdir(prepared)
+  results = jp.read("runs/study")
+  for objective in (None, "valid/loss"):
+    of_results = jp.compare(results, results, objective=objective)
+    of_paths = jp.compare("runs/study", "runs/study", objective=objective)
+    assert of_results == of_paths
+    assert of_results.objective == (objective or results.objective)
 
 
 def test_an_unknown_argument_names_the_function():

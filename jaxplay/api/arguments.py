@@ -18,6 +18,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import jaxplay
 from jaxplay import commands, rundir
+from jaxplay import config as config_lib
 
 MOST = 2**31 - 1  # of a count, in the 32 bits of the step
 _SMALLEST_RATE, _LARGEST_RATE = 1e-37, 1e37  # in the step's 32 bits
@@ -44,17 +45,22 @@ class Kind:
 
 def shown(value: Any) -> str:
   """A value for a message: short, whatever it is."""
-  if isinstance(value, str | int | float | bool | bytes | type(None)):
+  if isinstance(value, str):
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:100]} ... {text[-50:]}"
-  if isinstance(value, list | tuple | dict) and len(text := repr(value)) <= 200:
-    return text
+  if isinstance(value, int | float | bytes | list | tuple | type(None)):
+    return config_lib.shown(value)
   return f"a value of type {type(value).__name__}"
 
 
-def option(name: str) -> str:
-  """The name of an argument, as the command line or as Python has it."""
-  return f"--{name}" if commands.is_typed() else name
+def option(name: str, renamed: str = "") -> str:
+  """The name of an argument, as the command line or as Python has it.
+
+  Args:
+    name: Of the argument.
+    renamed: Of its option, where they differ.
+  """
+  return f"--{renamed or name}" if commands.is_typed() else name
 
 
 def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
@@ -87,17 +93,20 @@ def integer(least: int, most: int = MOST, metavar: str = "N") -> Kind:
   return Kind(read, metavar)
 
 
-def _integers(value):
+def _items(value, read, expected):
+  """A comma list, or a sequence, of at least one item."""
   parts = value.split(",") if isinstance(value, str) else value
   try:
-    numbers = [integer(1).read(part) for part in parts]
+    items = [read(part) for part in parts]
   except TypeError:
-    numbers = []
-  if not numbers:
-    raise ValueError(
-      f"expected a list of positive integers, got {shown(value)}"
-    )
-  return numbers
+    items = []
+  if not items:
+    raise ValueError(f"expected {expected}, got {shown(value)}")
+  return items
+
+
+def _integers(value):
+  return _items(value, integer(1).read, "a list of positive integers")
 
 
 def _measure(value):
@@ -119,21 +128,23 @@ def _real(value):
     raise ValueError(f"expected a number, got {shown(value)}") from None
 
 
-def _name(value):
-  if not isinstance(value, str) or not value.strip():
-    raise ValueError(f"expected a name, got {shown(value)}")
-  return value
+def _words(expected):
+  """Reads a text that is not blank."""
+
+  def read(value):
+    if not isinstance(value, str) or not value.strip():
+      raise ValueError(f"expected {expected}, got {shown(value)}")
+    return value
+
+  return read
+
+
+_name, _text = _words("a name"), _words("a text")
+_storage = _words("a storage, such as sqlite:///FILE")
 
 
 def _names(value):
-  parts = value.split(",") if isinstance(value, str) else value
-  try:
-    names = [_name(part) for part in parts]
-  except TypeError:
-    names = []
-  if not names:
-    raise ValueError(f"expected a list of names, got {shown(value)}")
-  return names
+  return _items(value, _name, "a list of names")
 
 
 def _path(value):
@@ -214,20 +225,6 @@ def _ladder(value):
   return value if hasattr(value, "points") else _place(value)
 
 
-def _text(value):
-  if not isinstance(value, str) or not value:
-    raise ValueError(f"expected a text, got {shown(value)}")
-  return value
-
-
-def _storage(value):
-  if not isinstance(value, str) or not value:
-    raise ValueError(
-      f"expected a storage, such as sqlite:///FILE, got {shown(value)}"
-    )
-  return value
-
-
 def _budget(value):
   """A number of runs, or hours: 64, "64", "2h"."""
   return str(value) if isinstance(value, int | float) else _text(value)
@@ -263,13 +260,7 @@ def _trials(value):
     return value
   if isinstance(value, int) and not isinstance(value, bool):
     return [value]
-  try:
-    indices = [integer(0).read(index) for index in value]
-  except TypeError:
-    indices = []
-  if not indices:
-    raise ValueError(f"expected trials 'A:B' or indices, got {shown(value)}")
-  return indices
+  return _items(value, integer(0).read, "trials 'A:B' or indices")
 
 
 def _definition(value):

@@ -14,10 +14,6 @@ from jaxplay.api import arguments, devices, reading, runs, studies
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
 
-# What counts as a fitted training set, over an epoch.
-FITTED = "train/error_rate<=0"
-_HERE = "here"  # As a topology: the devices of this process.
-
 
 @arguments.public("plan", "steps")
 def plan_steps(
@@ -66,8 +62,9 @@ def plan_steps(
     for name, value in given.items():
       if value is not None:
         raise jaxplay.UserError(
-          f"{arguments.option(name)} is for a sweep, and {_from()}={study}"
-          " judges a study instead; leave one of them out"
+          f"{arguments.option(name)} is for a sweep, and"
+          f" {arguments.option('study', 'from')}={study} judges a study"
+          " instead; leave one of them out"
         )
     results = results_lib.read_study(study)
     return _procedure(
@@ -79,7 +76,7 @@ def plan_steps(
       lambda runner: run.from_study(results),
     )
   loaded = _config(config)
-  target = decide.Target.parse(fit or FITTED)
+  target = decide.Target.parse(fit or decide.FITTED)
   if target.metric not in decide.TRAINED:
     raise jaxplay.UserError(
       f"{arguments.option('fit')}={target} is not a metric of the training set;"
@@ -390,7 +387,7 @@ def plan_topology(
   rows = []
   for name, chips, sized in cases:
     log(name, sized.batch_size)
-    row = estimate.estimate(name, chips, sized)
+    row = estimate.estimate(chips, sized)
     if largest:
       row["largest_batch"] = estimate.largest_batch(
         chips, sized, row, functools.partial(log, name)
@@ -447,7 +444,7 @@ def run_playbook(
   loaded = _config(config)
   rates = _rates(learning_rates, loaded)
   loop.check(loaded, parsed, rates, seeds)
-  found = _devices()
+  found = () if keep_batch_size else _devices()
   options = {
     "budget": str(parsed),
     "learning_rates": list(rates),
@@ -456,14 +453,11 @@ def run_playbook(
     "keep_batch_size": keep_batch_size,
   }
 
-  def keep(folder, asked, answer):
-    if answer is None:
+  def write_report(folder, name, result):
+    if result is None:
       reading.write_study(results_lib.read_study(folder))
-      return
-    directory = result_lib.PlanDir(folder)
-    directory.create(asked, options)
-    directory.write(answer)
-    _write_page(directory, asked, answer.summary[0], answer)
+    else:
+      _keep(folder, name, options, result.summary[0], result)
 
   return _procedure(
     workdir,
@@ -479,9 +473,9 @@ def run_playbook(
       learning_rates=rates,
       seeds=seeds,
       seed=seed,
-      measure=None if keep_batch_size else measure.on_devices(found),
+      measure=measure.on_devices(found) if found else None,
       num_devices=len(found),
-      write_report=keep,
+      write_report=write_report,
     ),
   )
 
@@ -548,11 +542,6 @@ def plan_longest_run(
   }
   goal = "How long is a training run worth starting, by growth rates alone?"
   return _keep(workdir, "longest-run", options, goal, answer)
-
-
-def _from():
-  """The argument `study` of plan_steps, which is --from in a command."""
-  return "--from" if commands.is_typed() else "study"
 
 
 def _config(config):
@@ -657,7 +646,9 @@ def to_train(
 
 def _topologies(names):
   """Name -> topology; "here": the devices of this process."""
-  if _HERE in names:
+  from jaxplay import pods
+
+  if pods.HERE in names:
     devices.start()
   else:
     devices.start_to_compile()

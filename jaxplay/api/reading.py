@@ -44,8 +44,6 @@ def read(
   """
   from jaxplay.analysis import compare as compare_lib
 
-  if (rundir.at(path) / "study.json").exists():
-    return results_lib.read_study(path, objective)
   return compare_lib.read(path, objective)
 
 
@@ -133,8 +131,8 @@ def compare(
   from jaxplay.analysis import compare as compare_lib
 
   comparison = compare_lib.compare(
-    _side(baseline, objective),
-    _side(candidate, objective),
+    _results(baseline, objective),
+    _results(candidate, objective),
     smallest,
   )
   if log is not None:
@@ -142,13 +140,11 @@ def compare(
   return comparison
 
 
-def _side(source, objective):
-  """The results of one side of a comparison."""
-  from jaxplay.analysis import compare as compare_lib
-
-  if isinstance(source, results_lib.Results):
-    return source
-  return compare_lib.read(source, objective)
+def _results(source, objective=None):
+  """The results of a path, or those that were given, by another objective."""
+  if not isinstance(source, results_lib.Results):
+    return read(source, objective)
+  return source if objective is None else read(source.path, objective)
 
 
 def write_comparison(
@@ -355,8 +351,7 @@ def figures(study: arguments.Source) -> dict[str, Any]:
   """
   from jaxplay.analysis import plots_study
 
-  results = study if isinstance(study, results_lib.Results) else read(study)
-  return plots_study.charts(results)
+  return plots_study.charts(_results(study))
 
 
 @arguments.public()
@@ -379,8 +374,7 @@ def write_figures(
   from jaxplay import report
 
   if folder is not None:
-    if not isinstance(results, results_lib.Results):
-      results = read(results)
+    results = _results(results)
     arguments.make_folder(folder)
     report.figures(results, folder, format or "svg")
 

@@ -85,6 +85,15 @@ def resolved(config):
   return load_config(config)
 
 
+def _extended(config, extend_steps):
+  """The config, with another number of steps if there is one."""
+  loaded = resolved(config)
+  if extend_steps:
+    config_lib.override(loaded, "max_train_steps", extend_steps)
+    config_lib.validate(loaded)
+  return loaded
+
+
 @arguments.public("train")
 def train(
   config: arguments.Config,
@@ -119,10 +128,7 @@ def train(
     >>> run.status()["status"]
     'completed'
   """
-  loaded = resolved(config)
-  if extend_steps:
-    config_lib.override(loaded, "max_train_steps", extend_steps)
-    config_lib.validate(loaded)
+  loaded = _extended(config, extend_steps)
   run = rundir.RunDir(workdir)
   devices.start()
 
@@ -160,10 +166,7 @@ def describe(
     >>> print(parts[-1])
     the whole run: 192,000 examples, 160.4 epochs
   """
-  loaded = resolved(config)
-  if extend_steps:
-    config_lib.override(loaded, "max_train_steps", extend_steps)
-    config_lib.validate(loaded)
+  loaded = _extended(config, extend_steps)
   devices.start()
 
   import jax

@@ -129,11 +129,7 @@ def show_report(results, law, why, findings, path):
 
 def show_law(law, findings):
   """The law, and what is wrong with it."""
-  e, a_n, a, b_d, b = law.coefficients.values()
-  print(
-    f"L(N, D) = {e.value:.4g} + {a_n.value:.4g} / N^{a.value:.3g}"
-    f" + {b_d.value:.4g} / D^{b.value:.3g}   (nats per token)"
-  )
+  print(f"{law.formula}   (nats per token)")
   for name, value in law.coefficients.items():
     print(
       f"  {name:<16}{value.value:.4g} ({value.low:.4g} to {value.high:.4g})"

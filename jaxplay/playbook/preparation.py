@@ -13,7 +13,6 @@ from jaxplay.playbook.stability import run as stability_run
 from jaxplay.playbook.steps import decide as steps_decide
 from jaxplay.playbook.steps import run as steps_run
 
-_FIT = "train/error_rate<=0"
 _WARMUP = "hparams.warmup_steps"
 # The studies search the best learning rate of the sweep / 10 to * 10, since it
 # depends on the other hyperparameters.
@@ -77,7 +76,7 @@ def steps(
       config,
       learning_rates=learning_rates,
       max_train_steps=max(1, total // 4),
-      target=steps_decide.Target.parse(_FIT),
+      target=steps_decide.Target.parse(steps_decide.FITTED),
       num_train=num_train,
       per_decade=budget_lib.per_decade(loop.total()),
     )

@@ -123,25 +123,23 @@ class StudyRunner:
     directory = study_lib.StudyDir(self._folder(name))
 
     def next_batch(left):
-      results = self._read(directory, jobs())
+      jobs = runners.trial_jobs(
+        directory, study_lib.adaptive(directory.study())
+      )
+      results = self._read(directory, jobs)
       findings = checklist.check_study(results)
       return refine.next_batch(
         results, findings, num=min(batch, left), seed=seed
       )
 
-    def jobs():
-      return runners.trial_jobs(
-        directory, study_lib.adaptive(directory.study())
-      )
-
-    adaptive.run(
+    jobs = adaptive.run(
       directory,
       trials,
       train=lambda jobs: self._train(directory, jobs),
       next_batch=next_batch,
       log=lambda sentence: self.log(f"{name}: {sentence}"),
     )
-    return self._read(directory, jobs())
+    return self._read(directory, jobs)
 
   def rerun(
     self, name: str, indices: Sequence[int], seeds: int

@@ -1,1 +1,3 @@
 """Estimates for TPU topologies, without TPUs: memory, traffic, roofline."""
+
+HERE = "here"  # As a topology: the devices of this process.

@@ -9,10 +9,10 @@ import ml_collections
 
 import jaxplay
 from jaxplay import config as config_lib
+from jaxplay import pods
 from jaxplay.pods import probe, program, roofline
 from jaxplay.pods import topology as topology_lib
 
-HERE = "here"  # the devices of this process
 _MOST_DOUBLINGS = 12  # of the batch size in a search
 
 
@@ -22,19 +22,18 @@ def find(name: str) -> topology_lib.Topology:
   Raises:
     jaxplay.UserError: The topology is unknown, or its compiler not installed.
   """
-  if name == HERE:
+  if name == pods.HERE:
     shape = (jax.local_device_count(),)
-    return topology_lib.Topology(HERE, jax.devices(), shape, 1)
+    return topology_lib.Topology(name, jax.devices(), shape, 1)
   return topology_lib.topology(name)
 
 
 def estimate(
-  name: str, topology: topology_lib.Topology, config: ml_collections.ConfigDict
+  topology: topology_lib.Topology, config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
   """Compiles a config for a topology; for "here", also measures its step.
 
   Args:
-    name: Name of the topology.
     topology: The topology.
     config: A checked config.
 
@@ -50,7 +49,7 @@ def estimate(
   compiled = topology_lib.compile_for(config, devices)
   chip = roofline.chip(topology.kind)
   measured = None
-  if name == HERE:
+  if topology.name == pods.HERE:
     measured = probe.step_seconds(config)
     if chip is None:
       peaks = probe.peaks()
@@ -61,7 +60,7 @@ def estimate(
         memory_bandwidth=peaks["memory_bandwidth"],
       )
   row: dict[str, Any] = {
-    "topology": name,
+    "topology": topology.name,
     "kind": topology.kind,
     "chips": len(devices),
     "mesh": config_lib.mesh_sizes(config.mesh, len(devices)),

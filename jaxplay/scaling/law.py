@@ -148,6 +148,15 @@ class Fit:
   samples: np.ndarray
 
   @property
+  def formula(self) -> str:
+    """The law with its coefficients, as text; in nats per token."""
+    return (
+      f"L(N, D) = {self.irreducible:.4g}"
+      f" + {self.coefficient_n:.4g} / N^{self.exponent_n:.3g}"
+      f" + {self.coefficient_d:.4g} / D^{self.exponent_d:.3g}"
+    )
+
+  @property
   def coefficients(self) -> dict[str, Estimate]:
     """The COEFFICIENTS with their intervals."""
     columns = self._laws().T

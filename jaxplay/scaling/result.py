@@ -31,11 +31,7 @@ def as_result(
   tables, summary = [], []
   if law is not None:
     tables = [_law_table(law), _budgets_table(results, law)]
-    e, a_n, a, b_d, b = (c.value for c in law.coefficients.values())
-    summary.append(
-      f"L(N, D) = {e:.4g} + {a_n:.4g} / N^{a:.3g} + {b_d:.4g} / D^{b:.3g}"
-      " (nats per token)"
-    )
+    summary.append(f"{law.formula} (nats per token)")
   elif why:
     summary.append(f"No law yet: {why}.")
   if results.spent is not None:

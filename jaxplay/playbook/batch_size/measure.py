@@ -49,7 +49,7 @@ def for_topology(topology: Any) -> Measure:
   from jaxplay.pods import estimate
 
   def measure(config):
-    row = estimate.estimate(topology.name, topology, config)
+    row = estimate.estimate(topology, config)
     if row["too_large"]:  # The compiler does not report the size.
       return {"too_large": row["too_large"]}
     needed, chip = sum(row["memory"].values()), row["chip"]

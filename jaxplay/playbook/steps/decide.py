@@ -25,6 +25,8 @@ _SWEEP = (
 )
 
 
+# What counts as a fitted training set, over an epoch.
+FITTED = "train/error_rate<=0"
 TRAINED = ("train/loss", "train/error_rate")  # metrics of the training set
 
 
