@@ -27,9 +27,7 @@ def _start(tmp_path, port, process_id):
   )
 
 
-@pytest.mark.parametrize(
-  "came", [pytest.param((0,), marks=pytest.mark.pods), (1,), (0, 1)]
-)
+@pytest.mark.parametrize("came", [(0,), (1,), (0, 1)])
 def test_missing_hosts_are_told(tmp_path, came):
   """M1: one sentence from each that came, exit code 1, in a limited time."""
   with contextlib.closing(socket.socket()) as listener:
@@ -44,10 +42,10 @@ def test_missing_hosts_are_told(tmp_path, came):
     sentence = output.strip().splitlines()[-1]
     assert "Traceback" not in output
     if process_id == 0:
-      assert f"only {len(came)} of 3 processes came within 15 s" in sentence
+      assert f"{len(came)} of 3 " in sentence and " 15 s" in sentence
     else:
-      assert "process 1 of 3 waited 18 s" in sentence
-      assert f"localhost:{port}, does not answer" in sentence
+      assert "process 1 of 3 " in sentence and " 18 s" in sentence
+    assert f"localhost:{port}" in sentence
   assert not (tmp_path / "run").exists()
 
 
@@ -57,23 +55,24 @@ def test_the_default_leaves_a_minute():
 
 
 @pytest.mark.parametrize(
-  ("arguments", "sentence"),
+  ("arguments", "values"),
   [
-    (["--distributed"], "neither a TPU pod nor a Slurm step"),
+    (["--distributed"], ["--coordinator"]),
     (
       ["--coordinator=here", "--num_processes=2", "--process_id=0"],
-      "it must be HOST:PORT",
+      ["'here'", "HOST:PORT"],
     ),
     (
       ["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"],
-      "with --num_processes=2 it must be less",
+      ["--process_id", "--num_processes=2", "got 2"],
     ),
   ],
 )
-def test_mistakes(tmp_path, arguments, sentence):
+def test_mistakes(tmp_path, arguments, values):
   """M: what makes no job is refused in one sentence, with exit code 2."""
   command = runs.command(runs.overrides(), tmp_path / "run", *arguments)
   process = runs.start([*command, "--fake_devices=1"])
   output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == 2, output
-  assert sentence in output and "Traceback" not in output
+  assert all(value in output for value in values), output
+  assert "Traceback" not in output
