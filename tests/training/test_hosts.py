@@ -325,7 +325,7 @@ def test_killed_again_and_again(tmp_path):
   One of two hosts gets SIGKILL, the other ends by itself, and the job is
   started again, until it comes to its end: as a job that nobody killed.
   """
-  number = int(os.environ.get("JAXPLAY_KILLS", "12"))
+  number = int(os.environ.get("JAXPLAY_KILLS", "6"))
   dice = random.Random(0)
   keys = runs.overrides(**_SHORT) | runs.MLP
   # Long enough for so many beginnings, each of which makes some steps: on the
