@@ -42,10 +42,11 @@ def test_missing_hosts_are_told(tmp_path, came):
     sentence = output.strip().splitlines()[-1]
     assert "Traceback" not in output
     if process_id == 0:
-      assert f"{len(came)} of 3 " in sentence and " 15 s" in sentence
+      assert f"only {len(came)} of 3 processes " in sentence
+      assert f"localhost:{port} within 15 s" in sentence
     else:
-      assert "process 1 of 3 " in sentence and " 18 s" in sentence
-    assert f"localhost:{port}" in sentence
+      assert "process 1 of 3 waited 18 s" in sentence
+      assert f"localhost:{port}, does not answer" in sentence
   assert not (tmp_path / "run").exists()
 
 
@@ -57,7 +58,10 @@ def test_the_default_leaves_a_minute():
 @pytest.mark.parametrize(
   ("arguments", "values"),
   [
-    (["--distributed"], ["--coordinator"]),
+    (
+      ["--distributed"],
+      ["neither a TPU pod nor a Slurm step", "--coordinator"],
+    ),
     (
       ["--coordinator=here", "--num_processes=2", "--process_id=0"],
       ["'here'", "HOST:PORT"],
