@@ -93,7 +93,7 @@ _COMMON = {
   ),
   "objective": Key(
     "",
-    "metric to minimize; empty: valid/loss for text, else valid/error_rate",
+    "metric that ranks trials; empty: valid/loss for text, else valid/error_rate",
     branch=True,
     fixed="one objective ranks all trials of a study; to rank by another, use"
     " another objective for the same trials afterwards",
@@ -113,6 +113,12 @@ _COMMON = {
     "export the forward function of the best checkpoint",
     resume=True,
     fixed=_ALIKE,
+  ),
+  "declared": Key(
+    (),
+    "keys and metrics of the user's parts, written when they are loaded",
+    resume=True,
+    fixed="it is written when parts are loaded",
   ),
   "optimizer": Key("nesterov", "update rule", choices=parts.OPTIMIZERS),
   "schedule": Key(
@@ -173,6 +179,12 @@ _COMMON = {
     transfers="very likely",
     off=("warmup", 0),
   ),
+  "task.name": Key(
+    "",
+    "what is learned; empty: next_token of an lm, else classification",
+    fixed="trials of different tasks are not comparable",
+  ),
+  "task.metrics": _alike((), "metrics to log besides those of the task", ""),
   "dataset.name": data(
     "digits",
     "digits, synthetic, or tfds:<name>; for an lm pythonlib, text:<path, folder"
@@ -281,7 +293,7 @@ def _declared() -> dict[str, Key]:
         readers[name] = (*readers.get(name, ()), part)
     for name, those in readers.items():
       keys[name] = dataclasses.replace(keys[name], used_by=(switch, those))
-  groups = ("", "hparams", "dataset", "model", "mesh")
+  groups = ("", "hparams", "task", "dataset", "model", "mesh")
   return {
     name: keys[name]
     for name in sorted(keys, key=lambda n: groups.index(n.rpartition(".")[0]))
