@@ -72,6 +72,11 @@ def note(path: str) -> None:
     _ran[os.path.abspath(path)] = file.read()
 
 
+def running() -> str | None:
+  """Returns the folder of the file of the user that runs; None: none runs."""
+  return _running[-1].path if _running else None
+
+
 def ran() -> dict[str, bytes]:
   """Returns path -> content of each user file that ran since `forget`.
 

@@ -788,9 +788,9 @@ def test_every_number_of_the_optimizer_has_an_effect():
     used = {
       key.removeprefix("hparams.")
       for key in config_lib.KEYS
-      if config_lib.used_by(key)
-      and config_lib.used_by(key)[0] == "optimizer"
-      and optimizer in config_lib.used_by(key)[1]
+      if config_lib.used_by(key, {})
+      and config_lib.used_by(key, {})[0] == "optimizer"
+      and optimizer in config_lib.used_by(key, {})[1]
     }
     assert used == own, optimizer
 

@@ -22,12 +22,13 @@ SOURCES = {
 # docs/architecture.md explains. UserError, of `jaxplay` itself, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "formats", "config")
 GROUND += ("commands", "installed", "lifeline", "storage", "terminal")
-GROUND += ("userfiles",)
+GROUND += ("userfiles", "usercode")
 BELOW = (*GROUND, "provenance")
 READS = (*BELOW, "study", "analysis")
 FLOORS = {
   **{name: () for name in GROUND},
-  "config": ("userfiles",),
+  "config": ("userfiles", "usercode"),
+  "usercode": ("userfiles", "rundir"),
   "rundir": ("storage",),
   "provenance": GROUND,
   "training": BELOW,

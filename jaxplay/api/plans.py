@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jaxplay
-from jaxplay import commands, provenance, rundir, terminal
+from jaxplay import commands, provenance, rundir, terminal, usercode
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading, runs, studies
@@ -216,6 +216,7 @@ def plan_rounds(
 
   first = results_lib.read_study(study)
   provenance.carry(rundir.RunDir(study).provenance())
+  usercode.look_in(study)
   return _procedure(
     workdir,
     "rounds",

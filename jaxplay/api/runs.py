@@ -100,6 +100,7 @@ def train(
   workdir: arguments.Folder,
   *,
   extend_steps: arguments.Count | None = None,
+  allow_code_change: bool = False,
   profile: arguments.Steps | None = None,
 ) -> rundir.RunDir:
   """Trains one config in one run directory; the same call resumes.
@@ -109,6 +110,7 @@ def train(
     workdir: Run directory, made if need be.
     extend_steps: Continue a run of constant learning rate until it has made
       this number of steps in all.
+    allow_code_change: Go on although the code of the user's parts was changed.
     profile: Trace steps A to B into RUN/profile, for Perfetto and TensorBoard.
 
   Returns:
@@ -140,7 +142,14 @@ def train(
   )
   _print_notes(loaded, console)
   _check_profile(profile, run, loaded)
-  _train(loaded, run, console, extend=bool(extend_steps), profile=profile)
+  _train(
+    loaded,
+    run,
+    console,
+    extend=bool(extend_steps),
+    allow_code_change=allow_code_change,
+    profile=profile,
+  )
   return run
 
 

@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jaxplay
-from jaxplay import commands, formats, provenance, rundir, terminal
+from jaxplay import (
+  commands,
+  formats,
+  provenance,
+  rundir,
+  terminal,
+  usercode,
+)
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading
@@ -85,6 +92,7 @@ def run_study(
   *,
   trials: arguments.Trials | None = None,
   runner: Runner = Runner(),  # noqa: B008 (frozen)
+  allow_code_change: bool = False,
   report: bool = True,
 ) -> StudyOutcome:
   """Runs what is not finished of a study; the same call resumes.
@@ -94,6 +102,7 @@ def run_study(
     workdir: Study directory, made if need be.
     trials: Only trials A to B - 1 ("A:B"), or a single one (for job arrays).
     runner: What trains the trials.
+    allow_code_change: Go on although the code of the user's parts was changed.
     report: Write the report once the study is finished.
 
   Returns:
@@ -118,9 +127,9 @@ def run_study(
   """
   definition, notes = study_lib.load(study)
   directory = study_lib.StudyDir(workdir)
-  num_trials = directory.merged(definition)["num_trials"]
-  which = _indices(trials, num_trials)
-  directory.create(definition)
+  merged = directory.merged(definition, allow_code_change=allow_code_change)
+  which = _indices(trials, merged["num_trials"])
+  directory.create(definition, allow_code_change=allow_code_change)
   console = terminal.Console(quiet=False)
   for sentence in notes:
     console.tell(f"note: {sentence}")
@@ -541,6 +550,7 @@ def _opened(path):
   """A study that was made by an earlier command, from files of the user's."""
   directory = study_lib.StudyDir(path)
   provenance.carry(directory.provenance())
+  usercode.look_in(directory.path)
   return directory
 
 
@@ -601,6 +611,7 @@ def train_jobs(
   Raises:
     jaxplay.Stopped: A signal asked to stop.
   """
+  usercode.look_in(directory.path)
   console = terminal.Console(
     quiet=bool(devices.current().process_id),
     names=("trials", "best", "infeasible"),

@@ -6,10 +6,12 @@ import textwrap
 
 from jaxplay.api import runs
 from jaxplay.cli import common
-from jaxplay.config import keys
+from jaxplay.config.key import LARGEST
+from jaxplay.config.keys import GROUPS
 
 # Columns of "config.key = value", after which the comment begins.
 _VALUES = 44
+_WRITTEN = ("code", "declared")  # by the program
 _NO_BREAK = "\u00a0"
 
 
@@ -41,10 +43,13 @@ def _config(arguments, rest):
     common.overrides(rest, arguments),
   )
   flat = config_lib.flatten(config)
+  keys = config_lib.keys_of(flat)
+  groups = sorted(keys, key=lambda n: GROUPS.index(n.rpartition(".")[0]))
   shown = {
-    name: key
-    for name, key in config_lib.KEYS.items()
-    if arguments.all or config_lib.has_effect(name, flat)
+    name: keys[name]
+    for name in groups
+    if arguments.all
+    or (config_lib.has_effect(name, flat) and name not in _WRITTEN)
   }
   if arguments.json:
     print(json.dumps({n: _facts(k, flat[n]) for n, k in shown.items()}))
@@ -57,7 +62,7 @@ def _config(arguments, rest):
       print()
     print(_line(name, key, flat[name], max(columns, _VALUES + 40)))
   if not arguments.all:
-    hidden = len(config_lib.KEYS) - len(shown)
+    hidden = len(keys) - len(shown)
     print(f"\n{hidden} keys have no effect with these values; --all shows them")
   return 0
 
@@ -93,6 +98,6 @@ def _line(name, key, value, columns):
 
 def _range(within):
   low, high = within[1:-1].split(", ")
-  if high == str(keys.LARGEST):
+  if high == str(LARGEST):
     return f"at{_NO_BREAK}least{_NO_BREAK}{low}"
   return f"in{_NO_BREAK}{within.replace(' ', _NO_BREAK)}"

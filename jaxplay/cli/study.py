@@ -47,7 +47,7 @@ def add(verbs):
     "run",
     "run what is not finished of a study; the same command resumes",
     studies.run_study,
-    *("workdir", "trials"),
+    *("workdir", "trials", "allow_code_change"),
   )
   run.set_defaults(verb=_run)
 
@@ -136,7 +136,8 @@ def _call(function, arguments, rest, *names):
 
 
 def _run(arguments, rest):
-  return _call(studies.run_study, arguments, rest, "workdir", "trials")
+  names = ("workdir", "trials", "allow_code_change")
+  return _call(studies.run_study, arguments, rest, *names)
 
 
 def _extend(arguments, rest):

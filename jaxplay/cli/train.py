@@ -21,7 +21,7 @@ def add(verbs):
   common.add_options(
     train,
     runs.train,
-    *("config", "workdir", "extend_steps", "profile"),
+    *("config", "workdir", "extend_steps", "allow_code_change", "profile"),
     optional=("workdir",),
     metavars={"config": "FILE[:ARG]", "workdir": "RUN"},
   )
@@ -66,7 +66,9 @@ def _train(arguments, rest):
     raise jaxplay.UserError("--workdir is missing: where the run is kept")
   run = runs.train(
     config,
-    **common.given(arguments, "workdir", "extend_steps", "profile"),
+    **common.given(
+      arguments, "workdir", "extend_steps", "allow_code_change", "profile"
+    ),
   )
   if devices.is_first():
     _close(run, arguments.workdir)

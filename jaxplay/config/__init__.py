@@ -8,6 +8,8 @@ nearest valid name, and the fix.
     key.py       what is declared about a key
     parts.py     optimizers, models, ... and the keys that each of them reads
     keys.py      the other keys, and the table of all
+    own.py       parts of the user, and the keys that they declare
+    metric.py    whether more of a metric is better
     values.py    nested and flat values, types, JSON
     checks.py    values, ranges, and pairs that must agree
     edits.py     other lengths, features off, differences
@@ -15,6 +17,7 @@ nearest valid name, and the fix.
 """
 # ruff: noqa: F401  (the names that other packages use)
 
+from jaxplay.config import metric, own
 from jaxplay.config.checks import (
   check_effect,
   cooldown_steps,
@@ -37,6 +40,7 @@ from jaxplay.config.edits import (
   is_resumable,
   longest_warmup,
   next_kept,
+  only_code,
   other_seeds,
   resumed,
   settled,
@@ -49,9 +53,11 @@ from jaxplay.config.edits import (
 from jaxplay.config.files import (
   absolute,
   beside,
+  beside_config,
   from_user_file,
   load,
   parsed,
+  write_code,
 )
 from jaxplay.config.key import Key
 from jaxplay.config.keys import (
@@ -59,8 +65,17 @@ from jaxplay.config.keys import (
   OPTIMIZER_NUMBERS,
   REGULARIZATION,
   RETUNE,
-  base,
   defaults,
+)
+from jaxplay.config.metric import Metric
+from jaxplay.config.own import (
+  declared_parts,
+  is_own,
+  is_text,
+  keys_of,
+  named,
+  takes,
+  wraps_errors,
 )
 from jaxplay.config.parts import (
   AVERAGES,
@@ -78,12 +93,15 @@ from jaxplay.config.parts import (
 )
 from jaxplay.config.values import (
   as_json,
+  base,
+  declare,
   flatten,
   from_json,
   nearest,
   one_of,
   override,
   rounded,
+  select,
   shown,
   typed,
 )

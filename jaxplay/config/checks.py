@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 import jaxplay
-from jaxplay.config import keys, parts
+from jaxplay.config import keys, own, parts
 from jaxplay.config.values import (
   flatten,
   nearest,
@@ -38,19 +38,22 @@ def validate(
     jaxplay.UserError: The first mistake in the config.
   """
   flat = flatten(config)
-  for key in sorted(flat.keys() - keys.defaults().keys()):
+  defaults = own.defaults_of(flat)
+  for key in sorted(flat.keys() - defaults.keys()):
     raise jaxplay.UserError(
-      f"there is no config.{key}; {nearest(key, keys.defaults())}"
+      f"there is no config.{key}; {nearest(key, defaults)}"
     )
   refuse_missing(flat)
   for name, value in flat.items():
-    typed(name, value, keys.defaults())
+    typed(name, value, defaults)
     if type(value) is int and not -(2**63) <= value < 2**63:
       raise jaxplay.UserError(
         f"config.{name} is {shown(value)}; expected a 64-bit integer"
       )
-  for name, declared in keys.KEYS.items():
-    if declared.choices:
+  for name, declared in own.keys_of(flat).items():
+    if own.is_own(name, flat[name]):
+      _check_declared(name, flat)
+    elif declared.choices:
       one_of(f"config.{name} is", flat[name], declared.choices)
     if declared.within:
       _check_range(name, flat[name], declared)
@@ -67,7 +70,7 @@ def resolve(config: ml_collections.ConfigDict) -> None:
   is hardly informative.
   """
   if not config.objective:
-    is_text = config.model.name in parts.TEXT_MODELS
+    is_text = own.is_text(flatten(config))
     put(config, "objective", "valid/loss" if is_text else "valid/error_rate")
 
 
@@ -116,7 +119,7 @@ def evaluated(config: ml_collections.ConfigDict) -> list[str]:
   """Names of the validation metrics that a run of a config logs."""
   suffixes = [f"_{name}" for name in ("raw", *config.averages)]
   suffixes[suffixes.index(f"_{config.weights}")] = ""
-  is_text = config.model.name in parts.TEXT_MODELS
+  is_text = own.is_text(flatten(config))
   metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
   return [
     f"valid{suffix}/{metric}"
@@ -160,7 +163,7 @@ def check_effect(
   flat = flatten(config)
   for key in overridden:
     if not has_effect(key, flat):
-      switch, values = _switch(key)
+      switch, values = _switch(key, flat)
       raise jaxplay.UserError(
         f"{no_effect_message(key, flat)}; leave it out, or set"
         f" config.{switch} to {' or '.join(map(repr, values))}"
@@ -169,7 +172,7 @@ def check_effect(
 
 def no_effect_message(key: str, flat: Mapping[str, Any]) -> str:
   """A sentence about a key that has no effect."""
-  switch, _ = _switch(key)
+  switch, _ = _switch(key, flat)
   return (
     f"config.{key}={flat[key]!r} has no effect with"
     f" config.{switch}={flat[switch]!r}"
@@ -178,20 +181,35 @@ def no_effect_message(key: str, flat: Mapping[str, Any]) -> str:
 
 def has_effect(key: str, flat: Mapping[str, Any]) -> bool:
   """Whether `key` has an effect in a config, flat as from `flatten`."""
-  switch, values = used_by(key) or (None, ())
+  switch, values = used_by(key, flat) or (None, ())
   return switch is None or is_on(flat.get(switch), values)
 
 
-def _switch(key):
+def _switch(key, flat):
   """As `used_by`, for a key that has a switch."""
-  switch = used_by(key)
+  switch = used_by(key, flat)
   assert switch is not None
   return switch
 
 
-def used_by(key: str) -> tuple[str, tuple] | None:
-  """(switch, values) with which `key` has an effect; None: always."""
-  return keys.KEYS[key].used_by if key in keys.KEYS else None
+def used_by(key: str, flat: Mapping[str, Any]) -> tuple[str, tuple] | None:
+  """(switch, values) with which `key` has an effect; None: always.
+
+  Args:
+    key: A dotted key.
+    flat: The config; its parts may have keys of their own.
+  """
+  table = own.keys_of(flat)
+  return table[key].used_by if key in table else None
+
+
+def _check_declared(switch, flat):
+  """Refuses a part of the user that was not loaded."""
+  if (switch, flat[switch]) not in own.declared_parts(flat["declared"]):
+    raise jaxplay.UserError(
+      f"config.{switch} is {shown(flat[switch])}, which this config does not"
+      " declare; name it in the config file, with --config, or in the study"
+    )
 
 
 def is_on(switch: Any, values: tuple) -> bool:
@@ -208,9 +226,9 @@ def idle(flat: Mapping[str, Any]) -> list[str]:
     flat: The config's dotted keys and values, as from `flatten`.
   """
   return [
-    key
-    for key in keys.KEYS
-    if flat[key] != keys.defaults()[key] and not has_effect(key, flat)
+    name
+    for name, key in own.keys_of(flat).items()
+    if flat[name] != key.default and not has_effect(name, flat)
   ]
 
 
@@ -245,7 +263,7 @@ def _validate_pairs(config):
       f"config.weights is {shown(config.weights)}, but config.averages="
       f"{tuple(config.averages)!r} does not name it"
     )
-  is_text = model.name in parts.TEXT_MODELS
+  is_text = own.is_text(flatten(config))
   objectives = evaluated(config)
   if config.objective not in objectives:
     refuse(

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxplay.config import checks, keys, values
+from jaxplay.config import checks, keys, own, values
 
 
 def with_batch_size(
@@ -85,6 +85,16 @@ def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
   return listed + (f" and {more} more" if more > 0 else "")
 
 
+def only_code(different: Mapping[str, tuple[Any, Any]], where: str) -> str:
+  """What to say if all `differences` are changed code; else empty."""
+  if different.keys() != {"code"}:
+    return ""
+  return (
+    f"the code of the parts was changed since {where} began; restore it, use"
+    " another workdir, or go on with the changed code by --allow_code_change"
+  )
+
+
 def is_resumable(key: str) -> bool:
   """Whether a key may differ when a run resumes; see `keys.Key`."""
   return key in keys.KEYS and keys.KEYS[key].resume
@@ -96,8 +106,10 @@ def differences(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
   Both are nested dicts as from `as_json` or `stored`; what may change when a
   run resumes is ignored. A key that is absent has its default.
   """
-  default = values.as_json(keys.defaults())
-  old, new = default | values.flatten(old), default | values.flatten(new)
+  old, new = (
+    values.as_json(own.defaults_of(flat)) | flat
+    for flat in (values.flatten(old), values.flatten(new))
+  )
   return {
     key: (old.get(key), new.get(key))
     for key in sorted(old.keys() | new.keys())
@@ -125,7 +137,10 @@ def stored(config: ml_collections.ConfigDict) -> dict[str, Any]:
   has for every reader.
   """
   flat, nested = values.flatten(config), values.as_json(config)
-  for key, default in keys.defaults().items():
+  for key in ("code", "declared"):
+    if not flat[key]:
+      del nested[key]
+  for key, default in own.defaults_of(flat).items():
     if flat[key] == default and not checks.has_effect(key, flat):
       group, _, leaf = key.rpartition(".")
       del (nested[group] if group else nested)[leaf]
@@ -162,10 +177,11 @@ def settled(
     changes: Dotted key -> new value.
   """
   new = {**flat, **changes}
-  for key in keys.KEYS:
+  defaults = own.defaults_of(new)
+  for key in own.keys_of(flat):
     if not checks.has_effect(key, new):
       had_effect = checks.has_effect(key, flat)
-      new[key] = keys.defaults()[key] if had_effect else flat[key]
+      new[key] = defaults[key] if had_effect else flat[key]
   split, slash, metric = new["objective"].partition("/")
   averaged = re.fullmatch(r"valid_(\w+)", split)
   evaluated = {"raw", *new["averages"]} - {new["weights"]}

@@ -2,21 +2,21 @@
 
 import ast
 import contextlib
+import functools
 import inspect
 import json
 import os
 import re
-import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
 import jaxplay
-from jaxplay import userfiles
-from jaxplay.config import checks, keys, values
+from jaxplay import usercode, userfiles
+from jaxplay.config import checks, keys, own, values
 
 
 def load(
@@ -34,11 +34,30 @@ def load(
     jaxplay.UserError: No such file, key or type, or an override that has no
       effect.
   """
-  config = values.from_json(spec) if isinstance(spec, Mapping) else _load(spec)
-  for key, value in parsed(overrides, config).items():
-    values.override(config, key, value)
+  config, path = _load(spec)
+  # Parts are named relative to the config file, on the command line as well.
+  with userfiles.importable(path) if path else contextlib.nullcontext():
+    # Switches first: they bring keys of their own.
+    for key in sorted(overrides, key=lambda key: key not in own.GROUPS):
+      text = {key: overrides[key]}
+      values.override(config, key, parsed(text, config)[key])
+    _locate(config, path)
   checks.check_effect(config, overrides)
   return config
+
+
+def _locate(config, path):
+  """Makes the path of a data set absolute.
+
+  It is relative to the config file, or to the current folder.
+  """
+  kind, colon, place = config.dataset.name.partition(":")
+  if kind not in own.FILES or not colon or "://" in place:
+    return
+  near = os.path.join(os.path.dirname(path), os.path.expanduser(place))
+  if not os.path.exists(near):
+    near = os.path.expanduser(place)
+  values.put(config, "dataset.name", f"{kind}:{os.path.abspath(near)}")
 
 
 def parsed(
@@ -67,18 +86,19 @@ def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
   """
   what = name.removeprefix("get_")
   _refuse_no_file(path, what)
+  explain = functools.partial(describe, path=path)
   with userfiles.importable(path):
-    function = _run(
+    function = own.run(
       lambda: userfiles.run(path).get(name),
-      path,
       f"{what} file {path!r} does not run",
+      explain,
     )
     if not callable(function):
       raise jaxplay.UserError(f"{what} file {path!r} defines no {name}()")
-    made = _run(
+    made = own.run(
       lambda: _call(function, f"{name}() in {path!r}", argument),
-      path,
       f"{name}() in {path!r} fails",
+      explain,
     )
   if not isinstance(made, kind):
     hint = ""
@@ -89,6 +109,36 @@ def from_user_file(path: str, name: str, kind: type, argument: str = "") -> Any:
       f" {kind.__module__.rpartition('.')[2]}.{kind.__name__}{hint}"
     )
   return made
+
+
+@contextlib.contextmanager
+def beside_config(
+  config: ml_collections.ConfigDict, path: str = ""
+) -> Iterator[None]:
+  """A context in which parts are named relative to those of a config.
+
+  Args:
+    config: The config.
+    path: A file of the user, whose folder it is if the config has no parts.
+  """
+  if config.code:
+    path = os.path.join(own.folder(config.code), "_")
+  with userfiles.importable(path) if path else contextlib.nullcontext():
+    yield
+
+
+def write_code(config: Mapping[str, Any], directory: Any) -> None:
+  """Copies the code of a config's parts to a run or study directory.
+
+  Args:
+    config: A config, or nested as in config.json.
+    directory: A path, perhaps in a bucket; nothing is written if the copy is
+      there, or in the study that the run belongs to.
+  """
+  parts = own.declared_parts(config.get("declared") or ())
+  usercode.write(
+    config.get("code") or "", [name for _, name in parts], directory
+  )
 
 
 def beside(path: str, spec: str) -> str:
@@ -110,25 +160,25 @@ def absolute(spec: str) -> str:
 
 def describe(error: BaseException, path: str) -> str:
   """The error of a user's code in `path`, with its line."""
-  lines = [
-    f"line {frame.lineno}: "
-    for frame in traceback.extract_tb(error.__traceback__)
-    if frame.filename == path
-  ]
-  where = lines[-1] if lines else ""
-  # `str` of an error may raise itself.
-  name = type(error).__name__
-  text = str(traceback.TracebackException.from_exception(error)).strip()
   # The message of a locked ConfigDict contains the whole config.
-  if unknown := re.search(r'Key "(.*?)" does not exist', text):
-    hint = values.nearest(unknown[1], keys.defaults())
+  if unknown := re.search(r'Key "(.*?)" does not exist', own.text_of(error)):
+    # The group is only in the source.
+    lines = (
+      frame.line or "" for frame in traceback.extract_tb(error.__traceback__)
+    )
+    full = re.findall(
+      rf"\b((?:\w+\.)?{re.escape(unknown[1])})\b", " ".join(lines)
+    )
+    hint = values.nearest((full or unknown[1:])[-1], keys.defaults())
+    where = own.line_of(error, path)
     return f"{where}there is no key {unknown[1]!r}; {hint}"
-  if isinstance(error, SystemExit):
-    return f"{where}it ends the program ({name}: {text})"
-  return f"{where}{name}: {text.partition(chr(10))[0]}"
+  return own.describe(error, path)
 
 
 def _load(spec):
+  """(config, its file of the user, or "")."""
+  if isinstance(spec, Mapping):
+    return values.from_json(spec), ""
   path, _, argument = spec.partition(":")
   if os.path.isfile(spec):  # Its folder may be called 12:30.
     path, argument = spec, ""
@@ -137,14 +187,14 @@ def _load(spec):
       raise jaxplay.UserError(
         f"{path!r} takes no argument, but got {argument!r}"
       )
-    return _load_json(path)
+    return _load_json(path), ""
   config = from_user_file(
     path, "get_config", ml_collections.ConfigDict, argument
   )
   values.check_keys(config)
   if isinstance(config, ml_collections.FrozenConfigDict):
-    config = ml_collections.ConfigDict(config)
-  return config
+    config = values.from_json(values.as_json(config))
+  return config, path
 
 
 def _load_json(path):
@@ -170,19 +220,6 @@ def _refuse_no_file(path, what):
     raise jaxplay.UserError(f"the {what} file {path!r} is a folder")
   if not os.path.isfile(path):
     raise jaxplay.UserError(f"there is no {what} file {path!r}")
-
-
-def _run(act, path, what):
-  """Calls `act`, which runs the user's code in the file `path`."""
-  try:
-    # Standard output is for results, such as JSON.
-    with contextlib.redirect_stdout(sys.stderr):
-      return act()
-  except (jaxplay.UserError, KeyboardInterrupt):
-    raise
-  # The user's own code may raise anything, SystemExit included.
-  except BaseException as error:
-    raise jaxplay.UserError(f"{what}: {describe(error, path)}") from error
 
 
 def _call(function, what, argument):

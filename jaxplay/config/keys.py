@@ -6,8 +6,6 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from jaxplay.config import parts
 from jaxplay.config.key import (
   BELOW_1,
@@ -93,7 +91,8 @@ _COMMON = {
   ),
   "objective": Key(
     "",
-    "metric that ranks trials; empty: valid/loss for text, else valid/error_rate",
+    "metric that ranks trials; empty: valid/loss for text, else"
+    " valid/error_rate",
     branch=True,
     fixed="one objective ranks all trials of a study; to rank by another, use"
     " another objective for the same trials afterwards",
@@ -114,16 +113,26 @@ _COMMON = {
     resume=True,
     fixed=_ALIKE,
   ),
+  "code": Key(
+    "",
+    "digest of the code of the user's parts, written when they are loaded",
+    branch=True,
+    fixed="it is written when parts are loaded",
+  ),
   "declared": Key(
     (),
     "keys and metrics of the user's parts, written when they are loaded",
     resume=True,
     fixed="it is written when parts are loaded",
   ),
-  "optimizer": Key("nesterov", "update rule", choices=parts.OPTIMIZERS),
+  "optimizer": Key(
+    "nesterov",
+    "update rule, or FILE.py:NAME of a function",
+    choices=parts.OPTIMIZERS,
+  ),
   "schedule": Key(
     "constant",
-    "learning rate schedule after the warmup",
+    "learning rate schedule after the warmup, or FILE.py:NAME of a function",
     choices=parts.SCHEDULES,
     traced=True,
     branch=True,
@@ -243,7 +252,9 @@ _COMMON = {
   "dataset.difficulty": data(
     1.0, "synthetic: ratio of noise to signal; 0: no noise", NOT_NEGATIVE
   ),
-  "model.name": size("mlp", "model family", choices=parts.MODELS),
+  "model.name": size(
+    "mlp", "model family, or FILE.py:NAME of a module", choices=parts.MODELS
+  ),
   "model.depth": size(
     2,
     "mlp: hidden layers; resnet: 10-101; wide_resnet: 6n + 4; vit, lm: blocks",
@@ -293,13 +304,13 @@ def _declared() -> dict[str, Key]:
         readers[name] = (*readers.get(name, ()), part)
     for name, those in readers.items():
       keys[name] = dataclasses.replace(keys[name], used_by=(switch, those))
-  groups = ("", "hparams", "task", "dataset", "model", "mesh")
   return {
     name: keys[name]
-    for name in sorted(keys, key=lambda n: groups.index(n.rpartition(".")[0]))
+    for name in sorted(keys, key=lambda n: GROUPS.index(n.rpartition(".")[0]))
   }
 
 
+GROUPS = ("", "hparams", "task", "dataset", "model", "mesh")
 KEYS: Mapping[str, Key] = types.MappingProxyType(_declared())
 TRACED = tuple(name for name, key in KEYS.items() if key.traced)
 # Feature -> the keys that turn it off. A key that then has no effect, such as
@@ -318,20 +329,6 @@ OPTIMIZER_NUMBERS = tuple(
 RETUNE = OPTIMIZER_NUMBERS + tuple(
   name for name, key in KEYS.items() if key.retune == "regularization"
 )
-
-
-def base() -> ml_collections.ConfigDict:
-  """A config of every key with its default, to be edited."""
-  config = ml_collections.ConfigDict()
-  for name, key in KEYS.items():
-    group, _, leaf = name.rpartition(".")
-    if not group:
-      config[leaf] = key.default
-    elif group in config:
-      config[group][leaf] = key.default
-    else:
-      config[group] = {leaf: key.default}
-  return config.lock()
 
 
 @functools.cache

@@ -61,6 +61,31 @@ _OPTIMIZERS: dict[str, Part] = {
   "adamw": _MOMENTS | _EPSILON,
   "lion": _MOMENTS,
   "schedule_free_adamw": _MOMENTS | _EPSILON,
+  "muon": _MOMENTUM | _MOMENTS | _EPSILON,
+  "adafactor": {
+    "hparams.decay_rate": number(
+      0.8,
+      "adafactor: exponent of the decay of the second moment",
+      "(0, 1]",
+      retune="optimizer",
+    )
+  },
+  "ademamix": _MOMENTS
+  | _EPSILON
+  | {
+    "hparams.beta3": number(
+      0.9999,
+      "ademamix: decay of the slow momentum",
+      BELOW_1,
+      retune="optimizer",
+    ),
+    "hparams.mixing": number(
+      5.0,
+      "ademamix: weight of the slow momentum (alpha)",
+      NOT_NEGATIVE,
+      retune="optimizer",
+    ),
+  },
 }
 
 COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")

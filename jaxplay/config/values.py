@@ -11,11 +11,95 @@ from typing import Any
 import ml_collections
 
 import jaxplay
-from jaxplay.config import keys
+from jaxplay import usercode
+from jaxplay.config import keys, own
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlist = _SHORT.maxtuple = 8
+
+
+class Config(ml_collections.ConfigDict):
+  """A config. To name a part of the user adds the keys that it declares.
+
+  So `config.model.name = "mixer.py:Mixer"` loads that file, and
+  `config.model.patch` can be set in the next line.
+  """
+
+  def __init__(self, *args, **kwargs):
+    object.__setattr__(self, "_above", None)  # (config, name of this group)
+    super().__init__(*args, **kwargs)
+
+  def __setitem__(self, key, value):
+    if isinstance(value, Config):
+      object.__setattr__(value, "_above", (self, key))
+    if key not in self:  # It is being made or copied.
+      super().__setitem__(key, value)
+      return
+    config, name = self, key
+    if self._above is not None:
+      config, name = self._above[0], f"{self._above[1]}.{key}"
+    if own.is_own(name, value):
+      declare(config, name, value)
+    _set(config, name, lambda: super(Config, self).__setitem__(key, value))
+
+
+def base() -> ml_collections.ConfigDict:
+  """A config of every key with its default, to be edited."""
+  config = Config()
+  for group in keys.GROUPS[1:]:
+    config[group] = Config()
+  for name, key in keys.KEYS.items():
+    group, _, leaf = name.rpartition(".")
+    (config[group] if group else config)[leaf] = key.default
+  return config.lock()
+
+
+def declare(
+  config: ml_collections.ConfigDict,
+  switch: str,
+  name: str,
+  folder: str | None = None,
+) -> None:
+  """Adds a part of the user to those that a config knows: runs its code.
+
+  Args:
+    config: The config, changed in place; the part is not selected yet.
+    switch: Key that selects such parts.
+    name: FILE.py:NAME or package.module:NAME.
+    folder: Relative to which it is named; None: that of the config's other
+      parts, of the user's file that runs, or the current one.
+
+  Raises:
+    jaxplay.UserError: It does not run, or declares what no key can be.
+  """
+  known = own.declared_parts(config.declared)
+  if (switch, name) in known:
+    return
+  folder = own.folder(config.code) if folder is None else folder
+  rows = own.declare(switch, name, folder)
+  contents = usercode.files([n for _, n in known] + [name], folder)
+  code = usercode.digest(contents)
+  usercode.note(code, folder)
+  flat = flatten(config)
+  put(config, "code", code)
+  put(config, "declared", (*config.declared, *rows))
+  for key, value in own.defaults_of(flatten(config)).items():
+    if key not in flat:
+      put(config, key, value)
+
+
+def _set(config, key, act):
+  """Sets a key; if it selects a part, what has its default gets the part's."""
+  if key not in own.GROUPS or not config.get("declared"):
+    act()
+    return
+  flat = flatten(config)
+  before = own.defaults_of(flat)
+  act()
+  for name, default in own.defaults_of(flatten(config)).items():
+    if name in before and flat[name] == before[name] != default:
+      put(config, name, default)
 
 
 def flatten(config: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -50,16 +134,24 @@ def from_json(
 
   Args:
     nested: Nested dicts; an absent key has its default.
-    path: Of its file, for error messages.
+    path: Of its file, for error messages, and because the code of its parts
+      may be beside it.
 
   Raises:
     jaxplay.UserError: It has other keys or types than `base()`.
   """
-  config = keys.base()
+  config = base()
+  if path:
+    usercode.look_in(os.path.dirname(path) or ".")
   try:
-    for key, value in _leaves(nested, _groups()):
-      value = typed(key, _as_tuple(value), keys.defaults())
-      if value != keys.defaults()[key]:
+    leaves = {k: _as_tuple(v) for k, v in _leaves(nested, _groups())}
+    defaults: Mapping = keys.defaults()
+    if leaves.get("declared"):
+      leaves["declared"] = own.as_rows(leaves["declared"])
+      defaults = own.defaults_of(leaves)
+    for key, value in (defaults | leaves).items():
+      value = typed(key, value, defaults)
+      if value != keys.defaults().get(key):
         put(config, key, value)
   except jaxplay.UserError as error:
     where = f"{str(path)!r}: " if path else ""
@@ -73,7 +165,16 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Raises:
     jaxplay.UserError: There is no such key, or the type is wrong.
   """
-  put(config, key, typed(key, value, keys.defaults()))
+  value = typed(key, value, flatten(config))
+  if own.is_own(key, value):
+    declare(config, key, value)
+  select(config, key, value)
+
+
+def select(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  """As `override`, without loading a part of the user that is not declared."""
+  value = typed(key, value, flatten(config))
+  _set(config, key, lambda: put(config, key, value))
 
 
 def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
@@ -169,7 +270,8 @@ def put(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   for group in groups:
     config = config[group]
   with config.unlocked():
-    config[leaf] = value
+    # Not as `Config` does, which loads parts.
+    ml_collections.ConfigDict.__setitem__(config, leaf, value)
 
 
 def _as_float(value):
@@ -210,15 +312,16 @@ def _groups():
 
 
 def check_keys(config):
-  """Refuses a config with other keys or types than `base()`."""
+  """Refuses a config with other keys or types than `base()` and its parts."""
   flat = dict(_leaves(config, _groups()))
+  defaults = own.defaults_of(flat)
   for key, value in flat.items():
-    typed(key, value, keys.defaults())
+    typed(key, value, defaults)
   refuse_missing(flat)
 
 
 def refuse_missing(flat):
-  for key in sorted(keys.defaults().keys() - flat.keys()):
+  for key in sorted(own.defaults_of(flat).keys() - flat.keys()):
     raise jaxplay.UserError(
       f"config.{key} is missing; start from config.base()"
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import attention, lm, mlp, norm, resnet, vit
+from jaxplay.models import attention, lm, mlp, norm, of_user, resnet, vit
 
 attend = attention.attend
 Example = Mapping[str, tuple[tuple[Any, ...], Any]]  # name -> (shape, dtype)
@@ -31,6 +31,9 @@ def build(
   name: str,
   num_classes: int,
   *,
+  part: Any = None,
+  fields: Mapping[str, Any] | None = None,
+  constrain: Any,
   norm_kind: str,
   virtual_batch_size: int,
   num_groups: int,
@@ -40,18 +43,18 @@ def build(
   """A model of family `name`.
 
   Args:
-    name: Key of `FAMILIES`.
+    name: Key of `FAMILIES`; or the name of `part`.
     num_classes: Size of the output.
+    part: A model of the user, see `of_user.make`; then `sizes` are not used.
+    fields: Of `part`.
+    constrain: Sharding constraint of activations [batch, ...].
     norm_kind: `batch`, `ghost`, `layer`, `rms`, `group` or `none`.
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
     dtype: Type of the computation; parameters are always float32.
     **sizes: Other fields; those that the family does not have are ignored.
   """
-  family = FAMILIES[name]
-  fields = set(family.__dataclass_fields__)
-  sizes["norm_bias"] = norm_kind not in ("none", "rms")
-  return family(
+  common = dict(
     num_classes=num_classes,
     norm=functools.partial(
       norm.Norm,
@@ -60,9 +63,16 @@ def build(
       num_groups=num_groups,
       dtype=jnp.dtype(dtype),
     ),
+    constrain=constrain,
     dtype=jnp.dtype(dtype),
-    **{k: v for k, v in sizes.items() if k in fields},
   )
+  if part is not None:
+    where = f"config.model.name={name!r}"
+    return of_user.make(part, where, fields or {}, **common)
+  family = FAMILIES[name]
+  names = set(family.__dataclass_fields__)
+  sizes["norm_bias"] = norm_kind not in ("none", "rms")
+  return family(**common, **{k: v for k, v in sizes.items() if k in names})
 
 
 def parameters(model, example: Example) -> dict[str, int] | None:
@@ -95,13 +105,32 @@ def forward_flops(model, example: Example) -> dict[str, float] | None:
   return None
 
 
-def convolves(model) -> bool:
-  """Whether the model has convolutions."""
-  return isinstance(model, resnet.ResNet | resnet.WideResNet)
+def convolves(model, params: Any, inputs: Any) -> bool:
+  """Whether the model has convolutions.
+
+  Args:
+    model: From `build`.
+    params: Its parameters and batch statistics, or ShapeDtypeStructs.
+    inputs: Its inputs, or a ShapeDtypeStruct.
+  """
+  if not isinstance(model, _OF_USER):
+    return isinstance(model, resnet.ResNet | resnet.WideResNet)
+  forward = jax.make_jaxpr(lambda *args: apply(model, *args)[0])
+  return "conv_general_dilated" in str(forward(*params, inputs))
+
+
+def averages_statistics(model) -> bool:
+  """Whether `apply` returns averages, not the statistics of the batch alone."""
+  return isinstance(model, _OF_USER) and model.averages
+
+
+_OF_USER = of_user.Linen | of_user.Functions
 
 
 def init(model, key: jax.Array, inputs: jax.Array) -> tuple[Any, Any]:
   """Parameters and batch statistics (both nested dicts) from a PRNG key."""
+  if isinstance(model, _OF_USER):
+    return model.init(key, inputs)
   variables = model.init(key, inputs, train=False)
   return variables["params"], variables.get("batch_stats", {})
 
@@ -133,8 +162,20 @@ def apply(
 
   Returns:
     Outputs [batch, ...], and a tree like `batch_stats`: `batch_stats` itself if
-    not training, else the statistics of this batch, for the caller to average.
+    not training, else the statistics of this batch, for the caller to average
+    (unless `averages_statistics`).
   """
+  if isinstance(model, _OF_USER):
+    return model.apply(
+      params,
+      batch_stats,
+      inputs,
+      train=train,
+      weights=weights,
+      rows=rows,
+      dropout_rate=dropout_rate,
+      dropout_key=dropout_key,
+    )
   variables = {"params": params, "batch_stats": batch_stats}
   if not train:
     return model.apply(variables, inputs, train=False), batch_stats

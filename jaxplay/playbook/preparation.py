@@ -70,7 +70,7 @@ def steps(
   config = loop.config()
   total, fits, page = config.max_train_steps, None, ""
   findings: Sequence[finding.Finding] = ()
-  if config.model.name not in config_lib.TEXT_MODELS:
+  if not config_lib.is_text(config_lib.flatten(config)):
     result = steps_run.sweep(
       loop.runner.within("steps"),
       config,

@@ -8,6 +8,7 @@
         checkpoints.json   of a trial of a population: where they are instead
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
+        code/              the user's code that it was made of, if any
 
 Needs only the standard library, numpy and msgspec, so a laptop reads a pod's
 run; in a bucket (gs://) also etils and gcsfs.
@@ -30,7 +31,12 @@ from jaxplay.rundir.paths import (
   refuse_links,
   refuse_links_in,
 )
-from jaxplay.rundir.reading import Damaged, check_shape, read_json
+from jaxplay.rundir.reading import (
+  Damaged,
+  check_shape,
+  read_bytes,
+  read_json,
+)
 from jaxplay.rundir.run import RunDir
 from jaxplay.rundir.shapes import (
   DONE,
@@ -87,6 +93,7 @@ __all__ = [
   "plain",
   "Positive",
   "Provenance",
+  "read_bytes",
   "read_json",
   "refuse_links",
   "refuse_links_in",

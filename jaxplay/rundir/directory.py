@@ -29,7 +29,15 @@ _DEFINITIONS = {
 }
 # Folders of runs with files of ours, which are written in place.
 _OF_RUNS = ("checkpoints", "predictions", "export")
-_FOLDERS = (*_OF_RUNS, "profile", "trials", "reruns", "populations", "sizes")
+_FOLDERS = (
+  *_OF_RUNS,
+  "profile",
+  "trials",
+  "reruns",
+  "populations",
+  "sizes",
+  "code",
+)
 # Those whose entries are written in place as well.
 _PARTS = ("checkpoints", "profile", "trials", "reruns", "populations", "sizes")
 _APPENDED = (".lock", "metrics.jsonl", "log.txt")

@@ -71,6 +71,7 @@ class Job:
     if not self.is_open() or (here := self.run.config()) is None:
       return
     changed = config_lib.differences(here, config_lib.as_json(self.config))
+    changed.pop("code", None)  # Whoever started the study has allowed it.
     if changed:
       raise jaxplay.UserError(
         f"{self.name} has begun with another config:"
@@ -361,7 +362,8 @@ def _end(folder, members):
 def _static(config):
   """Returns a string that is equal for configs that can share a program."""
   flat = config_lib.flatten(config_lib.as_json(config))
-  static = {k: v for k, v in flat.items() if not config_lib.KEYS[k].traced}
+  keys = config_lib.keys_of(flat)
+  static = {k: v for k, v in flat.items() if not keys[k].traced}
   return json.dumps(static, sort_keys=True)
 
 

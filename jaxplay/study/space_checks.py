@@ -82,7 +82,7 @@ def _check_key(p, flat):
   """Refuses keys and roles that no space can have."""
   if p.key not in flat:
     _typed(p, None, flat)
-  if reason := config_lib.KEYS[p.key].fixed:
+  if reason := config_lib.keys_of(flat)[p.key].fixed:
     _refuse(f"{p.key} cannot be in a search space: {reason}")
   _check_name(p, "role", ROLES)  # Before what depends on it.
   if p.key == "batch_size" and p.role == "nuisance":
@@ -294,7 +294,7 @@ def _check_trials(space, config, points):
     if points is None:
       flat = config_lib.flatten(trial)
       for p in space.active(point):
-        switch, values = config_lib.used_by(p.key) or (None, ())
+        switch, values = config_lib.used_by(p.key, flat) or (None, ())
         if switch and not config_lib.is_on(flat[switch], values):
           _refuse_idle(space, p, switch, flat[switch], values)
     if error := _error(trial):
@@ -316,7 +316,7 @@ def _trial(config, point):
   trial = config.copy_and_resolve_references()
   for key, value in point.items():
     if value is not None:
-      config_lib.override(trial, key, value)
+      config_lib.select(trial, key, value)
   return trial
 
 
@@ -452,7 +452,7 @@ def notes(space, config: ml_collections.ConfigDict) -> list[str]:
 
 def _has_effect(space, key, flat):
   """Returns whether some trial reads the key."""
-  switch, values = config_lib.used_by(key) or (None, ())
+  switch, values = config_lib.used_by(key, flat) or (None, ())
   return switch is None or any(
     config_lib.is_on(value, values)
     for value in _values(space, switch) or [flat[switch]]

@@ -5,6 +5,7 @@
           trials/0007/    a run directory
           reruns/0007/3/  trial 7 again with seed 3, a run directory
           final.json      of the best trial, the test set included
+          code/           the user's code that its parts are made of, if any
           trials.csv      derived: a row per trial
           findings.json   derived, as report.html and next_study.py are
 
@@ -21,6 +22,7 @@ behind them as if they were not there.
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -196,10 +198,15 @@ def define(
     path: Of the study file, if there is one.
   """
   _check_keys(f"{_named(path)}: overrides", study.overrides)
-  for key, value in study.overrides.items():
-    config_lib.override(config, key, value)
-  config_lib.validate(config)
-  space, algorithm, points = _space(path, study, config)
+  with config_lib.beside_config(config, path):
+    for key, value in study.overrides.items():
+      config_lib.override(config, key, value)
+    config_lib.validate(config)
+    space, algorithm, points = _space(path, study, config)
+    for parameter in space.parameters:
+      for value in parameter.values:
+        if config_lib.is_own(parameter.key, value):
+          config_lib.declare(config, parameter.key, value)
   num_trials = study.num_trials or len(points or ())
   if num_trials < 1:
     raise jaxplay.UserError(
@@ -381,44 +388,63 @@ class StudyDir(rundir.Directory):
         raise rundir.Damaged(self.path / "study.json", str(error)) from None
     return study
 
-  def merged(self, definition: Mapping[str, Any]) -> dict[str, Any]:
+  def merged(
+    self, definition: Mapping[str, Any], *, allow_code_change: bool = False
+  ) -> dict[str, Any]:
     """Returns the study.json of a new study, or of one that goes on.
 
     The goal, the notes and a larger number of trials are replaced, and where
     and how the base config computes trials. Anything else would make the trials
     of one study incomparable.
 
+    Args:
+      definition: From `load`.
+      allow_code_change: Whether the user's code may be other than before; the
+        trials from now on are made of it.
+
     Raises:
       jaxplay.UserError: Another study is here, or something else.
     """
-    here, file_trials = (
-      self._refuse_different(definition),
-      definition["num_trials"],
-    )
+    config, file_trials = definition["config"], definition["num_trials"]
+    if allow_code_change and (here := self._read()) is not None:
+      definition = definition | {
+        "config": config | {"code": here["config"].get("code", "")}
+      }
+    here = self._refuse_different(definition)
     if here is None:
       return dict(definition, command=commands.typed(), file_trials=file_trials)
     return here | {
       "goal": definition["goal"],
       "notes": definition["notes"],
-      "config": config_lib.resumed(here["config"], definition["config"]),
+      "config": config_lib.resumed(here["config"], config)
+      | {"code": config.get("code", "")},
       "num_trials": max(here["num_trials"], file_trials),
       "file_trials": file_trials,
     }
 
-  def create(self, definition: Mapping[str, Any]) -> None:
+  def create(
+    self, definition: Mapping[str, Any], *, allow_code_change: bool = False
+  ) -> None:
     """Makes the study, or goes on with the one that is here; see `merged`.
 
     Raises:
       jaxplay.UserError: Another study is here, or something else.
     """
-    self.merged(definition)  # Before anything is written.
+    merged = functools.partial(
+      self.merged, definition, allow_code_change=allow_code_change
+    )
+    merged()  # Before anything is written.
     self.make()
     with self.lock(wait=True):
       self.note_start(provenance.record())
-      self._write(self.merged(definition))
+      config_lib.write_code(definition["config"], self.path)
+      self._write(merged())
 
   def _check_same(self, here, definition):
     changed = _differences(here, definition)
+    code = {key.removeprefix("config."): pair for key, pair in changed.items()}
+    if message := config_lib.only_code(code, f"study {str(self.path)!r}"):
+      raise jaxplay.UserError(message)
     if changed:
       shown = "; ".join(
         f"{key} was {_shown(old)} and is now {_shown(new)}"
@@ -625,8 +651,11 @@ def trial_config(
     jaxplay.UserError: The config's checks refuse the values.
   """
   config = config_lib.from_json(base)
-  for key, value in {**point, **more}.items():
-    config_lib.override(config, key, value)
+  # Switches first: a part has defaults of its own.
+  for key in sorted(point, key=lambda key: key not in config_lib.own.GROUPS):
+    config_lib.select(config, key, point[key])
+  for key, value in more.items():
+    config_lib.select(config, key, value)
   config_lib.validate(config)
   return config
 

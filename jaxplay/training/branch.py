@@ -62,7 +62,7 @@ def planned(
       f" {parent.schedule!r}, constant until step {start}); branch from an"
       " earlier step, or from a run of schedule 'constant'"
     )
-  if mixture and parent.model.name not in config_lib.TEXT_MODELS:
+  if mixture and not config_lib.is_text(config_lib.flatten(parent)):
     raise jaxplay.UserError(
       f"a mixture ({', '.join(name for name, _ in mixture)}) requires text, but"
       f" config.model.name of the run is {parent.model.name!r}; leave it out"
@@ -88,7 +88,7 @@ def planned(
   wrong = {
     key: values
     for key, values in different.items()
-    if not config_lib.KEYS[key].branch
+    if not config_lib.keys_of(config_lib.flatten(parent))[key].branch
   }
   if wrong:
     raise jaxplay.UserError(
@@ -171,6 +171,7 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     if dataset := (parent.provenance() or {}).get("dataset"):
       facts["dataset"] = dataset
     rundir.write_json(run.path / "provenance.json", facts)
+    config_lib.write_code(config, run.path)
     run.write_config(config_lib.stored(config))  # Last: now it has started.
 
 

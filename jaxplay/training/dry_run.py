@@ -97,7 +97,7 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     jaxplay.UserError: It is not a language model.
   """
-  if config.model.name not in config_lib.TEXT_MODELS:
+  if not config_lib.is_text(config_lib.flatten(config)):
     raise jaxplay.UserError(
       f"config.model.name is {config.model.name!r}; a ladder requires a"
       " language model, 'lm'"

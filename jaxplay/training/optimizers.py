@@ -16,15 +16,23 @@ optimization algorithms?"). Where optax's aliases of the same name differ:
 * `optax.rmsprop` starts its second moment at 0; the FAQ starts it at 1. Both
   can put epsilon inside the root and momentum after the step size, as here.
 
-adamw, lion and schedule_free_adamw are those of optax. Weight decay is
-decoupled in all of them (Loshchilov and Hutter 2017): a step also subtracts
-rate x weight_decay x parameter, for kernels and embeddings only.
+adamw, lion, schedule_free_adamw, muon, adafactor and ademamix are those of
+optax. Weight decay is decoupled in all of them (Loshchilov and Hutter 2017): a
+step also subtracts rate x weight_decay x parameter, for kernels and embeddings
+only.
 """
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
+
+import jaxplay
+
+Make = Callable[[dict, Any], optax.GradientTransformation]
 
 _DECAYED = ("kernel", "embedding")
 
@@ -95,6 +103,56 @@ def _schedule_free_adamw(hparams, learning_rate):
   return contrib.schedule_free(base, learning_rate, b1=hparams["beta1"])
 
 
+def _muon(hparams):
+  # Jordan et al. 2024. A learning rate of -1 leaves the direction; decay and
+  # rate are those of all optimizers here.
+  return contrib.muon(
+    -1.0,
+    beta=hparams["momentum"],
+    eps=hparams["epsilon"],
+    adam_b1=hparams["beta1"],
+    adam_b2=hparams["beta2"],
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=0.2,  # steps as large as those of AdamW (arXiv 2502.16982)
+  )
+
+
+def _matrices(params):
+  """Which axes of each hidden kernel are a matrix; None: AdamW's.
+
+  Blocks that a scan has stacked, and the kernels of a convolution's window,
+  are matrices of their own.
+  """
+
+  def axes(path, leaf):
+    names = [entry.key for entry in path]
+    stacked = int("blocks" in names)
+    rank = leaf.ndim - stacked
+    is_hidden = names[-1] == "kernel" and not {"head", "embed"} & {*names}
+    if not is_hidden or rank < 2:
+      return None
+    if rank == 3:  # attention: features x heads, or heads x features
+      split = 2 if "out" in names else 1
+    else:
+      split = rank - 1
+    low = rank - 2 if rank == 4 else 0
+    return contrib.MuonDimensionNumbers(
+      tuple(range(stacked + low, stacked + split)),
+      tuple(range(stacked + split, leaf.ndim)),
+    )
+
+  return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _adafactor(hparams):
+  # Shazeer and Stern 2018; the learning rate multiplies, as in the others.
+  return optax.chain(
+    optax.scale_by_factored_rms(decay_rate=hparams["decay_rate"]),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
+  )
+
+
 OPTIMIZERS = {
   "sgd": _descend(lambda hparams: optax.identity()),
   "momentum": _descend(lambda hparams: optax.trace(hparams["momentum"])),
@@ -113,24 +171,82 @@ OPTIMIZERS = {
     lambda hparams: optax.scale_by_lion(hparams["beta1"], hparams["beta2"])
   ),
   "schedule_free_adamw": _schedule_free_adamw,
+  "muon": _descend(_muon),
+  "adafactor": _descend(_adafactor),
+  "ademamix": _descend(
+    lambda hparams: contrib.scale_by_ademamix(
+      hparams["beta1"],
+      hparams["beta2"],
+      hparams["beta3"],
+      hparams["mixing"],
+      hparams["epsilon"],
+    )
+  ),
 }
 
 
+def of_user(
+  factory: Callable[..., Any],
+  where: str,
+  *,
+  takes: Collection[str],
+  traced: Collection[str],
+  static: Mapping[str, Any],
+) -> Make:
+  """An optimizer of the user or of optax, for `build`.
+
+  Without an argument `weight_decay` it gets the decoupled decay of the others.
+
+  Args:
+    factory: Function of `learning_rate` and other arguments that returns an
+      optax transformation.
+    where: Begins messages.
+    takes: What it gets if it names it: learning_rate, mask, weight_decay_mask.
+    traced: Arguments that are hyperparameters.
+    static: Other arguments and their values.
+
+  Raises:
+    jaxplay.UserError: It takes no learning rate.
+  """
+  if "learning_rate" not in takes:
+    raise jaxplay.UserError(
+      f"{where} takes no argument learning_rate, which the schedule gives it at"
+      " each step"
+    )
+
+  def make(hparams, learning_rate):
+    given = dict.fromkeys(takes, _decay_mask) | {"learning_rate": learning_rate}
+    made = factory(**given, **static, **{n: hparams[n] for n in traced})
+    if not isinstance(made, optax.GradientTransformation):
+      raise jaxplay.UserError(
+        f"{where} returns {type(made).__name__}; expected an optax"
+        " GradientTransformation"
+      )
+    if "weight_decay" in (*traced, *static):
+      return made
+    decay = learning_rate * hparams["weight_decay"]
+    return optax.chain(made, optax.add_decayed_weights(-decay, _decay_mask))
+
+  return make
+
+
 def build(
-  name: str, hparams: dict, learning_rate: jax.Array | float
+  optimizer: str | Make, hparams: dict, learning_rate: jax.Array | float
 ) -> optax.GradientTransformation:
   """The optimizer of one step.
 
   Args:
-    name: One of `OPTIMIZERS`.
+    optimizer: One of `OPTIMIZERS`, or from `of_user`.
     hparams: Numbers, may be traced: `weight_decay` and those that the optimizer
       reads (`config/parts.py`).
     learning_rate: Of this step, after the schedule.
   """
-  return OPTIMIZERS[name](hparams, learning_rate)
+  if isinstance(optimizer, str):
+    optimizer = OPTIMIZERS[optimizer]
+  return optimizer(hparams, learning_rate)
 
 
-def eval_params(name: str, hparams: dict, opt_state, params):
+def eval_params(name: Any, hparams: dict, opt_state, params):
   """The parameters to evaluate; derived for schedule-free methods."""
   if name != "schedule_free_adamw":
     return params

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from jaxplay import config as config_lib
-from jaxplay import rundir
+from jaxplay import rundir, usercode
 from jaxplay.training import (
   checkpoint,
   host,
@@ -44,7 +44,9 @@ class Populations:
       tell: Called with messages.
       **kwargs: For `programs.Programs`.
     """
-    self.programs = programs.Programs(configs, tell, **kwargs)
+    self._code = configs[0].code
+    with usercode.running(self._code):
+      self.programs = programs.Programs(configs, tell, **kwargs)
     self._tell = tell
 
   @property
@@ -86,12 +88,13 @@ class Populations:
       if not record.has_ended()
     ]
     for run, trial_config in unfinished:
-      resume.check_same_config(run, trial_config)
+      resume.check_same_config(run, trial_config, "code")
       resume.check_same_data(run, dataset)
     provenance = host.provenance(dataset)
 
     def write(i):
       run, trial_config = unfinished[i]
+      config_lib.write_code(trial_config, run.path)
       run.write_config(config_lib.stored(trial_config))
       run.write_provenance(provenance)
       # Another runner may have left checkpoints of an unfinished trial.
@@ -123,7 +126,8 @@ class Populations:
       ),
     )
     try:
-      is_done = population.train()
+      with usercode.running(self._code):
+        is_done = population.train()
     except Exception as error:
       population.stopped_by(error, folder.parents[2])
       raise

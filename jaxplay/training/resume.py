@@ -59,20 +59,23 @@ def _by_name(facts):
 
 
 def check_same_config(
-  run: rundir.RunDir, config: ml_collections.ConfigDict, but: str = ""
+  run: rundir.RunDir, config: ml_collections.ConfigDict, *but: str
 ) -> None:
   """Refuses to continue a run of another config.
 
   Args:
     run: The run directory.
     config: The requested config.
-    but: A key that may differ.
+    *but: Keys that may differ.
   """
   earlier = run.config()
   if earlier is None:
     return
   different = config_lib.differences(earlier, config_lib.as_json(config))
-  different.pop(but, None)
+  for key in but:
+    different.pop(key, None)
+  if message := config_lib.only_code(different, repr(str(run.path))):
+    raise jaxplay.UserError(message)
   if different:
     raise jaxplay.UserError(
       f"workdir {str(run.path)!r} holds a run of another config:"

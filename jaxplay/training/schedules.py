@@ -9,6 +9,7 @@ cheap, and one is selected. So a run, its branches, and a study of schedules are
 one program, and schedules that agree at a step agree bit for bit.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -69,20 +70,27 @@ SCHEDULES = {
 }
 
 
-def numbers(schedule: str, cooldown_shape: str) -> dict[str, np.int32]:
+def numbers(
+  schedule: str, cooldown_shape: str, more: Iterable[str] = ()
+) -> dict[str, np.int32]:
   """The traced numbers that encode the names.
 
   Args:
-    schedule: One of `SCHEDULES`.
+    schedule: One of `SCHEDULES`, or of `more`.
     cooldown_shape: One of `COOLDOWN_SHAPES`.
+    more: Names of the user's schedules, in the order of `learning_rate`.
   """
   return {
-    "schedule": np.int32(list(SCHEDULES).index(schedule)),
+    "schedule": np.int32([*SCHEDULES, *more].index(schedule)),
     "cooldown_shape": np.int32(list(COOLDOWN_SHAPES).index(cooldown_shape)),
   }
 
 
-def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
+def learning_rate(
+  step: jax.Array,
+  hparams: dict[str, Any],
+  more: Sequence[Callable[[jax.Array, dict], Any]] = (),
+) -> jax.Array:
   """The learning rate of the update number `step`, counted from 0.
 
   Decays span the steps after the warmup; `wsd` decays over the last
@@ -93,6 +101,8 @@ def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
     hparams: Traced numbers: those of `numbers`, `learning_rate`,
       `warmup_steps`, `max_train_steps`, `final_factor`, `decay_timescale` and
       `cooldown_fraction`.
+    more: The user's schedules: (updates so far, as a float, and hparams) to the
+      factor.
   """
   step = jnp.float32(step)
   warmup = jnp.float32(hparams["warmup_steps"])
@@ -100,7 +110,8 @@ def learning_rate(step: jax.Array, hparams: dict[str, Any]) -> jax.Array:
   after_warmup = _fraction(step - warmup, rest)
   factor = _select(
     hparams["schedule"],
-    [curve(step, after_warmup, hparams) for curve in SCHEDULES.values()],
+    [curve(step, after_warmup, hparams) for curve in SCHEDULES.values()]
+    + [curve(step, hparams) for curve in more],
   )
   # Not zero at the first update: 1/warmup, ..., 1.
   warm = jnp.where(step < warmup, (step + 1) / jnp.maximum(warmup, 1), 1.0)

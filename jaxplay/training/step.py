@@ -59,7 +59,7 @@ def init_state(
   *,
   seeds: Mapping[str, Any],
   inputs: jax.Array,
-  optimizer: str,
+  optimizer: str | optimizers.Make,
   hparams: dict,
   averages: Sequence[str],
 ) -> TrainState:
@@ -69,7 +69,7 @@ def init_state(
     model: From `models.build`.
     seeds: From `stream_seeds`; may be traced.
     inputs: Inputs of the model [batch, ...]; only shape and type matter.
-    optimizer: Name of the optimizer.
+    optimizer: As for `optimizers.build`.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
   """
@@ -93,7 +93,8 @@ def make_train_step(
   model,
   task,
   *,
-  optimizer: str,
+  optimizer: str | optimizers.Make,
+  schedule_curves: Sequence[Callable] = (),
   clipping: bool,
   averages: Sequence[str],
   microbatches: int,
@@ -110,7 +111,8 @@ def make_train_step(
   Args:
     model: From `models.build`.
     task: From `tasks`.
-    optimizer: Name of the optimizer.
+    optimizer: As for `optimizers.build`.
+    schedule_curves: The user's schedules; see `schedules.learning_rate`.
     clipping: Whether to clip the gradient norm at `hparams["clip_norm"]`.
     averages: Names of the weight averages to keep.
     microbatches: Sequential parts of a batch.
@@ -185,12 +187,14 @@ def make_train_step(
       factor = jnp.where(grad_norm > clip, clip / grad_norm, 1.0)
       grads = jax.tree.map(lambda g: g * factor, grads)
 
-    rate = schedules.learning_rate(state.step, hparams)
+    rate = schedules.learning_rate(state.step, hparams, schedule_curves)
     updates, opt_state = optimizers.build(optimizer, hparams, rate).update(
       grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     keep = hparams["norm_momentum"]
+    if models.averages_statistics(model):
+      keep = 0.0
     batch_stats = jax.tree.map(
       lambda old, new: keep * old + (1 - keep) * new,
       state.batch_stats,

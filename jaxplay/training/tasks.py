@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
+import jaxplay
 from jaxplay import data
 from jaxplay.data import images
 
@@ -79,6 +80,10 @@ class Classification:
     errors = self.errors(logits, batch)
     return _sums(logits, batch["label"], errors, counted, self.num_classes)
 
+  def check_outputs(self, outputs, size: int, model: str) -> None:
+    """Refuses outputs of a model that are not logits [size, num_classes]."""
+    _check_outputs(outputs, (size, self.num_classes), model)
+
   def predictions(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
   ) -> dict[str, Array]:
@@ -140,6 +145,10 @@ class NextToken:
     errors = _wrong(logits, targets)
     return _sums(logits, targets, errors, counted, self.num_classes)
 
+  def check_outputs(self, outputs, size: int, model: str) -> None:
+    """Refuses outputs that are not logits [size, length, num_classes]."""
+    _check_outputs(outputs, (size, None, self.num_classes), model)
+
   def predictions(
     self,
     logits: Float32[Array, "batch length classes"],
@@ -155,6 +164,21 @@ class NextToken:
       "nll": _nll(jax.nn.log_softmax(logits), _targets(batch)),
       "predicted": jnp.argmax(logits, -1).astype(jnp.int32),
     }
+
+
+def _check_outputs(outputs, shape, model):
+  """Refuses outputs of another shape, of which None may be any size."""
+  fits = len(outputs.shape) == len(shape) and all(
+    expected in (size, None)
+    for size, expected in zip(outputs.shape, shape, strict=True)
+  )
+  if not fits:
+    expected = ["any" if size is None else size for size in shape]
+    raise jaxplay.UserError(
+      f"{model} returns outputs of shape {list(outputs.shape)}; the task"
+      f" expects {expected}: name the argument num_classes in the model for the"
+      " last size"
+    )
 
 
 def _targets(batch):

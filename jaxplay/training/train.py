@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import rundir, storage
+from jaxplay import rundir, storage, usercode
 from jaxplay.training import (
   checkpoint,
   evaluate,
@@ -43,6 +43,7 @@ def train(
   console: Console,
   *,
   extend: bool = False,
+  allow_code_change: bool = False,
   profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
   """Trains until `max_train_steps`, divergence or preemption; resumes.
@@ -56,6 +57,8 @@ def train(
     console: Reports progress.
     extend: Whether the run may have been shorter: if the learning rate does not
       depend on the length, it continues as if it had been longer all along.
+    allow_code_change: Whether the user's code may be other than the run began
+      with.
     profile: (first, last): the first host traces the steps after the first up
       to the last, into the folder profile of the run.
 
@@ -69,11 +72,14 @@ def train(
   """
   workload_lib.check_same_hosts([config])
   run = rundir.RunDir(workdir)
-  with storage.reported(run.path):
-    return _train_in(run, config, console, extend, profile)
+  usercode.look_in(workdir)
+  but = ("max_train_steps",) if extend else ()
+  but += ("code",) if allow_code_change else ()
+  with storage.reported(run.path), usercode.running(config.code):
+    return _train_in(run, config, console, extend, but, profile)
 
 
-def _train_in(run, config, console, extend, profile):
+def _train_in(run, config, console, extend, but, profile):
   rundir.refuse_other(run.path, "a run")
   run.refuse_remains()
   if extend:
@@ -81,14 +87,14 @@ def _train_in(run, config, console, extend, profile):
   # A run that cannot start must leave no files.
   workload = None if run.config() else workload_lib.make_workload(config)
   if jax.process_index() != 0:
-    return _train(config, run, console, extend, None, workload)
+    return _train(config, run, console, but, None, workload)
   run.create()
   with run.lock():
-    return _train(config, run, console, extend, profile, workload)
+    return _train(config, run, console, but, profile, workload)
 
 
-def _train(config, run, console, extend, profile, workload):
-  resume.check_same_config(run, config, but="max_train_steps" if extend else "")
+def _train(config, run, console, but, profile, workload):
+  resume.check_same_config(run, config, *but)
   status, done = run.status(), record.Record(run, config).has_ended()
   if done:
     run.check_metrics()
@@ -108,6 +114,7 @@ def _train(config, run, console, extend, profile, workload):
   if jax.process_index() == 0:
     if not done:  # A shorter run may have exported another checkpoint.
       rundir.remove(run.export)
+    config_lib.write_code(config, run.path)
     run.write_config(config_lib.stored(config))
     run.write_provenance(host.provenance(workload.dataset))
   checkpoints = checkpoint.Checkpoints(

@@ -12,9 +12,17 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import data, models
+from jaxplay import data, models, usercode
 from jaxplay.data import order as order_lib
-from jaxplay.training import feed, schedules, sharding, step, tasks
+from jaxplay.training import (
+  evaluate,
+  feed,
+  optimizers,
+  schedules,
+  sharding,
+  step,
+  tasks,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,12 @@ def make_workload(
     jaxplay.UserError: The data set is missing, or the mesh does not fit the
       devices.
   """
+  flat = config_lib.flatten(config)
+  with usercode.running(config.code), config_lib.wraps_errors(flat):
+    return _make_workload(config, devices, trials, unroll, planned)
+
+
+def _make_workload(config, devices, trials, unroll, planned):
   devices = jax.devices() if devices is None else devices
   requested = [config.mesh[axis] for axis in config_lib.MESH_AXES]
   if -1 not in requested and not trials:  # It may need fewer devices.
@@ -61,17 +75,8 @@ def make_workload(
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _same_dataset(config)
-  sizes = config.model.to_dict()
-  model = models.build(
-    sizes.pop("name"),
-    dataset.num_classes,
-    norm_kind=sizes.pop("norm"),
-    unroll=unroll,
-    attend=sharding.over_batch(mesh, models.attend),
-    constrain=sharding.constrain(mesh),
-    **sizes,
-  )
   task = tasks.of(dataset)
+  model = _model(config, dataset, mesh, unroll)
   hparams = traced(config)
 
   init_state = functools.partial(
@@ -83,7 +88,7 @@ def make_workload(
         for name, (shape, dtype) in dataset.example.items()
       }
     ),
-    optimizer=config.optimizer,
+    optimizer=_optimizer(config),
     averages=config.averages,
   )
 
@@ -92,6 +97,9 @@ def make_workload(
 
   shapes = jax.eval_shape(init)
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
+  train_step = make_train_step(config, model, task)
+  if config_lib.named(config_lib.flatten(config)):
+    _check_parts(config, model, task, dataset, hparams, shapes, train_step)
   return Workload(
     mesh=mesh,
     dataset=dataset,
@@ -107,8 +115,98 @@ def make_workload(
     ),
     init=jax.jit(init, out_shardings=shardings),
     init_state=init_state,
-    train_step=make_train_step(config, model, task),
+    train_step=train_step,
   )
+
+
+def _model(config, dataset, mesh, unroll):
+  flat, sizes = config_lib.flatten(config), config.model.to_dict()
+  of_user = {}
+  if config_lib.is_own("model.name", config.model.name):
+    of_user["part"] = _part(config, "model.name")
+    of_user["fields"], _ = config_lib.own.arguments(flat, "model.name")
+    sizes = {
+      name: config.model[name]
+      for name in ("name", "norm", "virtual_batch_size", "num_groups", "dtype")
+    }
+  return models.build(
+    sizes.pop("name"),
+    dataset.num_classes,
+    norm_kind=sizes.pop("norm"),
+    unroll=unroll,
+    attend=sharding.over_batch(mesh, models.attend),
+    constrain=sharding.constrain(mesh),
+    **of_user,
+    **sizes,
+  )
+
+
+def _part(config, switch, name=None):
+  """A part of the user, which is loaded."""
+  name = config_lib.flatten(config)[switch] if name is None else name
+  return config_lib.own.load(switch, name, config_lib.own.folder(config.code))
+
+
+def _optimizer(config):
+  """The optimizer of a config, as `optimizers.build` takes it."""
+  if not config_lib.is_own("optimizer", config.optimizer):
+    return config.optimizer
+  flat = config_lib.flatten(config)
+  static, of_step = config_lib.own.arguments(flat, "optimizer")
+  return optimizers.of_user(
+    _part(config, "optimizer"),
+    f"config.optimizer={config.optimizer!r}",
+    takes=config_lib.takes(flat, "optimizer"),
+    traced=of_step,
+    static=static,
+  )
+
+
+def _schedules(config):
+  """Name to curve of the user's schedules that a config knows.
+
+  All of them: a study may vary the schedule within a population.
+  """
+  flat, curves = config_lib.flatten(config), {}
+  for switch, name in config_lib.declared_parts(config.declared):
+    if switch == "schedule":
+      static, of_step = config_lib.own.arguments(flat, switch, name)
+      curve = _part(config, switch, name)
+      curves[name] = functools.partial(_factor, curve, static, of_step)
+  return curves
+
+
+def _factor(curve, static, of_step, at, hparams):
+  return curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
+
+
+def _check_parts(config, model, task, dataset, hparams, state, train_step):
+  """Traces a step and an evaluation, so that what fails does so before data."""
+  size = config.batch_size // config.microbatches
+
+  def batch(*leading):
+    arrays = {
+      name: jax.ShapeDtypeStruct((*leading, *shape), dtype)
+      for name, (shape, dtype) in dataset.example.items()
+    }
+    weight = jax.ShapeDtypeStruct(leading, np.float32)
+    return arrays, {"weight": weight}
+
+  variables = (state.params, state.batch_stats)
+  arrays, weight = batch(size)
+  outputs = jax.eval_shape(
+    lambda variables, batch: models.apply(
+      model, *variables, task.inputs(batch)
+    )[0],
+    variables,
+    arrays,
+  )
+  task.check_outputs(outputs, size, f"config.model.name={config.model.name!r}")
+  jax.eval_shape(
+    evaluate.make_eval_batch(model, task), variables, arrays | weight
+  )
+  arrays, _ = batch(config.microbatches, size)
+  jax.eval_shape(train_step, hparams, state, arrays)
 
 
 def make_train_step(config: ml_collections.ConfigDict, model, task):
@@ -116,7 +214,8 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
   return step.make_train_step(
     model,
     task,
-    optimizer=config.optimizer,
+    optimizer=_optimizer(config),
+    schedule_curves=tuple(_schedules(config).values()),
     clipping=config.clipping,
     averages=config.averages,
     microbatches=config.microbatches,
@@ -126,12 +225,24 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
 
 def traced(config: ml_collections.ConfigDict) -> dict[str, np.generic]:
   """The numbers that a step takes as arguments, as 32-bit scalars."""
-  numbers = dict(config.hparams, max_train_steps=config.max_train_steps)
+  keys = config_lib.keys_of(config_lib.flatten(config))
+  numbers = {
+    name: value
+    for name, value in config.hparams.items()
+    if keys[f"hparams.{name}"].traced
+  } | {"max_train_steps": config.max_train_steps}
   scalars: dict[str, np.generic] = {
     name: np.int32(number) if type(number) is int else np.float32(number)
     for name, number in numbers.items()
   }
-  return scalars | schedules.numbers(config.schedule, config.cooldown_shape)
+  more = [
+    name
+    for switch, name in config_lib.declared_parts(config.declared)
+    if switch == "schedule"
+  ]
+  return scalars | schedules.numbers(
+    config.schedule, config.cooldown_shape, more
+  )
 
 
 def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
@@ -149,7 +260,7 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
-  if config.model.name in config_lib.TEXT_MODELS:
+  if config_lib.is_text(config_lib.flatten(config)):
     return data.load_text(
       dataset.name,
       sequence_length=dataset.sequence_length,
@@ -210,7 +321,7 @@ def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
 
 def _planned_dataset(config):
   dataset = config.dataset
-  if config.model.name in config_lib.TEXT_MODELS:
+  if config_lib.is_text(config_lib.flatten(config)):
     return data.planned_text(
       sequence_length=dataset.sequence_length,
       tokenizer=dataset.tokenizer,
@@ -281,7 +392,18 @@ def steps_per_call(workload: Workload) -> int:
   are slow inside XLA loops (7 times, for a ResNet-10 step on 2 cores).
   """
   on_cpu = jax.default_backend() == "cpu"
-  return 1 if on_cpu and models.convolves(workload.model) else 50
+  if not on_cpu:
+    return 50
+  state, example = workload.state, workload.dataset.example
+  inputs = jax.eval_shape(
+    workload.task.inputs,
+    {
+      name: jax.ShapeDtypeStruct((1, *shape), dtype)
+      for name, (shape, dtype) in example.items()
+    },
+  )
+  variables = (state.params, state.batch_stats)
+  return 1 if models.convolves(workload.model, variables, inputs) else 50
 
 
 def prediction_sample(
