@@ -169,7 +169,7 @@ def describe(error: BaseException, path: str) -> str:
     full = re.findall(
       rf"\b((?:\w+\.)?{re.escape(unknown[1])})\b", " ".join(lines)
     )
-    hint = values.nearest((full or unknown[1:])[-1], keys.defaults())
+    hint = values.nearest(full[-1] if full else unknown[1], keys.defaults())
     where = own.line_of(error, path)
     return f"{where}there is no key {unknown[1]!r}; {hint}"
   return own.describe(error, path)

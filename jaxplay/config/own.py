@@ -344,6 +344,8 @@ def _key_row(switch, name, field, where):
     default = float(default)
   if not _is_value(default):
     return None
+  if group == "hparams" and isinstance(default, tuple):
+    return None
   if field.name in _TAKEN[group]:
     refuse(f"cannot be a key, since config.{key} is another one; rename it")
   choices = ()

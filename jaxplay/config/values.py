@@ -149,7 +149,7 @@ def from_json(
     if leaves.get("declared"):
       leaves["declared"] = own.as_rows(leaves["declared"])
       defaults = own.defaults_of(leaves)
-    for key, value in (defaults | leaves).items():
+    for key, value in {**defaults, **leaves}.items():
       value = typed(key, value, defaults)
       if value != keys.defaults().get(key):
         put(config, key, value)

@@ -29,7 +29,8 @@ Numbers = dict[str, int | float | None]  # null: it was not finite
 
 class _ConfigParts(TypedDict, total=False):
   averages: list[str]
-  hparams: dict[str, float]
+  hparams: dict[str, float | bool | str]
+  task: dict[str, Any]
   dataset: dict[str, Any]
   model: dict[str, Any]
   mesh: dict[str, Any]

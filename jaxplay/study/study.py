@@ -407,9 +407,8 @@ class StudyDir(rundir.Directory):
     """
     config, file_trials = definition["config"], definition["num_trials"]
     if allow_code_change and (here := self._read()) is not None:
-      definition = definition | {
-        "config": config | {"code": here["config"].get("code", "")}
-      }
+      code = here["config"].get("code", "")
+      definition = {**definition, "config": {**config, "code": code}}
     here = self._refuse_different(definition)
     if here is None:
       return dict(definition, command=commands.typed(), file_trials=file_trials)
@@ -637,6 +636,19 @@ def _places(study):
   return parts
 
 
+def planned(
+  base: Mapping[str, Any], point: Mapping[str, Any], **more: Any
+) -> ml_collections.ConfigDict:
+  """The config of a trial, not checked; arguments as of `trial_config`."""
+  config = config_lib.from_json(base)
+  # Switches first: a part has defaults of its own.
+  for key in sorted(point, key=lambda key: key not in config_lib.own.GROUPS):
+    config_lib.select(config, key, point[key])
+  for key, value in more.items():
+    config_lib.select(config, key, value)
+  return config
+
+
 def trial_config(
   base: Mapping[str, Any], point: Mapping[str, Any], **more: Any
 ) -> ml_collections.ConfigDict:
@@ -650,12 +662,7 @@ def trial_config(
   Raises:
     jaxplay.UserError: The config's checks refuse the values.
   """
-  config = config_lib.from_json(base)
-  # Switches first: a part has defaults of its own.
-  for key in sorted(point, key=lambda key: key not in config_lib.own.GROUPS):
-    config_lib.select(config, key, point[key])
-  for key, value in more.items():
-    config_lib.select(config, key, value)
+  config = planned(base, point, **more)
   config_lib.validate(config)
   return config
 

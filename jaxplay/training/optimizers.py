@@ -241,9 +241,8 @@ def build(
       reads (`config/parts.py`).
     learning_rate: Of this step, after the schedule.
   """
-  if isinstance(optimizer, str):
-    optimizer = OPTIMIZERS[optimizer]
-  return optimizer(hparams, learning_rate)
+  make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+  return make(hparams, learning_rate)
 
 
 def eval_params(name: Any, hparams: dict, opt_state, params):

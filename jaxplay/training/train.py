@@ -73,8 +73,7 @@ def train(
   workload_lib.check_same_hosts([config])
   run = rundir.RunDir(workdir)
   usercode.look_in(workdir)
-  but = ("max_train_steps",) if extend else ()
-  but += ("code",) if allow_code_change else ()
+  but = ["max_train_steps"] * extend + ["code"] * allow_code_change
   with storage.reported(run.path), usercode.running(config.code):
     return _train_in(run, config, console, extend, but, profile)
 

@@ -41,7 +41,13 @@ def read_study(
   select, metric = study_lib.parse_objective(objective or study["objective"])
   points, adaptive = directory.points(), set(study_lib.adaptive(study))
   base = flat(study["config"])
-  planned = [base | _as_trained(point, base) for point in points]
+  if study["config"].get("declared"):  # Parts have defaults of their own.
+    planned = [
+      flat(config_lib.as_json(study_lib.planned(study["config"], point)))
+      for point in points
+    ]
+  else:
+    planned = [base | _as_trained(point, base) for point in points]
   trials, strays = [], []
   reruns: dict[int, list[Trial]] = {}
   for index, values in enumerate(planned):
@@ -90,7 +96,8 @@ def read_run(path: str | os.PathLike) -> Trial:
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
   """Flatten a nested config; keys that an older one lacks get defaults."""
-  return config_lib.as_json(config_lib.defaults()) | config_lib.flatten(config)
+  values = config_lib.flatten(config)
+  return config_lib.as_json(config_lib.own.defaults_of(values)) | values
 
 
 def _as_trained(point, base):
