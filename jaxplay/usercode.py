@@ -375,28 +375,32 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
   )
 
 
-def changed(code: str, directory: str | os.PathLike) -> list[str]:
-  """Files that differ by now where the copy of a directory was made from.
+def changed(
+  code: str, directory: str | os.PathLike
+) -> tuple[str, list[str]] | None:
+  """The files that differ by now where the copy of a directory was made from.
 
   Args:
     code: `config.code`.
     directory: With the copy.
 
   Returns:
-    Their paths; [] where the originals are not at hand.
+    (the folder of the originals, their changed files); None: nothing changed,
+    or the originals are not at hand.
   """
-  for above in _above(rundir.at(directory)):
+  for above in _above(rundir.at(directory)) if code else ():
     copy = above / "code" / code[:_SHORT]
     manifest = rundir.read_json(copy / "files.json", Manifest)
     if manifest is not None:
-      return [
+      paths = [
         path
         for name, known in sorted(manifest["files"].items())
         if (path := os.path.join(manifest["source"], name))
         and os.path.isfile(path)
         and _sha256(path) != known
       ]
-  return []
+      return (manifest["source"], paths) if paths else None
+  return None
 
 
 def _sha256(path):

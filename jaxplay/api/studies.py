@@ -33,6 +33,7 @@ class Runner:
     kind: all trials in one program (population), or a process for each
     parallel: with processes: maximum number of parallel processes
     retry_failed: try again the trials that crashed twice
+    allow_code_change: go on although the code of the user's parts was changed
 
   Examples:
     >>> import jaxplay as jp
@@ -44,6 +45,7 @@ class Runner:
   )
   parallel: arguments.Count = 1
   retry_failed: bool = False
+  allow_code_change: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,6 @@ def run_study(
   *,
   trials: arguments.Trials | None = None,
   runner: Runner = Runner(),  # noqa: B008 (frozen)
-  allow_code_change: bool = False,
   report: bool = True,
 ) -> StudyOutcome:
   """Runs what is not finished of a study; the same call resumes.
@@ -102,7 +103,6 @@ def run_study(
     workdir: Study directory, made if need be.
     trials: Only trials A to B - 1 ("A:B"), or a single one (for job arrays).
     runner: What trains the trials.
-    allow_code_change: Go on although the code of the user's parts was changed.
     report: Write the report once the study is finished.
 
   Returns:
@@ -127,9 +127,11 @@ def run_study(
   """
   definition, notes = study_lib.load(study)
   directory = study_lib.StudyDir(workdir)
-  merged = directory.merged(definition, allow_code_change=allow_code_change)
+  merged = directory.merged(
+    definition, allow_code_change=runner.allow_code_change
+  )
   which = _indices(trials, merged["num_trials"])
-  directory.create(definition, allow_code_change=allow_code_change)
+  directory.create(definition, allow_code_change=runner.allow_code_change)
   console = terminal.Console(quiet=False)
   for sentence in notes:
     console.tell(f"note: {sentence}")
@@ -165,7 +167,7 @@ def extend_study(
     >>> jp.extend_study("runs/study", 10).counts
     {'completed': 10}
   """
-  directory = _opened(study)
+  directory = _opened(study, runner)
   directory.extend(trials)
   jobs = runners.trial_jobs(directory, range(trials))
   return _run(directory, jobs, runner, report)
@@ -210,7 +212,7 @@ def rerun_study(
     raise jaxplay.UserError(
       "a rerun requires one of trial, best and best_of_each"
     )
-  directory = _opened(study)
+  directory = _opened(study, runner)
   results = results_lib.read_study(study)
   indices = _to_rerun(study, results, trial, best)
   num_trials = len(directory.points())
@@ -278,7 +280,7 @@ def suggest(
     >>> outcome.results.num_adaptive
     2
   """
-  directory = _opened(study)
+  directory = _opened(study, runner)
   adaptive_trials = study_lib.adaptive(directory.study())
   number = len(adaptive_trials)
   if trials < number:
@@ -386,7 +388,7 @@ def choose_final(
   """
   from jaxplay.analysis import final as final_lib
 
-  directory = _opened(study)
+  directory = _opened(study, runner)
   results, final = results_lib.read_study(study), directory.final()
   earlier = []
   if final is not None and "test" in final:
@@ -546,11 +548,19 @@ def export_to_optuna(
   return optuna_export.export(results, url)
 
 
-def _opened(path):
+def _opened(path, runner):
   """A study that was made by an earlier command, from files of the user's."""
   directory = study_lib.StudyDir(path)
   provenance.carry(directory.provenance())
   usercode.look_in(directory.path)
+  code = directory.study()["config"].get("code") or ""
+  if runner.allow_code_change:
+    directory.renew_code()
+  elif changed := usercode.changed(code, directory.path):
+    terminal.Console(quiet=not devices.is_first()).tell(
+      f"note: {', '.join(changed[1])} was changed since the study began; its"
+      " copy is used, or by --allow_code_change what is there now"
+    )
   return directory
 
 

@@ -34,7 +34,7 @@ def add(verbs):
       common.add_options(
         verb,
         studies.Runner,
-        *("kind", "parallel", "retry_failed"),
+        *("kind", "parallel", "retry_failed", "allow_code_change"),
         rename={"kind": "runner"},
       )
       verb.add_argument(
@@ -47,7 +47,7 @@ def add(verbs):
     "run",
     "run what is not finished of a study; the same command resumes",
     studies.run_study,
-    *("workdir", "trials", "allow_code_change"),
+    *("workdir", "trials"),
   )
   run.set_defaults(verb=_run)
 
@@ -120,7 +120,9 @@ def add(verbs):
 
 def _runner(arguments):
   return studies.Runner(
-    **common.given(arguments, "kind", "parallel", "retry_failed")
+    **common.given(
+      arguments, "kind", "parallel", "retry_failed", "allow_code_change"
+    )
   )
 
 
@@ -136,8 +138,7 @@ def _call(function, arguments, rest, *names):
 
 
 def _run(arguments, rest):
-  names = ("workdir", "trials", "allow_code_change")
-  return _call(studies.run_study, arguments, rest, *names)
+  return _call(studies.run_study, arguments, rest, "workdir", "trials")
 
 
 def _extend(arguments, rest):

@@ -57,6 +57,7 @@ from jaxplay.config.files import (
   from_user_file,
   load,
   parsed,
+  renewed,
   write_code,
 )
 from jaxplay.config.key import Key

@@ -141,6 +141,46 @@ def write_code(config: Mapping[str, Any], directory: Any) -> None:
   )
 
 
+def renewed(
+  config: ml_collections.ConfigDict, folder: str
+) -> ml_collections.ConfigDict:
+  """The config with its parts as they are in a folder now: runs their code.
+
+  What has the default of a part gets its new default.
+
+  Args:
+    config: The config; not changed.
+    folder: Relative to which it names its parts.
+
+  Raises:
+    jaxplay.UserError: A part does not run, or lacks a key that is set.
+  """
+  nested = values.as_json(config)
+  new = values.from_json(
+    {**nested, "code": "", "declared": []} | _built_in(nested)
+  )
+  for switch, name in own.declared_parts(config.declared):
+    values.declare(new, switch, name, folder)
+  flat = values.flatten(config)
+  old = own.defaults_of(flat)
+  for key in sorted(flat, key=lambda key: key not in own.GROUPS):
+    if key not in ("code", "declared") and flat[key] != old[key]:
+      values.select(new, key, flat[key])
+  return new
+
+
+def _built_in(nested):
+  """The groups of a nested config without the keys that parts declare."""
+  return {
+    group: {
+      leaf: value
+      for leaf, value in nested[group].items()
+      if f"{group}.{leaf}" in keys.KEYS
+    }
+    for group in keys.GROUPS[1:]
+  }
+
+
 def beside(path: str, spec: str) -> str:
   """FILE[:ARG], relative to the folder of `path` or to the current folder."""
   file, colon, argument = spec.partition(":")

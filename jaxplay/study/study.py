@@ -33,7 +33,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import ml_collections
 
 import jaxplay
-from jaxplay import commands, provenance, rundir
+from jaxplay import commands, provenance, rundir, usercode
 from jaxplay import config as config_lib
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
@@ -455,6 +455,24 @@ class StudyDir(rundir.Directory):
         " in the study file, or use another workdir (to add trials to the study"
         " that is here: `jaxplay study extend`)"
       )
+
+  def renew_code(self) -> None:
+    """Makes the trials from now on of the user's code as it is now.
+
+    Raises:
+      jaxplay.UserError: It does not run.
+    """
+    with self.lock(wait=True):
+      study = self.study()
+      config = config_lib.from_json(study["config"])
+      changed = usercode.changed(config.code, self.path)
+      if changed is None:
+        return
+      config = config_lib.renewed(config, changed[0])
+      config_lib.validate(config)
+      config_lib.write_code(config, self.path)
+      study["config"] = config_lib.as_json(config)
+      self._write(study)
 
   def extend(self, num_trials: int) -> None:
     """Lengthens the study; its sequence goes on where it ended.
