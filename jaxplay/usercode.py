@@ -416,3 +416,9 @@ def running(code: str) -> Iterator[None]:
     return
   with userfiles.importable(os.path.join(folder_of(code), "_")):
     yield
+
+
+def forget() -> None:
+  """Starts another command, for which no code is known yet."""
+  _folders.clear()
+  _places.clear()

@@ -54,7 +54,8 @@ def validate(
     if own.is_own(name, flat[name]):
       _check_declared(name, flat)
     elif declared.choices:
-      one_of(f"config.{name} is", flat[name], declared.choices)
+      files = ("FILE.py:NAME",) if name in own.GROUPS else ()
+      one_of(f"config.{name} is", flat[name], (*declared.choices, *files))
     if declared.within:
       _check_range(name, flat[name], declared)
   resolve(config)

@@ -207,6 +207,9 @@ def describe(error: BaseException, path: str = "") -> str:
       where = f"{os.path.relpath(error.filename)!r}, line {error.lineno}: "
   if isinstance(error, SystemExit):
     return f"{where}it ends the program ({name}: {text})"
+  if name.startswith("Tracer") or name == "ConcretizationTypeError":
+    text += " (a number that is traced decides in Python; use jax.numpy, or"
+    text += ' declare it as Annotated[float, "static"])'
   return f"{where}{name}: {text}"
 
 
