@@ -33,7 +33,6 @@ def build(
   *,
   part: Any = None,
   fields: Mapping[str, Any] | None = None,
-  constrain: Any,
   norm_kind: str,
   virtual_batch_size: int,
   num_groups: int,
@@ -47,7 +46,6 @@ def build(
     num_classes: Size of the output.
     part: A model of the user, see `of_user.make`; then `sizes` are not used.
     fields: Of `part`.
-    constrain: Sharding constraint of activations [batch, ...].
     norm_kind: `batch`, `ghost`, `layer`, `rms`, `group` or `none`.
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
@@ -63,11 +61,11 @@ def build(
       num_groups=num_groups,
       dtype=jnp.dtype(dtype),
     ),
-    constrain=constrain,
     dtype=jnp.dtype(dtype),
   )
   if part is not None:
     where = f"config.model.name={name!r}"
+    common["constrain"] = sizes.get("constrain", lambda x: x)
     return of_user.make(part, where, fields or {}, **common)
   family = FAMILIES[name]
   names = set(family.__dataclass_fields__)

@@ -19,6 +19,9 @@ HPARAMS = dict(
   beta1=0.85,
   beta2=0.95,
   epsilon=1e-2,  # large: where it stands shows
+  decay_rate=0.7,
+  beta3=0.99,
+  mixing=3.0,
   weight_decay=0.0,
 )
 # A learning rate that changes: momentum before or after it is not the same.
@@ -204,6 +207,83 @@ def test_rules_of_the_faq(name):
     # 1e-5 of parameters of size one; far less than a wrong rule would give.
     _assert_close(path, expected, rtol=1e-5, atol=1e-5)
     _assert_close(evaluated, path, rtol=0, atol=0)
+
+
+def test_muon_is_optax_with_adamw_for_what_is_no_hidden_matrix():
+  """A2: kernels as `contrib.muon`, embeddings and vectors as AdamW."""
+  b1, b2, eps = (HPARAMS[key] for key in ("beta1", "beta2", "epsilon"))
+  muon, _ = _optax(
+    lambda rate, t: contrib.muon(
+      rate, beta=HPARAMS["momentum"], eps=eps, consistent_rms=0.2
+    )
+  )
+  # Its Adam looks ahead, as its momentum does.
+  adam, _ = _optax(
+    lambda rate, t: optax.adamw(
+      rate, b1, b2, eps, weight_decay=0.0, nesterov=True
+    )
+  )
+  expected = {
+    "Dense_0": {
+      "kernel": muon["Dense_0"]["kernel"],
+      "bias": adam["Dense_0"]["bias"],
+    },
+    "Norm_0": adam["Norm_0"],
+    "Embed_0": adam["Embed_0"],
+  }
+  _assert_close(_run("muon")[0], expected)
+  assert _difference(muon["Embed_0"], adam["Embed_0"]) > 1e-2
+
+
+def test_muon_takes_each_matrix_of_a_stack_alone():
+  """A2: blocks stacked by a scan, heads of attention, windows of kernels."""
+  rng = np.random.default_rng(2)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+  hparams = HPARAMS | {"weight_decay": 0.0}
+
+  def step(params):
+    update = optimizers.build("muon", hparams, 0.1)
+    state = update.init(params)
+    return update.update(params, state, params)[0]
+
+  stacked = {"blocks": {"up": {"kernel": draw(3, 4, 6)}}}
+  query = {"query": {"kernel": draw(4, 2, 3)}}
+  out = {"out": {"kernel": draw(2, 3, 4)}}
+  window = {"Conv_0": {"kernel": draw(3, 3, 4, 6)}}
+  for i in range(3):
+    alone = {"up": {"kernel": stacked["blocks"]["up"]["kernel"][i]}}
+    _assert_close(
+      step(stacked)["blocks"]["up"]["kernel"][i],
+      step(alone)["up"]["kernel"],
+      atol=1e-5,
+    )
+  for tree, name, shape in ((query, "query", (4, 6)), (out, "out", (6, 4))):
+    flat = {"up": {"kernel": tree[name]["kernel"].reshape(shape)}}
+    _assert_close(
+      step(tree)[name]["kernel"].reshape(shape),
+      step(flat)["up"]["kernel"],
+      atol=1e-5,
+    )
+  one = {"up": {"kernel": window["Conv_0"]["kernel"][1, 2]}}
+  _assert_close(
+    step(window)["Conv_0"]["kernel"][1, 2], step(one)["up"]["kernel"], atol=1e-5
+  )
+
+
+def test_adafactor_and_ademamix_are_those_of_optax():
+  """A2: with the decoupled decay of all optimizers."""
+  adafactor, _ = _optax(
+    lambda rate, t: optax.adafactor(rate, decay_rate=HPARAMS["decay_rate"])
+  )
+  _assert_close(_run("adafactor")[0], adafactor)
+  ademamix, _ = _optax(
+    lambda rate, t: contrib.ademamix(
+      rate,
+      *(HPARAMS[key] for key in ("beta1", "beta2", "beta3", "mixing")),
+      HPARAMS["epsilon"],
+    )
+  )
+  _assert_close(_run("ademamix")[0], ademamix)
 
 
 def test_the_rules_differ():
