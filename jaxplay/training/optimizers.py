@@ -117,28 +117,31 @@ def _muon(hparams):
   )
 
 
+# Axes of kernels that are no plain matrix: (those summed over, the outputs).
+# The others number matrices of their own: q, k and v, gate and up, positions
+# in the window of a convolution.
+_AXES = {"qkv": ((0,), (2, 3)), "gate_up": ((0,), (2,)), "out": ((0, 1), (2,))}
+_AXES_OF_RANK = {2: ((0,), (1,)), 3: ((0,), (1, 2)), 4: ((2,), (3,))}
+
+
 def _matrices(params):
   """Which axes of each hidden kernel are a matrix; None: AdamW's.
 
-  Blocks that a scan has stacked, and the kernels of a convolution's window,
-  are matrices of their own.
+  Blocks that a scan has stacked are matrices of their own.
   """
 
   def axes(path, leaf):
     names = [entry.key for entry in path]
     stacked = int("blocks" in names)
     rank = leaf.ndim - stacked
-    is_hidden = names[-1] == "kernel" and not {"head", "embed"} & {*names}
-    if not is_hidden or rank < 2:
+    if names[-1] != "kernel" or {"head", "embedding"} & {*names}:
       return None
-    if rank == 3:  # attention: features x heads, or heads x features
-      split = 2 if "out" in names else 1
-    else:
-      split = rank - 1
-    low = rank - 2 if rank == 4 else 0
+    by_rank = _AXES_OF_RANK.get(rank)
+    found = _AXES.get(names[-2], by_rank) if rank > 2 else by_rank
+    if found is None:
+      return None
     return contrib.MuonDimensionNumbers(
-      tuple(range(stacked + low, stacked + split)),
-      tuple(range(stacked + split, leaf.ndim)),
+      *(tuple(axis + stacked for axis in some) for some in found)
     )
 
   return jax.tree_util.tree_map_with_path(axes, params)

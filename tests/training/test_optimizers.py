@@ -236,7 +236,7 @@ def test_muon_is_optax_with_adamw_for_what_is_no_hidden_matrix():
 
 
 def test_muon_takes_each_matrix_of_a_stack_alone():
-  """A2: blocks stacked by a scan, heads of attention, windows of kernels."""
+  """A2: blocks stacked by a scan, q, k and v, windows of convolutions."""
   rng = np.random.default_rng(2)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
   hparams = HPARAMS | {"weight_decay": 0.0}
@@ -264,6 +264,13 @@ def test_muon_takes_each_matrix_of_a_stack_alone():
       step(flat)["up"]["kernel"],
       atol=1e-5,
     )
+  qkv = {"qkv": {"kernel": draw(4, 3, 2, 5)}}
+  value = {"up": {"kernel": qkv["qkv"]["kernel"][:, 2].reshape(4, 10)}}
+  _assert_close(
+    step(qkv)["qkv"]["kernel"][:, 2].reshape(4, 10),
+    step(value)["up"]["kernel"],
+    atol=1e-5,
+  )
   one = {"up": {"kernel": window["Conv_0"]["kernel"][1, 2]}}
   _assert_close(
     step(window)["Conv_0"]["kernel"][1, 2], step(one)["up"]["kernel"], atol=1e-5

@@ -252,6 +252,9 @@ COMBINATIONS = {
   ),
   "rmsprop, rsqrt": dict(optimizer="rmsprop", schedule="rsqrt"),
   "adam, cosine": dict(optimizer="adam", schedule="cosine"),
+  "muon": dict(optimizer="muon"),
+  "adafactor": dict(optimizer="adafactor"),
+  "ademamix": dict(optimizer="ademamix"),
   "schedule-free, linear": dict(
     optimizer="schedule_free_adamw", schedule="linear"
   ),
@@ -277,6 +280,9 @@ OTHERS = {
   "window_steps": 2,
   "window_stride": 2,
   "z_loss": 0.1,
+  "decay_rate": 0.3,
+  "beta3": 0.3,
+  "mixing": 1.0,
 }
 
 
