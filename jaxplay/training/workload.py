@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import data, models
+from jaxplay import data, models, writers
 from jaxplay.data import order as order_lib
 from jaxplay.training import feed, schedules, sharding, step, tasks
 
@@ -203,7 +203,9 @@ def _shared(config):
 
 
 def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
-  """Refuses different configs on different hosts."""
+  """Refuses different configs on different hosts, and missing writers."""
+  for config in configs:
+    writers.refuse_missing(config.writers)
   shared = [_shared(config) for config in configs]
   sharding.same_on_every_host({"config": shared if shared[1:] else shared[0]})
 
