@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jaxplay
-from jaxplay import commands, formats, provenance, rundir, terminal
+from jaxplay import commands, formats, provenance, rundir, terminal, writers
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.api import arguments, devices, reading
@@ -117,6 +117,7 @@ def run_study(
     {'completed': 2}
   """
   definition, notes = study_lib.load(study)
+  writers.refuse_missing(definition["config"]["writers"])
   directory = study_lib.StudyDir(workdir)
   num_trials = directory.merged(definition)["num_trials"]
   which = _indices(trials, num_trials)

@@ -28,7 +28,7 @@ _DEFINITIONS = {
   "a plan": "plan.json",
 }
 # Folders of runs with files of ours, which are written in place.
-_OF_RUNS = ("checkpoints", "predictions", "export")
+_OF_RUNS = ("checkpoints", "predictions", "export", "tensorboard")
 _FOLDERS = (*_OF_RUNS, "profile", "trials", "reruns", "populations", "sizes")
 # Those whose entries are written in place as well.
 _PARTS = ("checkpoints", "profile", "trials", "reruns", "populations", "sizes")

@@ -212,8 +212,8 @@ class Writers:
         self._open[name], self._written[name] = module.open(self._run), 0
     writer = self._open[name]
     for line in lines[self._written[name] :]:
-      metrics = {key: value for key, value in line.items() if key != "step"}
-      writer.write(line["step"], metrics)
+      metrics = rundir.plain(line)
+      writer.write(metrics.pop("step"), metrics)
     self._written[name] = len(lines)
     if has_stopped:
       writer.close(status)

@@ -29,7 +29,7 @@ _STATUSES = {
 
 
 def open(run: writers.Run) -> "EventFile":
-  """Opens RUN/tensorboard, and removes what an earlier start wrote there."""
+  """Opens RUN/tensorboard; what an earlier start wrote there is dropped."""
   return EventFile(run.path / "tensorboard", run.hparams)
 
 
@@ -39,22 +39,23 @@ class EventFile:
   def __init__(
     self, folder: pathlib.Path, hparams: Mapping[str, bool | float | str]
   ):
-    """Begins a new file, and removes earlier ones of ours.
+    """Begins a new file, and empties earlier ones of ours.
 
     Args:
       folder: Made if need be.
       hparams: Hyperparameter -> value, for the HParams plugin.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = sorted(path for path in folder.glob(_NAMES))
-    # TensorBoard goes on to a file whose name sorts later.
-    name = f"events.out.tfevents.{time.time():017.6f}.jaxplay"
-    self._file = _File(folder / name)
-    self._records = record_writer.RecordWriter(self._file)
-    for path in earlier:
+    *older, last = sorted(folder.glob(_NAMES)) or [None]
+    for path in older:
       path.unlink()
+    if last is not None:
+      # A TensorBoard that is open reads it to its end, and then the next one.
+      rundir.write_bytes(last, b"", sync=False)
+    name = f"events.out.tfevents.{time.time():017.6f}.jaxplay"
+    self._records = record_writer.RecordWriter(_File(folder / name))
     self._event(file_version="brain.Event:2")
-    # A TensorBoard that is open drops the steps that it has: they come again.
+    # It drops the steps that it has: they come again.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._event(session_log=start, step=0)
     info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
@@ -86,7 +87,7 @@ class EventFile:
       end_time_secs=time.time(),
     )
     self._plugin(metadata.SESSION_END_INFO_TAG, session_end_info=info)
-    self._records.close()
+    self._records.flush()
 
   def _plugin(self, tag, **data):
     content = plugin_data_pb2.HParamsPluginData(**data)
@@ -107,23 +108,19 @@ class _File:
 
   def __init__(self, path):
     self._path, self._data = path, bytearray()
-    self._file = path.open("xb", buffering=0) if rundir.is_local(path) else None
     self._written = time.monotonic()
 
   def write(self, data):
-    if self._file is not None:
-      self._file.write(data)
+    if rundir.is_local(self._path):
+      # Opened for each line: a population may have a thousand trials.
+      with rundir.open_to_append(self._path) as file:
+        file.write(data)
       return
     self._data += data
     if time.monotonic() - self._written > _BUCKET_SECONDS:
       self.flush()
 
   def flush(self):
-    if self._file is None:
+    if self._data:
       self._path.write_bytes(bytes(self._data))
-      self._written = time.monotonic()
-
-  def close(self):
-    self.flush()
-    if self._file is not None:
-      self._file.close()
+    self._written = time.monotonic()
