@@ -511,33 +511,6 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
   return rows
 
 
-@arguments.public()
-def export_to_optuna(
-  study: arguments.Place, url: arguments.Storage
-) -> tuple[str, int]:
-  """Adds the trials of a study to an Optuna storage.
-
-  Args:
-    study: Study directory.
-    url: Storage, such as sqlite:///FILE or postgresql://...
-
-  Returns:
-    (name of the Optuna study, number of trials added)
-
-  Raises:
-    jaxplay.UserError: Optuna is not installed, or cannot open the storage.
-
-  Examples:
-    >>> import jaxplay as jp
-    >>> name, added = jp.export_to_optuna("runs/study", "sqlite:///runs/optuna.db")
-  """
-  results = results_lib.read_study(study)
-  results_lib.refuse_doubts(results)
-  from jaxplay.analysis import optuna_export
-
-  return optuna_export.export(results, url)
-
-
 def _opened(path):
   """A study that was made by an earlier command, from files of the user's."""
   directory = study_lib.StudyDir(path)

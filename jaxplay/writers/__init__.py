@@ -100,8 +100,9 @@ def hyperparameters(flat: Mapping[str, Any]) -> dict[str, bool | float | str]:
   """The keys of a config that a study may vary and that have an effect.
 
   Args:
-    flat: Its dotted keys and values, as from `flatten`.
+    flat: Its dotted keys and values, as from `flatten`; lists will do.
   """
+  flat = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
   return {
     key: plain(value)
     for key, value in flat.items()

@@ -46,12 +46,12 @@ class EventFile:
       hparams: Hyperparameter -> value, for the HParams plugin.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    *older, last = sorted(folder.glob(_NAMES)) or [None]
-    for path in older:
+    earlier = sorted(folder.glob(_NAMES))
+    for path in earlier[:-1]:
       path.unlink()
-    if last is not None:
+    for path in earlier[-1:]:
       # A TensorBoard that is open reads it to its end, and then the next one.
-      rundir.write_bytes(last, b"", sync=False)
+      rundir.write_bytes(path, b"", sync=False)
     name = f"events.out.tfevents.{time.time():017.6f}.jaxplay"
     self._records = record_writer.RecordWriter(_File(folder / name))
     self._event(file_version="brain.Event:2")
