@@ -1,5 +1,6 @@
 """MLflow; a SQLite file unless a tracking URI is set."""
 
+import collections
 import math
 import os
 import time
@@ -34,6 +35,7 @@ def open(run: writers.Run) -> "_Run":
 class _Run:
   def __init__(self, client, run):
     self._client, self._last = client, -1
+    self._pending: collections.deque = collections.deque(maxlen=1_000)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", run.project)
     experiment = client.get_experiment_by_name(name)
     where = experiment.experiment_id if experiment else None
@@ -47,26 +49,33 @@ class _Run:
       return
     made = client.create_run(where, tags={_ID: run.id}, run_name=run.name)
     self._id = made.info.run_id
-    for key, value in run.hparams.items():
-      client.log_param(self._id, key, value)
+    params = [entities.Param(k, str(v)) for k, v in run.hparams.items()]
+    client.log_batch(self._id, params=params)
 
   def write(self, step: int, line: Mapping[str, float | None]) -> None:
     if step > self._last:
       tags = [entities.RunTag(_STEP, str(step))]
-      self._client.log_batch(self._id, self._metrics(step, line), tags=tags)
+      self._log(step, line, tags)
 
   def close(self, status: Mapping[str, Any]) -> None:
     for step, line in writers.summary(status):
-      self._client.log_batch(self._id, self._metrics(step, line))
+      self._log(step, line)
+    for operation in self._pending:
+      operation.wait()  # Raises what went wrong.
     self._client.set_tag(self._id, "jaxplay.status", status["status"])
     ended = _STATUSES.get(status["status"], "FAILED")
     self._client.set_terminated(self._id, ended)
 
-  def _metrics(self, step, line):
+  def _log(self, step, line, tags=()):
     now = int(1000 * time.time())
-    return [
+    metrics = [
       entities.Metric(
         name, math.nan if value is None else float(value), now, step
       )
       for name, value in line.items()
     ]
+    # A transaction takes longer than many a step, so MLflow's own thread does
+    # it; a thousand batches are as much as can be late.
+    self._pending.append(
+      self._client.log_batch(self._id, metrics, tags=tags, synchronous=False)
+    )
