@@ -8,6 +8,8 @@
         checkpoints.json   of a trial of a population: where they are instead
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
+        tensorboard/       event files, if config.writers has it
+        writers.json       the run's id in other programs
 
 Needs only the standard library, numpy and msgspec, so a laptop reads a pod's
 run; in a bucket (gs://) also etils and gcsfs.

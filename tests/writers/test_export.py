@@ -19,7 +19,7 @@ from tests.writers import events
 def test_each_trial_has_its_curves_and_hyperparameters(
   finished_study, tmp_path
 ):
-  """Infeasible trials, too, with their status and without a best value."""
+  """G9: infeasible trials, too, with their status and without a best value."""
   exported = jp.export(finished_study, tensorboard=tmp_path / "tb")
   assert exported.tensorboard == tmp_path / "tb"
   results = results_lib.read_study(finished_study)
@@ -38,7 +38,7 @@ def test_each_trial_has_its_curves_and_hyperparameters(
 
 
 def test_a_run_has_the_hyperparameters_of_its_config(finished_study, tmp_path):
-  """A run is exported as its own writer writes it."""
+  """G9: a run is exported as its own writer writes it."""
   run = finished_study / "trials" / "0000"
   jp.export(run, tensorboard=tmp_path / "tb", csv=tmp_path / "run.csv")
   events.assert_same_as_metrics(run, tmp_path / "tb" / "0000")
@@ -53,7 +53,7 @@ def test_a_run_has_the_hyperparameters_of_its_config(finished_study, tmp_path):
 
 
 def test_only_an_earlier_export_is_replaced(finished_study, tmp_path, capsys):
-  """Files of others: refused, and nothing is written."""
+  """G9: files of others: refused, and nothing is written."""
   to = f"--tensorboard={tmp_path / 'tb'}"
   assert studies.call("export", finished_study, to) == 0
   (tmp_path / "tb" / "0000" / "notes.txt").write_text("mine")
@@ -80,7 +80,7 @@ def test_only_an_earlier_export_is_replaced(finished_study, tmp_path, capsys):
 
 
 def test_a_table_is_not_overwritten(finished_study, tmp_path, capsys):
-  """--csv names a new file; nothing else is exported either."""
+  """G9: --csv names a new file; nothing else is exported either."""
   file = tmp_path / "trials.csv"
   file.write_text("mine")
   words = (f"--csv={file}", f"--tensorboard={tmp_path / 'tb'}")
@@ -92,7 +92,7 @@ def test_a_table_is_not_overwritten(finished_study, tmp_path, capsys):
 def test_a_missing_library_costs_one_sentence(
   finished_study, tmp_path, capsys, monkeypatch
 ):
-  """It names the extra, before anything is written."""
+  """G9: it names the extra, before anything is written."""
   monkeypatch.setitem(sys.modules, "tensorboard", None)
   to = f"--tensorboard={tmp_path / 'tb'}"
   assert studies.call("export", finished_study, to) == 2
@@ -105,7 +105,7 @@ def test_a_missing_library_costs_one_sentence(
 def test_a_run_with_a_missing_writer_does_not_start(
   tmp_path, capsys, monkeypatch, name
 ):
-  """Exit code 2, the extra, and no folder: for a run and for a study."""
+  """G9: exit code 2, the extra, and no folder: for a run and for a study."""
   monkeypatch.setitem(sys.modules, name, None)
   keys = runs.overrides(writers=name)
   assert studies.call(*runs.command(keys, tmp_path / "run")) == 2

@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
 
 
 def test_scalars_are_the_lines_of_metrics(whole):
-  """Every number of metrics.jsonl, at its step, and the test metrics."""
+  """G9: every number of metrics.jsonl, at its step, and the test metrics."""
   events.assert_same_as_metrics(whole)
   found, status = events.scalars(whole / "tensorboard"), _status(whole)
   best = status["best"]
@@ -41,7 +41,7 @@ def test_scalars_are_the_lines_of_metrics(whole):
 
 
 def test_hparams_are_those_of_the_config(whole):
-  """What a study may vary, in its type; nothing that has no effect."""
+  """G9: what a study may vary, in its type; nothing that has no effect."""
   values, status = events.hparams(whole / "tensorboard")
   assert status == api_pb2.STATUS_SUCCESS
   assert values["hparams.learning_rate"] == 0.1
@@ -52,7 +52,7 @@ def test_hparams_are_those_of_the_config(whole):
 
 
 def test_writers_change_no_bit(whole, tmp_path):
-  """The same run without writers: the same lines and the same state."""
+  """G9: the same run without writers: the same lines and the same state."""
   without = KEYS | {"writers": (), "report_test": True}
   runs.train_here(without, tmp_path / "without")
   assert not (tmp_path / "without" / "tensorboard").exists()
@@ -63,7 +63,7 @@ def test_writers_change_no_bit(whole, tmp_path):
 
 
 def test_preempted_and_resumed(whole, tmp_path):
-  """After a resume nothing is there twice, or missing."""
+  """G9: after a resume nothing is there twice, or missing."""
   keys = KEYS | {"report_test": True}
   runs.train_here(keys, tmp_path / "run", 20, runs.preempt)
   assert _status(tmp_path / "run")["status"] == "preempted"
@@ -77,7 +77,7 @@ def test_preempted_and_resumed(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed(whole, tmp_path):
-  """As well if a process was killed, with half an event at the end."""
+  """G9: as well if a process was killed, with half an event at the end."""
   keys = KEYS | {"report_test": True}
   runs.kill(keys, tmp_path / "run", "20")
   (file,) = (tmp_path / "run" / "tensorboard").iterdir()
@@ -88,7 +88,7 @@ def test_killed_and_resumed(whole, tmp_path):
 
 
 def test_a_writer_may_be_added_when_a_run_resumes(tmp_path):
-  """It writes the lines before, too."""
+  """G9: it writes the lines before, too."""
   without = KEYS | {"writers": ()}
   runs.train_here(without, tmp_path / "run", 20, runs.preempt)
   assert not (tmp_path / "run" / "tensorboard").exists()
@@ -97,7 +97,7 @@ def test_a_writer_may_be_added_when_a_run_resumes(tmp_path):
 
 
 def test_divergence_ends_as_a_failure(tmp_path):
-  """An infeasible run has NaN at its last step, and no best value."""
+  """G9: an infeasible run has NaN at its last step, and no best value."""
   runs.train_here(KEYS | {"hparams.learning_rate": 1e12}, tmp_path)
   assert _status(tmp_path)["status"] == "infeasible"
   events.assert_same_as_metrics(tmp_path)
@@ -108,7 +108,7 @@ def test_divergence_ends_as_a_failure(tmp_path):
 
 
 def test_an_open_tensorboard_sees_one_curve(tmp_path):
-  """Events that come again replace those that were read before."""
+  """G9: events that come again replace those that were read before."""
   folder = tmp_path / "tensorboard"
   first = tensorboard.EventFile(folder, {})
   for step in (1, 2, 3):
@@ -123,7 +123,7 @@ def test_an_open_tensorboard_sees_one_curve(tmp_path):
 
 
 def test_files_of_others_are_left_alone(tmp_path):
-  """What jaxplay did not write stays, even in its folder."""
+  """G9: what jaxplay did not write stays, even in its folder."""
   folder = tmp_path / "tensorboard"
   folder.mkdir()
   other = folder / "events.out.tfevents.1.theirs"
@@ -136,7 +136,7 @@ def test_files_of_others_are_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_each_trial_of_a_population_has_its_own(tmp_path):
-  """Together or infeasible: each trial writes what it logged."""
+  """G9: together or infeasible: each trial writes what it logged."""
   space = {"hparams.learning_rate": space_lib.Float(1e-3, 1e12, "log")}
   path = studies.write(
     tmp_path / "files",
@@ -158,12 +158,14 @@ def test_each_trial_of_a_population_has_its_own(tmp_path):
 
 
 def test_a_writer_that_fails_is_off_and_the_run_goes_on(whole, tmp_path):
-  """One sentence; the results are the same bits."""
+  """G9: one sentence; the results are the same bits."""
   keys = KEYS | {"report_test": True}
-  runs.train_here(keys, tmp_path / "run", 20, runs.preempt)
-  shutil.rmtree(tmp_path / "run" / "tensorboard")
-  (tmp_path / "run" / "tensorboard").write_text("not a folder")
-  status, told = runs.train_here(keys, tmp_path / "run")
+
+  def replace_the_folder():
+    shutil.rmtree(tmp_path / "run" / "tensorboard")
+    (tmp_path / "run" / "tensorboard").write_text("not a folder")
+
+  status, told = runs.train_here(keys, tmp_path / "run", 20, replace_the_folder)
   assert status["status"] == "completed"
   (warning,) = [sentence for sentence in told if "tensorboard" in sentence]
   assert "off" in warning and "\n" not in warning
@@ -174,7 +176,7 @@ def test_a_writer_that_fails_is_off_and_the_run_goes_on(whole, tmp_path):
 
 
 def test_names_of_the_project_and_the_run(tmp_path):
-  """A trial is named within its study, a single run by its folder."""
+  """G9: a trial is named within its study, a single run by its folder."""
   study = tmp_path / "my study"
   trial = study / "trials" / "0007"
   trial.mkdir(parents=True)

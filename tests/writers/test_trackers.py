@@ -74,7 +74,7 @@ def _records(log):
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
-  """The folder of the last start has the whole curve, under one id."""
+  """G9: the folder of the last start has the whole curve, under one id."""
   pytest.importorskip("wandb")
   from wandb.proto import wandb_internal_pb2
 
@@ -109,7 +109,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 
 def test_trackio(tmp_path, monkeypatch):
-  """The local database has each step once."""
+  """G9: the local database has each step once."""
   pytest.importorskip("trackio")
   monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
   run = tmp_path / "runs" / "mlp"
@@ -136,7 +136,7 @@ print(json.dumps([run.name, run.config, logs]))
 
 
 def test_mlflow(tmp_path, monkeypatch):
-  """A SQLite file beside the run has each step once."""
+  """G9: a SQLite file beside the run has each step once."""
   pytest.importorskip("mlflow")
   pytest.importorskip("alembic")
   monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
