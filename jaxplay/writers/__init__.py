@@ -22,8 +22,8 @@ from jaxplay import rundir
 
 # Of a status after which the run goes on elsewhere, or later.
 _MAY_GO_ON = ("failed", "preempted")
-# Libraries keep global state while they start a run.
-_OPENING = threading.Lock()
+# Libraries change what is global while they start or end a run.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Writer(Protocol):
@@ -208,7 +208,7 @@ class Writers:
       # Before training began: lines of an earlier start may be unknown here.
       if has_stopped and status["status"] in _MAY_GO_ON:
         return
-      with _OPENING:
+      with _ONE_AT_A_TIME:
         module = importlib.import_module(f"jaxplay.writers.{name}")
         self._open[name], self._written[name] = module.open(self._run), 0
     writer = self._open[name]
@@ -217,5 +217,6 @@ class Writers:
       writer.write(metrics.pop("step"), metrics)
     self._written[name] = len(lines)
     if has_stopped:
-      writer.close(status)
+      with _ONE_AT_A_TIME:
+        writer.close(status)
       del self._open[name]

@@ -201,3 +201,13 @@ def _assert_same_but_times(workdir, other):
   assert one.keys() == two.keys()
   for tag in one.keys() - set(runs._TIMES):
     np.testing.assert_equal(one[tag], two[tag], err_msg=tag)
+
+
+@pytest.mark.pods
+def test_only_the_first_host_writes(tmp_path):
+  """G9: two processes make one run, and one file."""
+  keys = KEYS | {"writers": "tensorboard"}
+  runs.launch(runs.command(keys, tmp_path / "run"), processes=2, devices=2)
+  (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+  assert file.stat().st_size
+  events.assert_same_as_metrics(tmp_path / "run")
