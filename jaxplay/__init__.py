@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
     Devices,
     use_devices,
   )
+  from jaxplay.api.exports import (  # noqa: F401
+    export,
+  )
   from jaxplay.api.plans import (  # noqa: F401
     plan_batch_size,
     plan_clip,
@@ -53,7 +56,6 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
   from jaxplay.api.studies import (  # noqa: F401
     Runner,
     choose_final,
-    export_to_optuna,
     extend_study,
     find_studies,
     rerun_study,
@@ -128,10 +130,10 @@ _PUBLIC = {
       "suggest",
       "choose_final",
       "find_studies",
-      "export_to_optuna",
     ),
     "jaxplay.api.studies",
   ),
+  "export": "jaxplay.api.exports",
   **dict.fromkeys(
     (
       *("read", "read_run", "check", "compare", "figures"),

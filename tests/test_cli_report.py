@@ -43,7 +43,7 @@ _READING = (
   ("report", "{study}/trials/0000"),
   ("study", "status", "{study}"),
   ("study", "list", "{study}"),
-  ("study", "export", "{study}", "--csv"),
+  ("export", "{study}", "--csv={study}/exported.csv"),
   ("compare", "{study}", "{study}"),
 )
 

@@ -216,10 +216,11 @@ def test_an_empty_folder_has_no_studies(tmp_path, capsys):
   assert "no studies" in capsys.readouterr().out
 
 
-def test_trials_as_csv(study, capsys):
+def test_trials_as_csv(study, tmp_path):
   """A row for each trial; what has no value has an empty cell."""
-  assert studies.call("study", "export", study, "--csv") == 0
-  text = capsys.readouterr().out
+  file = tmp_path / "trials.csv"
+  assert studies.call("export", study, f"--csv={file}") == 0
+  text = file.read_text()
   assert text == (study / "trials.csv").read_text()
   rows = _rows(text)
   points = study_lib.StudyDir(study).points()
@@ -244,7 +245,7 @@ def _in_optuna(url):
 def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
   """Optuna reads the trials as its own; a second export adds what is new."""
   url = f"sqlite:///{tmp_path}/trials.db"
-  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  assert studies.call("export", study, f"--optuna={url}") == 0
   assert "8 trials added" in capsys.readouterr().out
   trials, best_value, importances = _in_optuna(url)
   results = results_lib.read_study(study)
@@ -263,7 +264,7 @@ def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
     }
   assert studies.call("study", "extend", study, "--trials=9") == 0
   capsys.readouterr()
-  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  assert studies.call("export", study, f"--optuna={url}") == 0
   assert "1 trial added" in capsys.readouterr().out
   assert len(_in_optuna(url)[0]) == 9
 
@@ -271,12 +272,12 @@ def test_trials_in_an_optuna_storage(study, tmp_path, capsys):
 def test_optuna_takes_no_study_for_another(study, tmp_path, capsys):
   """Two studies of one name in a storage: the second is refused, untouched."""
   url = f"sqlite:///{tmp_path}/trials.db"
-  assert studies.call("study", "export", study, f"--optuna={url}") == 0
+  assert studies.call("export", study, f"--optuna={url}") == 0
   path = studies.write(tmp_path / "other")
   other = tmp_path / "other" / "study"
   studies.call("study", "run", path, f"--workdir={other}", "--trials=:1")
   capsys.readouterr()
-  code = studies.call("study", "export", other, f"--optuna={url}")
+  code = studies.call("export", other, f"--optuna={url}")
   assert code == cli.common.EXIT_WRONG
   assert "another study named 'study'" in capsys.readouterr().err
   assert len(_in_optuna(url)[0]) == 8
@@ -333,9 +334,10 @@ def test_suggest_goes_on_with_the_study(explored, nine_trials, capsys):
   assert studies.call(*extended, "--trials=13", "--no_report") == 0
   assert study_lib.StudyDir(explored).points()[:9] == planned
   assert studies.call("study", "rerun", explored, "--trial=9", "--seeds=1") == 0
+  file = nine_trials.parent / "explored.csv"
+  assert studies.call("export", explored, f"--csv={file}") == 0
+  rows = _rows(file.read_text())
   capsys.readouterr()
-  assert studies.call("study", "export", explored, "--csv") == 0
-  rows = _rows(capsys.readouterr().out)
   assert [r["adaptive"] for r in rows] == ["False"] * 9 + ["True"] * 3 + [
     "False"
   ]
@@ -351,7 +353,7 @@ def test_suggestions_in_an_optuna_storage(explored, tmp_path):
   """C9: there, too, they are marked."""
   assert studies.call("study", "suggest", explored, "--trials=1") == 0
   url = f"sqlite:///{tmp_path}/trials.db"
-  assert studies.call("study", "export", explored, f"--optuna={url}") == 0
+  assert studies.call("export", explored, f"--optuna={url}") == 0
   marks = [t.user_attrs["jaxplay:adaptive"] for t in _in_optuna(url)[0]]
   assert marks == [False] * 9 + [True]
 
@@ -717,9 +719,9 @@ def test_another_broken_pipe_is_a_failure(monkeypatch, capsys):
     ("study suggest {study} --trials=1 --seed=-1", "at least 0"),
     ("study suggest {nowhere} --trials=1", "there is no folder"),
     ("study final {nowhere}", "there is no folder"),
-    ("study export {study}", "--csv"),
-    ("study export {study} --optuna=nonsense", "cannot write to the storage"),
-    ("study export {study} --optuna=mysql://x/y", "module 'MySQLdb', is not"),
+    ("export {study}", "--csv"),
+    ("export {study} --optuna=nonsense", "cannot write to the storage"),
+    ("export {study} --optuna=mysql://x/y", "module 'MySQLdb', is not"),
     ("report {nowhere}", "there is no folder"),
     ("report {study} --objective=valid/accuracy", "no trial logged"),
     ("report {study} --objective=last:valid/loss", "begins with 'last'"),

@@ -58,7 +58,7 @@ _READING = (
   ("study", "status", "{study}"),
   ("study", "list", "{study}"),
   ("study", "list", "{study}", "--csv"),
-  ("study", "export", "{study}", "--csv"),
+  ("export", "{study}", "--csv={study}/exported.csv"),
   ("compare", "{study}", "{study}", "--log={study}/LOG.md"),
   ("report", "{study}", "--figures={study}/figures"),
   ("report", "{study}/trials/0000"),

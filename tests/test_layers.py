@@ -22,7 +22,7 @@ SOURCES = {
 # docs/architecture.md explains. UserError, of `jaxplay` itself, is open to all.
 GROUND = ("models", "data", "rundir", "finding", "formats", "config")
 GROUND += ("commands", "installed", "lifeline", "storage", "terminal")
-GROUND += ("userfiles", "usercode")
+GROUND += ("userfiles", "usercode", "writers")
 BELOW = (*GROUND, "provenance")
 READS = (*BELOW, "study", "analysis")
 FLOORS = {
@@ -30,6 +30,7 @@ FLOORS = {
   "config": ("userfiles", "usercode"),
   "usercode": ("userfiles", "rundir"),
   "rundir": ("storage",),
+  "writers": ("config", "rundir"),
   "provenance": GROUND,
   "training": BELOW,
   "study": BELOW,
@@ -74,6 +75,10 @@ DOORS = {
   "altair": ("analysis/plots", "playbook/plots.py", "scaling/plots.py"),
   "vl_convert": ("report/",),
   "tokenizers": ("data/text.py",),
+  "tensorboard": ("writers/tensorboard.py",),
+  "wandb": ("writers/wandb.py",),
+  "trackio": ("writers/trackio.py",),
+  "mlflow": ("writers/mlflow.py",),
   # data, which imports nothing of ours: the facts of its cache.
   "msgspec": ("rundir/", "data/text.py"),
   "argparse": ("cli/",),
@@ -200,6 +205,7 @@ def test_tables_written_twice_agree():
   assert tuple(config_lib.OPTIMIZERS) == tuple(optimizers.OPTIMIZERS)
   assert tuple(config_lib.SCHEDULES) == tuple(schedules.SCHEDULES)
   assert tuple(config_lib.COOLDOWN_SHAPES) == tuple(schedules.COOLDOWN_SHAPES)
+  assert all(f"writers/{n}.py" in SOURCES for n in config_lib.WRITERS)
   assert tuple(config_lib.MESH_PRESETS) == tuple(sharding.PRESETS)
 
 

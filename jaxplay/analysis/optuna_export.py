@@ -7,14 +7,18 @@ import json
 import jaxplay
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
+from jaxplay.config import metric as metric_lib
 
 
-def export(results: results_lib.Results, url: str) -> tuple[str, int]:
+def export(
+  results: results_lib.Results, url: str
+) -> tuple[str, int, list[int]]:
   """Add the ended trials that the storage does not have yet.
 
   Completed trials become COMPLETE, infeasible ones PRUNED: results without a
   value. Evaluations of the objective become intermediate values. Parameters are
-  named by their labels; those without effect in a trial are left out.
+  named by their labels; those without effect in a trial are left out. A value
+  beyond the range in study.json widens the range of its trial.
 
   Args:
     results: The study.
@@ -22,7 +26,8 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
       one process may write at a time.
 
   Returns:
-    (name of the study in the storage, number of trials added).
+    (name of the study in the storage, number of trials added, indices of trials
+    that are left out: Optuna refuses their values, such as 0 on a log scale).
 
   Raises:
     jaxplay.UserError: Optuna is not installed or cannot write to the storage,
@@ -36,24 +41,34 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     ) from None
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   name = rundir.absolute(results.path).name
-  domains = {
-    p.label: _distribution(optuna.distributions, p)
-    for p in results.space.parameters
-  }
+  metric = metric_lib.of(
+    results.objective, results.study["config"].get("declared") or ()
+  )
+
+  def domains(point):
+    return {
+      p.label: _distribution(optuna.distributions, p, point[p.label])
+      for p in results.space.parameters
+      if p.label in point
+    }
+
   try:
     with _storage(optuna.storages, url) as storage:
       study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction="minimize",
+        direction="maximize" if metric.maximized else "minimize",
         load_if_exists=True,
       )
       exported = _indices(study, results)
-      new = [
-        _trial(optuna.trial, results, trial, domains)
-        for trial in results.trials
-        if trial.status in rundir.DONE and trial.index not in exported
-      ]
+      new, left_out = [], []
+      for trial in results.trials:
+        if trial.status not in rundir.DONE or trial.index in exported:
+          continue
+        try:
+          new.append(_trial(optuna.trial, results, trial, domains))
+        except (ValueError, TypeError):
+          left_out.append(trial.index)
       study.add_trials(new)
   except jaxplay.UserError:
     raise
@@ -65,7 +80,7 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
     raise jaxplay.UserError(
       f"Optuna cannot write to the storage {url!r}: {reason}"
     ) from None
-  return name, len(new)
+  return name, len(new), left_out
 
 
 @contextlib.contextmanager
@@ -111,7 +126,7 @@ def _trial(trial_lib, results, trial, domains):
     state=states.COMPLETE if completed else states.PRUNED,
     value=value if completed else None,
     params={label: _plain(value) for label, value in trial.point.items()},
-    distributions={label: domains[label] for label in trial.point},
+    distributions=domains(trial.point),
     intermediate_values={
       int(step): float(v)
       for step, v in zip(steps, values, strict=True)
@@ -126,7 +141,7 @@ def _trial(trial_lib, results, trial, domains):
   )
 
 
-def _distribution(distributions, parameter):
+def _distribution(distributions, parameter, value):
   if parameter.kind == "choice":
     return distributions.CategoricalDistribution(
       [_plain(value) for value in parameter.values]
@@ -136,7 +151,8 @@ def _distribution(distributions, parameter):
     "int": distributions.IntDistribution,
   }[parameter.kind]
   # Optuna has no log(1 - x) scale; only the axis differs.
-  return kind(parameter.low, parameter.high, log=parameter.scale == "log")
+  low, high = min(parameter.low, value), max(parameter.high, value)
+  return kind(low, high, log=parameter.scale == "log")
 
 
 def _plain(value):

@@ -201,6 +201,15 @@ def _file(value):
   return path
 
 
+def _new_file(value):
+  path = _file(value)
+  if path.exists():
+    raise ValueError(
+      f"{str(path)!r} exists, and is not overwritten; name a new file"
+    )
+  return path
+
+
 def _page(value):
   if not str(value).endswith(".html"):
     raise ValueError(
@@ -383,6 +392,7 @@ Overrides = Annotated[Mapping[str, Any], Kind(_overrides, "KEYS")]
 Trials = Annotated[str | Sequence[int], Kind(_trials, "A:B")]
 Definition = Annotated[Any, Kind(_definition, "FILE")]
 Page = Annotated[str | os.PathLike[str], Kind(_page, "FILE.html")]
+NewFile = Annotated[str | os.PathLike[str], Kind(_new_file, "FILE")]
 Log = Annotated[str | os.PathLike[str], Kind(_log, "FILE.md")]
 Address = Annotated[str, Kind(_address, "HOST:PORT")]
 LearningRates = Annotated[tuple[float, float], Kind(_range, "LOW:HIGH")]

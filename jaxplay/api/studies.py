@@ -16,6 +16,7 @@ from jaxplay import (
   rundir,
   terminal,
   usercode,
+  writers,
 )
 from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
@@ -126,6 +127,7 @@ def run_study(
     {'completed': 2}
   """
   definition, notes = study_lib.load(study)
+  writers.refuse_missing(definition["config"]["writers"])
   directory = study_lib.StudyDir(workdir)
   merged = directory.merged(
     definition, allow_code_change=runner.allow_code_change
@@ -519,33 +521,6 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
     except rundir.Damaged as error:  # The others can be listed.
       rows.append({"study": str(directory.path), "damaged": str(error)})
   return rows
-
-
-@arguments.public()
-def export_to_optuna(
-  study: arguments.Place, url: arguments.Storage
-) -> tuple[str, int]:
-  """Adds the trials of a study to an Optuna storage.
-
-  Args:
-    study: Study directory.
-    url: Storage, such as sqlite:///FILE or postgresql://...
-
-  Returns:
-    (name of the Optuna study, number of trials added)
-
-  Raises:
-    jaxplay.UserError: Optuna is not installed, or cannot open the storage.
-
-  Examples:
-    >>> import jaxplay as jp
-    >>> name, added = jp.export_to_optuna("runs/study", "sqlite:///runs/optuna.db")
-  """
-  results = results_lib.read_study(study)
-  results_lib.refuse_doubts(results)
-  from jaxplay.analysis import optuna_export
-
-  return optuna_export.export(results, url)
 
 
 def _opened(path, runner):

@@ -17,6 +17,7 @@ from jaxplay.cli import (
   common,
   completion,
   config,
+  export,
   plan,
   report,
   scaling,
@@ -121,6 +122,6 @@ def _parser():
   completion.add(parser)
   verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-  for module in (train, config, study, report, scaling, plan):
+  for module in (train, config, study, report, export, scaling, plan):
     module.add(verbs)
   return parser

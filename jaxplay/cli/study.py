@@ -14,7 +14,7 @@ from jaxplay.terminal import short
 def add(verbs):
   study = verbs.add_parser(
     "study",
-    help="studies: run, extend, rerun, suggest, final, status, list, export",
+    help="studies: run, extend, rerun, suggest, final, status, list",
     description="Runs and reads studies. A study is a Python file with"
     " get_study(), and a directory of trials.",
   )
@@ -101,21 +101,6 @@ def add(verbs):
   )
   table.add_argument("--csv", action="store_true", help="as CSV")
   table.set_defaults(verb=_list)
-
-  export = action(
-    "export",
-    "the trials, for other programs",
-    studies.export_to_optuna,
-    runs=False,
-  )
-  to = export.add_mutually_exclusive_group(required=True)
-  to.add_argument("--csv", action="store_true", help="CSV on the terminal")
-  to.add_argument(
-    "--optuna",
-    metavar="URL",
-    help="an Optuna storage, such as sqlite:///FILE or postgresql://...",
-  )
-  export.set_defaults(verb=_export)
 
 
 def _runner(arguments):
@@ -244,16 +229,3 @@ def _list(arguments, rest):
   # Of a study that can be read, it is a note on trials that are left out.
   is_damaged = any("goal" not in row for row in rows)
   return common.EXIT_FAILED if is_damaged else 0
-
-
-def _export(arguments, rest):
-  common.no_more(rest, arguments)
-  if arguments.csv:
-    results = results_lib.read_study(arguments.study)
-    print(study_lib.as_csv(results_lib.trial_rows(results)), end="")
-    _print_doubts(results)
-    return 0
-  name, added = studies.export_to_optuna(arguments.study, arguments.optuna)
-  trials = formats.count(added, "trial")
-  print(f"{trials} added to the study {name!r} in {arguments.optuna}")
-  return 0

@@ -91,6 +91,7 @@ from jaxplay.config.parts import (
   SCHEDULES,
   TEXT_MODELS,
   TRANSFORMERS,
+  WRITERS,
 )
 from jaxplay.config.values import (
   as_json,

@@ -253,12 +253,13 @@ def _validate_pairs(config):
 
   steps, batch = config.max_train_steps, config.batch_size
   model, hparams = config.model, config.hparams
-  for average in config.averages:
-    if average not in parts.AVERAGES:
-      refuse(
-        f"config.averages names {shown(average)}; it can hold"
-        f" {', '.join(map(repr, parts.AVERAGES))}"
-      )
+  for key, names in ("averages", parts.AVERAGES), ("writers", parts.WRITERS):
+    for name in config[key]:
+      if name not in names:
+        refuse(
+          f"config.{key} names {shown(name)}; it can hold"
+          f" {', '.join(map(repr, names))}"
+        )
   if config.weights not in ("raw", *config.averages):
     refuse(
       f"config.weights is {shown(config.weights)}, but config.averages="

@@ -119,6 +119,15 @@ _COMMON = {
     branch=True,
     fixed="it is written when parts are loaded",
   ),
+  "writers": Key(
+    (),
+    "where curves are written besides metrics.jsonl: 'tensorboard', 'wandb',"
+    " 'trackio', 'mlflow'",
+    branch=True,
+    resume=True,
+    fixed="it affects what is written about a trial, not its result; set it in"
+    " the base config",
+  ),
   "declared": Key(
     (),
     "keys and metrics of the user's parts, written when they are loaded",

@@ -64,7 +64,9 @@ class Linen:
     variables = self._module.init(
       {"params": params, "dropout": dropout},
       inputs,
-      **_only(self._takes, train=False),
+      **_only(
+        self._takes, train=False, weights=None, rows=None, dropout_rate=0.0
+      ),
     )
     if other := variables.keys() - _COLLECTIONS:
       raise jaxplay.UserError(

@@ -9,6 +9,8 @@
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
         code/              the user's code that it was made of, if any
+        tensorboard/       event files, if config.writers has it
+        writers.json       the run's id in other programs
 
 Needs only the standard library, numpy and msgspec, so a laptop reads a pod's
 run; in a bucket (gs://) also etils and gcsfs.

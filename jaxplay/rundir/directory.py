@@ -28,7 +28,7 @@ _DEFINITIONS = {
   "a plan": "plan.json",
 }
 # Folders of runs with files of ours, which are written in place.
-_OF_RUNS = ("checkpoints", "predictions", "export")
+_OF_RUNS = ("checkpoints", "predictions", "export", "tensorboard")
 _FOLDERS = (
   *_OF_RUNS,
   "profile",

@@ -79,7 +79,7 @@ class Populations:
     """
     config, dataset = self.programs.config, self.programs.workload.dataset
     records = [
-      record.Record(run, trial_config, dataset.bytes_per_token)
+      record.Record(run, trial_config, dataset.bytes_per_token, self._tell)
       for run, trial_config in zip(runs, configs, strict=True)
     ]
     unfinished = [

@@ -5,7 +5,7 @@ Every host keeps the record, host 0 writes it (M1).
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 import jaxplay
-from jaxplay import rundir
+from jaxplay import rundir, writers
 from jaxplay.training import metrics
 
 
@@ -25,6 +25,7 @@ class Record:
     run: rundir.RunDir,
     config: ml_collections.ConfigDict,
     bytes_per_token: Mapping[str, float] | None = None,
+    tell: Callable[[str], None] = print,
   ):
     """Starts from the content of the run directory.
 
@@ -32,6 +33,7 @@ class Record:
       run: The run directory.
       config: The run's config.
       bytes_per_token: Split -> average, for text.
+      tell: Called with a sentence if one of `config.writers` fails.
     """
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
@@ -39,6 +41,8 @@ class Record:
     self.status = status.get("status", "")
     self.content = status  # of status.json
     self.writes = jax.process_index() == 0
+    names = config.writers if self.writes else ()
+    self._writers = writers.Writers(run.path, names, config, tell)
     self.adopt([])
     self.best = status.get("best")  # see `rundir.best_line`
     self.step = status.get("step", 0)
@@ -112,6 +116,7 @@ class Record:
       self.best |= {"step": line["step"], "value": value}
     if self.writes:
       self.run.append_metrics([line])
+    self._writers.follow(self.lines)
 
   def sync(self) -> None:
     """Waits until all lines are on disk."""
@@ -191,6 +196,7 @@ class Record:
     if self.writes:
       self.run.write_status(status, **content)
     self.status, self.content = status, dict(content, status=status)
+    self._writers.follow(self.lines, self.content)
 
   def failed(self, error: BaseException) -> None:
     """Ends this attempt as crashed, and counts it."""

@@ -122,7 +122,9 @@ def _train(config, run, console, but, profile, workload):
     is_kept=lambda at: config_lib.is_kept(at, config),
     tell=console.tell,
   )
-  run_record = record.Record(run, config, workload.dataset.bytes_per_token)
+  run_record = record.Record(
+    run, config, workload.dataset.bytes_per_token, console.tell
+  )
 
   def progress(lines):
     for line in filter(None, lines.values()):

@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import data, models, usercode
+from jaxplay import data, models, usercode, writers
 from jaxplay.data import order as order_lib
 from jaxplay.training import (
   evaluate,
@@ -172,12 +172,18 @@ def _schedules(config):
     if switch == "schedule":
       static, of_step = config_lib.own.arguments(flat, switch, name)
       curve = _part(config, switch, name)
-      curves[name] = functools.partial(_factor, curve, static, of_step)
+      curves[name] = functools.partial(_factor, name, curve, static, of_step)
   return curves
 
 
-def _factor(curve, static, of_step, at, hparams):
-  return curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
+def _factor(name, curve, static, of_step, at, hparams):
+  factor = curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
+  if jax.numpy.shape(factor):
+    raise jaxplay.UserError(
+      f"config.schedule={name!r} returns an array of shape"
+      f" {jax.numpy.shape(factor)}; expected a factor of the learning rate"
+    )
+  return factor
 
 
 def _check_parts(config, model, task, dataset, hparams, state, train_step):
@@ -314,7 +320,9 @@ def _shared(config):
 
 
 def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
-  """Refuses different configs on different hosts."""
+  """Refuses different configs on different hosts, and missing writers."""
+  for config in configs:
+    writers.refuse_missing(config.writers)
   shared = [_shared(config) for config in configs]
   sharding.same_on_every_host({"config": shared if shared[1:] else shared[0]})
 

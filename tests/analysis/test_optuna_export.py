@@ -50,7 +50,7 @@ def _trials(url, name="made"):
 def test_trials_arrive_with_points_and_values(url):
   """C9: completed or pruned, with parameters and intermediate values."""
   results = _study()
-  assert optuna_export.export(results, url) == ("made", 5)
+  assert optuna_export.export(results, url) == ("made", 5, [])
   for trial, exported in zip(results.trials, _trials(url), strict=True):
     assert exported.user_attrs["jaxplay:trial"] == trial.index
     point = dict(trial.point)
@@ -101,6 +101,39 @@ def test_nan_is_pruned(url):
   (exported,) = _trials(url)
   assert exported.state == optuna.trial.TrialState.PRUNED
   assert exported.intermediate_values == {}
+
+
+def test_a_value_outside_its_range_costs_no_other_trial(url):
+  """C9: ranges are widened; what Optuna cannot take is named and left out."""
+  results = _study()
+  beyond, below = (
+    dataclasses.replace(
+      results.trials[i],
+      point=results.trials[i].point | {"hparams.learning_rate": rate},
+    )
+    for i, rate in ((0, 7.0), (2, 0.0))  # 0 has no logarithm.
+  )
+  trials = [beyond, results.trials[1], below, *results.trials[3:]]
+  results = dataclasses.replace(results, trials=trials)
+  assert optuna_export.export(results, url) == ("made", 4, [2])
+  exported = {t.user_attrs["jaxplay:trial"]: t for t in _trials(url)}
+  assert exported.keys() == {0, 1, 3, 4}
+  assert exported[0].params["hparams.learning_rate"] == 7.0
+
+
+@pytest.mark.parametrize(
+  "objective, direction",
+  [("valid/error_rate", "MINIMIZE"), ("valid/f1", "MAXIMIZE")],
+)
+def test_the_direction_is_that_of_the_metric(url, objective, direction):
+  """C9: Optuna's best trial is the one with the most F1."""
+  results = dataclasses.replace(_study(), objective=objective)
+  optuna_export.export(results, url)
+  storage = optuna.storages.RDBStorage(url)
+  study = optuna.load_study(study_name="made", storage=storage)
+  assert study.direction.name == direction
+  storage.remove_session()
+  storage.engine.dispose()
 
 
 def test_another_study_of_the_name_is_refused(url):

@@ -14,6 +14,7 @@ from jaxplay.analysis.results.integrity import doubts, in_words, refuse_doubts
 from jaxplay.analysis.results.reading import curves, flat, read_run, read_study
 from jaxplay.analysis.results.tables import (
   rerun_command,
+  step_rows,
   tracking_row,
   trial_rows,
 )
@@ -31,6 +32,7 @@ __all__ = [
   "read_study",
   "refuse_doubts",
   "rerun_command",
+  "step_rows",
   "tracking_row",
   "trial_rows",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from jaxplay import commands, rundir
 from jaxplay import provenance as provenance_lib
 from jaxplay.analysis.results import integrity, reading
-from jaxplay.analysis.results.data import ENDED, Results
+from jaxplay.analysis.results.data import ENDED, Results, Trial
 from jaxplay.study import study as study_lib
 
 
@@ -35,6 +35,19 @@ def trial_rows(results: Results) -> list[dict[str, Any]]:
 
 def _or_none(value):
   return value if math.isfinite(value) else None
+
+
+def step_rows(trial: Trial) -> list[dict[str, Any]]:
+  """Make the lines of metrics.jsonl again, one for each logged step.
+
+  Returns:
+    {"step": updates made, METRIC: its value; None: it was not finite}
+  """
+  rows: dict[int, dict[str, Any]] = {}
+  for name, (steps, values) in trial.curves.items():
+    for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+      rows.setdefault(step, {"step": step})[name] = _or_none(value)
+  return [rows[step] for step in sorted(rows)]
 
 
 def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
