@@ -54,7 +54,7 @@ TRAINING = (
   ("optimizers", "record", "checksum", "orbax_errors"),
   ("step", "checkpoint_files"),
   ("evaluate", "checkpoint", "packed"),
-  ("feed",),
+  ("feed", "weights"),
   ("workload",),
   ("population_feed", "loop"),
   ("programs",),
@@ -73,6 +73,7 @@ DOORS = {
   "altair": ("analysis/plots", "playbook/plots.py", "scaling/plots.py"),
   "vl_convert": ("report/",),
   "tokenizers": ("data/text.py",),
+  "safetensors": ("training/weights.py",),
   # data, which imports nothing of ours: the facts of its cache.
   "msgspec": ("rundir/", "data/text.py"),
   "argparse": ("cli/",),

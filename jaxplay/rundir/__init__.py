@@ -6,6 +6,7 @@
         status.json        how it stands and how it ended; replaced atomically
         checkpoints/       by orbax
         checkpoints.json   of a trial of a population: where they are instead
+        init.json          which weights it started from, if not random ones
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data, models
 from jaxplay.data import order as order_lib
-from jaxplay.training import feed, schedules, sharding, step, tasks
+from jaxplay.training import feed, schedules, sharding, step, tasks, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Workload:
   task: Any
   hparams: dict[str, np.generic]  # the traced numbers, with max_train_steps
   state: step.TrainState  # ShapeDtypeStructs with shardings
-  init: Any  # jitted: () -> TrainState
-  init_state: Any  # (seeds=, hparams=) -> TrainState, traceable
+  init: Any  # jitted: (loaded={}) -> TrainState; see `weights.Loaded`
+  init_state: Any  # (seeds=, hparams=, loaded={}) -> TrainState, traceable
   train_step: Any
 
 
@@ -85,12 +85,15 @@ def make_workload(
     ),
     optimizer=config.optimizer,
     averages=config.averages,
+    frozen=config.frozen,
   )
 
-  def init():
-    return init_state(seeds=step.stream_seeds(config.seed), hparams=hparams)
+  def init(loaded: Mapping[str, Any] = {}):
+    seeds = step.stream_seeds(config.seed)
+    return init_state(seeds=seeds, hparams=hparams, loaded=loaded)
 
   shapes = jax.eval_shape(init)
+  weights.check_frozen(shapes.params, config.frozen)
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
   return Workload(
     mesh=mesh,
@@ -121,6 +124,7 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
     averages=config.averages,
     microbatches=config.microbatches,
     log_every=config.log_every,
+    frozen=config.frozen,
   )
 
 
