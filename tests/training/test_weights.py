@@ -16,17 +16,18 @@ import pytest
 from safetensors import numpy as safetensors
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import models, rundir
-from jaxplay.training import optimizers, step, weights
+from jaxplay.study import space
+from jaxplay.training import branch, optimizers, step, train, weights
 from jaxplay.training import workload as workload_lib
+from tests.study import studies
 from tests.training import runs
 
-KEYS = runs.overrides(
-  **{**runs.MLP, "model.dropout": False, "hparams.dropout_rate": 0.0},
-  max_train_steps=8,
-  eval_every=4,
-  checkpoint_every=4,
-)
+KEYS = runs.overrides(max_train_steps=8, eval_every=4, checkpoint_every=4) | {
+  "model.width": 32,
+  "model.norm": "batch",
+}
 # Another task: two classes of images of the same size.
 OTHER = KEYS | {
   "dataset.name": "synthetic",
@@ -124,17 +125,29 @@ def test_run_step_export_and_safetensors_are_the_same(source, tmp_path):
   assert _load(KEYS, f"{source}:{other}")[0].facts["step"] == other
 
 
-def test_the_average_that_was_evaluated(tmp_path):
-  """A run evaluated by an average, or schedule-free, gives that average."""
-  for name, keys in {
-    "ema": {"averages": ("ema",), "weights": "ema"},
-    "free": {"optimizer": "schedule_free_adamw"},
-  }.items():
-    keys = KEYS | keys | {"export": True, "frozen": "Dense_0/bias"}
-    runs.train_here(keys, tmp_path / name)
-    _, of_run = _load(KEYS, tmp_path / name)
-    _, of_export = _load(KEYS, tmp_path / name / "export")
-    runs.assert_same(_named(of_run.params), _named(of_export.params))
+@pytest.mark.parametrize(
+  "keys, rtol",
+  [
+    ({"averages": ("ema",), "weights": "ema"}, 0),
+    ({"averages": ("ema",), "objective": "valid_ema/loss"}, 0),
+    ({"optimizer": "schedule_free_adamw"}, 1e-5),  # It is computed again.
+  ],
+)
+def test_the_average_that_was_evaluated(tmp_path, keys, rtol):
+  """A run ranked by an average, or schedule-free, gives that average."""
+  keys = KEYS | keys | {"export": True, "frozen": "Dense_0/bias"}
+  runs.train_here(keys, tmp_path / "run")
+  loaded, of_run = _load(KEYS, tmp_path / "run")
+  assert loaded.facts["left"] == []
+  assert loaded.facts["weights"] == ("ema" if "averages" in keys else "raw")
+  _, of_export = _load(KEYS, tmp_path / "run" / "export")
+  for one in ("params", "batch_stats"):
+    runs.assert_close(
+      _named(getattr(of_run, one)),
+      _named(getattr(of_export, one)),
+      rtol=rtol,
+      atol=rtol / 100,
+    )
 
 
 def test_other_types_are_cast(source, tmp_path):
@@ -304,14 +317,15 @@ def test_a_run_tells_and_records_and_resumes_without_source(source, tmp_path):
     np.testing.assert_array_equal(state[f"params/{name}"], saved[name])
 
 
+@pytest.mark.slow
 def test_fsdp_over_eight_devices(source, tmp_path):
   """Split over devices, the loaded arrays and the training are the same."""
   keys = FINE | {"init_from": str(source)}
-  split = {"mesh.data": 1, "mesh.fsdp": 8, "model.width": 512}
+  split = {"mesh.data": 1, "mesh.fsdp": 8, "model.width": 128}
   # A wide source, so that parameters are large enough to be split.
   wide = tmp_path / "wide"
-  runs.train_here(KEYS | {"model.width": 512}, wide)
-  keys = keys | {"init_from": str(wide), "model.width": 512}
+  runs.train_here(KEYS | {"model.width": 128}, wide)
+  keys = keys | {"init_from": str(wide), "model.width": 128}
   one = keys | {"mesh.data": 1}
   workload = _workload(tuple((keys | split).items()))
   loaded = weights.load(runs.make_config(keys | split), workload.state)
@@ -473,3 +487,101 @@ def test_frozen_names_some_parameters(tmp_path, frozen, word):
   with pytest.raises(jaxplay.UserError, match=word):
     runs.train_here(KEYS | {"frozen": frozen}, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def study(source, tmp_path_factory):
+  """A folder with a study of trials from random weights and from an export."""
+  folder = tmp_path_factory.mktemp("study")
+  shutil.copytree(source / "export", folder / "export")
+  fixed = {key: value for key, value in FINE.items() if key != "seed"}
+  varied = {
+    "init_from": space.Choice(("", str(folder / "export")), role="scientific"),
+    "hparams.learning_rate": space.Choice((0.001, 0.002)),
+  }
+  path = studies.write(
+    folder, space=varied, num_trials=4, algorithm="grid", overrides=fixed
+  )
+  workdir = f"--workdir={folder / 'study'}"
+  assert studies.call("study", "run", path, workdir, "--no_report") == 0
+  return folder
+
+
+def _started(folder):
+  """Trial -> its init.json, for those that started from weights."""
+  facts = {
+    path: rundir.RunDir(path).init()
+    for path in sorted((folder / "study" / "trials").iterdir())
+  }
+  return {path: of_trial for path, of_trial in facts.items() if of_trial}
+
+
+@pytest.mark.slow
+def test_a_population_starts_as_each_trial_alone(study, source, tmp_path):
+  """Trials of several sources train as alone, and record what they read."""
+  started = _started(study)
+  assert len(started) == 2
+  for path, facts in started.items():
+    config = rundir.RunDir(path).config()
+    assert facts["source"] == config["init_from"]
+    trial = config_lib.flatten(config_lib.from_json(config))
+    runs.train_here(trial, tmp_path / path.name)
+    alone = rundir.RunDir(tmp_path / path.name)
+    assert alone.init() == facts
+    runs.assert_close(
+      runs.lines(path), runs.lines(alone.path), rtol=2e-3, atol=2e-3
+    )
+  # A trial is a source, whose checkpoints are with its population.
+  before = _files(study)
+  loaded, state = _load(OTHER, path)
+  assert loaded.facts["left"] == [] and _files(study) == before
+  runs.train_here(trial, path)  # Copies them to its directory.
+  assert (path / "checkpoints").exists()
+  again, same = _load(OTHER, path)
+  assert again.facts["sha256"] == loaded.facts["sha256"]
+  runs.assert_same(_named(same), _named(state))
+  np.testing.assert_array_equal(
+    state.params["Dense_0"]["kernel"], _at(source, None)["Dense_0/kernel"]
+  )
+
+
+@pytest.mark.slow
+def test_reruns_need_the_source_as_it_was(study, tmp_path, capsys):
+  """Other weights at the same path are refused; the same ones are taken."""
+  shutil.copytree(study, tmp_path / "copy")
+  saved = study / "export" / "weights.npz"
+  original = saved.read_bytes()
+  index = int(next(iter(_started(study))).name)
+  rerun = (
+    *("study", "rerun", tmp_path / "copy" / "study", f"--trial={index}"),
+    *("--seeds=1", "--no_report"),
+  )
+  arrays = dict(np.load(saved))
+  np.savez(saved, **{name: array + 1 for name, array in arrays.items()})
+  capsys.readouterr()
+  assert studies.call(*rerun) == 2
+  assert "hash" in capsys.readouterr().err
+  saved.write_bytes(original)
+  assert studies.call(*rerun) == 0
+  (made,) = (tmp_path / "copy" / "study" / "reruns").glob("*/*/init.json")
+  assert rundir.RunDir(made.parent).status()["status"] == "completed"
+
+
+def test_a_branch_keeps_where_it_came_from(source, tmp_path):
+  """A branch needs no source: its parent's init.json comes with it."""
+  copied = tmp_path / "source"
+  shutil.copytree(source, copied)
+  keys = FINE | {"init_from": str(copied), "keep_steps": (4,)}
+  runs.train_here(keys, tmp_path / "parent")
+  shutil.rmtree(copied)
+  parent = rundir.RunDir(tmp_path / "parent")
+  config = branch.planned(
+    config_lib.from_json(parent.config()),
+    step=4,
+    cooldown_fraction=0.5,
+    cooldown_shape="linear",
+  )
+  run = rundir.RunDir(tmp_path / "branch")
+  branch.begin(parent, 4, run, config)
+  status = train.train(config, str(run.path), runs.Quiet())
+  assert status["status"] == "completed" and run.init() == parent.init()
