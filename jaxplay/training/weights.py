@@ -308,10 +308,6 @@ def write_safetensors(run: str | os.PathLike, file: str | os.PathLike) -> None:
       written, or the library is not installed.
   """
   library = _safetensors()
-  if not str(file).endswith(".safetensors"):
-    raise jaxplay.UserError(
-      f"the weights are written to a .safetensors file, not to {str(file)!r}"
-    )
   with _opened(os.fspath(run)) as source:
     arrays = {
       name: np.ascontiguousarray(source.read(name)) for name in source.arrays
