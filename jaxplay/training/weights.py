@@ -338,7 +338,7 @@ def _opened(init_from: str) -> Iterator[_Source]:
   if (path / "config.json").exists():
     yield _of_run(rundir.RunDir(path), at)
     return
-  if at is None and (path / "weights.npz").exists():
+  if at is None and (path / "weights.npz").is_file():
     path = path / "weights.npz"
   elif not path.name.endswith(".safetensors") or not path.is_file():
     raise jaxplay.UserError(f"{rundir.absent(path, 'a run')}; {_REMEDY}")
@@ -361,6 +361,7 @@ def _opened(init_from: str) -> Iterator[_Source]:
 
 def _of_run(run: rundir.RunDir, at: int | None) -> _Source:
   config = config_lib.from_json(run.config() or {}, run.path / "config.json")
+  config_lib.validate(config)
   try:
     at, state = _state(run, config, at)
   except checkpoint_files.Damaged as error:

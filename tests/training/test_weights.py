@@ -585,3 +585,24 @@ def test_a_branch_keeps_where_it_came_from(source, tmp_path):
   branch.begin(parent, 4, run, config)
   status = train.train(config, str(run.path), runs.Quiet())
   assert status["status"] == "completed" and run.init() == parent.init()
+
+
+@pytest.mark.pods
+def test_two_hosts_are_one(source, tmp_path):
+  """Every host reads the source; a missing one ends all of them."""
+  keys = FINE | {"init_from": str(source), "mesh.fsdp": 4}
+  out = runs.launch(runs.command(keys, tmp_path / "two"), 2, 4)
+  assert "[1] starting from" not in out
+  runs.train_here(keys, tmp_path / "one")
+  one, two = rundir.RunDir(tmp_path / "one"), rundir.RunDir(tmp_path / "two")
+  assert one.init() == two.init()
+  runs.assert_close(
+    runs.last_state(keys, one.path),
+    runs.last_state(keys, two.path),
+    rtol=1e-3,
+    atol=1e-4,
+  )
+  with pytest.raises(AssertionError, match="nowhere"):
+    missing = keys | {"init_from": str(tmp_path / "nowhere")}
+    runs.launch(runs.command(missing, tmp_path / "three"), 2, 4)
+  assert not (tmp_path / "three").exists()
