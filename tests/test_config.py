@@ -782,6 +782,9 @@ def test_every_number_of_the_optimizer_has_an_effect():
     "adamw": {"beta1", "beta2", "epsilon"},
     "lion": {"beta1", "beta2"},
     "schedule_free_adamw": {"beta1", "beta2", "epsilon"},
+    "muon": {"momentum", "beta1", "beta2", "epsilon"},
+    "adafactor": {"decay_rate"},
+    "ademamix": {"beta1", "beta2", "beta3", "mixing", "epsilon"},
   }
   assert numbers.keys() == set(config_lib.OPTIMIZERS)
   for optimizer, own in numbers.items():

@@ -445,6 +445,13 @@ SHAPES = {
     ],
   ),
   "counts.json": (ladder.Counts, ladders.counts(64)),
+  "init.json": (
+    rundir.Init,
+    {
+      **{"source": "a/run", "sha256": "0", "step": 3, "weights": "raw"},
+      **{"loaded": {"a": "b"}, "skipped": {"c": "why"}, "left": ["d"]},
+    },
+  ),
   "provenance.json": (rundir.Provenance, {"host": "a", "command": ["b"]}),
   "status.json": (rundir.RunStatus, {"status": "running", "step": 3}),
   "checkpoints.json": (

@@ -56,7 +56,7 @@ TRAINING = (
   ("optimizers", "record", "checksum", "orbax_errors"),
   ("step", "checkpoint_files"),
   ("evaluate", "checkpoint", "packed"),
-  ("feed",),
+  ("feed", "weights"),
   ("workload",),
   ("population_feed", "loop"),
   ("programs",),
@@ -79,6 +79,7 @@ DOORS = {
   "wandb": ("writers/wandb.py",),
   "trackio": ("writers/trackio.py",),
   "mlflow": ("writers/mlflow.py",),
+  "safetensors": ("training/weights.py",),
   # data, which imports nothing of ours: the facts of its cache.
   "msgspec": ("rundir/", "data/text.py"),
   "argparse": ("cli/",),

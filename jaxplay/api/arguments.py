@@ -210,6 +210,12 @@ def _new_file(value):
   return path
 
 
+def _safetensors(value):
+  if not str(value).endswith(".safetensors"):
+    raise ValueError(f"expected FILE.safetensors, got {shown(value)}")
+  return _file(value)
+
+
 def _page(value):
   if not str(value).endswith(".html"):
     raise ValueError(
@@ -393,6 +399,9 @@ Trials = Annotated[str | Sequence[int], Kind(_trials, "A:B")]
 Definition = Annotated[Any, Kind(_definition, "FILE")]
 Page = Annotated[str | os.PathLike[str], Kind(_page, "FILE.html")]
 NewFile = Annotated[str | os.PathLike[str], Kind(_new_file, "FILE")]
+Safetensors = Annotated[
+  str | os.PathLike[str], Kind(_safetensors, "FILE.safetensors")
+]
 Log = Annotated[str | os.PathLike[str], Kind(_log, "FILE.md")]
 Address = Annotated[str, Kind(_address, "HOST:PORT")]
 LearningRates = Annotated[tuple[float, float], Kind(_range, "LOW:HIGH")]

@@ -369,6 +369,7 @@ def _validate_pairs(config):
         " devices) or a number of devices"
       )
   _validate_rules(config.mesh.rules)
+  _validate_weights(config)
 
 
 def _validate_transformer(model):
@@ -505,12 +506,7 @@ def _validate_rules(rules):
         f" {', '.join(map(repr, parts.MESH_PRESETS))}"
       )
     pattern, partition = rule
-    try:
-      re.compile(pattern)
-    except (re.error, TypeError) as error:
-      raise jaxplay.UserError(
-        f"config.mesh.rules: {shown(pattern)} is not a pattern ({error})"
-      ) from None
+    _check_pattern("mesh.rules", pattern)
     if partition == "fsdp":
       continue
     is_list = isinstance(partition, tuple | list)
@@ -523,6 +519,34 @@ def _validate_rules(rules):
         " 'fsdp', or for each dimension None or one of"
         f" {', '.join(map(repr, parts.MESH_AXES))}, each axis once"
       )
+
+
+def _validate_weights(config):
+  for pattern in config.frozen:
+    _check_pattern("frozen", pattern)
+  for pair in config.init_map:
+    match pair:
+      case (pattern, str()):
+        _check_pattern("init_map", pattern)
+      case _:
+        raise jaxplay.UserError(
+          f"config.init_map holds {shown(pair)}; expected pairs (pattern,"
+          " replacement), such as ('Dense_2/.*', '')"
+        )
+  if config.init_map and not config.init_from:
+    raise jaxplay.UserError(
+      f"config.init_map={shown(config.init_map)} has no effect with"
+      " config.init_from=''; leave it out, or set config.init_from"
+    )
+
+
+def _check_pattern(key, pattern):
+  try:
+    re.compile(pattern)
+  except (re.error, TypeError, RecursionError, OverflowError) as error:
+    raise jaxplay.UserError(
+      f"config.{key}: {shown(pattern)} is not a pattern ({error})"
+    ) from None
 
 
 def _multiples(number: int, unit: int) -> str:

@@ -128,6 +128,18 @@ _COMMON = {
     fixed="it affects what is written about a trial, not its result; set it in"
     " the base config",
   ),
+  "init_from": Key(
+    "",
+    "weights to start from: a run, RUN:STEP, an export, or a .safetensors file",
+  ),
+  "init_map": Key(
+    (),
+    "pairs (pattern, replacement): other names for the source's parameters; ''"
+    " drops them",
+  ),
+  "frozen": Key(
+    (), "patterns of parameters that are not trained, such as 'Dense_0/.*'"
+  ),
   "declared": Key(
     (),
     "keys and metrics of the user's parts, written when they are loaded",

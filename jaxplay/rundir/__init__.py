@@ -6,6 +6,7 @@
         status.json        how it stands and how it ended; replaced atomically
         checkpoints/       by orbax
         checkpoints.json   of a trial of a population: where they are instead
+        init.json          which weights it started from, if not random ones
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
         code/              the user's code that it was made of, if any
@@ -48,6 +49,7 @@ from jaxplay.rundir.shapes import (
   Config,
   Count,
   FindingRow,
+  Init,
   Name,
   Packed,
   Positive,
@@ -87,6 +89,7 @@ __all__ = [
   "Directory",
   "DONE",
   "FindingRow",
+  "Init",
   "is_local",
   "make_folder",
   "Name",

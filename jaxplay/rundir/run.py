@@ -77,6 +77,13 @@ class RunDir(directory.Directory):
   def write_config(self, config: Mapping[str, Any]) -> None:
     self._write(config)
 
+  def init(self) -> dict[str, Any] | None:
+    """Returns what the run started from, or None: random weights."""
+    return reading.read_json(self.path / "init.json", shapes.Init)
+
+  def write_init(self, facts: Mapping[str, Any]) -> None:
+    writing.write_json(self.path / "init.json", facts)
+
   def objective(self) -> str:
     """Returns the metric that the run's config minimizes.
 

@@ -159,6 +159,18 @@ class Provenance(TypedDict, total=False):
   resumes: list[dict[str, Any]]
 
 
+class Init(TypedDict):
+  """init.json: the weights that a run started from; see `training.weights`."""
+
+  source: str
+  sha256: str
+  step: NotRequired[Count]
+  weights: NotRequired[str]
+  loaded: dict[str, str]
+  skipped: dict[str, str]
+  left: list[str]
+
+
 class Packed(TypedDict):
   """checkpoints.json: where the checkpoints are; see `training.packed`."""
 

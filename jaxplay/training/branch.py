@@ -165,6 +165,8 @@ def begin(parent: rundir.RunDir, step: int, run: rundir.RunDir, config) -> None:
     checkpoint_files.copy(parent.checkpoints, step, run.checkpoints)
     text = "".join(rundir.as_line(line) for line in lines)
     rundir.write_text(run.path / "metrics.jsonl", text)
+    if (init := parent.init()) is not None:
+      run.write_init(init)
     facts: dict[str, Any] = {
       "branch": {"run": str(rundir.absolute(parent.path)), "step": step}
     }

@@ -73,7 +73,7 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
   """
   with _damages(folder):
     facts = read_facts(folder, step)
-    different = _different_shapes(shapes(folder, step), _shapes(like))
+    different = _different_shapes(_shapes(specs(folder, step)), _shapes(like))
     if different and facts.get("shapes") != _crc32(_shapes(like)):
       raise jaxplay.UserError(
         f"the checkpoint of step {step} has another model, vocabulary or"
@@ -85,8 +85,8 @@ def restored(folder: pathlib.Path, step: int, like: Any, restore: Any) -> Any:
   return state
 
 
-def shapes(folder: pathlib.Path, step: int) -> dict[str, tuple[int, ...]]:
-  """Name -> shape of the arrays that were saved at `step`.
+def specs(folder: pathlib.Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Name -> ShapeDtypeStruct of the arrays that were saved at `step`.
 
   Raises:
     jaxplay.StorageError: They cannot be read now.
@@ -94,7 +94,11 @@ def shapes(folder: pathlib.Path, step: int) -> dict[str, tuple[int, ...]]:
   """
   path = rundir.absolute(folder) / str(step) / "default"
   with _damages(folder):
-    return _shapes(ocp.StandardCheckpointHandler().metadata(path).tree)
+    saved = _named(ocp.StandardCheckpointHandler().metadata(path).tree)
+    return {
+      name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+      for name, leaf in saved.items()
+    }
 
 
 @contextlib.contextmanager
@@ -182,9 +186,13 @@ def _different_shapes(saved, wanted):
 
 
 def _shapes(tree):
+  return {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
+
+
+def _named(tree):
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
     for path, leaf in leaves
   }
 

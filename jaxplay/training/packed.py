@@ -56,22 +56,61 @@ def unpack(run: rundir.RunDir, like: Any) -> bool:
     jaxplay.UserError: The folder of the population is missing, damaged, or
       does not match.
   """
-  where = run.packed()
-  if where is None:
+  if run.packed() is None:
     return False
-  run.check_metrics()
-  folder, covered = _locate(run, where)
-  states: dict[int, tuple] = {}
-  for step, (lines, num) in covered.items():
-    tree = _read(folder, step, num, like)
-    tree = jax.tree.map(lambda leaf: np.asarray(leaf)[where["place"]], tree)
-    states |= _of_trial(run, step, lines, tree, step == max(covered))
+  found = states(run, like)
   if jax.process_index() == 0:
     rundir.remove(run.checkpoints)
-  files.write(run.checkpoints, states)
+  files.write(run.checkpoints, found)
   if jax.process_index() == 0:
     run.write_packed(None)
   return True
+
+
+def states(run: rundir.RunDir, like: Any) -> dict[int, tuple]:
+  """The checkpoints of a trial that are with its population's.
+
+  Args:
+    run: The run directory; nothing is written there.
+    like: The state of the trial, as ShapeDtypeStructs or numpy arrays.
+
+  Returns:
+    Step -> what `checkpoint_files.write` takes.
+
+  Raises:
+    jaxplay.UserError: As `unpack`.
+  """
+  where = _where(run)
+  run.check_metrics()
+  folder, covered = _locate(run, where)
+  found: dict[int, tuple] = {}
+  for step, (lines, num) in covered.items():
+    tree = _read(folder, step, num, like)
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf)[where["place"]], tree)
+    found |= _of_trial(run, step, lines, tree, step == max(covered))
+  return found
+
+
+def specs(run: rundir.RunDir) -> dict[str, jax.ShapeDtypeStruct]:
+  """Name -> ShapeDtypeStruct of the state of a trial; see `states`."""
+  folder, covered = _locate(run, _where(run))
+  try:
+    saved = files.specs(folder, max(covered))
+  except files.Damaged as error:
+    raise _damaged(folder, max(covered), error) from None
+  return {
+    name.removeprefix("states/"): jax.ShapeDtypeStruct(
+      leaf.shape[1:], leaf.dtype
+    )
+    for name, leaf in saved.items()
+    if name.startswith("states/")
+  }
+
+
+def _where(run):
+  where = run.packed()
+  assert where is not None
+  return where
 
 
 def _locate(run, where):
@@ -115,7 +154,7 @@ def _read(folder, step, num, like):
     like,
   )
   try:
-    names = [name.split("/") for name in files.shapes(folder, step)]
+    names = [name.split("/") for name in files.specs(folder, step)]
     kept = len({name[1] for name in names if name[0] == "best"})
     like = {"states": stacked, "best": [stacked] * kept}
     return files.read(folder, step, like)

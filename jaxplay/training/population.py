@@ -24,6 +24,7 @@ from jaxplay.training import (
   record,
   resume,
   sharding,
+  weights,
 )
 
 
@@ -90,6 +91,10 @@ class Populations:
     for run, trial_config in unfinished:
       resume.check_same_config(run, trial_config, "code")
       resume.check_same_data(run, dataset)
+    loaded = None
+    if not any(run.config() for run, _ in unfinished):  # Else it may resume.
+      new = [run for run, _ in unfinished]
+      loaded = weights.load(config, self.programs.workload.state, new)
     provenance = host.provenance(dataset)
 
     def write(i):
@@ -110,7 +115,7 @@ class Populations:
     )
     population = loop.Loop(
       config,
-      _Population(self.programs, configs, records, folder, self._tell),
+      _Population(self.programs, configs, records, folder, self._tell, loaded),
       records,
       checkpoints,
       tell=self._tell,
@@ -142,9 +147,9 @@ class _Population:
 
   keeps_best = True  # Some of many trials improve at almost every evaluation.
 
-  def __init__(self, programs, configs, records, folder, tell):
+  def __init__(self, programs, configs, records, folder, tell, loaded):
     self._programs, self._configs, self._records = programs, configs, records
-    self._folder, self._tell = folder, tell
+    self._folder, self._tell, self._loaded = folder, tell, loaded
     self._seeds = [config.seed for config in configs]
     self._hparams = programs.hparams(configs)
     self.sample = programs.sample
@@ -153,7 +158,11 @@ class _Population:
     self.saved_like = {"states": like, "best": best}
 
   def init(self):
-    states = self._programs.init(self._configs, self._hparams)
+    runs = [record.run for record in self._records]
+    workload, config = self._programs.workload, self._programs.config
+    loaded = self._loaded or weights.load(config, workload.state, runs)
+    weights.note(loaded, runs, self._tell)
+    states = self._programs.init(self._configs, self._hparams, loaded.arrays)
     self._best = [
       jax.tree.map(jax.numpy.copy, states)
       for _ in range(self._programs.config.keep_best)

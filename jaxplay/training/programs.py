@@ -195,10 +195,10 @@ class Programs:
     """The traced numbers of trials: name -> [size], on the devices."""
     return self._stacked([workload_lib.traced(config) for config in configs])
 
-  def init(self, configs, hparams):
-    """The states before the first step."""
+  def init(self, configs, hparams, loaded):
+    """The states before the first step, of the arrays of `weights.Loaded`."""
     seeds = self._stacked([step.stream_seeds(c.seed) for c in configs])
-    return self._init((hparams, seeds), ())
+    return self._init((hparams, seeds), loaded)
 
   def _stacked(self, of_trials):
     """Stacks one dict per trial: name -> [size, ...], on the devices."""
@@ -234,8 +234,8 @@ class Programs:
   @functools.cached_property
   def _init(self):
     return self._over_trials(
-      lambda trial, _: self.workload.init_state(
-        hparams=trial[0], seeds=trial[1]
+      lambda trial, loaded: self.workload.init_state(
+        hparams=trial[0], seeds=trial[1], loaded=loaded
       ),
       self._where,
     )
@@ -367,8 +367,9 @@ class Programs:
 
   def variables(self, hparams, state):
     """The variables to evaluate of one trial; see `step.eval_variables`."""
+    config = self.config
     return step.eval_variables(
-      state, hparams, self.config.optimizer, self.config.weights
+      state, hparams, config.optimizer, config.weights, config.frozen
     )
 
   @functools.cached_property

@@ -1,5 +1,8 @@
 """Whether a run may continue: with the same config and the same data."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import ml_collections
 
 import jaxplay
@@ -56,6 +59,41 @@ def _by_name(facts):
   if not facts:
     return {}
   return {text["name"]: text for text in (facts, *facts.get("mixture", ()))}
+
+
+def check_same_weights(
+  runs: Sequence[rundir.RunDir], facts: Mapping[str, Any]
+) -> None:
+  """Refuses to start from weights that have changed since.
+
+  Since the first start of one of the runs, or of another run of their study.
+
+  Args:
+    runs: What starts, of one study.
+    facts: What would be in init.json.
+  """
+  for run in (*runs, *_of_study(runs)):
+    earlier = run.init()
+    if earlier is None or earlier["source"] != facts["source"]:
+      continue
+    if earlier["sha256"] != facts["sha256"]:
+      raise jaxplay.UserError(
+        f"the weights in {facts['source']!r} have hash {facts['sha256']:.12},"
+        f" but {str(run.path)!r} started from those of hash"
+        f" {earlier['sha256']:.12}; restore them, or use another workdir"
+      )
+    if run not in runs:  # The others of the study have been compared with it.
+      return
+
+
+def _of_study(runs):
+  """The runs of the study of `runs` that have started from weights."""
+  for run in runs[:1]:
+    # STUDY/trials/INDEX, STUDY/reruns/INDEX/SEED.
+    for study in rundir.absolute(run.path).parents[1:3]:
+      if (study / "study.json").exists():
+        for path in sorted(study.glob("trials/*/init.json")):
+          yield rundir.RunDir(path.parent)
 
 
 def check_same_config(

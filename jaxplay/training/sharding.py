@@ -280,6 +280,13 @@ def place_everywhere(mesh: Mesh, array: np.ndarray) -> jax.Array:
   )
 
 
+def place_like(like: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
+  """A global array laid out as `like`, from the same value on every host."""
+  return jax.make_array_from_callback(
+    array.shape, like.sharding, lambda index: array[index]
+  )
+
+
 def trials(mesh: Mesh, of_one: NamedSharding | None = None) -> NamedSharding:
   """Trials, the first dimension, split over their axis; others as `of_one`."""
   spec = PartitionSpec() if of_one is None else of_one.spec

@@ -5,6 +5,7 @@ over (hparams, state) is a population. Names and shapes are fixed when the step
 is made.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class TrainState(NamedTuple):
   step: jax.Array  # int32, updates made
   params: Any
   batch_stats: Any  # averages for evaluation
-  opt_state: Any
+  opt_state: Any  # of the parameters that are trained
   averages: Any  # name -> weight average of (params, batch_stats)
   dropout_key: jax.Array  # uint32 [2], raw PRNG key of the run
   tally: dict[str, jax.Array]  # float32 sums since the last line of metrics
@@ -54,14 +55,50 @@ def stream_seeds(seed: int) -> dict[str, np.uint32]:
   }
 
 
+def parameter_name(path) -> str:
+  """The name of a parameter, "Dense_0/kernel", from its path in the tree."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def split_params(params: Any, frozen: Sequence[str]) -> tuple[Any, Any]:
+  """Splits parameters into those that are trained, and the others.
+
+  Args:
+    params: Tree of parameters.
+    frozen: Patterns of whole names, "Dense_0/.*", of those not to train.
+
+  Returns:
+    (trainable, fixed): both like `params`, with None for what is in the other.
+  """
+
+  def part(want):
+    def of(path, leaf):
+      name = parameter_name(path)
+      is_frozen = any(re.fullmatch(pattern, name) for pattern in frozen)
+      return leaf if is_frozen == want else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  return part(False), part(True)
+
+
+def merge_params(trainable: Any, fixed: Any) -> Any:
+  """The parameters that `split_params` split."""
+  return jax.tree.map(
+    lambda a, b: b if a is None else a,
+    trainable,
+    fixed,
+    is_leaf=lambda leaf: leaf is None,
+  )
+
+
 def init_state(
   model,
   *,
   seeds: Mapping[str, Any],
   inputs: jax.Array,
-  optimizer: str | optimizers.Make,
-  hparams: dict,
-  averages: Sequence[str],
+  loaded: Mapping[str, Mapping[str, Any]] = {},
+  **kwargs: Any,
 ) -> TrainState:
   """The state before the first step; traceable.
 
@@ -69,20 +106,53 @@ def init_state(
     model: From `models.build`.
     seeds: From `stream_seeds`; may be traced.
     inputs: Inputs of the model [batch, ...]; only shape and type matter.
-    optimizer: As for `optimizers.build`.
-    hparams: Its numbers.
-    averages: Names of the weight averages to keep: "ema", "window".
+    loaded: "params" and "batch_stats": name -> array to start from instead.
+    **kwargs: Of `fresh_state`.
   """
   key = jax.random.key(seeds["init"])
   params, batch_stats = models.init(model, key, inputs)
+  if loaded:
+    params = _with_loaded(params, loaded["params"])
+    batch_stats = _with_loaded(batch_stats, loaded["batch_stats"])
+  return fresh_state(params, batch_stats, seeds=seeds, **kwargs)
+
+
+def _with_loaded(tree, arrays):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: arrays.get(parameter_name(path), leaf), tree
+  )
+
+
+def fresh_state(
+  params: Any,
+  batch_stats: Any,
+  *,
+  seeds: Mapping[str, Any],
+  optimizer: str,
+  hparams: dict,
+  averages: Sequence[str],
+  frozen: Sequence[str] = (),
+) -> TrainState:
+  """The state before the first step, of given weights; traceable.
+
+  Args:
+    params: Parameters.
+    batch_stats: Averages of batch statistics.
+    seeds: From `stream_seeds`; may be traced.
+    optimizer: Name of the optimizer.
+    hparams: Its numbers.
+    averages: Names of the weight averages to keep: "ema", "window".
+    frozen: Patterns of the parameters that are not trained.
+  """
   raw = jax.random.key(seeds["dropout"])
   copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
   kept = {"ema": copy, "window": {"partial": copy, "whole": copy}}
+  trainable, _ = split_params(params, frozen)
   return TrainState(
     step=jnp.zeros([], jnp.int32),
     params=params,
     batch_stats=batch_stats,
-    opt_state=optimizers.build(optimizer, hparams, 0.0).init(params),
+    opt_state=optimizers.build(optimizer, hparams, 0.0).init(trainable),
     averages={name: kept[name] for name in averages},
     dropout_key=jax.random.key_data(raw),
     tally={name: jnp.zeros([], jnp.float32) for name in _TALLY},
@@ -99,6 +169,7 @@ def make_train_step(
   averages: Sequence[str],
   microbatches: int,
   log_every: int,
+  frozen: Sequence[str] = (),
 ) -> Callable:
   """Makes `train_step(hparams, state, batch) -> (state, metrics)`.
 
@@ -117,16 +188,19 @@ def make_train_step(
     averages: Names of the weight averages to keep.
     microbatches: Sequential parts of a batch.
     log_every: Steps after which the tally restarts.
+    frozen: Patterns of the parameters that are not trained: gradients, their
+      norm, the optimizer and weight decay are of the others only.
   """
 
   def microbatch_grads(hparams, state, key, batch, rows, total_weight):
     """(loss, error rate, batch statistics, gradient) of one microbatch."""
     weights = batch.get("weight")
+    trainable, fixed = split_params(state.params, frozen)
 
-    def loss_fn(params):
+    def loss_fn(trainable):
       logits, batch_stats = models.apply(
         model,
-        params,
+        merge_params(trainable, fixed),
         state.batch_stats,
         task.inputs(batch),
         train=True,
@@ -147,7 +221,7 @@ def make_train_step(
         batch_stats,
       )
 
-    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable)
     return loss, *aux, grads
 
   def batch_grads(hparams, state, batch):
@@ -188,10 +262,12 @@ def make_train_step(
       grads = jax.tree.map(lambda g: g * factor, grads)
 
     rate = schedules.learning_rate(state.step, hparams, schedule_curves)
+    trainable, fixed = split_params(state.params, frozen)
     updates, opt_state = optimizers.build(optimizer, hparams, rate).update(
-      grads, state.opt_state, state.params
+      grads, state.opt_state, trainable
     )
-    params = optax.apply_updates(state.params, updates)
+    trainable = optax.apply_updates(trainable, updates)
+    params = merge_params(trainable, fixed)
     keep = hparams["norm_momentum"]
     if models.averages_statistics(model):
       keep = 0.0
@@ -203,7 +279,7 @@ def make_train_step(
 
     step = state.step + 1
     evaluated = (
-      optimizers.eval_params(optimizer, hparams, opt_state, params),
+      _eval_params(optimizer, hparams, opt_state, params, frozen),
       batch_stats,
     )
     tally = _add_to_tally(
@@ -272,8 +348,18 @@ def make_run_steps(
   return run_steps
 
 
+def _eval_params(optimizer, hparams, opt_state, params, frozen):
+  trainable, fixed = split_params(params, frozen)
+  trainable = optimizers.eval_params(optimizer, hparams, opt_state, trainable)
+  return merge_params(trainable, fixed)
+
+
 def eval_variables(
-  state: TrainState, hparams: dict, optimizer: str, weights: str = "raw"
+  state: TrainState,
+  hparams: dict,
+  optimizer: str,
+  weights: str = "raw",
+  frozen: Sequence[str] = (),
 ) -> dict:
   """The variables to evaluate: suffix -> (params, batch_stats).
 
@@ -281,8 +367,8 @@ def eval_variables(
   schedule-free methods, their average), "_ema" and "_window" for the weight
   averages; the entry that `weights` names has "" instead.
   """
-  params = optimizers.eval_params(
-    optimizer, hparams, state.opt_state, state.params
+  params = _eval_params(
+    optimizer, hparams, state.opt_state, state.params, frozen
   )
   variables = {"_raw": (params, state.batch_stats)}
   if "ema" in state.averages:

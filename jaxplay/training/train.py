@@ -22,6 +22,7 @@ from jaxplay.training import (
   resume,
   sharding,
   step,
+  weights,
 )
 from jaxplay.training import loop as loop_lib
 from jaxplay.training import workload as workload_lib
@@ -84,15 +85,18 @@ def _train_in(run, config, console, extend, but, profile):
   if extend:
     resume.check_extends(run, config)
   # A run that cannot start must leave no files.
-  workload = None if run.config() else workload_lib.make_workload(config)
+  workload = loaded = None
+  if not run.config():
+    workload = workload_lib.make_workload(config)
+    loaded = weights.load(config, workload.state, [run])
   if jax.process_index() != 0:
-    return _train(config, run, console, but, None, workload)
+    return _train(config, run, console, but, None, workload, loaded)
   run.create()
   with run.lock():
-    return _train(config, run, console, but, profile, workload)
+    return _train(config, run, console, but, profile, workload, loaded)
 
 
-def _train(config, run, console, but, profile, workload):
+def _train(config, run, console, but, profile, workload, loaded):
   resume.check_same_config(run, config, *but)
   status, done = run.status(), record.Record(run, config).has_ended()
   if done:
@@ -132,7 +136,7 @@ def _train(config, run, console, but, profile, workload):
 
   loop = loop_lib.Loop(
     config,
-    _Run(config, workload, run, checkpoints),
+    _Run(config, workload, run, checkpoints, loaded, console.tell),
     [run_record],
     checkpoints,
     tell=console.tell,
@@ -166,9 +170,10 @@ class _Run:
 
   keeps_best = False  # The best states are separate checkpoints.
 
-  def __init__(self, config, workload, run, checkpoints):
+  def __init__(self, config, workload, run, checkpoints, loaded, tell):
     self._config, self._workload = config, workload
     self._run, self._checkpoints = run, checkpoints
+    self._loaded, self._tell = loaded, tell
     self.saved_like = workload.state
     self.sample = workload_lib.prediction_sample(
       workload.dataset.splits["valid"], config.num_predictions
@@ -179,7 +184,7 @@ class _Run:
       for name, number in workload.hparams.items()
     }
     get = lambda state: step.eval_variables(  # noqa: E731
-      state, self._hparams, config.optimizer, config.weights
+      state, self._hparams, config.optimizer, config.weights, config.frozen
     )
     derived = config.averages or config.optimizer == "schedule_free_adamw"
     # Raw weights need no computation and no copy.
@@ -193,7 +198,10 @@ class _Run:
         f" {origin['step']}, and none of its checkpoints is intact; branch from"
         " another step, in another workdir"
       )
-    return self._workload.init()
+    state = self._workload.state
+    loaded = self._loaded or weights.load(self._config, state, [self._run])
+    weights.note(loaded, [self._run], self._tell)
+    return self._workload.init(loaded.arrays)
 
   def saved(self, state):
     return state

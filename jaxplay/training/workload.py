@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxplay.training import (
   sharding,
   step,
   tasks,
+  weights,
 )
 
 
@@ -35,8 +36,8 @@ class Workload:
   task: Any
   hparams: dict[str, np.generic]  # the traced numbers, with max_train_steps
   state: step.TrainState  # ShapeDtypeStructs with shardings
-  init: Any  # jitted: () -> TrainState
-  init_state: Any  # (seeds=, hparams=) -> TrainState, traceable
+  init: Any  # jitted: (loaded={}) -> TrainState; see `weights.Loaded`
+  init_state: Any  # (seeds=, hparams=, loaded={}) -> TrainState, traceable
   train_step: Any
 
 
@@ -90,12 +91,15 @@ def _make_workload(config, devices, trials, unroll, planned):
     ),
     optimizer=_optimizer(config),
     averages=config.averages,
+    frozen=config.frozen,
   )
 
-  def init():
-    return init_state(seeds=step.stream_seeds(config.seed), hparams=hparams)
+  def init(loaded: Mapping[str, Any] = {}):
+    seeds = step.stream_seeds(config.seed)
+    return init_state(seeds=seeds, hparams=hparams, loaded=loaded)
 
   shapes = jax.eval_shape(init)
+  weights.check_frozen(shapes.params, config.frozen)
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
   train_step = make_train_step(config, model, task)
   if config_lib.named(config_lib.flatten(config)):
@@ -226,6 +230,7 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
     averages=config.averages,
     microbatches=config.microbatches,
     log_every=config.log_every,
+    frozen=config.frozen,
   )
 
 
