@@ -54,6 +54,7 @@ COMPILE = ("pods/topology.py", "pods/probe.py", "pods/estimate.py")
 TRAINING = (
   ("schedules", "sharding", "tasks", "metrics", "host", "resume", "memory"),
   ("optimizers", "record", "checksum", "orbax_errors"),
+  ("parts",),
   ("step", "checkpoint_files"),
   ("evaluate", "checkpoint", "packed"),
   ("feed", "weights"),

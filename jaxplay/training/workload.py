@@ -17,7 +17,7 @@ from jaxplay.data import order as order_lib
 from jaxplay.training import (
   evaluate,
   feed,
-  optimizers,
+  parts,
   schedules,
   sharding,
   step,
@@ -77,7 +77,7 @@ def _make_workload(config, devices, trials, unroll, planned):
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _same_dataset(config)
   task = tasks.of(dataset)
-  model = _model(config, dataset, mesh, unroll)
+  model = parts.model(config, dataset, mesh, unroll)
   hparams = traced(config)
 
   init_state = functools.partial(
@@ -89,7 +89,7 @@ def _make_workload(config, devices, trials, unroll, planned):
         for name, (shape, dtype) in dataset.example.items()
       }
     ),
-    optimizer=_optimizer(config),
+    optimizer=parts.optimizer(config),
     averages=config.averages,
     frozen=config.frozen,
   )
@@ -121,73 +121,6 @@ def _make_workload(config, devices, trials, unroll, planned):
     init_state=init_state,
     train_step=train_step,
   )
-
-
-def _model(config, dataset, mesh, unroll):
-  flat, sizes = config_lib.flatten(config), config.model.to_dict()
-  of_user = {}
-  if config_lib.is_own("model.name", config.model.name):
-    of_user["part"] = _part(config, "model.name")
-    of_user["fields"], _ = config_lib.own.arguments(flat, "model.name")
-    sizes = {
-      name: config.model[name]
-      for name in ("name", "norm", "virtual_batch_size", "num_groups", "dtype")
-    }
-  return models.build(
-    sizes.pop("name"),
-    dataset.num_classes,
-    norm_kind=sizes.pop("norm"),
-    unroll=unroll,
-    attend=sharding.over_batch(mesh, models.attend),
-    constrain=sharding.constrain(mesh),
-    **of_user,
-    **sizes,
-  )
-
-
-def _part(config, switch, name=None):
-  """A part of the user, which is loaded."""
-  name = config_lib.flatten(config)[switch] if name is None else name
-  return config_lib.own.load(switch, name, config_lib.own.folder(config.code))
-
-
-def _optimizer(config):
-  """The optimizer of a config, as `optimizers.build` takes it."""
-  if not config_lib.is_own("optimizer", config.optimizer):
-    return config.optimizer
-  flat = config_lib.flatten(config)
-  static, of_step = config_lib.own.arguments(flat, "optimizer")
-  return optimizers.of_user(
-    _part(config, "optimizer"),
-    f"config.optimizer={config.optimizer!r}",
-    takes=config_lib.takes(flat, "optimizer"),
-    traced=of_step,
-    static=static,
-  )
-
-
-def _schedules(config):
-  """Name to curve of the user's schedules that a config knows.
-
-  All of them: a study may vary the schedule within a population.
-  """
-  flat, curves = config_lib.flatten(config), {}
-  for switch, name in config_lib.declared_parts(config.declared):
-    if switch == "schedule":
-      static, of_step = config_lib.own.arguments(flat, switch, name)
-      curve = _part(config, switch, name)
-      curves[name] = functools.partial(_factor, name, curve, static, of_step)
-  return curves
-
-
-def _factor(name, curve, static, of_step, at, hparams):
-  factor = curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
-  if jax.numpy.shape(factor):
-    raise jaxplay.UserError(
-      f"config.schedule={name!r} returns an array of shape"
-      f" {jax.numpy.shape(factor)}; expected a factor of the learning rate"
-    )
-  return factor
 
 
 def _check_parts(config, model, task, dataset, hparams, state, train_step):
@@ -224,8 +157,8 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
   return step.make_train_step(
     model,
     task,
-    optimizer=_optimizer(config),
-    schedule_curves=tuple(_schedules(config).values()),
+    optimizer=parts.optimizer(config),
+    schedule_curves=tuple(parts.schedules(config).values()),
     clipping=config.clipping,
     averages=config.averages,
     microbatches=config.microbatches,

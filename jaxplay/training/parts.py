@@ -1,0 +1,94 @@
+"""The parts that a config names: built-in ones, or the user's, loaded."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+import jaxplay
+from jaxplay import config as config_lib
+from jaxplay import data, models
+from jaxplay.training import optimizers, sharding
+
+
+def model(
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+  mesh: Any,
+  unroll: bool = False,
+):
+  """The model of a config, from `models.build`.
+
+  Args:
+    config: A checked config.
+    dataset: What it is trained on.
+    mesh: From `sharding.make_mesh`.
+    unroll: Whether to compile the blocks of a transformer one by one.
+  """
+  flat, sizes = config_lib.flatten(config), config.model.to_dict()
+  of_user = {}
+  if config_lib.is_own("model.name", config.model.name):
+    of_user["part"] = _part(config, "model.name")
+    of_user["fields"], _ = config_lib.own.arguments(flat, "model.name")
+    sizes = {
+      name: config.model[name]
+      for name in ("name", "norm", "virtual_batch_size", "num_groups", "dtype")
+    }
+  return models.build(
+    sizes.pop("name"),
+    dataset.num_classes,
+    norm_kind=sizes.pop("norm"),
+    unroll=unroll,
+    attend=sharding.over_batch(mesh, models.attend),
+    constrain=sharding.constrain(mesh),
+    **of_user,
+    **sizes,
+  )
+
+
+def _part(config, switch, name=None):
+  """A part of the user, which is loaded."""
+  name = config_lib.flatten(config)[switch] if name is None else name
+  return config_lib.own.load(switch, name, config_lib.own.folder(config.code))
+
+
+def optimizer(config: ml_collections.ConfigDict) -> str | optimizers.Make:
+  """The optimizer of a config, as `optimizers.build` takes it."""
+  if not config_lib.is_own("optimizer", config.optimizer):
+    return config.optimizer
+  flat = config_lib.flatten(config)
+  static, of_step = config_lib.own.arguments(flat, "optimizer")
+  return optimizers.of_user(
+    _part(config, "optimizer"),
+    f"config.optimizer={config.optimizer!r}",
+    takes=config_lib.takes(flat, "optimizer"),
+    traced=of_step,
+    static=static,
+  )
+
+
+def schedules(config: ml_collections.ConfigDict) -> dict[str, Callable]:
+  """Name to curve of the user's schedules that a config knows.
+
+  All of them: a study may vary the schedule within a population.
+  """
+  flat = config_lib.flatten(config)
+  curves: dict[str, Callable] = {}
+  for switch, name in config_lib.declared_parts(config.declared):
+    if switch == "schedule":
+      static, of_step = config_lib.own.arguments(flat, switch, name)
+      curve = _part(config, switch, name)
+      curves[name] = functools.partial(_factor, name, curve, static, of_step)
+  return curves
+
+
+def _factor(name, curve, static, of_step, at, hparams):
+  factor = curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
+  if jnp.shape(factor):
+    raise jaxplay.UserError(
+      f"config.schedule={name!r} returns an array of shape"
+      f" {jnp.shape(factor)}; expected a factor of the learning rate"
+    )
+  return factor
