@@ -45,7 +45,7 @@ def export(results: results_lib.Results, url: str) -> tuple[str, int]:
       study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction="minimize",
+        direction=results.metric.either("minimize", "maximize"),
         load_if_exists=True,
       )
       exported = _indices(study, results)

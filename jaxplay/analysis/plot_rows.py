@@ -104,14 +104,15 @@ def best_of_rows(results: results_lib.Results) -> list[dict[str, Any]]:
     return []
   sizes = np.unique(np.geomspace(1, number, 12).round().astype(int))
   # If all of n trials diverge, the box ends at the worst value.
-  worst = float(np.nanmax(results.values))
-  return [
-    {
-      name: min(value, worst) if name != "n" else value
-      for name, value in row.items()
-    }
-    for row in trials_lib.best_of(outcomes, sizes.tolist())
-  ]
+  worst = float(np.nanmax(results.costs))
+  rows = []
+  for row in trials_lib.best_of(outcomes, sizes.tolist()):
+    n, *names = row
+    costs = (min(row[name], worst) for name in names)
+    # Ascending again, if the best costs are the highest values.
+    values = sorted(map(results.metric.value, costs))
+    rows.append({n: row[n]} | dict(zip(names, values, strict=True)))
+  return rows
 
 
 def isolation_rows(
@@ -156,24 +157,33 @@ def ends(results: results_lib.Results, source: str) -> list[float]:
   plot shows the best half of its slices, and at most 4 times that range.
   """
   kind, _, argument = source.partition(":")
+  metric = results.metric
   if kind == "isolation":
-    return _zoomed(isolation_rows(results, int(argument)))
-  if kind == "best_of":
-    best = best_of_rows(results)
-    return domain([row[name] for row in best for name in ("low", "q75")])
-  return domain(results.values)
+    costs = _zoomed(isolation_rows(results, int(argument)), metric)
+  elif kind == "best_of":
+    # Without the unlucky quarter.
+    names = metric.either(("low", "q75"), ("q25", "high"))
+    rows = best_of_rows(results)
+    costs = [metric.cost(row[name]) for row in rows for name in names]
+  else:
+    costs = results.costs
+  return sorted(map(metric.value, domain(costs)))
 
 
-def _zoomed(rows):
-  """Ends of an axis for rows of `isolation_rows`."""
-  values = sorted(r["objective"] for r in rows if r["objective"] is not None)
-  if not values:
-    return domain([])
-  low, middle, high = values[0], values[len(values) // 2], values[-1]
-  if len(values) > 3 and middle > low:
+def _zoomed(rows, metric):
+  """Costs that an axis for rows of `isolation_rows` has to contain."""
+
+  def costs(*names):
+    values = (row[name] for row in rows for name in names)
+    return [metric.cost(value) for value in values if value is not None]
+
+  best = sorted(costs("objective"))
+  if not best:
+    return []
+  low, middle, high = best[0], best[len(best) // 2], best[-1]
+  if len(best) > 3 and middle > low:
     high = min(high, low + 4 * (middle - low))
-  spread = [r[name] for r in rows for name in ("from", "to")]
-  return domain([low, high, *spread])
+  return [low, high, *costs("from", "to")]
 
 
 def curve_rows(
@@ -237,10 +247,14 @@ def position(parameter: space_lib.Parameter, value: Any) -> Any:
   return 1 - value if parameter.scale == "log_one_minus" else value
 
 
-def scale(values: Iterable[float | None]) -> str:
-  """Log if positive values span more than a factor of 10, else linear."""
+def scale(values: Iterable[float | None], maximized: bool = False) -> str:
+  """Log if positive values span more than a factor of 10, else linear.
+
+  Linear if more is better, since then small differences count among the
+  largest values.
+  """
   low, high = domain(values)
-  return "log" if 0 < 10 * low < high else "linear"
+  return "log" if 0 < 10 * low < high and not maximized else "linear"
 
 
 def domain(values: Iterable[float | None]) -> list[float]:

@@ -9,12 +9,14 @@ nearest valid name, and the fix.
     parts.py     optimizers, models, ... and the keys that each of them reads
     keys.py      the other keys, and the table of all
     values.py    nested and flat values, types, JSON
+    metric.py    which metrics are maximized
     checks.py    values, ranges, and pairs that must agree
     edits.py     other lengths, features off, differences
     files.py     from files and the command line
 """
 # ruff: noqa: F401  (the names that other packages use)
 
+from jaxplay.config import metric
 from jaxplay.config.checks import (
   check_effect,
   cooldown_steps,

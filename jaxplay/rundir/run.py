@@ -78,7 +78,7 @@ class RunDir(directory.Directory):
     self._write(config)
 
   def objective(self) -> str:
-    """Returns the metric that the run's config minimizes.
+    """Returns the metric by which the run's config chooses the best step.
 
     Raises:
       jaxplay.UserError: There is no run here, or its config has no objective.
