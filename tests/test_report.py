@@ -144,7 +144,11 @@ def test_failed_and_infeasible_trials_are_drawn(study):
   cross = marked["datum.status === 'infeasible'"]
   assert cross["mark"]["color"] == plots.RED
   assert marked.keys() >= {"datum.status === 'failed'"}
-  assert all(layer["encoding"]["y"]["value"] < 10 for layer in marked.values())
+  # The upper one if less is better, which `sign` says.
+  edges = [layer["encoding"]["y"]["value"]["expr"] for layer in marked.values()]
+  assert {tuple(map(int, re.findall(r"\d+", e)))[1:] for e in edges} == {
+    (5, plots.HEIGHT - 5)
+  }
 
 
 def test_conditional_hyperparameters_say_where_they_exist(study):
@@ -210,13 +214,13 @@ def test_isolation_shows_what_it_compares():
     f for f in plots_study.figures(results) if "isolation" in f.name
   )
   spec = plots_study.spec(figure, results)
-  assert {"name": "top", "value": high} in spec["params"]
+  assert {"name": "worst", "value": high} in spec["params"]
   above = [r for r in spec["datasets"]["data"] if r["objective"] > high]
   assert [r["objective"] for r in above] == [0.9]
   filters = [
     [t["filter"] for t in layer.get("transform", ())] for layer in spec["layer"]
   ]
-  assert sum("datum.objective > top" in f for f in filters) == 2
+  assert sum("sign * datum.objective > sign * worst" in f for f in filters) == 2
   # All of them where they are alike, and what is compared is all there is.
   for values in (np.linspace(0.1, 0.2, 36), [0.1, 0.9, *[0.5] * 3]):
     results = by_hand.line(values)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -236,6 +237,16 @@ def split(metric: str) -> str:
 def families(results: results_lib.Results) -> list[str]:
   """Every family that was logged, sorted."""
   return sorted({family(metric) for metric in results.metrics})
+
+
+def maximized(results: results_lib.Results) -> list[str]:
+  """The families of `families` of which more is better."""
+  declared = results.declared
+  return [
+    name
+    for name in families(results)
+    if config_lib.metric.of(name, declared).maximized
+  ]
 
 
 def position(parameter: space_lib.Parameter, value: Any) -> Any:

@@ -95,9 +95,7 @@ class Record:
     self.best = self.best_line(self.lines)
     self.write_status("running")
 
-  def best_line(
-    self, lines: list[Mapping[str, Any]]
-  ) -> dict[str, Any] | None:
+  def best_line(self, lines: list[Mapping[str, Any]]) -> dict[str, Any] | None:
     """As `rundir.best_line`, by the objective of the run."""
     maximized = self.metric.maximized
     return rundir.best_line(lines, self._config.objective, maximized)

@@ -106,9 +106,9 @@ def overfitting(
       "resolution": resolution,
     },
     f"The validation objective {metric.either('rises', 'falls')} from"
-    f" {best:.4g} at step {until:,} to {last:.4g} at the end. Add regularization, or tune the existing one"
-    " (weight decay, dropout, label smoothing, augmentation), before comparing"
-    " this trial with others.",
+    f" {best:.4g} at step {until:,} to {last:.4g} at the end. Add"
+    " regularization, or tune the existing one (weight decay, dropout, label"
+    " smoothing, augmentation), before comparing this trial with others.",
   )
 
 
@@ -156,8 +156,8 @@ def late_variance(
     ),
     "Over the last third of the evaluations the objective has a standard"
     f" deviation of {deviation:.2g} around {metric.value(level):.3g}, so its"
-    f" best value is partly luck. To reduce it, {remedy}, or use more validation"
-    " data.",
+    f" best value is partly luck. To reduce it, {remedy}, or use more"
+    " validation data.",
   )
 
 

@@ -120,8 +120,12 @@ class Results:
   @functools.cached_property
   def metric(self) -> config_lib.metric.Metric:
     """Direction and kind of the objective."""
-    declared = self.study.get("config", {}).get("declared") or ()
-    return config_lib.metric.of(self.objective, declared)
+    return config_lib.metric.of(self.objective, self.declared)
+
+  @property
+  def declared(self) -> Sequence[Sequence[Any]]:
+    """`config.declared` of the base config, for the direction of metrics."""
+    return self.study.get("config", {}).get("declared") or ()
 
   def value(self, trial: Trial) -> float:
     """The objective of a trial; NaN unless it is completed.
