@@ -18,7 +18,7 @@ def _trials(times, infeasible=()):
       rate=10.0 ** (i - 2),
       status="infeasible" if i in infeasible else "completed",
       steps=time,
-      least=0.0 if time else 0.2 + i,
+      best=0.0 if time else 0.2 + i,
     )
     for i, time in enumerate(times)
   ]
