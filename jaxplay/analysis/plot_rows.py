@@ -158,33 +158,27 @@ def ends(results: results_lib.Results, source: str) -> list[float]:
   plot shows the best half of its slices, and at most 4 times that range.
   """
   kind, _, argument = source.partition(":")
-  metric = results.metric
   if kind == "isolation":
-    costs = _zoomed(isolation_rows(results, int(argument)), metric)
-  elif kind == "best_of":
+    return _zoomed(isolation_rows(results, int(argument)), results.metric)
+  if kind == "best_of":
     # Without the unlucky quarter.
-    names = metric.either(("low", "q75"), ("q25", "high"))
-    rows = best_of_rows(results)
-    costs = [metric.cost(row[name]) for row in rows for name in names]
-  else:
-    costs = results.costs
-  return sorted(map(metric.value, domain(costs)))
+    names = results.metric.either(("low", "q75"), ("q25", "high"))
+    best = best_of_rows(results)
+    return domain([row[name] for row in best for name in names])
+  return domain(results.values)
 
 
 def _zoomed(rows, metric):
-  """Costs that an axis for rows of `isolation_rows` has to contain."""
-
-  def costs(*names):
-    values = (row[name] for row in rows for name in names)
-    return [metric.cost(value) for value in values if value is not None]
-
-  best = sorted(costs("objective"))
-  if not best:
-    return []
-  low, middle, high = best[0], best[len(best) // 2], best[-1]
-  if len(best) > 3 and middle > low:
-    high = min(high, low + 4 * (middle - low))
-  return [low, high, *costs("from", "to")]
+  """Ends of an axis for rows of `isolation_rows`."""
+  values = [r["objective"] for r in rows if r["objective"] is not None]
+  if not values:
+    return domain([])
+  values.sort(key=metric.cost)
+  best, middle, worst = values[0], values[len(values) // 2], values[-1]
+  if len(values) > 3 and middle != best:
+    worst = min(worst, best + 4 * (middle - best), key=metric.cost)
+  spread = [r[name] for r in rows for name in ("from", "to")]
+  return domain([best, worst, *spread])
 
 
 def curve_rows(

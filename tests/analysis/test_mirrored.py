@@ -241,6 +241,28 @@ def test_slices_beyond_the_axis(pair):
     assert {"name": "worst", "value": worst} in params
 
 
+def test_no_slice_is_beyond_the_axis_by_rounding():
+  """The worst of a few slices lies on the axis, whatever its last bit."""
+  made = made_up.study(40, statuses={})
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    curves = [
+      {"valid/accuracy": (np.array([1]), rng.integers(0, 300, 1) / 300)}
+      for _ in made.trials
+    ]
+    trials = [
+      dataclasses.replace(trial, curves=curve)
+      for trial, curve in zip(made.trials, curves, strict=True)
+    ]
+    results = dataclasses.replace(
+      made, trials=trials, objective="valid/accuracy"
+    )
+    rows = plot_rows.rows(results, "isolation:0")
+    values = [row["objective"] for row in rows]
+    assert len(values) == 2
+    assert plot_rows.ends(results, "isolation:0") == sorted(values)
+
+
 def test_only_what_is_minimized_has_a_log_axis():
   """An accuracy of 0.01 to 0.9 is drawn on a linear axis."""
   made = made_up.study(3, statuses={})
