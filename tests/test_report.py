@@ -34,6 +34,9 @@ HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=hurt=2>"
 HOSTILE_CHOICE = "a'\"`\\[0].b </script><i>ü→日本"
 
 
+_NONE = np.zeros(0)
+
+
 @pytest.fixture(scope="module")
 def study():
   return made_up.study()
@@ -144,7 +147,11 @@ def test_failed_and_infeasible_trials_are_drawn(study):
   cross = marked["datum.status === 'infeasible'"]
   assert cross["mark"]["color"] == plots.RED
   assert marked.keys() >= {"datum.status === 'failed'"}
-  assert all(layer["encoding"]["y"]["value"] < 10 for layer in marked.values())
+  # The upper one if less is better, which `sign` says.
+  edges = [layer["encoding"]["y"]["value"]["expr"] for layer in marked.values()]
+  assert {tuple(map(int, re.findall(r"\d+", e)))[1:] for e in edges} == {
+    (5, plots.HEIGHT - 5)
+  }
 
 
 def test_conditional_hyperparameters_say_where_they_exist(study):
@@ -210,13 +217,13 @@ def test_isolation_shows_what_it_compares():
     f for f in plots_study.figures(results) if "isolation" in f.name
   )
   spec = plots_study.spec(figure, results)
-  assert {"name": "top", "value": high} in spec["params"]
+  assert {"name": "worst", "value": high} in spec["params"]
   above = [r for r in spec["datasets"]["data"] if r["objective"] > high]
   assert [r["objective"] for r in above] == [0.9]
   filters = [
     [t["filter"] for t in layer.get("transform", ())] for layer in spec["layer"]
   ]
-  assert sum("datum.objective > top" in f for f in filters) == 2
+  assert sum("sign * datum.objective > sign * worst" in f for f in filters) == 2
   # All of them where they are alike, and what is compared is all there is.
   for values in (np.linspace(0.1, 0.2, 36), [0.1, 0.9, *[0.5] * 3]):
     results = by_hand.line(values)
@@ -580,6 +587,73 @@ def test_selection_goes_everywhere(page):
   assert page.run("document.querySelectorAll('tr.picked').length") == 0
   page.until(faint + " === '0.1').length === 0")
   assert page.problems() == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_best_of_a_maximized_metric(window, study, tmp_path):
+  """D11: it is at the top and trials without a value at the bottom, or not."""
+  trials = [
+    dataclasses.replace(
+      trial,
+      curves={**trial.curves, "valid/accuracy": (steps, 1 - values)},
+    )
+    for trial in study.trials
+    for steps, values in [trial.curves.get("valid/error_rate", (_NONE, _NONE))]
+  ]
+  changed = dataclasses.replace(
+    study, trials=trials, objective="valid/accuracy"
+  )
+  path = tmp_path / "report.html"
+  report.write(changed, [], path=path)
+  window.open(path)
+  name, best = "axis: model.depth", changed.ranked[0]
+  drawn_at = (
+    f"{marks(name)}.filter((m) => m.ariaLabel?.includes('STATUS'))"
+    ".map((m) => m.getBoundingClientRect().y)"
+  )
+
+  def heights(status):
+    return window.run(drawn_at.replace("STATUS", status))
+
+  for metric, word, is_above in (
+    ("valid/accuracy", "higher", False),
+    ("valid/error_rate", "lower", True),
+    ("valid/accuracy", "higher", False),
+  ):
+    choose(window, "#metric", metric)
+    window.until(f"{figure(name)}.textContent.includes('{metric} (best)')")
+    assert f"{word} is better" in texts(window, ".answer .soft")[0]
+    assert texts(window, "#best-trial")[0].startswith(f"Trial {best.index};")
+    first = texts(window, "#trials tbody tr:first-child td:first-child")
+    assert first == [str(best.index)]
+    inside, outside = heights("completed"), heights("infeasible")
+    assert len(inside) > len(outside) > 0
+    if is_above:
+      assert max(outside) < min(inside)
+    else:
+      assert min(outside) > max(inside)
+  # A brush that reaches the bottom takes the trials that are marked there.
+  box = window.run(
+    f"(() => {{ const node = {figure(name)}.querySelector('.background');"
+    " node.scrollIntoView({block: 'center', behavior: 'instant'});"
+    " const box = node.getBoundingClientRect();"
+    " return [box.left, box.right, box.top, box.bottom]; })()"
+  )
+  left, right, top, bottom = box
+  window.mouse("mouseMoved", left + 2, bottom - 20)
+  window.mouse(
+    "mousePressed", left + 2, bottom - 20, button="left", clickCount=1
+  )
+  for share in (0.3, 0.6, 1.0):
+    x = left + 2 + share * (right - left - 4)
+    y = bottom - 20 + 18 * share
+    window.mouse("mouseMoved", x, y, button="left", buttons=1)
+  window.mouse("mouseReleased", x, y, button="left", clickCount=1)
+  window.until("!document.querySelector('#picked').hidden")
+  statuses = set(texts(window, "tr.picked td:nth-child(2)"))
+  assert any("infeasible" in text for text in statuses)
+  assert window.problems() == []
 
 
 @needs_browser

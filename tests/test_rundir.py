@@ -175,6 +175,15 @@ def test_best_line_is_the_least_and_the_earliest():
   assert best == {"step": 20, "metric": "valid/loss", "value": 1.0}
 
 
+def test_best_line_of_a_metric_that_is_maximized():
+  """G7: the best step has the largest value; of equals it is the earlier."""
+  lines = _lines(1.0, 3.0, None, 3.0, float("inf"))
+  best = rundir.best_line(lines, "valid/loss", maximized=True)
+  assert best == {"step": 20, "metric": "valid/loss", "value": 3.0}
+  ranked = rundir.best_lines(lines, "valid/loss", maximized=True)
+  assert [line["step"] for line in ranked] == [20, 40, 10]
+
+
 def test_best_line_passes_over_what_is_not_finite():
   """G7: NaN, infinity and null are never best, wherever they stand."""
   nan, inf = float("nan"), float("inf")

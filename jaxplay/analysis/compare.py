@@ -69,10 +69,11 @@ class Comparison:
 
   Attributes:
     verdict: "adopt", "do not adopt" or "inconclusive".
-    objective: The metric compared; lower is better.
+    objective: The metric compared.
     baseline: One side.
     candidate: The other.
-    improvement: How far the candidate lies below the baseline.
+    improvement: By how much the candidate is better than the baseline: lower,
+      or higher if the objective is maximized.
     interval: Confidence interval of the improvement, at 95% by default.
     more_seeds: Reruns of each side that would make an improvement of this size
       significant; None: it is, or more than 100.
@@ -81,6 +82,7 @@ class Comparison:
       the complexity that the change adds.
     caveats: Sentences; first those that prevent a verdict.
     advice: What to do next.
+    maximized: Whether more of the objective is better.
   """
 
   verdict: Verdict
@@ -94,6 +96,7 @@ class Comparison:
   changes: Mapping[str, list[Any]]
   caveats: list[str]
   advice: str
+  maximized: bool = False
 
   def as_json(self) -> dict[str, Any]:
     """JSON values."""
@@ -173,9 +176,15 @@ def compare(
         f"the baseline's {name} is {ours!r}, the candidate's {theirs!r}; choose"
         " one for both with --objective"
       )
+  metric = baseline.metric
+  if metric.maximized != candidate.metric.maximized:
+    raise jaxplay.UserError(
+      f"{baseline.objective!r} is maximized in only one of the baseline and the"
+      " candidate; choose another objective for both with --objective"
+    )
   one, other = _side(baseline), _side(candidate)
   sides = one, other = _at_least(one, other), _at_least(other, one)
-  improvement = one.mean - other.mean
+  improvement = metric.cost(one.mean) - metric.cost(other.mean)
   reruns = [side.num_reruns for side in sides]
   from_reruns = min(reruns) >= 2
   variances = [
@@ -218,6 +227,7 @@ def compare(
       *_caveats(sides, improvement, from_reruns),
     ],
     advice=_advice(verdict, unlike, sides, changes, seeds),
+    maximized=metric.maximized,
   )
 
 
@@ -240,7 +250,9 @@ def choices(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
       sides[name] = dataclasses.replace(results, trials=trials)
   if len(sides) < 2:
     return []
-  best, *others = sorted(sides, key=lambda name: _side(sides[name]).mean)
+  best, *others = sorted(
+    sides, key=lambda name: results.metric.cost(_side(sides[name]).mean)
+  )
   confidence = 1 - 0.05 / math.comb(len(sides), 2)
   return [
     (best, other, compare(sides[other], sides[best], confidence=confidence))

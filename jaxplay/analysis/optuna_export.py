@@ -7,7 +7,6 @@ import json
 import jaxplay
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
-from jaxplay.config import metric as metric_lib
 
 
 def export(
@@ -41,9 +40,6 @@ def export(
     ) from None
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   name = rundir.absolute(results.path).name
-  metric = metric_lib.of(
-    results.objective, results.study["config"].get("declared") or ()
-  )
 
   def domains(point):
     return {
@@ -57,7 +53,7 @@ def export(
       study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction="maximize" if metric.maximized else "minimize",
+        direction=results.metric.either("minimize", "maximize"),
         load_if_exists=True,
       )
       exported = _indices(study, results)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -104,14 +105,15 @@ def best_of_rows(results: results_lib.Results) -> list[dict[str, Any]]:
     return []
   sizes = np.unique(np.geomspace(1, number, 12).round().astype(int))
   # If all of n trials diverge, the box ends at the worst value.
-  worst = float(np.nanmax(results.values))
-  return [
-    {
-      name: min(value, worst) if name != "n" else value
-      for name, value in row.items()
-    }
-    for row in trials_lib.best_of(outcomes, sizes.tolist())
-  ]
+  worst = float(np.nanmax(results.costs))
+  rows = []
+  for row in trials_lib.best_of(outcomes, sizes.tolist()):
+    n, *names = row
+    costs = (min(row[name], worst) for name in names)
+    # Ascending again, if the best costs are the highest values.
+    values = sorted(map(results.metric.value, costs))
+    rows.append({n: row[n]} | dict(zip(names, values, strict=True)))
+  return rows
 
 
 def isolation_rows(
@@ -157,23 +159,26 @@ def ends(results: results_lib.Results, source: str) -> list[float]:
   """
   kind, _, argument = source.partition(":")
   if kind == "isolation":
-    return _zoomed(isolation_rows(results, int(argument)))
+    return _zoomed(isolation_rows(results, int(argument)), results.metric)
   if kind == "best_of":
+    # Without the unlucky quarter.
+    names = results.metric.either(("low", "q75"), ("q25", "high"))
     best = best_of_rows(results)
-    return domain([row[name] for row in best for name in ("low", "q75")])
+    return domain([row[name] for row in best for name in names])
   return domain(results.values)
 
 
-def _zoomed(rows):
+def _zoomed(rows, metric):
   """Ends of an axis for rows of `isolation_rows`."""
-  values = sorted(r["objective"] for r in rows if r["objective"] is not None)
+  values = [r["objective"] for r in rows if r["objective"] is not None]
   if not values:
     return domain([])
-  low, middle, high = values[0], values[len(values) // 2], values[-1]
-  if len(values) > 3 and middle > low:
-    high = min(high, low + 4 * (middle - low))
+  values.sort(key=metric.cost)
+  best, middle, worst = values[0], values[len(values) // 2], values[-1]
+  if len(values) > 3 and middle != best:
+    worst = min(worst, best + 4 * (middle - best), key=metric.cost)
   spread = [r[name] for r in rows for name in ("from", "to")]
-  return domain([low, high, *spread])
+  return domain([best, worst, *spread])
 
 
 def curve_rows(
@@ -228,6 +233,16 @@ def families(results: results_lib.Results) -> list[str]:
   return sorted({family(metric) for metric in results.metrics})
 
 
+def maximized(results: results_lib.Results) -> list[str]:
+  """The families of `families` of which more is better."""
+  declared = results.declared
+  return [
+    name
+    for name in families(results)
+    if config_lib.metric.of(name, declared).maximized
+  ]
+
+
 def position(parameter: space_lib.Parameter, value: Any) -> Any:
   """A value's coordinate on its axis: text for a choice, else a number."""
   if value is None:
@@ -237,10 +252,14 @@ def position(parameter: space_lib.Parameter, value: Any) -> Any:
   return 1 - value if parameter.scale == "log_one_minus" else value
 
 
-def scale(values: Iterable[float | None]) -> str:
-  """Log if positive values span more than a factor of 10, else linear."""
+def scale(values: Iterable[float | None], maximized: bool = False) -> str:
+  """Log if positive values span more than a factor of 10, else linear.
+
+  Linear if more is better, since then small differences count among the
+  largest values.
+  """
   low, high = domain(values)
-  return "log" if 0 < 10 * low < high else "linear"
+  return "log" if 0 < 10 * low < high and not maximized else "linear"
 
 
 def domain(values: Iterable[float | None]) -> list[float]:

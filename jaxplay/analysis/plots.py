@@ -69,7 +69,8 @@ def axis(
   """
   parameter = results.space.parameters[i]
   x = _x_axis(parameter, f"x{i}", x_ends)
-  y = _y_objective(results, y_ends or plot_rows.ends(results, "trials"))
+  y_ends = y_ends or plot_rows.ends(results, "trials")
+  y = _y_objective(results, y_ends)
   base = _chart().transform_filter(f"isValid(datum.x{i})")
   if parameter.kind == "choice":
     jitter = alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-0.5, 1.5]))
@@ -97,7 +98,7 @@ def axis(
     layers.append(
       base.transform_filter(f"datum.status === '{status}'")
       .mark_point(**mark)
-      .encode(x=x, y=alt.value(5), opacity=_OPACITY, tooltip=tooltip)
+      .encode(x=x, y=_at_worst(5), opacity=_OPACITY, tooltip=tooltip)
     )
   if parameter.kind != "choice":
     own = [plot_rows.position(parameter, end) for end in _range_of(parameter)]
@@ -106,7 +107,7 @@ def axis(
       .mark_rule(strokeDash=[2, 3], opacity=0.6, color="currentColor")
       .encode(x=alt.X("end:Q"))
     )
-  return _finish(layers)
+  return _finish(layers).add_params(*_worst(results, y_ends))
 
 
 def isolation(
@@ -123,10 +124,9 @@ def isolation(
   y_ends = y_ends or plot_rows.ends(results, f"isolation:{i}")
   x, colour = _x_axis(parameter, "x", x_ends), _group_colour(results)
   base = _chart()
-  # `top` is the end of the axis, which the page sets as it draws.
   valued = base.transform_filter("isValid(datum.objective)")
-  inside = valued.transform_filter("datum.objective <= top")
-  above = valued.transform_filter("datum.objective > top")
+  inside = valued.transform_filter("sign * datum.objective <= sign * worst")
+  beyond = valued.transform_filter("sign * datum.objective > sign * worst")
   reruns = inside.transform_filter("isValid(datum.mean)")
   tooltip = _tooltip("index:O", "objective:Q", "count:N")
   layers = [
@@ -153,16 +153,19 @@ def isolation(
     ),
     base.mark_text(
       dy=0, fontSize=10, color="currentColor", opacity=0.75
-    ).encode(x=x, y=alt.value(HEIGHT - 7), text=alt.Text("count:N")),
-    above.mark_point(
-      shape="triangle-up", color=RED, size=45, filled=True
-    ).encode(x=x, y=alt.value(5), tooltip=tooltip),
-    above.mark_text(fontSize=9, color="currentColor", opacity=0.75).encode(
-      x=x, y=alt.value(16), text=alt.Text("objective:Q", format=".3g")
+    ).encode(x=x, y=_at_worst(HEIGHT - 7), text=alt.Text("count:N")),
+    beyond.mark_point(
+      shape=alt.expr("sign > 0 ? 'triangle-up' : 'triangle-down'"),
+      color=RED,
+      size=45,
+      filled=True,
+    ).encode(x=x, y=_at_worst(5), tooltip=tooltip),
+    beyond.mark_text(fontSize=9, color="currentColor", opacity=0.75).encode(
+      x=x, y=_at_worst(16), text=alt.Text("objective:Q", format=".3g")
     ),
     base.transform_filter("!isValid(datum.objective) && datum.count !== '0'")
     .mark_point(shape="cross", angle=45, color=RED, size=60, filled=True)
-    .encode(x=x, y=alt.value(5)),
+    .encode(x=x, y=_at_worst(5)),
   ]
   if parameter.kind != "choice":
     layers.insert(
@@ -175,7 +178,7 @@ def isolation(
         opacity=_OPACITY,
       ),
     )
-  return _finish(layers).add_params(alt.param(name="top", value=y_ends[1]))
+  return _finish(layers).add_params(*_worst(results, y_ends))
 
 
 def best_of(
@@ -380,9 +383,29 @@ def _y_objective(results, ends, field="objective"):
     f"{field}:Q",
     title=objective_title(results.objective, results.select),
     scale=alt.Scale(
-      type=plot_rows.scale(ends), domain=list(ends), nice=False, padding=20
+      type=plot_rows.scale(ends, results.metric.maximized),
+      domain=list(ends),
+      nice=False,
+      padding=20,
     ),
   )
+
+
+def _worst(results, ends):
+  """What marks the worst end of the axis; the page sets both as it draws.
+
+  `sign` is 1 if less is better, and the worst end at the top, else -1; `worst`
+  is the value there.
+  """
+  return (
+    alt.param(name="sign", value=results.metric.either(1, -1)),
+    alt.param(name="worst", value=results.metric.either(*reversed(ends))),
+  )
+
+
+def _at_worst(pixels):
+  """A vertical position, by its distance from the worst end of the axis."""
+  return {"value": alt.expr(f"sign > 0 ? {pixels} : {HEIGHT - pixels}")}
 
 
 def objective_title(metric: str, select: str) -> str:

@@ -13,7 +13,7 @@ GROUPS = {
     "The baseline, then the candidate, on the same axes. Dotted lines are the"
     " ends of the range; the circle is the best trial. A diamond with a bar is"
     " the mean over reruns with other seeds and its 95% interval; a red"
-    " triangle with a number is a value above the axis.",
+    " triangle with a number is a value beyond the axis.",
   ),
   "search": (
     "Search",

@@ -18,7 +18,7 @@ GROUPS = {
     " all other hyperparameters optimized, with the number of trials in the"
     " slice. A diamond with a bar is the mean of its reruns with other seeds"
     " and its 95% interval; a red triangle with a number is a slice whose best"
-    " value lies above the axis.",
+    " value lies beyond the axis.",
   ),
   "curves": (
     "Training curves",
@@ -26,10 +26,10 @@ GROUPS = {
   ),
   "search": (
     "Search and length",
-    "Left, the distribution of the best of n trials: if it still falls at the"
-    " right end, more trials would help. Right, the step at which each trial"
-    " was best: if all are in the first shaded tenth, training is too long; if"
-    " most are in the last shaded quarter, it is too short.",
+    "Left, the distribution of the best of n trials: if it still improves at"
+    " the right end, more trials would help. Right, the step at which each"
+    " trial was best: if all are in the first shaded tenth, training is too"
+    " long; if most are in the last shaded quarter, it is too short.",
   ),
   "optimization": (
     "Gradients and learning rates",
@@ -118,7 +118,9 @@ def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
   vega = {"datasets": {}} | figure.chart.to_dict()
   data = plot_rows.rows(results, figure.source)
   if figure.source.startswith("curves:"):
-    kind = plot_rows.scale([row["value"] for row in data])
+    name = figure.source.removeprefix("curves:")
+    maximized = name in plot_rows.maximized(results)
+    kind = plot_rows.scale([row["value"] for row in data], maximized)
     for layer in vega["layer"]:
       y = layer["encoding"].get("y", {})
       if y.get("field") == "value":

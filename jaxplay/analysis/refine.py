@@ -204,16 +204,16 @@ def _within(parameter, domain):
 
 
 def _history(results):
-  """(point by config key, objective) of each trial, as `suggest.suggest`."""
+  """(point by config key, cost) of each trial, as `suggest.suggest`."""
   history = []
   for trial in results.trials:
-    value = math.inf
+    cost = math.inf
     if trial.status != "infeasible":
-      value = results.value(trial)
-      if math.isnan(value) and trial.status in results_lib.ENDED:
+      cost = results.cost(trial)
+      if math.isnan(cost) and trial.status in results_lib.ENDED:
         continue  # It crashed, or logged no finite value.
     point = results.by_key(trial)
-    history.append((point, None if math.isnan(value) else value))
+    history.append((point, None if math.isnan(cost) else cost))
   return history
 
 
@@ -319,8 +319,8 @@ def _narrow(results, parameter):
   trials = [t for t in results.ranked if parameter.label in t.point]
   if len(trials) < 16:
     return None
-  worst = results.value(trials[max(5, len(trials) // 8) - 1])
-  best = [t for t in trials if results.value(t) <= worst]
+  worst = results.cost(trials[max(5, len(trials) // 8) - 1])
+  best = [t for t in trials if results.cost(t) <= worst]
   units = [parameter.to_unit(t.point[parameter.label]) for t in best]
   ends = max(min(units) - _MARGIN, 0.0), min(max(units) + _MARGIN, 1.0)
   low, high = (_rounded(parameter, v) for v in parameter.from_units(ends))

@@ -64,7 +64,7 @@ def of_choice(best: str, other: str, comparison: compare.Comparison) -> str:
 def of_comparison(comparison: compare.Comparison) -> str:
   """State the verdict, and by how much the candidate is better."""
   improvement = comparison.improvement
-  better = "lower" if improvement >= 0 else "higher"
+  is_higher = (improvement >= 0) == comparison.maximized
   changed = ", ".join(
     f"{key} from {formats.number(old)} to {formats.number(new)}"
     for key, (old, new) in comparison.changes.items()
@@ -72,7 +72,7 @@ def of_comparison(comparison: compare.Comparison) -> str:
   changes = f"; it changes {changed}" if changed else ""
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
-    f" {abs(improvement):.4g} {better} (improvement"
+    f" {abs(improvement):.4g} {'higher' if is_higher else 'lower'} (improvement"
     f" {_interval(comparison.interval)}){changes}."
   )
 

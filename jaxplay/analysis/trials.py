@@ -22,13 +22,13 @@ from jaxplay.study import space as space_lib
 
 
 def outcomes(results: results_lib.Results) -> np.ndarray:
-  """The objective of each trial that ended, float64; infeasible: +inf.
+  """The cost of each trial that ended, float64; infeasible: +inf.
 
   Without adaptive trials, which are no random sample.
   """
   results = results.space_filling
-  values = np.where(results.infeasible, np.inf, results.values)
-  return values[~np.isnan(values)]
+  costs = np.where(results.infeasible, np.inf, results.costs)
+  return costs[~np.isnan(costs)]
 
 
 def best_of(values: np.ndarray, sizes: Sequence[int]) -> list[dict[str, float]]:
@@ -89,7 +89,7 @@ def isolation(results: results_lib.Results, label: str) -> list[dict[str, Any]]:
   for i, (low, high) in enumerate(edges):
     here = (place == i) & results.ended
     valued = np.flatnonzero(here & np.isfinite(results.values)).tolist()
-    best = min(valued, key=lambda j: results.values[j], default=None)
+    best = min(valued, key=lambda j: results.costs[j], default=None)
     x = names[i]
     if low is not None and best is not None:
       x = column[best]
@@ -182,7 +182,7 @@ def best_of_each(
   for name, indices in groups(results).items():
     valued = indices[np.isfinite(results.values[indices])]
     if len(valued):
-      least = int(valued[np.argmin(results.values[valued])])
+      least = int(valued[np.argmin(results.costs[valued])])
       best[name] = results.trials[least]
   return best
 
@@ -194,8 +194,8 @@ def best_steps(
 
   Args:
     results: The study.
-    tolerance: Take the first step whose value is at most this share, or two
-      validation examples, above the best value; 0: the first best step.
+    tolerance: Take the first step whose cost is at most this share, or two
+      validation examples, above the least cost; 0: the first best step.
 
   Returns:
     Shares in [0, 1], in the order of `results.ranked`.
@@ -204,11 +204,12 @@ def best_steps(
   for trial in results.ranked:
     best, step = trial.best(results.objective)
     if tolerance:
-      slack = tolerance * abs(best)
-      if results.objective.endswith("error_rate") and trial.num_valid:
+      least = results.metric.cost(best)
+      slack = tolerance * abs(least)
+      if results.metric.is_share and trial.num_valid:
         slack = max(slack, 2 / trial.num_valid)
-      steps, values = trial.curves[results.objective]
-      step = steps[np.argmax(values <= best + slack)]
+      steps, costs = trial.costs(results.objective)
+      step = steps[np.argmax(costs <= least + slack)]
     shares.append(step / max(trial.max_train_steps, 1))
   return np.array(shares)
 
@@ -238,8 +239,8 @@ def noise(results: results_lib.Results) -> Noise:
   """Estimate the noise of a study's objective.
 
   From reruns with other seeds, pooled, if some trial has at least 3; else the
-  standard error of the best error rate on the validation set; else 1% of the
-  best value (the Playbook's example: 0.1 of 23).
+  standard error of the best share on the validation set; else 1% of the least
+  cost (the Playbook's example: 0.1 of 23).
   """
   squares, freedom = 0.0, 0
   for reruns in results.reruns.values():
@@ -252,12 +253,15 @@ def noise(results: results_lib.Results) -> Noise:
   if not results.ranked:
     return Noise(math.nan, math.inf, "no trial has a value")
   trial = results.ranked[0]
-  value = results.value(trial)
-  if results.objective.endswith("error_rate") and trial.num_valid:
-    error = curves.resolution(value, trial.num_valid)
+  cost, metric = results.cost(trial), results.metric
+  if metric.is_share and trial.num_valid:
+    error = curves.resolution(cost, trial.num_valid)
     source = f"standard error on {trial.num_valid} examples"
     return Noise(error, math.inf, source)
-  return Noise(0.01 * abs(value), math.inf, "assumed: 1% of the best value")
+  of = "the best value"
+  if metric.most is not None:
+    of += f"'s distance from {metric.most:g}"
+  return Noise(0.01 * abs(cost), math.inf, f"assumed: 1% of {of}")
 
 
 def is_ordered(parameter: space_lib.Parameter) -> bool:

@@ -34,8 +34,8 @@ def plan_steps(
     learning_rates: Range of the sweep; default: the config's learning rate / 30
       to * 30.
     steps: Steps of each trial of the sweep; default: config.max_train_steps.
-    fit: METRIC<=X, what counts as a fitted training set, over an epoch;
-      default: train/error_rate<=0.
+    fit: METRIC<=X, or METRIC>=X if more is better: what counts as a fitted
+      training set, over an epoch; default: train/error_rate<=0.
 
   Returns:
     The decision: tables, summary, settings for the config, findings.
@@ -76,7 +76,7 @@ def plan_steps(
       lambda runner: run.from_study(results),
     )
   loaded = _config(config)
-  target = decide.Target.parse(fit or decide.FITTED)
+  target = decide.Target.parse(fit or decide.FITTED, loaded.declared)
   if target.metric not in decide.TRAINED:
     raise jaxplay.UserError(
       f"{arguments.option('fit')}={target} is not a metric of the training set;"
@@ -250,8 +250,8 @@ def plan_batch_size(
     largest: Batch size to end at.
     topology: TPUs that are not here, such as v5e:2x2: memory and roofline, no
       timing.
-    target: METRIC<=X, train until it is reached, at each size with its own
-      learning rate.
+    target: METRIC<=X, or METRIC>=X if more is better: train until it is
+      reached, at each size with its own learning rate.
     learning_rates: Range of the sweep; default: the config's learning rate / 30
       to * 30.
     seeds: Number of seeds with which the best learning rates of each size are
@@ -277,14 +277,12 @@ def plan_batch_size(
   from jaxplay.playbook.batch_size import measure, run
   from jaxplay.playbook.steps import decide
 
-  parsed = None
   if target is not None:
     if topology is not None:
       raise jaxplay.UserError(
         f"{arguments.option('target')} trains, and the devices of"
         f" {arguments.option('topology')} are not here; leave one of them out"
       )
-    parsed = decide.Target.parse(target)
   else:
     for name, value in (("learning_rates", learning_rates), ("steps", steps)):
       if value is not None:
@@ -293,13 +291,14 @@ def plan_batch_size(
           f" {arguments.option('target')}='METRIC<=X'"
         )
   loaded = _config(config)
+  parsed = target and decide.Target.parse(target, loaded.declared)
   options: dict[str, Any] = {
     "batch_sizes": batch_sizes,
     "largest": largest,
     "topology": topology,
   }
   training: dict[str, Any] = {}
-  if parsed is not None:
+  if parsed:
     run.check(parsed, loaded)
     training = {
       "learning_rates": _rates(learning_rates, loaded),

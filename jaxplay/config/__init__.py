@@ -11,6 +11,7 @@ nearest valid name, and the fix.
     own.py       parts of the user, and the keys that they declare
     metric.py    whether more of a metric is better
     values.py    nested and flat values, types, JSON
+    metric.py    which metrics are maximized
     checks.py    values, ranges, and pairs that must agree
     edits.py     other lengths, features off, differences
     files.py     from files and the command line

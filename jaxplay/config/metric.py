@@ -41,6 +41,10 @@ class Metric:
     """The value of a cost; undoes `cost` up to rounding."""
     return self.cost(cost)
 
+  def either(self, minimized: Any, maximized: Any) -> Any:
+    """What fits the direction, such as a word: `either("lower", "higher")`."""
+    return maximized if self.maximized else minimized
+
 
 def _at_most_1(name, **facts):
   return Metric(name, maximized=True, most=1.0, **facts)

@@ -147,6 +147,11 @@ def best_in_words(results: results_lib.Results) -> str:
   return f"best {results.objective} {value} (trial {best.index})"
 
 
+def costs(results: results_lib.Results, trials) -> list[float]:
+  """Returns the cost of each trial, less is better; NaN if it has none."""
+  return [results.cost(trial) for trial in trials]
+
+
 def values(results: results_lib.Results, trials) -> list[float]:
   """Returns the objective of each trial; NaN if it has none."""
   return [results.value(trial) for trial in trials]

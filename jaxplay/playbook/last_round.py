@@ -49,8 +49,8 @@ def longer(loop: phase.PlaybookLoop) -> phase.Phase:
       f" {str(results.path)!r}"
     )
   loop.write_report(results.path, "", None)
-  again = exploration.values(results, results.trials[: len(kept)])
-  ranking = rounds_decide.ranking([v for v, _ in kept], again, (length, total))
+  again = exploration.costs(results, results.trials[: len(kept)])
+  ranking = rounds_decide.ranking([c for c, _ in kept], again, (length, total))
   return phase.Phase(
     "longer",
     [
@@ -91,12 +91,12 @@ def _lengthened(loop, length):
 
 
 def _best_of_first_round(loop, length):
-  """Returns (objective, point) of the trials of that length, the best first."""
+  """Returns (cost, point) of the trials of that length, the best first."""
   rows = []
   for name in dict.fromkeys(p.data["study"] for p in loop.explored()):
     results = results_lib.read_study(loop.runner.path / name)
     if results.study["config"]["max_train_steps"] == length:
-      rows += [(results.value(t), results.by_key(t)) for t in results.ranked]
+      rows += [(results.cost(t), results.by_key(t)) for t in results.ranked]
   if not rows:
     raise jaxplay.UserError(
       "no trial of the first round completed; see"
@@ -127,7 +127,9 @@ def final(loop: phase.PlaybookLoop, seeds: int) -> phase.Phase:
   }
   for path in (baseline.path, results.path):
     loop.write_report(path, "", None)
-  chosen = min(means, key=means.__getitem__, default=None)
+  chosen = min(
+    means, key=lambda index: results.metric.cost(means[index]), default=None
+  )
   comparison = None
   summary = "every candidate diverged with at least one other seed"
   if chosen is not None and not baseline.ranked:
@@ -180,7 +182,7 @@ def result(loop: phase.PlaybookLoop) -> result_lib.ProcedureResult:
       _settings_table(config_lib.flatten(loop.given), settings),
       _phases_table(loop),
     ],
-    figures=[_figure(loop, loop.given.objective)],
+    figures=[_figure(loop)],
     details={
       "phases": [p.as_json() for p in loop.phases],
       "comparison": comparison,
@@ -225,7 +227,7 @@ def _settings_table(given, settings):
   )
 
 
-def _figure(loop, objective):
+def _figure(loop):
   """Plots the objective of every trial against the budget spent."""
   rows, at = [], 0.0
   for row in loop.phases:
@@ -236,18 +238,20 @@ def _figure(loop, objective):
       if value is not None
     ]
     at += row.spent
+  metric = config_lib.metric.of_config(loop.given)
+  axis = result_lib.objective_axis(metric, loop.given.objective)
   comparison = loop.last.data["comparison"] or {}
   for name, side in (("given", "baseline"), ("chosen", "candidate")):
     if side in comparison:
       mean, std = (comparison[side][key] for key in ("mean", "deviation"))
-      low = mean - std if mean > std else mean
+      low = mean if axis.log and mean <= std else mean - std
       series = f"{name}, other seeds"
       point = dict(x=at, y=mean, low=low, high=mean + std, series=series)
       rows.append(point)
   return result_lib.FigureData(
     "every trial, against the budget spent",
     result_lib.Axis("budget spent, trials"),
-    result_lib.Axis(objective, log=True, with_zero=True),
+    axis,
     points=rows,
     caption="Trials are short until the last round. At the end, the mean and"
     " standard deviation over other seeds.",

@@ -70,7 +70,11 @@ def steps(
   config = loop.config()
   total, fits, page = config.max_train_steps, None, ""
   findings: Sequence[finding.Finding] = ()
-  if not config_lib.is_text(config_lib.flatten(config)):
+  is_text = config_lib.is_text(config_lib.flatten(config))
+  logs_errors = any(
+    name.endswith("/error_rate") for name in config_lib.evaluated(config)
+  )
+  if logs_errors and not is_text:  # Else there is no set that can be fitted.
     result = steps_run.sweep(
       loop.runner.within("steps"),
       config,

@@ -51,6 +51,20 @@ class Axis:
   whole: bool = False
 
 
+def objective_axis(
+  metric: config_lib.metric.Metric, title: str, log: bool = True
+) -> Axis:
+  """The axis of an objective; linear if it is maximized, see `plot_rows.scale`.
+
+  Args:
+    metric: Its metric.
+    title: Title of the axis.
+    log: Whether it is logarithmic if the objective is minimized.
+  """
+  log = log and not metric.maximized
+  return Axis(title, log=log, with_zero=log)
+
+
 @dataclasses.dataclass(frozen=True)
 class FigureData:
   """The data of a figure; `playbook.plots` draws it.

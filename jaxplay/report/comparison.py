@@ -41,7 +41,8 @@ def write_comparison(
     figures_first=True,
     title=f"{baseline.path.name} against {candidate.path.name}",
     goal=" | ".join(filter(None, goals)),
-    notes=f"{comparison.objective}; lower is better.",
+    notes=f"{comparison.objective}; {baseline.metric.either('lower', 'higher')}"
+    " is better.",
     said=[conclusion, *details],
     tables=tables[:2],
     numbers=tables[2:],

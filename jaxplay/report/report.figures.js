@@ -76,19 +76,21 @@ function domain(values) {
   return low < high ? [low, high] : [low - margin, high + margin];
 }
 
-function scale([low, high]) {
-  return low > 0 && 10 * low < high ? "log" : "linear";
+function scale([low, high], maximized) {
+  return low > 0 && 10 * low < high && !maximized ? "log" : "linear";
 }
 
 function filled(figure, rows) {
   const spec = structuredClone(figure.spec);
   const isCurves = figure.source.startsWith("curves:");
+  const maximized = isMaximized(isCurves
+    ? figure.source.slice("curves:".length) : state.metric);
   const ends = isCurves ? domain(rows.map((row) => row.value))
     : derived.ends?.[figure.source] ?? [0, 1];
   for (const layer of spec.layer) {
     const y = layer.encoding.y;
     if (y?.scale) {
-      y.scale.type = scale(ends);
+      y.scale.type = scale(ends, maximized);
       if (y.scale.type === "log") delete y.scale.zero;
       if (!isCurves) Object.assign(y, {title: objectiveTitle()}).scale.domain = ends;
     }
@@ -101,7 +103,8 @@ function filled(figure, rows) {
   const coarse = matchMedia("(pointer: coarse)").matches;
   spec.params = spec.params.filter((p) => p.name !== "brush" || !coarse)
     .map((p) => p.name === "chosen" ? {...p, value: chosen()}
-      : p.name === "top" ? {...p, value: ends[1]} : p);
+      : p.name === "sign" ? {...p, value: maximized ? -1 : 1}
+      : p.name === "worst" ? {...p, value: ends[maximized ? 0 : 1]} : p);
   spec.datasets = {...spec.datasets, data: rows};
   return {...spec, width: "container"};
 }
@@ -186,8 +189,11 @@ function brushed(view, ranges) {
   clearTimeout(brushing);
   const fields = Object.entries(ranges);
   if (!fields.length) return;
-  // Trials without a value are drawn on the upper edge.
-  const touchesEdge = Math.min(...view.signal("brush_y")) < 12;
+  // Trials without a value are drawn on the edge of the worst values.
+  const [top, bottom] = [Math.min, Math.max].map((end) =>
+    end(...view.signal("brush_y")));
+  const touchesEdge = isMaximized(state.metric)
+    ? bottom > view.height() - 12 : top < 12;
   brushing = setTimeout(() => pick(trials.filter((trial) =>
     fields.every(([field, range]) => inside(trial[field], range)
       || (field === "objective" && trial.objective == null && touchesEdge

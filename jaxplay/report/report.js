@@ -29,7 +29,7 @@ const RELOAD_MS = 15000;
 
 const state = {
   metric: report.metric, select: report.select, few: "5", words: "",
-  status: "", sort: "objective", down: false, picked: null, all: false,
+  status: "", sort: "objective", down: isMaximized(report.metric), picked: null, all: false,
   ...remembered(),
 };
 
@@ -107,13 +107,19 @@ function copyable(content) {
 // best first.
 let trials, ranked, byIndex, derived;
 
+// Whether more is better, for a metric, or for a family such as "accuracy".
+function isMaximized(metric) {
+  return report.maximized?.includes(metric.split("/").at(-1)) ?? false;
+}
+
 function rank() {
   if (isPlain) { trials = ranked = []; byIndex = new Map(); return; }
   derived = report.objectives[state.metric]?.[state.select] ?? {};
   const columns = {...report.trials, objective: derived.objective, at: derived.at};
   trials = rowsOfColumns(columns);
+  const sign = isMaximized(state.metric) ? -1 : 1;
   ranked = trials.filter((t) => t.objective != null)
-    .sort((a, b) => a.objective - b.objective || a.index - b.index);
+    .sort((a, b) => sign * (a.objective - b.objective) || a.index - b.index);
   ranked.forEach((trial, i) => { trial.rank = i; });
   byIndex = new Map(trials.map((trial) => [trial.index, trial]));
 }
@@ -172,7 +178,8 @@ function answer() {
   return [
     el("div", {class: "answer"},
       el("div", {},
-        el("div", {class: "soft"}, `${objectiveTitle()}, lower is better`),
+        el("div", {class: "soft"}, `${objectiveTitle()}, ${
+          isMaximized(state.metric) ? "higher" : "lower"} is better`),
         el("div", {class: "value", id: "best-value"}, text(best.objective)),
         el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}`
           + `${best.kind === "adaptive" ? " (adaptive)" : ""}; ` : "",

@@ -153,6 +153,7 @@ function update(what) {
 function objectiveChooser() {
   const choose = (field) => (event) => {
     state[field] = event.target.value;
+    if (state.sort === "objective") state.down = isMaximized(state.metric);
     update("objective");
   };
   const options = (names, current) => names.map((name) =>

@@ -175,6 +175,7 @@ def _payload(results, findings):
   # The curves, most of the page, are plain values already.
   return {"steps": steps, "curves": curves} | rundir.plain(
     {
+      "maximized": plot_rows.maximized(results),
       "metric": results.objective,
       "select": results.select,
       "trials": plot_rows.trial_columns(results)

@@ -92,26 +92,32 @@ def missing(
 
 
 def best_line(
-  lines: list[Mapping[str, Any]], objective: str
+  lines: list[Mapping[str, Any]], objective: str, maximized: bool = False
 ) -> dict[str, Any] | None:
-  """Returns the earliest line with the least finite objective.
+  """Returns the earliest line with the best finite objective.
+
+  Args:
+    lines: Of metrics.jsonl.
+    objective: The metric.
+    maximized: Whether more is better.
 
   Returns:
     {"step", "metric", "value"}, or None if no line has the objective.
   """
-  return next(iter(best_lines(lines, objective)), None)
+  return next(iter(best_lines(lines, objective, maximized)), None)
 
 
 def best_lines(
-  lines: Iterable[Mapping[str, Any]], objective: str
+  lines: Iterable[Mapping[str, Any]], objective: str, maximized: bool = False
 ) -> list[dict[str, Any]]:
   """As `best_line`, all lines with a finite objective, the best first."""
+  sign = -1 if maximized else 1
   scored = [
-    (line[objective], line["step"])
+    (sign * line[objective], line["step"], line[objective])
     for line in lines
     if line.get(objective) is not None and math.isfinite(line[objective])
   ]
   return [
     {"step": step, "metric": objective, "value": value}
-    for value, step in sorted(scored)
+    for _, step, value in sorted(scored)
   ]

@@ -85,7 +85,7 @@ class RunDir(directory.Directory):
     writing.write_json(self.path / "init.json", facts)
 
   def objective(self) -> str:
-    """Returns the metric that the run's config minimizes.
+    """Returns the metric by which the run's config chooses the best step.
 
     Raises:
       jaxplay.UserError: There is no run here, or its config has no objective.

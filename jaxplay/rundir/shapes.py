@@ -56,7 +56,7 @@ class BaseConfig(_ConfigParts):
 
 
 class Best(TypedDict):
-  """The line of metrics with the least objective; see `metrics.best_line`."""
+  """The line of metrics with the best objective; see `metrics.best_line`."""
 
   step: Count
   metric: str

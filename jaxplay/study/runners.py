@@ -170,6 +170,9 @@ class Progress:
     """
     self._console = console
     self._steps = {job.name: job.config.max_train_steps for job in jobs}
+    self._metrics = {
+      job.name: config_lib.metric.of_config(job.config) for job in jobs
+    }
     self._seen: dict[str, Mapping[str, Any]] = {
       job.name: job.run.status() for job in jobs
     }
@@ -190,7 +193,8 @@ class Progress:
       done += self._steps[name] if is_done else status.get("step", 0)
       value = (status.get("best") or {}).get("value")
       if value is not None and not is_infeasible:
-        best = value if best is None else min(best, value)
+        values = [value] if best is None else [best, value]
+        best = min(values, key=self._metrics[name].cost)
     self._console.progress(
       done,
       sum(self._steps.values()),

@@ -59,7 +59,8 @@ class Study:
       space says which roles their keys have.
     seed: Of the search. (That of training is `config.seed`, and the same for
       all trials: `study rerun` varies it.)
-    objective: Logged metric to minimize; "final:METRIC" for its last value.
+    objective: Logged metric, minimized or maximized as its kind requires, such
+      as "valid/loss"; "final:METRIC" for its last value.
       Empty: `config.objective`.
     notes: Anything that the reader of the tracking table should know.
 

@@ -39,8 +39,9 @@ def suggest(
 
   Args:
     space: Where the points are to lie.
-    history: (point, objective) of trials in this space; less is better; inf if
-      the trial diverged, None if it has not ended. Crashed trials are left out.
+    history: (point, cost) of trials in this space, see `config.metric`; less is
+      better; inf if the trial diverged, None if it has not ended. Crashed
+      trials are left out.
     num: Number of points.
     seed: At least 0. The same history and seed give the same points.
 

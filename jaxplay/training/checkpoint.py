@@ -95,7 +95,7 @@ class Checkpoints:
     self,
     step: int,
     state: Any,
-    value: float,
+    cost: float,
     lines: Sequence[Mapping[str, Any]] = (),
   ) -> None:
     """Starts to save; returns once the state may be overwritten.
@@ -103,7 +103,7 @@ class Checkpoints:
     Args:
       step: Updates made.
       state: Tree of arrays.
-      value: The objective, to be minimized; NaN counts as the worst.
+      cost: Of the objective, to be minimized; NaN counts as the worst.
       lines: A `rundir.Digest` of the metrics of each run whose state this is.
     """
     # A preemption may follow a save of the same step.
@@ -116,7 +116,7 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.StandardSave(_without_copies(state)),
-      metrics=files.facts(step, value, state, lines),
+      metrics=files.facts(step, cost, state, lines),
       force=True,
     )
 

@@ -149,15 +149,15 @@ def write(
 
   Args:
     folder: The run's folder of checkpoints; it is empty.
-    states: Step -> (tree of numpy arrays, objective, `rundir.Digest` of the
-      metrics up to that step).
+    states: Step -> (tree of numpy arrays, cost of the objective,
+      `rundir.Digest` of the metrics up to that step).
   """
-  for step, (state, value, lines) in states.items():
+  for step, (state, cost, lines) in states.items():
     _writer().save(
       rundir.absolute(folder) / str(step),
       args=ocp.args.Composite(
         default=ocp.args.StandardSave(state),
-        metrics=ocp.args.JsonSave(facts(step, value, state, [lines])),
+        metrics=ocp.args.JsonSave(facts(step, cost, state, [lines])),
       ),
       force=True,
     )
@@ -197,10 +197,10 @@ def _named(tree):
   }
 
 
-def facts(step, value, state, lines):
+def facts(step, cost, state, lines):
   """The facts stored with a state; orbax calls them the metrics of a step."""
   # orbax would compare NaN wrongly, and delete the best checkpoint.
-  worst = float(value) if math.isfinite(value) else math.inf
+  worst = float(cost) if math.isfinite(cost) else math.inf
   facts = {
     "objective": worst,
     "step": int(step),

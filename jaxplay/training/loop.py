@@ -136,8 +136,8 @@ class Loop:
     self._progress, self._tracer = progress, tracer or host.Tracer()
     self._total = config.max_train_steps
     self._live = np.array([not record.has_ended() for record in records])
-    # Finite objectives of each trial, ascending.
-    self._values: list[list[float]] = [[] for _ in records]
+    # Finite costs of each trial, ascending.
+    self._costs: list[list[float]] = [[] for _ in records]
 
   def train(self) -> bool:
     """Trains from the newest checkpoint to the end.
@@ -217,7 +217,7 @@ class Loop:
     def resume(i):
       self._live[i] = True
       self._records[i].resume(start, complete[start][i])
-      self._values[i] = sorted(self._records[i].values())
+      self._costs[i] = sorted(self._records[i].costs())
 
     each(resume, complete[start])
     self._progress({i: {} for i in complete[start]})
@@ -301,10 +301,10 @@ class Loop:
         of_sample = _at(predictions, i)
         record.write_predictions(at, trials.sample, of_sample, of_trial[""])
       lines[i] |= record.evaluation(of_trial)
-      value = lines[i][self._config.objective]
-      if np.isfinite(value):
-        ranks[i] = bisect.bisect_right(self._values[i], value)
-        self._values[i].insert(ranks[i], value)
+      cost = record.cost(lines[i])
+      if np.isfinite(cost):
+        ranks[i] = bisect.bisect_right(self._costs[i], cost)
+        self._costs[i].insert(ranks[i], cost)
 
     each(note, lines)
     return trials.keep(states, ranks)
@@ -312,14 +312,14 @@ class Loop:
   def _save(self, at, states):
     # All lines up to the step of a checkpoint must be on disk before it.
     each(lambda i: self._records[i].sync(), self._alive())
-    # The value decides which checkpoints of a run are kept as the best; for a
+    # The cost decides which checkpoints of a run are kept as the best; for a
     # population it is not used.
     newest = self._records[0].lines[-1:]
-    value = math.nan
+    cost = math.nan
     if newest and newest[0]["step"] == at:
-      value = newest[0].get(self._config.objective, math.nan)
+      cost = self._records[0].cost(newest[0])
     digests = [record.digest for record in self._records]
-    self._checkpoints.save(at, self._trials.saved(states), value, digests)
+    self._checkpoints.save(at, self._trials.saved(states), cost, digests)
 
   def _preempted(self, at, states, in_flight, clock):
     while in_flight:

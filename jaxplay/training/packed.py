@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.training import checkpoint_files as files
 
@@ -165,9 +166,10 @@ def _read(folder, step, num, like):
 def _of_trial(run, step, lines, tree, is_newest):
   """The states of one trial in a checkpoint, for `files.write`."""
   objective, made = run.objective(), run.status().get("step", 0)
+  metric = config_lib.metric.of_config(run.config() or {})
   states = {}
   if is_newest:
-    best = rundir.best_lines(lines, objective)
+    best = rundir.best_lines(lines, objective, metric.maximized)
     for line, state in zip(best, tree["best"], strict=False):
       states[line["step"]] = state
   if step <= made:  # Else it had diverged.
@@ -176,7 +178,7 @@ def _of_trial(run, step, lines, tree, is_newest):
   return {
     at: (
       state,
-      np.nan if of_step.get(at) is None else of_step[at],
+      np.nan if of_step.get(at) is None else metric.cost(of_step[at]),
       rundir.Digest(x for x in lines if x["step"] <= at).as_json(),
     )
     for at, state in states.items()

@@ -4,6 +4,7 @@ Every host keeps the record, host 0 writes it (M1).
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import ml_collections
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import rundir, writers
 from jaxplay.training import metrics
 
@@ -38,6 +40,7 @@ class Record:
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
     self.run, self._config = run, config
+    self.metric = config_lib.metric.of_config(config)  # of the objective
     self.status = status.get("status", "")
     self.content = status  # of status.json
     self.writes = jax.process_index() == 0
@@ -93,8 +96,13 @@ class Record:
       self.run.write_packed(None)  # The checkpoints are made again.
       self.run.rewind_metrics(step, lines)
     self.step = step
-    self.best = rundir.best_line(self.lines, self._config.objective)
+    self.best = self.best_line(self.lines)
     self.write_status("running")
+
+  def best_line(self, lines: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """As `rundir.best_line`, by the objective of the run."""
+    maximized = self.metric.maximized
+    return rundir.best_line(lines, self._config.objective, maximized)
 
   def complete(self) -> None:
     """Ensures, at the end, that exactly these lines are on disk."""
@@ -110,10 +118,11 @@ class Record:
     self.lines.append(line)
     self._digest.append(line)
     self.step = line["step"]
-    self.best = self.best or rundir.best_line([line], self._config.objective)
-    value = line.get(self._config.objective)
-    if value is not None and self.best and value < self.best["value"]:
-      self.best |= {"step": line["step"], "value": value}
+    self.best = self.best or self.best_line([line])
+    value, cost = line.get(self._config.objective), self.metric.cost
+    if value is not None and self.best:
+      if cost(value) < cost(self.best["value"]):
+        self.best |= {"step": line["step"], "value": value}
     if self.writes:
       self.run.append_metrics([line])
     self._writers.follow(self.lines)
@@ -166,10 +175,14 @@ class Record:
         class_count=sums["class_count"],
       )
 
-  def values(self) -> list[float]:
-    """The finite objectives so far, in the order of their steps."""
-    logged = (line.get(self._config.objective) for line in self.lines)
-    return [v for v in logged if v is not None and np.isfinite(v)]
+  def cost(self, line: Mapping[str, Any]) -> float:
+    """The cost of a line's objective, less is better; NaN: it has none."""
+    value = line.get(self._config.objective)
+    return math.nan if value is None else self.metric.cost(value)
+
+  def costs(self) -> list[float]:
+    """The finite costs so far, in the order of their steps."""
+    return [c for c in map(self.cost, self.lines) if math.isfinite(c)]
 
   def infeasible(
     self, tally: Mapping[str, np.ndarray], step: int, reason: str

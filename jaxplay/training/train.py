@@ -270,7 +270,7 @@ class _Run:
     while True:
       kept = self._checkpoints.steps()
       lines = [line for line in records[0].lines if line["step"] in kept]
-      best = rundir.best_line(lines, self._config.objective)
+      best = records[0].best_line(lines)
       if best is None and records[0].best is not None:
         raise jaxplay.StorageError(
           f"all candidates for the best checkpoint in"

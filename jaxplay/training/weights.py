@@ -407,7 +407,9 @@ def _chosen(run, at, steps):
   """The step to load, one of `steps`."""
   if at is None:
     lines = [line for line in run.metrics() if line["step"] in steps]
-    best = rundir.best_line(lines, run.objective())
+    flat = config_lib.flatten(run.config() or {})
+    maximized = config_lib.metric.of_config(flat).maximized
+    best = rundir.best_line(lines, run.objective(), maximized)
     at = best and best["step"]
   if at not in steps:
     listed = ", ".join(map(str, sorted(steps))) or "none"

@@ -206,7 +206,7 @@ def test_equal_times_take_the_smaller_batch():
 def test_a_target_that_no_size_reaches():
   """B5: `unknown`, and no settings."""
   missed = [
-    dataclasses.replace(tuned, rates=(), least=0.2) for tuned in _reached()
+    dataclasses.replace(tuned, rates=(), closest=0.2) for tuned in _reached()
   ]
   result = _result(_speeds(), target=_TARGET, reached=missed)
   assert ("steps_to_target", "unknown") in _checks(result)

@@ -1,11 +1,15 @@
 """From one round to the next: schedules, numbers of steps, and transfer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay.playbook.rounds import decide as rounds
+from jaxplay.playbook.rounds import run
+from tests.analysis import by_hand
 
 
 def _flat(**changes):
@@ -103,3 +107,31 @@ def test_a_best_value_that_moves(at, verdict):
   """F5: by more than a quarter of the first round's range."""
   found = rounds.moved("hparams.learning_rate", (0.5, at), (0.1, 0.2))
   assert found.verdict == verdict
+
+
+def test_conclusions_of_a_round_by_a_maximized_metric():
+  """F5: the order of trials is kept or lost as by the mirrored metric."""
+  first = np.arange(16) / 64
+  for again, expected in ((first, "ok"), (first[::-1], "warn")):
+    verdicts = []
+    for sign, objective in ((1, "valid/error_rate"), (-1, "valid/accuracy")):
+      rounds_of_both = [
+        _by_metric(by_hand.line(values), sign, objective)
+        for values in (first, again)
+      ]
+      found = run._recheck(*rounds_of_both, (100, 400))
+      verdicts.append([(f.check, f.verdict, f.evidence) for f in found])
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0][0][1] == expected
+
+
+def _by_metric(results, sign, objective):
+  """The study by the error rate, or by the accuracy."""
+  trials = [
+    dataclasses.replace(
+      trial, curves={objective: (steps, values if sign > 0 else 1 - values)}
+    )
+    for trial in results.trials
+    for steps, values in [trial.curves["valid/error_rate"]]
+  ]
+  return dataclasses.replace(results, trials=trials, objective=objective)

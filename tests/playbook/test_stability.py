@@ -64,6 +64,33 @@ def test_instability_above_the_best_rate_is_worth_fixing():
   assert sweep.worth_fixing is False and finding.verdict == "ok"
 
 
+def test_a_sweep_of_a_maximized_metric():
+  """I2: the best rate has the largest accuracy; values stay values."""
+  accuracy = config_lib.metric.of("valid/accuracy")
+  found = []
+  for metric, values in (
+    (config_lib.metric.of("valid/error_rate"), (0.5, 0.125, 0.25)),
+    (accuracy, (0.5, 0.875, 0.75)),
+  ):
+    kinds = ("", "", "rises")
+    runs = [
+      _run(rate, kind, value, metric=metric)
+      for rate, kind, value in zip((0.01, 0.1, 1), kinds, values, strict=True)
+    ]
+    sweep, finding = stability.judge(runs, metric.name)
+    none = stability.Fix("none", {}, runs)
+    better = [_run(1, "", values[1], metric=metric)]
+    fix = stability.Fix("clipping", {}, better)
+    worse = stability.Fix(
+      "clipping", {}, [_run(1, "", values[0], metric=metric)]
+    )
+    chosen = [stability.decide([none, f], 1)[0].name for f in (fix, worse)]
+    assert finding.evidence["best_value"] == values[1]
+    assert none.mean == values[1] and none.cost == 0.125
+    found.append((sweep.best, sweep.worth_fixing, finding.verdict, chosen))
+  assert found[0] == found[1] == (0.1, True, "warn", ["clipping", "none"])
+
+
 def test_inconclusive_sweeps():
   """I2: no trial above the best rate, or no result at all: `unknown`."""
   top = [_run(0.1, value=0.3), _run(1)]

@@ -18,7 +18,7 @@ def _trials(times, infeasible=()):
       rate=10.0 ** (i - 2),
       status="infeasible" if i in infeasible else "completed",
       steps=time,
-      least=0.0 if time else 0.2 + i,
+      best=0.0 if time else 0.2 + i,
     )
     for i, time in enumerate(times)
   ]
@@ -88,7 +88,66 @@ def test_invalid_targets(text):
     steps.Target.parse(text)
 
 
-def test_parsing_a_target():
-  """F2: `parse` is the inverse of `str`."""
-  target = steps.Target("valid/loss", 0.125)
-  assert steps.Target.parse(str(target)) == target
+_SCORE = (("metric", "score.py:Score", "score", True, None),)
+
+
+@pytest.mark.parametrize(
+  "target, text",
+  [
+    (steps.Target("valid/loss", 0.125), "valid/loss<=0.125"),
+    (steps.Target("valid/accuracy", 0.875), "valid/accuracy>=0.875"),
+    (steps.Target("valid/score", -2.0, _SCORE), "valid/score>=-2"),
+  ],
+)
+def test_parsing_a_target(target, text):
+  """F2: `parse` is the inverse of `str`, in either direction."""
+  assert str(target) == text
+  assert steps.Target.parse(text, target.declared) == target
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("valid/accuracy<=0.9", "valid/accuracy>=0.9"),
+    ("valid/loss>=0.5", "valid/loss<=0.5"),
+  ],
+)
+def test_a_target_in_the_wrong_direction(text, expected):
+  """Errors: the sentence has the target that is possible."""
+  with pytest.raises(jaxplay.UserError, match=expected):
+    steps.Target.parse(text)
+
+
+def test_a_target_that_no_accuracy_can_reach():
+  """Errors: a share is at most 1."""
+  with pytest.raises(jaxplay.UserError, match="METRIC>=X"):
+    steps.Target.parse("valid/accuracy>=1.5")
+
+
+def test_reaching_a_target_of_a_maximized_metric():
+  """F2: as the mirrored error rate reaches the mirrored target."""
+  errors = np.array([0.5, 0.0, 0.125, math.nan, 0.125, 0.0, 0.0, 0.0])
+  at = np.arange(10, 90, 10)
+  for window in (0, 10, 30):
+    found = [
+      target.reached({target.metric: (at, values)}, window)
+      for target, values in (
+        (steps.Target("train/error_rate", 0.0625), errors),
+        (steps.Target("train/accuracy", 0.9375), 1 - errors),
+        (steps.Target("train/score", -0.0625, _SCORE), -errors),
+      )
+    ]
+    assert found[0] is not None and len(set(found)) == 1
+  assert steps.Target("train/accuracy", 0.9).cost(math.nan) == math.inf
+
+
+def test_the_closest_trial_of_a_maximized_metric():
+  """F2: no trial reaches the accuracy; the largest one is named."""
+  target = steps.Target("train/accuracy", 1.0)
+  trials = [
+    steps.SweepTrial(rate, "completed", None, value)
+    for rate, value in ((0.01, 0.5), (0.1, 0.75), (1.0, math.nan))
+  ]
+  number, (finding,) = steps.initial(trials, target, 1000)
+  assert number is None and finding.evidence["largest"] == 0.75
+  assert finding.evidence["at_rate"] == 0.1

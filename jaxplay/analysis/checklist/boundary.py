@@ -47,7 +47,7 @@ def edges(
   The rule is that of `search_space_boundary`.
   """
   units = trials_lib.units(parameter, results.column(parameter.label))
-  values = np.where(np.isnan(units), np.nan, results.values)
+  values = np.where(np.isnan(units), np.nan, results.costs)
   groups = [
     (name, indices)
     for name, indices in trials_lib.groups(

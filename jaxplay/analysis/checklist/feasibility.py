@@ -67,7 +67,7 @@ def infeasible_share(results: results_lib.Results) -> finding.Finding:
 
 
 def _at_chance(results):
-  if not results.objective.endswith("error_rate"):
+  if not results.metric.is_share:
     return np.zeros(len(results.trials), bool)
   limits = np.array(
     [
@@ -77,7 +77,7 @@ def _at_chance(results):
       for t in results.trials
     ]
   )
-  return results.values >= limits  # False where either is NaN.
+  return results.costs >= limits  # False where either is NaN.
 
 
 def _region(results, ended, bad):

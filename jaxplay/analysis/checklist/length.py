@@ -129,7 +129,7 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
 def _is_compute_bound(trial, objective):
   """Whether a trial is compute-bound; None: its curves are too short."""
   for metric in (objective, "train/loss"):
-    _, values = trial.curves.get(metric, (None, np.zeros(0)))
+    _, values = trial.costs(metric)
     values = values[np.isfinite(values)]
     if len(values) < 10:
       return None

@@ -25,7 +25,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   tolerance = between.tolerance
   groups: list[dict[str, Any]] = []
   for name, indices in trials_lib.groups(results, slices=False).items():
-    values = np.where(results.infeasible, np.inf, results.values)[indices]
+    values = np.where(results.infeasible, np.inf, results.costs)[indices]
     values = values[results.ended[indices]]
     has = len(values) if np.isfinite(values).any() else 0
     if has < shared.FEWEST_IN_GROUP:
@@ -109,9 +109,9 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
   index = max(reruns, key=lambda i: len(reruns[i]))
   mean = float(reruns[index].mean())
   between = trials_lib.noise(results)
-  finite = results.space_filling.values
+  finite = results.space_filling.costs
   finite = finite[np.isfinite(finite)]
-  same = int((finite <= mean + between.tolerance).sum())
+  same = int((finite <= results.metric.cost(mean) + between.tolerance).sum())
   blurred = same > 0.75 * len(finite) and len(finite) > 2
   return finding.Finding(
     "retrain_variance",

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay import finding, rundir
 from jaxplay.analysis import results
 from jaxplay.analysis.curves import findings
@@ -87,7 +88,7 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
 
   Args:
     trial: The run.
-    objective: The logged metric to check, less is better.
+    objective: The logged metric to check.
   """
 
   def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +98,8 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   loss_steps, loss = curve("train/loss")
   _, norms = curve("train/grad_norm_max")
   _, rates = curve("learning_rate")
-  num_examples = trial.num_valid if objective.endswith("error_rate") else 0
+  metric = config_lib.metric.of(objective, trial.declared)
+  num_examples = trial.num_valid if metric.is_share else 0
   # The loss is not quantized, so it shows a period that an error rate hides.
   smooth = objective.partition("/")[0] + "/loss"
   if smooth not in trial.curves:
@@ -115,16 +117,16 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   ]
   if diverged_at is None:
     checks += [
-      overfitting(steps, values, num_examples),
-      late_variance(steps, values, num_examples, rates),
+      overfitting(steps, values, num_examples, metric),
+      late_variance(steps, values, num_examples, rates, metric),
     ]
   else:
     names = ("overfitting", "late_variance")
     checks += [findings.after_divergence(name) for name in names]
   if trial.status == "completed":
     checks += [
-      still_improving(steps, values, num_examples, rates),
-      saturated_early(steps, values, loss),
+      still_improving(steps, values, num_examples, rates, metric),
+      saturated_early(steps, values, loss, metric),
     ]
   else:
     names = ("still_improving", "saturated_early")
@@ -137,7 +139,7 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   return finding.Findings(
     [
       *checks,
-      periodic_validation(*curve(smooth)),
+      periodic_validation(*trial.costs(smooth)),
       early_instability(*losses),
       mid_training_instability(*losses),
       aggressive_clipping(*curve("train/clipped"), curve("train/grad_norm")[1]),

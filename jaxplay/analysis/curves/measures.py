@@ -3,9 +3,9 @@
 *Noise* is the standard deviation of an evaluation around a smooth curve,
 estimated from second differences, so a trend does not count as noise.
 
-*Resolution* is the standard error of an error rate on the validation set,
-sqrt(p (1 - p) / n). Runs are evaluated on the same examples, so it is
-conservative: smaller differences are not reported, whatever the noise.
+*Resolution* is the standard error of a share on the validation set, such as an
+error rate, sqrt(p (1 - p) / n). Runs are evaluated on the same examples, so it
+is conservative: smaller differences are not reported, whatever the noise.
 
 *Level* is the mean over a window of consecutive evaluations.
 """

@@ -4,8 +4,12 @@ import math
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay import finding
 from jaxplay.analysis.curves import findings, measures
+
+# Of an objective of which nothing is known.
+_MINIMIZED = config_lib.metric.Metric("")
 
 
 def better_than_chance(
@@ -26,7 +30,7 @@ def better_than_chance(
   check, subject = "better_than_chance", "valid/error_rate"
   source = "Playbook, choosing the initial configuration"
   if error_rate is None or chance is None or not num_examples:
-    advice = "The run has no finite validation error rate; evaluate it once."
+    advice = "The run has no finite validation error rate, which this requires."
     return findings.make(check, "unknown", {}, advice, source, subject)
   error = measures.resolution(chance, num_examples)
   below = chance - error_rate
@@ -58,45 +62,53 @@ def better_than_chance(
 
 
 def overfitting(
-  steps: np.ndarray, values: np.ndarray, num_examples: int = 0
+  steps: np.ndarray,
+  values: np.ndarray,
+  num_examples: int = 0,
+  metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
-  """Check whether the validation objective rises again.
+  """Check whether the validation objective becomes worse again.
 
-  The rule: `warn` if the level of the last fifth is above the lowest level of
-  any such window by more than 10%, 5 standard errors of the noise, and the
-  resolution. Needs 10 evaluations.
+  The rule, for an objective that is minimized: `warn` if the level of the last
+  fifth is above the lowest level of any such window by more than 10%, 5
+  standard errors of the noise, and the resolution. Needs 10 evaluations. One
+  that is maximized is judged by its cost, see `config.metric`, here and in the
+  other checks of the objective.
 
   Args:
     steps: [evaluations], updates.
     values: [evaluations], the objective; non-finite values are left out.
-    num_examples: Validation examples if the objective is an error rate, else 0.
+    num_examples: Validation examples if the objective is a share, else 0.
+    metric: Of the objective.
   """
-  steps, values = measures.finite(steps, values)
-  if len(values) < 10:
-    return findings.too_short("overfitting", len(values), 10)
-  width = max(3, len(values) // 5)
-  levels = measures.levels(values, width)
+  steps, costs = measures.finite(steps, metric.cost(values))
+  if len(costs) < 10:
+    return findings.too_short("overfitting", len(costs), 10)
+  width = max(3, len(costs) // 5)
+  levels = measures.levels(costs, width)
   at = int(np.argmin(levels))
   low, end = levels[at], levels[-1]
-  noise = measures.noise(values[len(values) // 5 :])
+  noise = measures.noise(costs[len(costs) // 5 :])
   error = noise * math.sqrt(2 / width)
   resolution = measures.resolution(low, num_examples)
   rises = end - low > max(0.1 * abs(low), 5 * error, resolution)
   until = int(steps[at + width - 1])
+  best, last = metric.value(low), metric.value(end)
+  name = metric.either("lowest", "highest")
   return findings.make(
     "overfitting",
     "warn" if rises else "ok",
-    dict(
-      lowest_level=low,
-      lowest_until_step=until,
-      final_level=end,
-      standard_error=error,
-      resolution=resolution,
-    ),
-    f"The validation objective rises from {low:.4g} at step {until:,} to"
-    f" {end:.4g} at the end. Add regularization, or tune the existing one"
-    " (weight decay, dropout, label smoothing, augmentation), before comparing"
-    " this trial with others.",
+    {
+      f"{name}_level": best,
+      f"{name}_until_step": until,
+      "final_level": last,
+      "standard_error": error,
+      "resolution": resolution,
+    },
+    f"The validation objective {metric.either('rises', 'falls')} from"
+    f" {best:.4g} at step {until:,} to {last:.4g} at the end. Add"
+    " regularization, or tune the existing one (weight decay, dropout, label"
+    " smoothing, augmentation), before comparing this trial with others.",
   )
 
 
@@ -105,6 +117,7 @@ def late_variance(
   values: np.ndarray,
   num_examples: int = 0,
   learning_rates: np.ndarray | None = None,
+  metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
   """Check whether the objective jumps between evaluations late in training.
 
@@ -115,13 +128,14 @@ def late_variance(
   Args:
     steps: [evaluations], updates.
     values: [evaluations], the objective.
-    num_examples: Validation examples if the objective is an error rate, else 0.
+    num_examples: Validation examples if the objective is a share, else 0.
     learning_rates: As logged, to choose the advice; None: not logged.
+    metric: Of the objective.
   """
-  steps, values = measures.finite(steps, values)
-  if len(values) < 15:
-    return findings.too_short("late_variance", len(values), 15)
-  late = values[-(len(values) // 3) :]
+  steps, costs = measures.finite(steps, metric.cost(values))
+  if len(costs) < 15:
+    return findings.too_short("late_variance", len(costs), 15)
+  late = costs[-(len(costs) // 3) :]
   residuals = measures.residuals(late, 2)
   deviation = math.sqrt(residuals @ residuals / (len(late) - 2))
   level = float(late.mean())
@@ -136,13 +150,14 @@ def late_variance(
     "warn" if varies else "ok",
     dict(
       standard_deviation=deviation,
-      level=level,
+      level=metric.value(level),
       resolution=resolution,
       final_learning_rate_share=share,
     ),
     "Over the last third of the evaluations the objective has a standard"
-    f" deviation of {deviation:.2g} around {level:.3g}, so its best value is"
-    f" partly luck. To reduce it, {remedy}, or use more validation data.",
+    f" deviation of {deviation:.2g} around {metric.value(level):.3g}, so its"
+    f" best value is partly luck. To reduce it, {remedy}, or use more"
+    " validation data.",
   )
 
 
@@ -151,8 +166,9 @@ def still_improving(
   values: np.ndarray,
   num_examples: int = 0,
   learning_rates: np.ndarray | None = None,
+  metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
-  """Check whether the objective is still falling when training ends.
+  """Check whether the objective still improves when training ends.
 
   The rule: the level of the last fifth lies below that of the fifth before by
   more than 4%, 4 standard errors of the noise, and the resolution. Then
@@ -162,15 +178,16 @@ def still_improving(
   Args:
     steps: [evaluations], updates.
     values: [evaluations], the objective.
-    num_examples: Validation examples if the objective is an error rate, else 0.
+    num_examples: Validation examples if the objective is a share, else 0.
     learning_rates: As logged, to detect a decay; None: not logged.
+    metric: Of the objective.
   """
   check = "still_improving"
-  steps, values = measures.finite(steps, values)
-  if len(values) < 10:
-    return findings.too_short(check, len(values), 10)
-  gain, error = measures.last_gain(values)
-  level = float(values[-(len(values) // 5) :].mean())
+  steps, costs = measures.finite(steps, metric.cost(values))
+  if len(costs) < 10:
+    return findings.too_short(check, len(costs), 10)
+  gain, error = measures.last_gain(costs)
+  level = float(costs[-(len(costs) // 5) :].mean())
   resolution = measures.resolution(level, num_examples)
   share = measures.final_rate(learning_rates)
   improved = f"The objective improved by {gain:.2g} over the last fifth of the"
@@ -190,7 +207,7 @@ def still_improving(
     )
   evidence = dict(
     gain_of_last_fifth=gain,
-    level=level,
+    level=metric.value(level),
     standard_error=error,
     resolution=resolution,
     final_learning_rate_share=share,
@@ -199,7 +216,10 @@ def still_improving(
 
 
 def saturated_early(
-  steps: np.ndarray, values: np.ndarray, loss: np.ndarray
+  steps: np.ndarray,
+  values: np.ndarray,
+  loss: np.ndarray,
+  metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
   """Check whether training and validation saturated long before the end.
 
@@ -212,10 +232,11 @@ def saturated_early(
     steps: [evaluations], updates.
     values: [evaluations], the objective.
     loss: [lines], the training loss at equal intervals over the same steps.
+    metric: Of the objective.
   """
-  steps, values = measures.finite(steps, values)
+  steps, costs = measures.finite(steps, metric.cost(values))
   loss = loss[np.isfinite(loss)]
-  has = min(len(values), len(loss))
+  has = min(len(costs), len(loss))
   if has < 20:
     return findings.too_short("saturated_early", has, 20)
 
@@ -223,7 +244,7 @@ def saturated_early(
     late = curve[int(0.4 * len(curve)) :]
     return late[: len(late) // 2], late[len(late) // 2 :]
 
-  middle, last = halves(values)
+  middle, last = halves(costs)
   gain, level = float(middle.mean() - last.mean()), float(last.mean())
   noise = measures.noise(np.concatenate([middle, last]))
   error = noise * math.sqrt(1 / len(middle) + 1 / len(last))
@@ -232,19 +253,23 @@ def saturated_early(
   fall = float(loss[0] - loss_last.mean())
   flat = gain <= 0.02 * abs(level) and gain + 2 * error < 0.05 * abs(level)
   since = int(steps[int(0.4 * len(steps))])
+  reached = metric.value(level)
+  of = f"{reached:.3g}"
+  if metric.most is not None:
+    of = f"{level:.3g}, the distance of {of} from {metric.most:g}"
   return findings.make(
     "saturated_early",
     "warn" if flat and loss_gain < 0.01 * fall else "ok",
     dict(
       objective_gain=gain,
-      objective_level=level,
+      objective_level=reached,
       standard_error=error,
       training_loss_gain=loss_gain,
       training_loss_fall=fall,
       since_step=since,
     ),
     f"After step {since:,} the objective improves by only {gain:.2g} of"
-    f" {level:.3g}, and the training loss hardly falls. Decrease"
+    f" {of}, and the training loss hardly falls. Decrease"
     " max_train_steps, and run more trials instead.",
   )
 
@@ -264,7 +289,7 @@ def periodic_validation(
 
   Args:
     steps: [evaluations], updates.
-    values: [evaluations], a validation metric.
+    values: [evaluations], a validation metric, or its costs.
   """
   check = "periodic_validation"
   steps, values = measures.finite(steps, values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import finding, formats, rundir
 from jaxplay.study import space as space_lib
 
@@ -45,6 +46,7 @@ class Trial:
       so that it is no random sample of the space.
     different: Config key -> (value in study.json, value that was trained), for
       values that differ.
+    declared: `config.declared`, for the direction of metrics.
   """
 
   index: int
@@ -62,15 +64,21 @@ class Trial:
   different: Mapping[str, tuple[Any, Any]] = dataclasses.field(
     default_factory=dict
   )
+  declared: Sequence[Sequence[Any]] = ()
+
+  def costs(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """A curve as (steps, costs): less is better, see `config.metric`."""
+    steps, values = self.curves.get(metric, _NO_CURVE)
+    return steps, config_lib.metric.of(metric, self.declared).cost(values)
 
   def best(self, metric: str) -> tuple[float, int]:
-    """The least finite value and its first step; (NaN, -1): none."""
-    steps, values = self.curves.get(metric, _NO_CURVE)
-    finite = np.isfinite(values)
+    """The best finite value and its first step; (NaN, -1): none."""
+    steps, costs = self.costs(metric)
+    finite = np.isfinite(costs)
     if not finite.any():
       return math.nan, -1
-    at = int(np.argmin(np.where(finite, values, np.inf)))
-    return float(values[at]), int(steps[at])
+    at = int(np.argmin(np.where(finite, costs, np.inf)))
+    return float(self.curves[metric][1][at]), int(steps[at])
 
   def final(self, metric: str) -> tuple[float, int]:
     """The last value and its step; (NaN, -1): none."""
@@ -84,11 +92,14 @@ class Trial:
 class Results:
   """The trials of a study under one objective.
 
+  Values are for people and files; analyses minimize, and so compute with costs,
+  see `config.metric`.
+
   Attributes:
     path: The study directory.
     study: study.json.
     space: What was varied.
-    objective: Metric to minimize, such as "valid/error_rate".
+    objective: Metric that ranks trials, such as "valid/error_rate".
     select: "best" (at the best checkpoint) or "final" (at the last step).
     trials: By index, pending ones included.
     reruns: Index of a trial -> its reruns with other seeds.
@@ -105,6 +116,16 @@ class Results:
     default_factory=dict
   )
   strays: Sequence[str] = ()
+
+  @functools.cached_property
+  def metric(self) -> config_lib.metric.Metric:
+    """Direction and kind of the objective."""
+    return config_lib.metric.of(self.objective, self.declared)
+
+  @property
+  def declared(self) -> Sequence[Sequence[Any]]:
+    """`config.declared` of the base config, for the direction of metrics."""
+    return self.study.get("config", {}).get("declared") or ()
 
   def value(self, trial: Trial) -> float:
     """The objective of a trial; NaN unless it is completed.
@@ -126,10 +147,19 @@ class Results:
     """The objective of each trial, float64 [trials]; NaN as in `value`."""
     return np.array([self.value(trial) for trial in self.trials])
 
+  def cost(self, trial: Trial) -> float:
+    """The cost of a trial's value, less is better; NaN as in `value`."""
+    return self.metric.cost(self.value(trial))
+
+  @functools.cached_property
+  def costs(self) -> np.ndarray:
+    """The cost of each trial, float64 [trials]; NaN as in `value`."""
+    return self.metric.cost(self.values)
+
   @functools.cached_property
   def ranked(self) -> list[Trial]:
     """Trials that have a value, best first; of equals the earlier index."""
-    order = np.argsort(self.values, kind="stable")
+    order = np.argsort(self.costs, kind="stable")
     return [self.trials[i] for i in order if np.isfinite(self.values[i])]
 
   @functools.cached_property
@@ -186,7 +216,7 @@ class Results:
         LABEL: Each hyperparameter: int64, float64 (NaN: not in this trial) or
           object (None: not in this trial).
         objective: float64; NaN unless completed.
-        best_step: int64, step of the least value of the objective; -1: none.
+        best_step: int64, step of the best value of the objective; -1: none.
         step: int64, updates made.
         max_train_steps: int64, updates planned.
         seed: int64.

@@ -58,7 +58,7 @@ class StepsToTarget:
     every: Steps between evaluations, the resolution of steps.
     lowest: The lowest learning rate of the sweep.
     highest: The highest learning rate of the sweep.
-    least: Best value of the metric; NaN: none.
+    closest: Best value of the metric; NaN: none.
   """
 
   batch_size: int
@@ -67,7 +67,7 @@ class StepsToTarget:
   every: int
   lowest: float = 0.0
   highest: float = math.inf
-  least: float = math.nan
+  closest: float = math.nan
 
   @property
   def means(self) -> tuple[float, ...]:
@@ -309,6 +309,7 @@ def findings(
     chosen: Decisions on the sizes that reached it; None: no size did.
   """
   rows = []
+  least = target.kind.either("least", "largest")
 
   def add(
     check: str,
@@ -323,13 +324,11 @@ def findings(
     )
 
   if chosen is None:
-    closest = min(
-      all_sizes, key=lambda o: o.least if math.isfinite(o.least) else math.inf
-    )
+    closest = min(all_sizes, key=lambda tuned: target.cost(tuned.closest))
     evidence = {
       "batch_sizes": [tuned.batch_size for tuned in all_sizes],
       "budgets": [tuned.budget for tuned in all_sizes],
-      "least": closest.least,
+      least: closest.closest,
     }
     more = 4 * max(tuned.budget for tuned in all_sizes)
     add(
@@ -338,9 +337,8 @@ def findings(
       str(target),
       evidence,
       f"No batch size reaches {target} with most of its seeds; the closest"
-      f" value is {closest.least:.3g}, at batch size {closest.batch_size}. Use"
-      " more"
-      f" steps (--steps={more}), a looser --target, or a wider"
+      f" value is {closest.closest:.3g}, at batch size {closest.batch_size}."
+      f" Use more steps (--steps={more}), a looser --target, or a wider"
       " --learning_rates.",
     )
     return rows
@@ -389,7 +387,7 @@ def findings(
         subject,
         {
           "budget": tuned.budget,
-          "least": tuned.least,
+          least: tuned.closest,
           "reached": len(tuned.steps),
         },
         f"Most seeds of batch size {tuned.batch_size} do not reach {target}"

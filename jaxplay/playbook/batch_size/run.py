@@ -320,7 +320,7 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
     beyond = [rate for rate in wider if rate not in tried]
     trials += sweep(f"{name}_beyond", beyond)
   tried = [row[1] for row in trials]
-  values = [trial.best(target.metric)[0] for *_, trial in trials]
+  best = [trial.best(target.metric)[0] for *_, trial in trials]
   fastest = sorted(row[:3] + (row[3].index,) for row in trials)[:_RERUN]
   fastest = [row for row in fastest if math.isfinite(row[0][0])]
   reruns = {}
@@ -340,7 +340,7 @@ def _reach_at(runner, config, *, target, rates, seeds, budget):
     every,
     lowest=min(tried),
     highest=max(tried),
-    least=min((v for v in values if math.isfinite(v)), default=math.nan),
+    closest=min(best, key=target.cost, default=math.nan),
   )
 
 
@@ -354,10 +354,9 @@ def _steps(target, trial):
 def _rank(target, trial):
   """Returns a sort key: steps to the target, then the best value."""
   reached = _steps(target, trial)
-  best = trial.best(target.metric)[0]
   return (
     math.inf if reached is None else reached,
-    best if math.isfinite(best) else math.inf,
+    target.cost(trial.best(target.metric)[0]),
   )
 
 

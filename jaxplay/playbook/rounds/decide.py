@@ -116,8 +116,8 @@ def ranking(
   trials. A trial that diverges in the longer round ranks last.
 
   Args:
-    shorter: [trials], the objective in the shorter round; lower is better.
-    longer: [trials], the objective in the longer round; NaN: it diverged.
+    shorter: [trials], the cost in the shorter round, see `config.metric`.
+    longer: [trials], the cost in the longer round; NaN: it diverged.
     steps: Steps of both rounds.
   """
   short, long = np.array(shorter), np.array(longer)

@@ -172,9 +172,9 @@ def _recheck(shorter, longer, steps):
       f"no trial of {str(longer.path)!r} completed at {steps[1]:,} steps"
     )
   kept = _better_half(shorter)
-  values = [shorter.value(trial) for trial in kept]
-  again = [longer.value(trial) for trial in longer.trials[: len(kept)]]
-  findings = [decide.ranking(values, again, steps)]
+  costs = [shorter.cost(trial) for trial in kept]
+  again = [longer.cost(trial) for trial in longer.trials[: len(kept)]]
+  findings = [decide.ranking(costs, again, steps)]
   old, new = shorter.ranked[0], longer.ranked[0]
   for p in shorter.space.parameters:
     pair = (old.point.get(p.label), new.point.get(p.label))

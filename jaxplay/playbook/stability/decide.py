@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxplay import config as config_lib
 from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
 
@@ -34,6 +35,7 @@ class Run:
     norms: [lines], L2 norm of the gradient before clipping, at that step.
     clipped: Share of all updates that were clipped, in [0, 1].
     value: The objective of the run; NaN: it has none.
+    metric: Of the objective.
   """
 
   rate: float
@@ -43,6 +45,12 @@ class Run:
   norms: np.ndarray
   clipped: float = 0.0
   value: float = math.nan
+  metric: config_lib.metric.Metric = config_lib.metric.Metric("")
+
+  @property
+  def cost(self) -> float:
+    """What is minimized, see `config.metric`; NaN: it has no value."""
+    return self.metric.cost(self.value)
 
 
 def unstable(run: Run, until: int | None = None) -> str:
@@ -114,7 +122,7 @@ def judge(runs: Sequence[Run], objective: str) -> tuple[Sweep, finding.Finding]:
   runs = sorted(runs, key=lambda run: run.rate)
   kinds = {run.rate: unstable(run) for run in runs}
   valued = [run for run in runs if math.isfinite(run.value)]
-  best = min(valued, key=lambda run: run.value, default=None)
+  best = min(valued, key=lambda run: run.cost, default=None)
 
   def judged(verdict, advice, **evidence):
     return finding.Finding(
@@ -408,7 +416,7 @@ class Fix:
   def best(self) -> Run | None:
     """The run with the best objective."""
     valued = [run for run in self.runs if math.isfinite(run.value)]
-    return min(valued, key=lambda run: run.value, default=None)
+    return min(valued, key=lambda run: run.cost, default=None)
 
   def at(self, rate: float) -> Run | None:
     """Returns the run of a learning rate; None: it crashed or is missing."""
@@ -420,6 +428,11 @@ class Fix:
     if len(self.values):
       return float(self.values.mean())
     return self.best.value if self.best else math.nan
+
+  @property
+  def cost(self) -> float:
+    """What is minimized: the cost of `mean`."""
+    return self.best.metric.cost(self.mean) if self.best else math.nan
 
   @property
   def deviation(self) -> float:
@@ -453,10 +466,10 @@ def decide(
     )
 
   repaired = [fix for fix in fixes[1:] if repairs(fix)]
-  better = [fix for fix in repaired if fix.mean <= none.mean]
+  better = [fix for fix in repaired if fix.cost <= none.cost]
   chosen = none
   if better:
-    best = min(better, key=lambda fix: fix.mean)
+    best = min(better, key=lambda fix: fix.cost)
     slack = 2 * math.sqrt(
       sum(
         np.nan_to_num(f.deviation) ** 2 / max(len(f.values), 1)
@@ -464,8 +477,8 @@ def decide(
       )
     )
     chosen = min(
-      (fix for fix in better if fix.mean <= best.mean + slack),
-      key=lambda fix: (fix.extra_steps, fix.mean),
+      (fix for fix in better if fix.cost <= best.cost + slack),
+      key=lambda fix: (fix.extra_steps, fix.cost),
     )
   evidence = {
     fix.name: dict(

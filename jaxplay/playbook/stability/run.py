@@ -32,7 +32,7 @@ def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
     jaxplay.UserError: It logged too few norms, or the path is no run.
   """
   trial = results_lib.read_run(run.path)
-  found = _run(trial, 0.0, np.nan)
+  found = _run(trial, 0.0)
   logged = int(np.isfinite(found.norms).sum())
   if logged < 10:
     raise jaxplay.UserError(
@@ -78,7 +78,9 @@ def stability(
   swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
   runs = _runs(swept)
   sweep, finding = decide.judge(runs, objective)
-  findings, figures = [finding], [_sweep_figure(runs, objective, sweep)]
+  metric = config_lib.metric.of_config(config)
+  axis = result_lib.objective_axis(metric, objective)
+  findings, figures = [finding], [_sweep_figure(runs, axis, metric, sweep)]
   if sweep.best is not None:
     figures.append(_curves_figure(runs, sweep))
     if every_step:
@@ -128,7 +130,7 @@ def stability(
   chosen, finding = decide.decide(fixes, unstable_rate)
   findings.append(finding)
   figures += [
-    _fixes_figure(fixes, objective),
+    _fixes_figure(fixes, axis),
     _before_after(runs, fixes, unstable_rate),
     decide.norms_figure(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
@@ -148,19 +150,23 @@ def _prepended(config, length):
   return changes
 
 
-def _run(trial, rate, value):
-  """Returns the logged metrics of a trial."""
+def _run(trial, rate, results=None):
+  """Returns the logged metrics of a trial, with its objective in `results`."""
   empty = (np.zeros(0, np.int64), np.zeros(0))
   steps, loss = trial.curves.get("train/loss", empty)
   norms = trial.curves.get("train/grad_norm", empty)[1]
   share = curves.clipped_share(*trial.curves.get("train/clipped", empty)) or 0.0
-  return decide.Run(rate, trial.status, steps, loss, norms, share, value)
+  run = decide.Run(rate, trial.status, steps, loss, norms, share)
+  if results is None:
+    return run
+  value, metric = results.value(trial), results.metric
+  return dataclasses.replace(run, value=value, metric=metric)
 
 
 def _runs(results):
   """Returns the runs of a sweep that ended, sorted by learning rate."""
   return [
-    _run(trial, trial.point[_RATE], results.value(trial))
+    _run(trial, trial.point[_RATE], results)
     for trial in sorted(results.trials, key=lambda t: t.point[_RATE])
     if trial.status in ("completed", "infeasible")
   ]
@@ -246,7 +252,7 @@ def _warmup(runner, config, sweep, logged):
   )
   results = runner.study("warmup_ladder", study, config)
   runs = [
-    (trial.point[_WARMUP], _run(trial, trial.point[_RATE], np.nan))
+    (trial.point[_WARMUP], _run(trial, trial.point[_RATE]))
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
@@ -273,17 +279,17 @@ def _warmup(runner, config, sweep, logged):
 # Figures and the result.
 
 
-def _sweep_figure(runs, objective, sweep):
-  values = [run.value for run in runs if np.isfinite(run.value)]
-  top = max(values, default=1.0)
+def _sweep_figure(runs, axis, metric, sweep):
+  costs = [run.cost for run in runs if np.isfinite(run.value)]
+  worst = metric.value(max(costs, default=1.0))
   return result_lib.FigureData(
     "best value against the learning rate",
     result_lib.Axis("learning rate", log=True),
-    result_lib.Axis(objective, log=True, with_zero=True),
+    axis,
     points=[
       dict(
         x=run.rate,
-        y=run.value if np.isfinite(run.value) else top,
+        y=run.value if np.isfinite(run.value) else worst,
         series=sweep.kinds[run.rate] or "stable",
       )
       for run in runs
@@ -291,7 +297,7 @@ def _sweep_figure(runs, objective, sweep):
     rules={} if sweep.best is None else {"best": sweep.best},
     caption="An instability is worth fixing if the lowest unstable learning"
     " rate is just above the best one (Playbook, Figure 7a). Diverged runs have"
-    " no value, and are drawn at the top.",
+    f" no value, and are drawn at the {metric.either('top', 'bottom')}.",
   )
 
 
@@ -318,11 +324,11 @@ def _lines(runs, series):
   ]
 
 
-def _fixes_figure(fixes, objective):
+def _fixes_figure(fixes, axis):
   return result_lib.FigureData(
     "best value against the learning rate, with each fix",
     result_lib.Axis("learning rate", log=True),
-    result_lib.Axis(objective, log=True, with_zero=True),
+    axis,
     lines=_points(fixes),
     points=_points(fixes),
     caption="Each fix has its own sweep of the learning rate. Diverged runs are"

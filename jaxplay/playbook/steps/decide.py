@@ -32,38 +32,63 @@ TRAINED = ("train/loss", "train/error_rate")  # metrics of the training set
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """A target value of a metric: `METRIC<=X`.
+  """A target value of a metric: `METRIC<=X`, or `METRIC>=X` if more is better.
 
   Attributes:
     metric: A logged metric, such as "valid/error_rate".
-    most: The largest value that reaches the target.
+    limit: The worst value that reaches the target.
+    declared: `config.declared`, for the direction of the metric.
   """
 
   metric: str
-  most: float
+  limit: float
+  declared: Sequence[Sequence[Any]] = ()
 
   def __str__(self):
-    return f"{self.metric}<={self.most:g}"
+    return f"{self.metric}{self.kind.either('<=', '>=')}{self.limit:g}"
+
+  @property
+  def kind(self) -> config_lib.metric.Metric:
+    """Direction and kind of the metric."""
+    return config_lib.metric.of(self.metric, self.declared)
 
   @classmethod
-  def parse(cls, text: str) -> "Target":
-    """Parses a target such as "valid/error_rate<=0.05".
+  def parse(cls, text: str, declared: Sequence[Sequence[Any]] = ()) -> "Target":
+    """Parses "valid/error_rate<=0.05" or "valid/accuracy>=0.95".
+
+    Args:
+      text: The text.
+      declared: `config.declared`.
 
     Raises:
-      jaxplay.UserError: The text is no target.
+      jaxplay.UserError: The text is no target, or in the wrong direction.
     """
-    match = re.fullmatch(r"\s*([\w/.+-]+)\s*<=\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([\w/.+-]+)\s*([<>]=)\s*(\S+)\s*", text)
     try:
-      most = float(match[2]) if match else math.nan
+      limit = float(match[3]) if match else math.nan
     except ValueError:
-      most = math.nan
-    # Losses and error rates are not negative.
-    if match is None or not 0 <= most < math.inf:
+      limit = math.nan
+    target = cls(match[1] if match else "", limit, declared)
+    # Losses and error rates are not negative, and accuracies at most 1.
+    least = 0.0
+    if target.kind.maximized and target.kind.most is None:
+      least = -math.inf
+    if match is None or not least <= target.cost(limit) < math.inf:
       raise jaxplay.UserError(
-        f"expected a target METRIC<=X, such as 'valid/error_rate<=0.05' (in"
-        f" quotes), got {text!r}"
+        "expected a target METRIC<=X, such as 'valid/error_rate<=0.05', or"
+        " METRIC>=X, such as 'valid/accuracy>=0.95' (in quotes), got"
+        f" {text!r}"
       )
-    return cls(match[1], most)
+    if match[2] != target.kind.either("<=", ">="):
+      raise jaxplay.UserError(
+        f"expected '{target}' as target, since {match[1]} is"
+        f" {target.kind.either('minimized', 'maximized')}, got {text!r}"
+      )
+    return target
+
+  def cost(self, value: float) -> float:
+    """What is minimized, see `config.metric`; inf if it is not finite."""
+    return self.kind.cost(value) if math.isfinite(value) else math.inf
 
   def reached(
     self,
@@ -75,13 +100,14 @@ class Target:
     Args:
       curves: Metric -> (steps [n], values [n]).
       window_steps: The target is reached once all values of this number of
-        steps are at most `most`. A value of a training metric is a mean over
+        steps reach `limit`. A value of a training metric is a mean over
         some batches, so use an epoch for these.
     """
     steps, values = curves.get(self.metric, (np.zeros(0), np.zeros(0)))
-    since = before = 0  # steps of the last value above `most`, and of the last
+    most = self.cost(self.limit)
+    since = before = 0  # steps of the last value that misses, and of the last
     for step, value in zip(steps, values, strict=True):
-      if not value <= self.most:
+      if not self.cost(value) <= most:
         since = step
       elif step - min(since, before) >= window_steps:
         return int(step)
@@ -97,13 +123,13 @@ class SweepTrial:
     rate: The learning rate.
     status: "completed" or "infeasible".
     steps: Steps in which it fitted the training set; None: it did not fit.
-    least: Best value of the training metric; NaN: none.
+    best: Best value of the training metric; NaN: none.
   """
 
   rate: float
   status: str
   steps: int | None
-  least: float
+  best: float
 
 
 def initial(
@@ -143,20 +169,18 @@ def initial(
 
   fitted = [trial for trial in trials if trial.steps is not None]
   if not fitted:
-    closest = min(
-      trials, key=lambda t: t.least if math.isfinite(t.least) else math.inf
-    )
+    closest = min(trials, key=lambda trial: target.cost(trial.best))
     return None, [
       found(
         "unknown",
         f"No learning rate reaches {target} within {max_train_steps:,} steps;"
-        f" the closest value is {closest.least:.3g}, at {closest.rate:g}. Use"
+        f" the closest value is {closest.best:.3g}, at {closest.rate:g}. Use"
         f" more steps (--steps={4 * max_train_steps}) or a looser --fit. If the"
         " training loss still falls at any number of steps, the workload is"
         " compute-bound: train for as long as you can afford, and tune in"
         " rounds (plan rounds).",
-        least=closest.least,
         at_rate=closest.rate,
+        **{target.kind.either("least", "largest"): closest.best},
       )
     ]
   fastest = min(fitted, key=lambda trial: (trial.steps, trial.rate))
@@ -244,10 +268,11 @@ def as_result(
       for rate, (xs, ys) in sorted(curves.items())
       for x, y in zip(xs, ys, strict=True)
     ],
-    levels={str(target): target.most},
+    levels={str(target): target.limit},
     rules={} if steps is None else {f"{steps:,} steps": steps},
-    caption="The first curve that stays at or below the line for an epoch"
-    " determines the number of steps.",
+    caption="The first curve that stays at or"
+    f" {target.kind.either('below', 'above')} the line for an epoch determines"
+    " the number of steps.",
   )
 
   def series(trial):
@@ -270,7 +295,7 @@ def as_result(
     ],
     caption="The minimum is reliable if it is not at an edge of the range.",
   )
-  rows = [[t.rate, t.steps or "-", t.least, t.status] for t in trials]
+  rows = [[t.rate, t.steps or "-", t.best, t.status] for t in trials]
   return result_lib.ProcedureResult(
     summary=summary,
     settings={} if steps is None else config_lib.with_steps(flat, steps),
@@ -278,7 +303,11 @@ def as_result(
     tables=[
       result_lib.Table(
         "Sweep of constant learning rates",
-        ["learning rate", "steps to fit", f"least {target.metric}", "status"],
+        [
+          *("learning rate", "steps to fit"),
+          f"{target.kind.either('least', 'largest')} {target.metric}",
+          "status",
+        ],
         rows,
       )
     ],

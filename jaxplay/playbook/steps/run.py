@@ -73,7 +73,7 @@ def sweep(
       steps=target.reached(trial.curves, epoch)
       if trial.status == "completed"
       else None,
-      least=trial.best(target.metric)[0],
+      best=trial.best(target.metric)[0],
     )
     for trial in ended
   ]
@@ -134,8 +134,8 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
       result_lib.FigureData(
         "best step of each trial",
         result_lib.Axis("best step, share of all steps"),
-        result_lib.Axis(
-          f"{results.select} {results.objective}", log=True, with_zero=True
+        result_lib.objective_axis(
+          results.metric, f"{results.select} {results.objective}"
         ),
         points=[
           dict(x=float(x), y=y, series="trial")
