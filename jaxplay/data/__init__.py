@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxplay.data import images, order, sources
+from jaxplay.data import dataset, images, order, sources
 
-Dataset: TypeAlias = sources.Dataset
-Source: TypeAlias = sources.Source
+Dataset: TypeAlias = dataset.Dataset
+Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text

@@ -1,77 +1,30 @@
-"""Where examples come from: digits, made-up images, TFDS records, text.
-
-A source has a length and a size in memory, and fetches any examples by
-index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}, or
-{"tokens": [n, length + 1]}.
-"""
+"""Where examples come from: digits, made-up images, TFDS records, text."""
 
 import dataclasses
 import difflib
-import hashlib
 import importlib.resources
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 import jaxplay
+from jaxplay.data import dataset as dataset_lib
 from jaxplay.data import images, order, ranges, text
-
-# Number of records, evenly spread, that are read before a run begins: to
-# identify the set, and to check the labels.
-_SAMPLE = 256
-
-
-class Source(Protocol):
-  """Examples by index."""
-
-  @property
-  def num_examples(self) -> int: ...
-
-  @property
-  def nbytes(self) -> int:
-    """Size of all examples in memory."""
-
-  def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The examples at int `indices` [n]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """Three splits and what a model must know about their examples."""
-
-  splits: dict[str, Source]  # keys: train, valid, test
-  num_classes: int  # or number of different tokens
-  example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
-  pixel_max: int = 0  # Images: largest pixel value; the smallest is 0.
-  # Text: of each split, to turn a loss per token into bits per byte.
-  bytes_per_token: Mapping[str, float] | None = None
-  phases: tuple = ()  # Of a mixture; see `order.mixed_indices`.
-  facts: Mapping[str, Any] | None = None  # for the provenance
+from jaxplay.data.dataset import Dataset, Source
 
 
 def _images(splits, num_classes, shape, pixel_max, name="", version=""):
   example = {"image": (tuple(shape), "uint8"), "label": ((), "int32")}
-  facts = {
-    split: {"examples": source.num_examples, "sha256": source.digest()}
-    for split, source in splits.items()
-  }
-  hashes = "".join(of_split["sha256"] for of_split in facts.values())
+  hashes = {split: source.digest() for split, source in splits.items()}
   return Dataset(
     splits,
     num_classes,
     example,
     pixel_max,
     facts=name
-    and {
-      "name": name,
-      "version": version,
-      "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-      "num_classes": num_classes,
-      "splits": facts,
-    },
+    and dataset_lib.facts(name, version, num_classes, hashes, splits),
   )
 
 
@@ -136,36 +89,6 @@ def planned_text(
   return Dataset({}, vocab_size, {"tokens": ((sequence_length + 1,), dtype)})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Arrays:
-  """Examples held in memory."""
-
-  arrays: dict[str, np.ndarray]
-
-  @property
-  def num_examples(self):
-    return len(self.arrays["label"])
-
-  @property
-  def nbytes(self):
-    return sum(array.nbytes for array in self.arrays.values())
-
-  def fetch(self, indices):
-    return {name: array[indices] for name, array in self.arrays.items()}
-
-  def digest(self):
-    return _digest(self.arrays.values())
-
-
-def _digest(parts):
-  """The hash of arrays or bytes, each with its length."""
-  digest = hashlib.sha256()
-  for part in parts:
-    content = part.tobytes() if isinstance(part, np.ndarray) else part
-    digest.update(len(content).to_bytes(8, "little") + content)
-  return digest.hexdigest()
-
-
 def _digits():
   """1,797 handwritten digits of 8x8 pixels, values 0 to 16 (UCI, 1998).
 
@@ -175,7 +98,7 @@ def _digits():
   data = importlib.resources.files("jaxplay.data").joinpath("digits.npz")
   with np.load(io.BytesIO(data.read_bytes())) as arrays:
     splits = {
-      split: _Arrays(
+      split: dataset_lib.Arrays(
         {
           "image": arrays[f"{split}_image"][..., None],
           "label": arrays[f"{split}_label"].astype(np.int32),
@@ -223,7 +146,7 @@ class _Synthetic:
 
   def digest(self):
     few = self.fetch(np.unique([0, self.num_examples // 2]))
-    return _digest(few.values())
+    return dataset_lib.digest(few.values())
 
 
 def _noise(kind, index, size):
@@ -269,7 +192,7 @@ class _Records:
     return len(self.source)
 
   def digest(self):
-    return _digest(self._sample())
+    return dataset_lib.digest(self._sample())
 
   def check_labels(self):
     """Refuses invalid labels in a sample of records."""
@@ -277,8 +200,7 @@ class _Records:
     self._check([record[self.label_key] for record in read])
 
   def _sample(self):
-    number = min(_SAMPLE, self.num_examples)
-    index = np.arange(number) * self.num_examples // number
+    index = dataset_lib.spread(self.num_examples)
     return self.source.__getitems__(index.tolist())
 
   def _check(self, labels):
