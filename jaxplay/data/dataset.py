@@ -73,14 +73,15 @@ class Arrays:
     return digest(self.arrays.values())
 
 
-def digest(parts: Iterable[np.ndarray | bytes]) -> str:
+def digest(parts: Iterable[Any]) -> str:
   """The hash of arrays or bytes, each with its length."""
   made = hashlib.sha256()
   for part in parts:
+    content: Any = part
     if isinstance(part, np.ndarray):
-      part = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
-    made.update(len(part).to_bytes(8, "little"))
-    made.update(part)
+      content = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+    made.update(len(content).to_bytes(8, "little"))
+    made.update(content)
   return made.hexdigest()
 
 

@@ -149,7 +149,8 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
-  if config.model.name in config_lib.TEXT_MODELS:
+  is_text = config.model.name in config_lib.TEXT_MODELS
+  if is_text and not config_lib.is_own_data(dataset.name):
     return data.load_text(
       dataset.name,
       sequence_length=dataset.sequence_length,
@@ -174,6 +175,11 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       difficulty=dataset.difficulty,
     ),
     with_test=config.report_test,
+    task=config.task.name or ("next_token" if is_text else "classification"),
+    inputs=dataset.inputs,
+    targets=dataset.targets,
+    standardize=dataset.standardize,
+    augment=dataset.augment,
     **common,
   )
 
@@ -210,7 +216,8 @@ def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
 
 def _planned_dataset(config):
   dataset = config.dataset
-  if config.model.name in config_lib.TEXT_MODELS:
+  is_text = config.model.name in config_lib.TEXT_MODELS
+  if is_text and not config_lib.is_own_data(dataset.name):
     return data.planned_text(
       sequence_length=dataset.sequence_length,
       tokenizer=dataset.tokenizer,
@@ -297,5 +304,6 @@ def prediction_sample(
   seed = order_lib.stream_seed(0, "predictions")
   index = np.sort(order_lib.batch_indices(seed, 0, number, source.num_examples))
   fetched = source.fetch(index)
-  fetched.pop("image", None)
-  return {"index": index, **fetched}
+  inputs = ("image", "inputs")
+  targets = {name: a for name, a in fetched.items() if name not in inputs}
+  return {"index": index, **targets}
