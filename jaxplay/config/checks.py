@@ -398,9 +398,9 @@ def _validate_dataset(dataset, is_text):
   sized = kind in ("tfds", "folder", "hf") and dataset.image_size
   if dataset.augment == "resized_crop" and not (square or sized):
     raise jaxplay.UserError(
-      "config.dataset.augment='resized_crop' requires tfds:<name>, folder:"
-      " or hf: and a path, with config.dataset.image_size, the size of the crops,"
-      " or square 'synthetic' images"
+      "config.dataset.augment='resized_crop' requires tfds:<name>, or"
+      " folder: or hf: and a path, with config.dataset.image_size, the size of"
+      " the crops, or square 'synthetic' images"
     )
   for key, kinds in (
     ("standardize", parts.TABLES),

@@ -153,8 +153,10 @@ def held_out(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
   A tenth, rounded down and at least one, is held out: the first of a fixed
   permutation, which depends on nothing but the number of examples.
   """
-  seed = order.stream_seed(0, "held_out")
-  mixed = order.batch_indices(seed, 0, num_examples, num_examples)
+  examples = np.arange(num_examples)
+  # No two words are equal: each is a bijection of the index.
+  words = order.draws(0, "held_out", np.int64(0), examples, 1)[:, 0]
+  mixed = np.argsort(words)
   number = max(1, int(num_examples * HELD_OUT))
   return np.sort(mixed[number:]), np.sort(mixed[:number])
 
@@ -184,8 +186,8 @@ def _given(splits, where, with_test):
     raise jaxplay.UserError(
       f"num_classes of {where} is {number!r}; expected a positive integer"
     )
-  # Its labels may be unknown.
-  return {k: v for k, v in given.items() if with_test or k != "test"}
+  used = SPLITS if with_test else SPLITS[:2]  # Else its labels may be unknown.
+  return {k: given[k] for k in (*used, "num_classes") if k in given}
 
 
 def _opened(content, split, where):
@@ -427,22 +429,23 @@ class _Split:
 
   def _read(self, indices, kwargs):
     """Raw features at indices of the reader; see `from_splits`."""
+    at, records, fetched = indices[0], [], None
     try:
       if hasattr(self.reader, "fetch"):
         fetched = self.reader.fetch(indices, **kwargs)
-        records = None
       else:
-        records = [self.reader[int(i)] for i in indices]
+        for at in indices:
+          records.append(self.reader[int(at)])
     except jaxplay.UserError:
       raise
     except Exception as error:  # The user's own code may raise anything.
-      at = traceback.extract_tb(error.__traceback__)[-1]
+      frame = traceback.extract_tb(error.__traceback__)[-1]
       raise self._refused(
         f"cannot be read: {type(error).__name__}: {_line(error)}"
-        f" ({at.filename}, line {at.lineno})",
-        indices[0],
+        f" ({frame.filename}, line {frame.lineno})",
+        at,
       ) from error
-    if records is not None:
+    if records:
       fetched = self._stacked(records, indices)
     if not isinstance(fetched, Mapping):
       raise self._refused(

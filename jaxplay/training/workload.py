@@ -304,6 +304,6 @@ def prediction_sample(
   seed = order_lib.stream_seed(0, "predictions")
   index = np.sort(order_lib.batch_indices(seed, 0, number, source.num_examples))
   fetched = source.fetch(index)
-  inputs = ("image", "inputs")
-  targets = {name: a for name, a in fetched.items() if name not in inputs}
-  return {"index": index, **targets}
+  for name in ("image", "inputs"):
+    fetched.pop(name, None)
+  return {"index": index, **fetched}
