@@ -157,9 +157,9 @@ def _arrays(path, where):
         " .npy files, an array in each, or train.npz, valid.npz and test.npz"
       )
     try:
-      arrays[stem] = np.load(entry.path, mmap_mode="r", allow_pickle=False)
+      arrays[stem] = np.lib.format.open_memmap(entry.path, mode="r")
     except (OSError, ValueError, EOFError) as error:
-      if "allow_pickle" in str(error) or "Python object" in str(error):
+      if "Python objects" in str(error):
         raise _pickled(stem, where) from None
       raise jaxplay.UserError(
         f"{entry.path!r}, of {where}, cannot be mapped: {_line(error)}"
