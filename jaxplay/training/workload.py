@@ -162,7 +162,7 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       with_test=config.report_test,
       **common,
     )
-  return data.load(
+  loaded = data.load(
     dataset.name,
     image_size=dataset.image_size,
     center_share=dataset.center_share,
@@ -182,6 +182,26 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
     augment=dataset.augment,
     **common,
   )
+  is_text = is_text and "tokens" in loaded.example
+  return _text(loaded, dataset) if is_text else loaded
+
+
+def _text(loaded, dataset):
+  """Rows of tokens of the user, for a language model of the config's sizes."""
+  length = loaded.example["tokens"][0][0] - 1
+  if dataset.sequence_length != length:
+    raise jaxplay.UserError(
+      f"config.dataset.sequence_length is {dataset.sequence_length}, and"
+      f" {dataset.name!r} has rows of {length + 1} tokens, each to predict the"
+      f" next; set it to {length}"
+    )
+  vocab_size = dataset.vocab_size or loaded.num_classes
+  if vocab_size < loaded.num_classes:
+    raise jaxplay.UserError(
+      f"config.dataset.vocab_size is {vocab_size}, and {dataset.name!r} has"
+      f" {loaded.num_classes} different tokens; use at least that number"
+    )
+  return dataclasses.replace(loaded, num_classes=vocab_size)
 
 
 def _same_dataset(config):

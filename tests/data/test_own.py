@@ -1,7 +1,9 @@
 """Data sets of the user's own: what `own.from_splits` makes of splits."""
 
 import gc
+import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -472,3 +474,20 @@ def test_sources_are_checked_whenever_they_are_read(what, parts, monkeypatch):
 def test_sources_of_unknown_classes():
   """Bad input: labels that are not all read need a number of classes."""
   _refusal({"train": OneByOne(own_sets.arrays())}, "num_classes", "'label'")
+
+
+_PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "data.md"
+_BLOCKS = re.findall(r"```python\n(.*?)```", _PAGE.read_text(), re.S)
+
+
+@pytest.mark.parametrize(
+  "block, task",
+  [*zip(_BLOCKS, ("regression", "classification"), strict=True)],
+)
+def test_the_functions_of_the_page(block, task):
+  """Docs: what docs/data.md shows can be trained on."""
+  names = {}
+  exec(block, names)
+  made = _made(names["load"](), task=task)
+  for source in made.splits.values():
+    assert source.fetch(np.arange(5))["inputs"].shape[0] == 5
