@@ -613,6 +613,10 @@ def test_other_names_are_no_data_sets_of_the_user(name):
       ["standardize", "'hf:saved'", "csv:"],
     ),
     (
+      dict(dataset__image_size=8, dataset__name="npz:a.npz"),
+      ["image_size", "is 8", "folder:"],
+    ),
+    (
       dict(dataset__targets=(0.5,), dataset__name="csv:t.csv"),
       ["targets", "(0.5,)"],
     ),
@@ -626,7 +630,7 @@ def test_keys_of_other_data_sets(changes, words):
   """Errors: keys that a data set does not read are refused."""
   message = _refusal(config_lib.validate, _changed(**changes))
   assert all(word in message for word in words), message
-  if "(0.5,)" not in words and "resized_crop" not in words:
+  if not {"(0.5,)", "resized_crop", "image_size"} & {*words}:
     used = changes | dict(dataset__name="parquet:t", dataset__targets=("y", 3))
     config_lib.validate(_changed(**used))
 

@@ -403,18 +403,21 @@ def _validate_dataset(dataset, is_text):
       " the crops, or square 'synthetic' images"
     )
   for key, kinds in (
+    ("image_size", ("folder", "hf", "tfds")),
     ("standardize", parts.TABLES),
     ("inputs", (*parts.TABLES, "tfds", "hf")),
     ("targets", (*parts.TABLES, "tfds", "hf")),
   ):
     value = dataset[key]
+    if key == "image_size" and not is_own_data(dataset.name):
+      continue  # Sets of a fixed size ignore it.
     if value and (is_text or kind not in kinds):
       raise jaxplay.UserError(
         f"config.dataset.{key} is {shown(value)}, which requires a data set of"
         f" {', '.join(f'{kind}:' for kind in kinds)} and config.dataset.name is"
         f" {dataset.name!r}; leave it out"
       )
-    if key != "standardize" and not all(type(n) in (str, int) for n in value):
+    if type(value) is tuple and not all(type(n) in (str, int) for n in value):
       raise jaxplay.UserError(
         f"config.dataset.{key} is {shown(value)}; expected names of columns or"
         " features"

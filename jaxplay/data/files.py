@@ -545,14 +545,17 @@ class _Pictures:
     yield from map(self._read, indices)
 
   def _read(self, i):
-    path = os.path.join(self.root, self.files[i])
-    try:
-      with open(path, "rb") as file:
-        return file.read()
-    except OSError as error:
-      raise jaxplay.UserError(
-        f"{path!r}, of {self.where}, cannot be read: {_line(error)}"
-      ) from None
+    return _content(os.path.join(self.root, self.files[i]), self.where)
+
+
+def _content(path, where):
+  try:
+    with open(path, "rb") as file:
+      return file.read()
+  except (OSError, TypeError, ValueError) as error:
+    raise jaxplay.UserError(
+      f"{path!r}, of {where}, cannot be read: {_line(error)}"
+    ) from None
 
 
 def _decoded(how, encoded, names, where, crops):
@@ -733,7 +736,7 @@ class _Saved:
       (name,) = self.chosen.inputs
       columns[name] = _decoded(
         self,
-        _encoded(self.rows, name, indices),
+        _encoded(self.rows, name, indices, self.where),
         [f"{name} of {self.split} example {i}" for i in indices],
         self.where,
         crops,
@@ -752,15 +755,14 @@ class _Saved:
     return labels if labels.dtype.kind in "biu" and labels.ndim == 1 else None
 
 
-def _encoded(rows, name, indices):
+def _encoded(rows, name, indices, where):
   """The bytes of image files, which are in the rows or beside them."""
   content = []
   for stored in rows.select_columns([name])[indices][name]:
     if stored is None:
       content.append(b"")
     elif stored["bytes"] is None:
-      with open(stored["path"], "rb") as file:
-        content.append(file.read())
+      content.append(_content(stored["path"], where))
     else:
       content.append(stored["bytes"])
   return content
@@ -851,7 +853,7 @@ def _channels(rows, name, where):
   """1 if a sample of images has no colors, else 3."""
   modes = set()
   for i, content in enumerate(
-    _encoded(rows, name, dataset_lib.spread(len(rows)))
+    _encoded(rows, name, dataset_lib.spread(len(rows)), where)
   ):
     modes.add(_header(io.BytesIO(content), where, f"image {i} of a sample")[0])
   return 1 if modes <= {"1", "L"} else 3

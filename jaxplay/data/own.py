@@ -49,7 +49,7 @@ BUILT_IN = tuple(_READS)
 # Batches hold these besides the features.
 _RESERVED = ("index", "weight", "moves", "crops", "arrays")
 _NARROWED = {
-  **{"float64": "float32", "float128": "float32", "longdouble": "float32"},
+  **{"float64": "float32", "float128": "float32"},
   **{"int64": "int32", "uint64": "int32"},
 }
 
@@ -70,7 +70,7 @@ def from_splits(
   Args:
     splits: {"train": ..., "valid": ..., "test": ...}; all but the first may be
       missing. Each is a dict of arrays of equal length (numpy arrays, memory
-      maps, or what numpy makes arrays of); or an object with `__len__`, and
+      maps, or what numpy reads into an array); or an object with `__len__`, and
       `__getitem__` that returns the features of one example as a dict, or
       `fetch` that returns those of an array of indices, with a leading
       dimension. Optionally "num_classes": the number of classes, tokens or
@@ -121,29 +121,30 @@ def from_splits(
     _check_classes(loaded, opened, classes)
   hashes = {}
   for split, source in loaded.items():
-    content = [repr(sorted(example.items())).encode()]
+    described = (source.num_examples, sorted(example.items()))
+    content = [repr(described).encode()]
     if isinstance(source, dataset_lib.Arrays):
       content += [source.arrays[feature] for feature in sorted(example)]
     else:
       content += source.sample()
     hashes[split] = dataset_lib.digest(content)
-  described = dataset_lib.facts(
+  made = dataset_lib.facts(
     name, "", num_classes, hashes, loaded, ("train", "valid")
   )
-  described["features"] = {
+  made["features"] = {
     feature: [list(shape), dtype] for feature, (shape, dtype) in example.items()
   }
   if "valid" not in given:
-    described["held_out"] = HELD_OUT
+    made["held_out"] = HELD_OUT
   if classes:
-    described["classes"] = list(classes)
+    made["classes"] = list(classes)
   is_bytes = example.get("image", ((), ""))[1] == "uint8"
   return dataset_lib.Dataset(
     loaded,
     num_classes,
     example,
     pixel_max=255 if is_bytes else 0,
-    facts=described | dict(facts or {}),
+    facts=made | dict(facts or {}),
   )
 
 
@@ -156,9 +157,9 @@ def held_out(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
   examples = np.arange(num_examples)
   # No two words are equal: each is a bijection of the index.
   words = order.draws(0, "held_out", np.int64(0), examples, 1)[:, 0]
-  mixed = np.argsort(words)
   number = max(1, int(num_examples * HELD_OUT))
-  return np.sort(mixed[number:]), np.sort(mixed[:number])
+  is_held = words <= np.partition(words, number - 1)[number - 1]
+  return examples[~is_held], examples[is_held]
 
 
 def _given(splits, where, with_test):
@@ -194,14 +195,19 @@ def _opened(content, split, where):
   """A split as the user gave it, with names and types as they are."""
   if isinstance(content, Mapping):
     content = _Columns(_columns(content, split, where))
+  of = f"the {split} split of {where}"
   has = [hasattr(content, m) for m in ("__len__", "__getitem__", "fetch")]
   if not has[0] or not any(has[1:]):
     raise jaxplay.UserError(
-      f"the {split} split of {where} is {type(content).__name__}; expected a"
-      " dict of arrays, or an object with __len__, and __getitem__ or fetch"
+      f"{of} is {type(content).__name__}; expected a dict of arrays, or an"
+      " object with __len__, and __getitem__ or fetch"
     )
-  if not len(content):
-    raise jaxplay.UserError(f"the {split} split of {where} has no examples")
+  try:
+    length = len(content)
+  except Exception as error:  # The user's own code may raise anything.
+    raise jaxplay.UserError(f"{of} has no length: {_raised(error)}") from error
+  if not length:
+    raise jaxplay.UserError(f"{of} has no examples")
   return _Split(content, split, where)
 
 
@@ -221,6 +227,10 @@ def _columns(content, split, where):
       arrays[name] = np.asanyarray(value)
     except (ValueError, TypeError) as error:
       raise jaxplay.UserError(f"{what} is no array: {_line(error)}") from None
+    if np.ma.is_masked(arrays[name]):
+      raise jaxplay.UserError(
+        f"{what} has masked entries, and every example must have a value"
+      )
     if not arrays[name].ndim:
       raise jaxplay.UserError(
         f"{what} is a single {type(value).__name__}; expected an array with one"
@@ -388,8 +398,7 @@ class _Split:
         index = self.index[index]
       return self.reader.identity(index)
     fetched = self.fetch(index)
-    number = self.num_examples.to_bytes(8, "little")
-    return [number, *(fetched[name] for name in sorted(fetched))]
+    return [fetched[name] for name in sorted(fetched)]
 
   def check_limits(self, arrays, indices=None):
     """Refuses labels and tokens out of range."""
@@ -439,12 +448,7 @@ class _Split:
     except jaxplay.UserError:
       raise
     except Exception as error:  # The user's own code may raise anything.
-      frame = traceback.extract_tb(error.__traceback__)[-1]
-      raise self._refused(
-        f"cannot be read: {type(error).__name__}: {_line(error)}"
-        f" ({frame.filename}, line {frame.lineno})",
-        at,
-      ) from error
+      raise self._refused(f"cannot be read: {_raised(error)}", at) from error
     if records:
       fetched = self._stacked(records, indices)
     if not isinstance(fetched, Mapping):
@@ -758,6 +762,17 @@ def _check_classes(loaded, opened, classes):
       f" class {shown}, of which the train split has no examples; add some, or"
       " leave the class out"
     )
+
+
+def _raised(error):
+  """An error of the user's code, and the line of it that raised."""
+  frames = traceback.extract_tb(error.__traceback__)
+  if not frames[1:]:
+    return f"{type(error).__name__}: {_line(error)}"
+  # The deepest of the file that was called from here, not of a library.
+  file = frames[1].filename
+  line = [frame.lineno for frame in frames if frame.filename == file][-1]
+  return f"{type(error).__name__}: {_line(error)} ({file}, line {line})"
 
 
 def _line(error):

@@ -243,7 +243,9 @@ def _planned_dataset(config):
       tokenizer=dataset.tokenizer,
       vocab_size=dataset.vocab_size,
     )
-  if not dataset.name.startswith("tfds:"):
+  is_usual = config.task.name in ("", "classification")
+  is_usual = is_usual and not (dataset.inputs or dataset.targets)
+  if not dataset.name.startswith("tfds:") or not is_usual:
     return load_dataset(config)
   if not dataset.image_size:
     raise jaxplay.UserError(

@@ -332,6 +332,7 @@ def _with(name, at, value):
     ({"train": {"x": X, "index": Y}}, ["'index'"]),
     ({"train": {"x": X, 3: Y}}, ["3"]),
     ({"train": {"x": X.astype(object), "y": Y}}, ["'x'", "object"]),
+    ({"train": {"x": np.ma.masked_less(X, 0), "y": Y}}, ["'x'", "masked"]),
     ({"train": {"x": X.astype(complex), "y": Y}}, ["'x'", "complex128"]),
     ({"train": {"x": X.astype(str), "y": Y}}, ["'x'", "U"]),
     ({"train": {"x": X, "y": X[:, 0]}}, ["'y'", "float64", "regression"]),
