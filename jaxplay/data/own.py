@@ -117,6 +117,8 @@ def from_splits(
       limited.check_limits(loaded[split].arrays)
     else:
       loaded[split] = limited
+      if (labels := limited.labels()) is not None:
+        limited.check_limits({"label": labels})
   if task == "classification":
     _check_classes(loaded, opened, classes)
   hashes = {}
@@ -413,9 +415,7 @@ class _Split:
       bad = (low | (values >= limit)) if limit else low
       if values.dtype.kind == "b" or not bad.any():
         continue
-      at = int(bad.reshape(len(bad), -1).any(1).argmax())
-      value = values[at][bad[at]] if values.ndim > 1 else values[at]
-      value = np.ravel(value)[0]
+      at, value = _first(bad, values)
       allowed = "0 or 1" if is_vector else f"in [0, {limit:,})"
       if not limit:
         allowed = "at least 0"
@@ -488,6 +488,14 @@ class _Split:
             i,
             name,
           )
+        kinds = [one.dtype.kind in "biuf" for one in (array, arrays[0])]
+        if kinds[0] != kinds[1]:  # Stacked, numbers would become text.
+          raise self._refused(
+            f"is of dtype {array.dtype}, and that of example {indices[0]} of"
+            f" {arrays[0].dtype}",
+            i,
+            name,
+          )
       stacked[name] = np.stack(arrays)
     return stacked
 
@@ -510,13 +518,13 @@ class _Split:
         feature=given,
       )
     if name == "label" and task == "classification":
-      if shape not in ((), (1,)):
+      if (shape := _shape_in_batch(name, shape, task)) != ():
         raise self._refused(
           f"has shape {shape} per example, and a class is one integer; set"
           " config.task.name to 'multi_label' for several of 0 and 1",
           feature=given,
         )
-      return (), "int32"
+      return shape, "int32"
     if name == "label" and task == "multi_label" and len(shape) != 1:
       raise self._refused(
         f"has shape {shape} per example; expected one dimension of 0 and 1",
@@ -548,7 +556,7 @@ class _Split:
           " width, channels)",
           feature=given,
         )
-      shape = (*shape, 1)[:3]
+      shape = _shape_in_batch(name, shape, task)
     if is_text:
       return shape, "int32"
     return shape, _NARROWED.get(dtype.name, dtype.name)
@@ -556,13 +564,12 @@ class _Split:
   def _converted(self, given, name, array, indices):
     """An array as in a batch; refuses what does not fit."""
     shape, dtype = self.example[name]
-    if name == "label" and array.dtype.kind in "UT":
+    if name == "label" and array.dtype.kind in "UT" and self.classes:
       classes, array = np.array(self.classes), np.asarray(array, str)
       number = np.searchsorted(classes, array)
       number = np.minimum(number, len(classes) - 1)
       if (bad := classes[number] != array).any():
-        at = int(bad.reshape(len(bad), -1).any(1).argmax())
-        value = np.ravel(array[at][bad[at]] if array.ndim > 1 else array[at])[0]
+        at, value = _first(bad, array)
         raise self._refused(
           f"is {str(value)!r}, a class that the training split has not",
           indices[at],
@@ -576,7 +583,7 @@ class _Split:
         indices[0],
         given,
       )
-    if array.size != len(array) * int(np.prod(shape, dtype=np.int64)):
+    if _shape_in_batch(name, array.shape[1:], self.task) != shape:
       raise self._refused(
         f"has shape {array.shape[1:]}, and that of the first example has"
         f" {shape}; all must be equal",
@@ -588,8 +595,7 @@ class _Split:
     is_float = converted.dtype.kind == "f"
     bad = ~np.isfinite(converted) if is_float else converted != array
     if bad.any():
-      at = int(bad.reshape(len(bad), -1).any(1).argmax())
-      value = np.ravel(array[at][bad[at]] if array.ndim > 1 else array[at])[0]
+      at, value = _first(bad, array)
       if array.dtype.kind == "f" and not np.isfinite(value):
         why = "only finite numbers can be used"
       else:
@@ -607,6 +613,21 @@ class _Split:
     else:
       subject = f"example {int(at)} of {of}"
     return jaxplay.UserError(f"{subject} {what}")
+
+
+def _first(bad, values):
+  """The first example that is bad [n, ...], and its first bad value."""
+  at = int(bad.reshape(len(bad), -1).any(1).argmax())
+  return at, np.ravel(values[at])[np.ravel(bad[at])][0]
+
+
+def _shape_in_batch(name, shape, task):
+  """The shape of a feature in a batch: gray images have a channel, too."""
+  if name == "image" and len(shape) == 2:
+    return (*shape, 1)
+  if name == "label" and task == "classification" and shape == (1,):
+    return ()
+  return shape
 
 
 def _names(raw, task):

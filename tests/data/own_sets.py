@@ -8,14 +8,14 @@ LABELS = np.array([0, 1, 2] * 10)
 def arrays(seed=0, number=30):
   """Features of a split: 64-bit numbers, as numpy makes them."""
   rng = np.random.default_rng(seed)
-  return {"x": rng.normal(size=(number, 4)), "y": LABELS[:number]}
+  return {"x": rng.normal(size=(number, 4)), "y": LABELS[:number].copy()}
 
 
 def pictures(seed=0, number=30):
   """uint8 images of 5 x 6 pixels, with labels."""
   rng = np.random.default_rng(seed)
   image = rng.integers(0, 256, (number, 5, 6, 3), dtype=np.uint8)
-  return {"image": image, "label": LABELS[:number]}
+  return {"image": image, "label": LABELS[:number].copy()}
 
 
 class OneByOne:

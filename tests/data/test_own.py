@@ -450,6 +450,8 @@ def _raises(record):
     (lambda r: {"x": r["x"]}, ["['x']", "['x', 'y']"]),
     (lambda r: r | {"x": r["x"][:2]}, ["'x'", "(2,)", "(4,)"]),
     (lambda r: r | {"x": r["x"] * np.nan}, ["'x'", "nan"]),
+    (lambda r: r | {"x": r["x"].reshape(2, 2)}, ["'x'", "(2, 2)", "(4,)"]),
+    (lambda r: r | {"y": "one"}, ["'y'", "U3"]),
     (lambda r: r | {"y": 3}, ["'y'", "is 3", "[0, 3)"]),
     (lambda r: r | {"y": -1}, ["'y'", "is -1"]),
     (lambda r: r | {"x": None}, ["'x'"]),
@@ -470,6 +472,14 @@ def test_sources_are_checked_whenever_they_are_read(what, parts, monkeypatch):
   for part in ("example 5", *parts[:1]):
     assert part in str(caught.value)
   assert "example 5" in message
+
+
+def test_labels_of_large_maps_are_all_checked(given):
+  """Bad input: labels are small, so they are read where the rest is not."""
+  train = own_sets.arrays()
+  train["y"][7] = -1
+  splits = {"train": given(train), "valid": own_sets.arrays(1, 3)}
+  _refusal(_with_classes(splits), "'y'", "example 7", "-1")
 
 
 def test_sources_of_unknown_classes():
