@@ -158,7 +158,7 @@ def _arrays(path, where):
       )
     try:
       arrays[stem] = np.lib.format.open_memmap(entry.path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # Of a damaged header, whatever occurs.
       if "Python objects" in str(error):
         raise _pickled(stem, where) from None
       raise jaxplay.UserError(
