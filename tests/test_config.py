@@ -567,6 +567,74 @@ def test_pairs_that_agree(changes):
   config_lib.validate(_changed(**changes), 8)
 
 
+@pytest.mark.parametrize("model", ["mlp", "lm"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("npz:a/b.npz", "folder:/photos", "csv:my table.csv", "parquet:t"),
+    *("hf:saved", "data.py:load", "more/my data.py:load", "pkg.data:load"),
+    *("tfds:mnist", "data:load"),
+  ],
+)
+def test_names_of_data_sets_of_the_user(name, model):
+  """Config: files of the user and names of his functions, for any model."""
+  norm = "rms" if model == "lm" else "none"
+  config_lib.validate(
+    _changed(dataset__name=name, model__name=model, model__norm=norm)
+  )
+  assert config_lib.is_own_data(name) == (name != "tfds:mnist")
+
+
+@pytest.mark.parametrize(
+  "name", ["npz:", "digits", "a b:load", "data.py:", "text:load", ":x", "x:1"]
+)
+def test_other_names_are_no_data_sets_of_the_user(name):
+  """Config: a path and a name are needed, and text: is for text."""
+  assert not config_lib.is_own_data(name)
+  lm = {"model__name": "lm", "model__norm": "rms"}
+  changes = {} if name == "text:load" else lm
+  message = _refusal(
+    config_lib.validate, _changed(dataset__name=name, **changes)
+  )
+  assert repr(name) in message
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(dataset__standardize=True), ["standardize", "True", "'digits'"]),
+    (dict(dataset__targets=("y",)), ["targets", "('y',)", "'digits'"]),
+    (
+      dict(dataset__inputs=("x",), dataset__name="npz:a.npz"),
+      ["inputs", "('x',)", "'npz:a.npz'"],
+    ),
+    (
+      dict(dataset__standardize=True, dataset__name="hf:saved"),
+      ["standardize", "'hf:saved'", "csv:"],
+    ),
+    (
+      dict(dataset__image_size=8, dataset__name="npz:a.npz"),
+      ["image_size", "is 8", "folder:"],
+    ),
+    (
+      dict(dataset__targets=(0.5,), dataset__name="csv:t.csv"),
+      ["targets", "(0.5,)"],
+    ),
+    (
+      dict(dataset__augment="resized_crop", dataset__name="folder:photos"),
+      ["resized_crop", "image_size"],
+    ),
+  ],
+)
+def test_keys_of_other_data_sets(changes, words):
+  """Errors: keys that a data set does not read are refused."""
+  message = _refusal(config_lib.validate, _changed(**changes))
+  assert all(word in message for word in words), message
+  if not {"(0.5,)", "resized_crop", "image_size"} & {*words}:
+    used = changes | dict(dataset__name="parquet:t", dataset__targets=("y", 3))
+    config_lib.validate(_changed(**used))
+
+
 @pytest.mark.parametrize(
   "changes, words",
   [

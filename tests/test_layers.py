@@ -7,6 +7,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
 from jaxplay.config import parts
+from jaxplay.data import files
 from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules, sharding
 
@@ -71,6 +72,8 @@ DOORS = {
   "grain": ("data/",),
   "tensorflow_datasets": ("data/",),
   "tensorflow": (),
+  "datasets": ("data/files.py",),
+  "pyarrow": ("data/files.py",),
   "orbax": ("training/checkpoint.py", "training/checkpoint_files.py"),
   "optuna": ("analysis/optuna_export.py", "study/suggest.py"),
   "altair": ("analysis/plots", "playbook/plots.py", "scaling/plots.py"),
@@ -208,6 +211,7 @@ def test_tables_written_twice_agree():
   assert tuple(config_lib.SCHEDULES) == tuple(schedules.SCHEDULES)
   assert tuple(config_lib.COOLDOWN_SHAPES) == tuple(schedules.COOLDOWN_SHAPES)
   assert all(f"writers/{n}.py" in SOURCES for n in config_lib.WRITERS)
+  assert tuple(config_lib.OWN_FILES) == tuple(files.KINDS)
   assert tuple(config_lib.MESH_PRESETS) == tuple(sharding.PRESETS)
 
 

@@ -396,14 +396,16 @@ def _validate_dataset(dataset, is_text):
   for name, _ in _mixed(dataset.mixtures):
     named_by.setdefault(name, "mixtures")
   for name, key in named_by.items():
-    tfds = name.startswith("tfds:")
-    if not tfds and is_text != bool(re.match("pythonlib$|text:.", name)):
+    both = name.startswith("tfds:") or (key == "name" and is_own_data(name))
+    if not both and is_text != bool(re.match("pythonlib$|text:.", name)):
       raise jaxplay.UserError(
         f"config.dataset.{key} names {shown(name)}; config.model.name requires"
         + (
           " text: 'pythonlib', 'text:<path or glob>' or 'tfds:<name>'"
           if is_text
-          else " images: 'digits', 'synthetic' or 'tfds:<name>'"
+          else " other data: 'digits', 'synthetic', 'tfds:<name>', your own"
+          f" files ({', '.join(f'{kind}:' for kind in parts.OWN_FILES)} and a"
+          " path) or your own function, FILE.py:NAME"
         )
       )
   if is_text and dataset.augment != "none":
@@ -413,13 +415,34 @@ def _validate_dataset(dataset, is_text):
     )
   height, width = dataset.shape[:1], dataset.shape[1:2]
   square = dataset.name == "synthetic" and height == width
-  sized = dataset.name.startswith("tfds:") and dataset.image_size
+  kind = dataset.name.partition(":")[0]
+  sized = kind in ("tfds", "folder", "hf") and dataset.image_size
   if dataset.augment == "resized_crop" and not (square or sized):
     raise jaxplay.UserError(
-      "config.dataset.augment='resized_crop' requires tfds:<name> with"
-      " config.dataset.image_size, the size of the crops, or square 'synthetic'"
-      " images"
+      "config.dataset.augment='resized_crop' requires tfds:<name>, or"
+      " folder: or hf: and a path, with config.dataset.image_size, the size of"
+      " the crops, or square 'synthetic' images"
     )
+  for key, kinds in (
+    ("image_size", ("folder", "hf", "tfds")),
+    ("standardize", parts.TABLES),
+    ("inputs", (*parts.TABLES, "tfds", "hf")),
+    ("targets", (*parts.TABLES, "tfds", "hf")),
+  ):
+    value = dataset[key]
+    if key == "image_size" and not is_own_data(dataset.name):
+      continue  # Sets of a fixed size ignore it.
+    if value and (is_text or kind not in kinds):
+      raise jaxplay.UserError(
+        f"config.dataset.{key} is {shown(value)}, which requires a data set of"
+        f" {', '.join(f'{kind}:' for kind in kinds)} and config.dataset.name is"
+        f" {dataset.name!r}; leave it out"
+      )
+    if type(value) is tuple and not all(type(n) in (str, int) for n in value):
+      raise jaxplay.UserError(
+        f"config.dataset.{key} is {shown(value)}; expected names of columns or"
+        " features"
+      )
   if not dataset.name.startswith("text:") and (
     dataset.valid_files or dataset.test_files
   ):
@@ -427,6 +450,19 @@ def _validate_dataset(dataset, is_text):
       "config.dataset.valid_files and test_files require a data set 'text:...',"
       f" but config.dataset.name is {dataset.name!r}"
     )
+
+
+def is_own_data(name: str) -> bool:
+  """Whether a data set is in files of the user, or from a function of his.
+
+  Args:
+    name: config.dataset.name: one of `OWN_FILES` and a path, or FILE.py:NAME or
+      package.module:NAME.
+  """
+  kind, _, rest = name.partition(":")
+  if kind in parts.OWN_FILES:
+    return bool(rest)
+  return own.is_own("dataset.name", name)
 
 
 def _mixed(mixtures):

@@ -16,7 +16,7 @@ import ml_collections
 
 import jaxplay
 from jaxplay import usercode, userfiles
-from jaxplay.config import checks, keys, own, values
+from jaxplay.config import checks, keys, own, parts, values
 
 
 def load(
@@ -52,7 +52,7 @@ def _locate(config, path):
   It is relative to the config file, or to the current folder.
   """
   kind, colon, place = config.dataset.name.partition(":")
-  if kind not in own.FILES or not colon or "://" in place:
+  if kind not in parts.OWN_FILES or not colon or "://" in place:
     return
   near = os.path.join(os.path.dirname(path), os.path.expanduser(place))
   if not os.path.exists(near):
@@ -135,9 +135,9 @@ def write_code(config: Mapping[str, Any], directory: Any) -> None:
     directory: A path, perhaps in a bucket; nothing is written if the copy is
       there, or in the study that the run belongs to.
   """
-  parts = own.declared_parts(config.get("declared") or ())
+  declared = own.declared_parts(config.get("declared") or ())
   usercode.write(
-    config.get("code") or "", [name for _, name in parts], directory
+    config.get("code") or "", [name for _, name in declared], directory
   )
 
 

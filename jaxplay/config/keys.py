@@ -218,7 +218,23 @@ _COMMON = {
   "dataset.name": data(
     "digits",
     "digits, synthetic, or tfds:<name>; for an lm pythonlib, text:<path, folder"
-    " or glob>, or tfds:<name>",
+    " or glob>, or tfds:<name>; your own: npz:, folder:, csv:, parquet: or hf:"
+    " and a path, or a function, FILE.py:NAME",
+  ),
+  "dataset.targets": data(
+    (),
+    "csv, parquet, tfds, hf: columns or features to predict; empty: those that"
+    " the set names",
+  ),
+  "dataset.inputs": data(
+    (),
+    "csv, parquet, tfds, hf: columns or features to predict from; empty: those"
+    " that the set names, or all other numbers",
+  ),
+  "dataset.standardize": data(
+    False,
+    "csv, parquet: subtract from each input its mean, and divide by its"
+    " standard deviation, of the training split",
   ),
   "dataset.augment": Key(
     "none",
@@ -229,7 +245,7 @@ _COMMON = {
   ),
   "dataset.center_share": Key(
     1.0,
-    "tfds with image_size: side of the center crop relative to the shorter side"
+    "with image_size: side of the center crop relative to the shorter side"
     " of the image, for evaluation and without random crops",
     "(0, 1]",
   ),
@@ -255,7 +271,9 @@ _COMMON = {
   "dataset.valid_split": data("validation", "tfds: split string"),
   "dataset.test_split": data("test", "tfds: split string"),
   "dataset.image_size": Key(
-    0, "tfds: resize to this height and width; 0: as stored", INT_FROM_0
+    0,
+    "tfds, folder, hf: resize to this height and width; 0: as stored",
+    INT_FROM_0,
   ),
   "dataset.num_train": data(
     10_000, "synthetic: training examples", POSITIVE_INT

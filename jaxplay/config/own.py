@@ -55,8 +55,7 @@ _GIVEN = {
   "dataset.name": (),
 }
 # Data sets that are built in, by what is in front of the colon.
-FILES = ("npz", "folder", "csv", "parquet", "hf")
-_BUILT_IN = ("tfds", "text", *FILES)
+_BUILT_IN = ("tfds", "text", *parts.OWN_FILES)
 _TAKEN = {
   "hparams": ("max_train_steps", "schedule", "cooldown_shape"),
   "model": ("name",),

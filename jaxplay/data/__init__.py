@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxplay.data import images, order, sources
+from jaxplay.data import dataset, images, order, own, sources
 
-Dataset: TypeAlias = sources.Dataset
-Source: TypeAlias = sources.Source
+Dataset: TypeAlias = dataset.Dataset
+Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
+from_splits = own.from_splits
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 

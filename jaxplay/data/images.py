@@ -172,6 +172,25 @@ def decode(
     return _resized(picture.convert(mode), size, box, words)
 
 
+def decode_whole(
+  encoded: bytes, channels: int
+) -> UInt8[np.ndarray, "height width channels"]:
+  """Decodes an image of 8 bits per channel, in its own size.
+
+  Args:
+    encoded: A JPEG or PNG file.
+    channels: 1 or 3.
+  """
+  from PIL import Image
+
+  with Image.open(io.BytesIO(encoded)) as picture:
+    if picture.mode.startswith(("I", "F")):
+      raise ValueError(f"mode {picture.mode!r} has more than 8 bits")
+    width, height = picture.size
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return array.reshape(height, width, channels)
+
+
 def crop(
   image: UInt8[np.ndarray, "size size channels"],
   words: UInt32[np.ndarray, " words"],

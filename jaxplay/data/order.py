@@ -25,6 +25,7 @@ STREAMS = {
   "dropout": (4, "per example: masks, by row of the global batch"),
   "synthetic": (5, "per example: made-up data"),
   "predictions": (6, "all hosts: the sample of saved predictions"),
+  "held_out": (7, "all hosts: the validation split of a set that has none"),
 }
 
 _SORTED = 1 << 22  # examples: longer epochs are not sorted and kept

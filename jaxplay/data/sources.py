@@ -1,77 +1,32 @@
-"""Where examples come from: digits, made-up images, TFDS records, text.
-
-A source has a length and a size in memory, and fetches any examples by
-index: {"image": uint8 [n, height, width, channels], "label": int32 [n]}, or
-{"tokens": [n, length + 1]}.
-"""
+"""Where examples come from: digits, made-up images, TFDS records, text."""
 
 import dataclasses
 import difflib
-import hashlib
 import importlib.resources
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 import jaxplay
-from jaxplay.data import images, order, ranges, text
-
-# Number of records, evenly spread, that are read before a run begins: to
-# identify the set, and to check the labels.
-_SAMPLE = 256
-
-
-class Source(Protocol):
-  """Examples by index."""
-
-  @property
-  def num_examples(self) -> int: ...
-
-  @property
-  def nbytes(self) -> int:
-    """Size of all examples in memory."""
-
-  def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The examples at int `indices` [n]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """Three splits and what a model must know about their examples."""
-
-  splits: dict[str, Source]  # keys: train, valid, test
-  num_classes: int  # or number of different tokens
-  example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
-  pixel_max: int = 0  # Images: largest pixel value; the smallest is 0.
-  # Text: of each split, to turn a loss per token into bits per byte.
-  bytes_per_token: Mapping[str, float] | None = None
-  phases: tuple = ()  # Of a mixture; see `order.mixed_indices`.
-  facts: Mapping[str, Any] | None = None  # for the provenance
+from jaxplay.data import dataset as dataset_lib
+from jaxplay.data import features as features_lib
+from jaxplay.data import files, images, order, own, ranges, text
+from jaxplay.data.dataset import Dataset, Source
 
 
 def _images(splits, num_classes, shape, pixel_max, name="", version=""):
   example = {"image": (tuple(shape), "uint8"), "label": ((), "int32")}
-  facts = {
-    split: {"examples": source.num_examples, "sha256": source.digest()}
-    for split, source in splits.items()
-  }
-  hashes = "".join(of_split["sha256"] for of_split in facts.values())
+  hashes = {split: source.digest() for split, source in splits.items()}
   return Dataset(
     splits,
     num_classes,
     example,
     pixel_max,
     facts=name
-    and {
-      "name": name,
-      "version": version,
-      "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-      "num_classes": num_classes,
-      "splits": facts,
-    },
+    and dataset_lib.facts(name, version, num_classes, hashes, splits),
   )
 
 
@@ -84,18 +39,33 @@ def load(
   center_share: float = 1.0,
   synthetic: dict,
   with_test: bool = True,
+  folder: str = "",
+  task: str = "classification",
+  inputs: Sequence[str] = (),
+  targets: Sequence[str] = (),
+  standardize: bool = False,
+  augment: str = "none",
 ) -> Dataset:
-  """Loads a set of images.
+  """Loads a data set that is no text.
 
   Args:
-    name: `digits`, `synthetic` or `tfds:<name>[/config][:version]`.
+    name: `digits`, `synthetic`, `tfds:<name>[/config][:version]`, or files of
+      the user: `npz:`, `folder:`, `csv:`, `parquet:` or `hf:` and a path, see
+      `files`.
     data_dir: Where TFDS data sets were prepared; empty: TFDS's own default.
     splits: TFDS split strings under `train`, `valid` and `test`.
-    image_size: Resize TFDS images to this height and width; 0: as stored.
+    image_size: Resize encoded images to this height and width; 0: as stored.
     center_share: Share of the shorter side that is used of a resized image,
       unless it is cropped at random.
     synthetic: Keyword arguments of the synthetic set.
-    with_test: Whether the test split is used; if not, labels may be unknown.
+    with_test: Whether the test split is used; if not, it may be missing, and
+      its labels may be unknown.
+    folder: Folder that paths in `name` are relative to; empty: the current one.
+    task: `classification`, another built-in task, or a name of the user's own.
+    inputs: Columns of a table, or features; empty: see `files`, `features`.
+    targets: Columns of a table, or features.
+    standardize: Whether the inputs of a table are standardized.
+    augment: Augmentation, which only uint8 images allow.
 
   Raises:
     jaxplay.UserError: There is no such data set, or it is not prepared, or has
@@ -105,15 +75,36 @@ def load(
     return _digits()
   if name == "synthetic":
     return _synthetic(**synthetic)
+  inputs, targets = tuple(map(str, inputs)), tuple(map(str, targets))
+  own_kwargs: dict[str, Any] = dict(
+    task=task, with_test=with_test, augment=augment
+  )
   if name.startswith("tfds:"):
-    name = name.removeprefix("tfds:")
-    dataset = _tfds(name, data_dir, splits, image_size, center_share)
-    for split, source in dataset.splits.items():
-      if split != "test" or with_test:
-        source.check_labels()
-    return dataset
+    return _tfds(
+      name.removeprefix("tfds:"),
+      data_dir,
+      splits,
+      image_size,
+      center_share,
+      inputs,
+      targets,
+      own_kwargs,
+    )
+  if name.partition(":")[0] in files.KINDS:
+    return files.load(
+      name,
+      folder=folder,
+      image_size=image_size,
+      center_share=center_share,
+      inputs=inputs,
+      targets=targets,
+      standardize=standardize,
+      **own_kwargs,
+    )
+  kinds = ", ".join(f"'{kind}:<path>'" for kind in files.KINDS)
   raise jaxplay.UserError(
-    f"unknown dataset {name!r}; use 'digits', 'synthetic' or 'tfds:<name>'"
+    f"unknown dataset {name!r}; use 'digits', 'synthetic', 'tfds:<name>', or"
+    f" one of {kinds}"
   )
 
 
@@ -136,36 +127,6 @@ def planned_text(
   return Dataset({}, vocab_size, {"tokens": ((sequence_length + 1,), dtype)})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Arrays:
-  """Examples held in memory."""
-
-  arrays: dict[str, np.ndarray]
-
-  @property
-  def num_examples(self):
-    return len(self.arrays["label"])
-
-  @property
-  def nbytes(self):
-    return sum(array.nbytes for array in self.arrays.values())
-
-  def fetch(self, indices):
-    return {name: array[indices] for name, array in self.arrays.items()}
-
-  def digest(self):
-    return _digest(self.arrays.values())
-
-
-def _digest(parts):
-  """The hash of arrays or bytes, each with its length."""
-  digest = hashlib.sha256()
-  for part in parts:
-    content = part.tobytes() if isinstance(part, np.ndarray) else part
-    digest.update(len(content).to_bytes(8, "little") + content)
-  return digest.hexdigest()
-
-
 def _digits():
   """1,797 handwritten digits of 8x8 pixels, values 0 to 16 (UCI, 1998).
 
@@ -175,7 +136,7 @@ def _digits():
   data = importlib.resources.files("jaxplay.data").joinpath("digits.npz")
   with np.load(io.BytesIO(data.read_bytes())) as arrays:
     splits = {
-      split: _Arrays(
+      split: dataset_lib.Arrays(
         {
           "image": arrays[f"{split}_image"][..., None],
           "label": arrays[f"{split}_label"].astype(np.int32),
@@ -223,7 +184,7 @@ class _Synthetic:
 
   def digest(self):
     few = self.fetch(np.unique([0, self.num_examples // 2]))
-    return _digest(few.values())
+    return dataset_lib.digest(few.values())
 
 
 def _noise(kind, index, size):
@@ -269,7 +230,7 @@ class _Records:
     return len(self.source)
 
   def digest(self):
-    return _digest(self._sample())
+    return dataset_lib.digest(self._sample())
 
   def check_labels(self):
     """Refuses invalid labels in a sample of records."""
@@ -277,8 +238,7 @@ class _Records:
     self._check([record[self.label_key] for record in read])
 
   def _sample(self):
-    number = min(_SAMPLE, self.num_examples)
-    index = np.arange(number) * self.num_examples // number
+    index = dataset_lib.spread(self.num_examples)
     return self.source.__getitems__(index.tolist())
 
   def _check(self, labels):
@@ -346,12 +306,16 @@ def _tfds_builder(name, data_dir):
   return builder
 
 
-def _tfds(name, data_dir, splits, image_size, center_share):
-  """A prepared TFDS image classification set."""
+def _tfds(
+  name, data_dir, splits, image_size, center_share, inputs, targets, own_kwargs
+):
+  """A prepared TFDS set; images and classes are read as by `_Records`."""
   import tensorflow_datasets as tfds
 
   builder = _tfds_builder(name, data_dir)
   features = builder.info.features
+  with_test = own_kwargs["with_test"]
+  records = _tfds_records(builder, name, splits, with_test)
   # Of several, TFDS's supervised keys, then the usual names.
   usual = (*(builder.info.supervised_keys or ()), "image", "label")
   by_type = {
@@ -361,26 +325,25 @@ def _tfds(name, data_dir, splits, image_size, center_share):
     )
     for kind in (tfds.features.Image, tfds.features.ClassLabel)
   }
-  for kind, keys in by_type.items():
-    if not keys:
-      raise jaxplay.UserError(
-        f"dataset {name!r} has no {kind.__name__} feature among"
-        f" {sorted(features)}; only image classification sets can be used"
-      )
+  is_usual = own_kwargs["task"] == "classification" and all(by_type.values())
+  if not is_usual or inputs or targets:
+    return _tfds_features(
+      name,
+      builder,
+      records,
+      image_size,
+      center_share,
+      inputs,
+      targets,
+      own_kwargs,
+    )
   image_key, label_key = (keys[0] for keys in by_type.values())
   if features[image_key].np_dtype != np.uint8:
     raise jaxplay.UserError(
       f"images of dataset {name!r} are of type"
       f" {np.dtype(features[image_key].np_dtype)}; only uint8 can be used"
     )
-  shape = features[image_key].shape
-  if image_size:
-    shape = (image_size, image_size, shape[-1] or 3)
-  if None in shape:
-    raise jaxplay.UserError(
-      f"images of dataset {name!r} differ in size; set"
-      " config.dataset.image_size to the size to train on"
-    )
+  shape = _image_shape(name, features[image_key], image_size)
   # Not PartialDecoding, which data sources ignore and which needs TensorFlow.
   partial = tfds.features.FeaturesDict(
     {
@@ -397,7 +360,7 @@ def _tfds(name, data_dir, splits, image_size, center_share):
     )
   sources = {
     split: _Records(
-      records,
+      of_split,
       partial,
       image_key,
       label_key,
@@ -409,8 +372,11 @@ def _tfds(name, data_dir, splits, image_size, center_share):
       split,
       name,
     )
-    for split, records in _tfds_records(builder, name, splits).items()
+    for split, of_split in records.items()
   }
+  for split, source in sources.items():
+    if split != "test" or with_test:
+      source.check_labels()
   return _images(
     sources,
     classes,
@@ -421,8 +387,156 @@ def _tfds(name, data_dir, splits, image_size, center_share):
   )
 
 
-def _tfds_records(builder, name, splits):
-  """Returns the serialized records of each split."""
+def _image_shape(name, feature, image_size):
+  """Height, width and channels of the images of a TFDS feature."""
+  shape = feature.shape
+  if image_size:
+    shape = (image_size, image_size, shape[-1] or 3)
+  if None in shape:
+    raise jaxplay.UserError(
+      f"images of dataset {name!r} differ in size; set"
+      " config.dataset.image_size to the size to train on"
+    )
+  return shape
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+  """Records of a prepared TFDS set; only chosen features are decoded."""
+
+  source: Any  # serialized records
+  features: Any  # how to decode the chosen features of one
+  chosen: features_lib.Chosen
+  shape: tuple[int, ...]  # of images to be resized; empty: as stored
+  share: float  # as in `_Records`
+
+  def __len__(self):
+    return len(self.source)
+
+  def fetch(self, indices, crops=None):
+    records = [
+      self.features.deserialize_example_np(record)
+      for record in self.identity(indices)
+    ]
+    columns = {
+      name: [_nested(record, name) for record in records]
+      for name in self.chosen.names
+    }
+    if self.shape:
+      size, _, channels = self.shape
+      (name,) = self.chosen.inputs
+      columns[name] = [
+        images.decode(picture, size, channels, words=words, share=self.share)
+        for picture, words in itertools.zip_longest(
+          columns[name], () if crops is None else crops
+        )
+      ]
+    return self.chosen.stacked(
+      {name: np.stack(values) for name, values in columns.items()}
+    )
+
+  def identity(self, indices):
+    """The serialized records."""
+    return self.source.__getitems__([int(index) for index in indices])
+
+
+def _nested(record, name):
+  for part in name.split("/"):
+    record = record[part]
+  return record
+
+
+def _tfds_features(
+  name, builder, records, image_size, share, inputs, targets, own_kwargs
+):
+  """A prepared TFDS set of any features that a task can use."""
+  import tensorflow_datasets as tfds
+
+  known = _tfds_flat(builder.info.features)
+  usable = {
+    key: found
+    for key, kind in known.items()
+    if (found := _tfds_feature(kind)) is not None
+  }
+  supervised = builder.info.supervised_keys or ()
+  if not all(isinstance(key, str) for key in supervised):
+    supervised = ()
+  where = f"dataset 'tfds:{name}'"
+  chosen = features_lib.choose(
+    usable,
+    where,
+    inputs=inputs,
+    targets=targets,
+    supervised=supervised,
+  )
+  task, number = own_kwargs["task"], 0
+  if len(chosen.targets) == 1:
+    number = usable[chosen.targets[0]].num_classes
+  if task == "classification" and not number:
+    raise jaxplay.UserError(
+      f"{where} has no number of classes for {chosen.targets[0]!r}; name a"
+      " ClassLabel in config.dataset.targets, or set config.task.name to"
+      " 'regression'"
+    )
+  shape: tuple[int, ...] = ()
+  partial: dict[str, Any] = {}
+  for key in chosen.names:
+    *outer, last = key.split("/")
+    group = partial
+    for part in outer:
+      group = group.setdefault(part, {})
+    group[last] = known[key]
+    if usable[key].kind == "image":
+      full = _image_shape(name, known[key], image_size)
+      if image_size:  # Kept as the bytes of its file, as in `_tfds`.
+        group[last], shape = tfds.features.Text(), full
+  decoder = tfds.features.FeaturesDict(partial)
+  splits: dict[str, Any] = {
+    split: _Features(of_split, decoder, chosen, shape, share)
+    for split, of_split in records.items()
+  }
+  if number:
+    splits["num_classes"] = number
+  return own.from_splits(
+    splits,
+    where,
+    name=f"tfds:{name}",
+    facts={"version": builder.info.full_name},
+    **own_kwargs,
+  )
+
+
+def _tfds_flat(features, prefix=""):
+  """Features by name, nested ones as "outer/inner"."""
+  import tensorflow_datasets as tfds
+
+  flat = {}
+  for key, feature in features.items():
+    if isinstance(feature, tfds.features.FeaturesDict):
+      flat |= _tfds_flat(feature, f"{prefix}{key}/")
+    else:
+      flat[prefix + key] = feature
+  return flat
+
+
+def _tfds_feature(kind):
+  """A feature of TFDS that can be used, or None."""
+  import tensorflow_datasets as tfds
+
+  if isinstance(kind, tfds.features.Image):
+    return features_lib.Feature("image")
+  if isinstance(kind, tfds.features.ClassLabel):
+    return features_lib.Feature("class", (), kind.num_classes or 0)
+  # Text and audio are kinds of tensors too.
+  if type(kind) not in (tfds.features.Tensor, tfds.features.Scalar):
+    return None
+  if None in kind.shape or np.dtype(kind.np_dtype).kind not in "biuf":
+    return None
+  return features_lib.Feature("number", tuple(kind.shape))
+
+
+def _tfds_records(builder, name, splits, with_test=True):
+  """Returns the serialized records of each split; see `load` of the last."""
   import tensorflow_datasets as tfds
 
   records = {}
@@ -434,6 +548,9 @@ def _tfds_records(builder, name, splits):
       if not len(records[split]):  # ValueError where it begins after it ends
         raise ValueError("it holds no examples")
     except (ValueError, KeyError) as error:
+      if split == "test" and not with_test:
+        records.pop(split, None)
+        continue
       raise jaxplay.UserError(
         f"config.dataset.{split}_split={wanted!r} is not a split of {name!r},"
         f" which has {sorted(builder.info.splits)} ({_first_line(error)})"

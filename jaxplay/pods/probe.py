@@ -128,12 +128,17 @@ def _random_batch(config, workload):
   """Returns a batch of random examples on the devices."""
   rng = np.random.default_rng(0)
   size = config.batch_size // config.microbatches
+  dataset = workload.dataset
+  limits = {"moves": 1, "image": dataset.pixel_max}
+  limits |= {"label": dataset.num_classes, "tokens": dataset.num_classes}
 
   def random(name, shape, dtype):
-    most = {"label": workload.dataset.num_classes, "moves": 1}.get(name)
-    most = most or workload.dataset.pixel_max or workload.dataset.num_classes
+    limit = 2 if name == "label" and shape else limits.get(name, 0)
     shape = (config.microbatches, size, *shape)
-    array = rng.integers(0, most, shape).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+      array = rng.normal(size=shape).astype(dtype)
+    else:
+      array = rng.integers(0, limit or 2, shape).astype(dtype)
     rows = sharding.local_rows(workload.mesh, size)
     where = sharding.batch(workload.mesh, axis=1)
     return sharding.place(where, array[:, rows], size, 1)

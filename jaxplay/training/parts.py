@@ -48,6 +48,30 @@ def model(
   )
 
 
+def dataset(config: ml_collections.ConfigDict, **kwargs: Any) -> data.Dataset:
+  """The data set that a function of the user loads.
+
+  Args:
+    config: A checked config.
+    **kwargs: task, with_test, augment; see `data.from_splits`.
+
+  Raises:
+    jaxplay.UserError: The function fails, or what it returns is no data set.
+  """
+  name, flat = config.dataset.name, config_lib.flatten(config)
+  static, _ = config_lib.own.arguments(flat, "dataset.name")
+  function = _part(config, "dataset.name")
+  if not callable(function):
+    raise jaxplay.UserError(
+      f"config.dataset.name={name!r} is {type(function).__name__}; expected a"
+      " function that returns splits"
+    )
+  splits = config_lib.own.run(
+    lambda: function(**static), f"config.dataset.name={name!r} fails"
+  )
+  return data.from_splits(splits, repr(name), name=name, **kwargs)
+
+
 def _part(config, switch, name=None):
   """A part of the user, which is loaded."""
   name = config_lib.flatten(config)[switch] if name is None else name

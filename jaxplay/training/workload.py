@@ -204,7 +204,8 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
-  if config_lib.is_text(config_lib.flatten(config)):
+  is_text = config_lib.is_text(config_lib.flatten(config))
+  if is_text and not config_lib.is_own_data(dataset.name):
     return data.load_text(
       dataset.name,
       sequence_length=dataset.sequence_length,
@@ -216,21 +217,52 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       with_test=config.report_test,
       **common,
     )
-  return data.load(
-    dataset.name,
-    image_size=dataset.image_size,
-    center_share=dataset.center_share,
-    synthetic=dict(
-      num_train=dataset.num_train,
-      num_valid=dataset.num_valid,
-      num_test=dataset.num_test,
-      num_classes=dataset.num_classes,
-      shape=dataset.shape,
-      difficulty=dataset.difficulty,
-    ),
+  of_set = dict(
+    task=config.task.name or ("next_token" if is_text else "classification"),
     with_test=config.report_test,
-    **common,
+    augment=dataset.augment,
   )
+  if config_lib.is_own("dataset.name", dataset.name):
+    loaded = parts.dataset(config, **of_set)
+  else:
+    loaded = data.load(
+      dataset.name,
+      image_size=dataset.image_size,
+      center_share=dataset.center_share,
+      synthetic=dict(
+        num_train=dataset.num_train,
+        num_valid=dataset.num_valid,
+        num_test=dataset.num_test,
+        num_classes=dataset.num_classes,
+        shape=dataset.shape,
+        difficulty=dataset.difficulty,
+      ),
+      inputs=dataset.inputs,
+      targets=dataset.targets,
+      standardize=dataset.standardize,
+      **of_set,
+      **common,
+    )
+  is_text = is_text and "tokens" in loaded.example
+  return _text(loaded, dataset) if is_text else loaded
+
+
+def _text(loaded, dataset):
+  """Rows of tokens of the user, for a language model of the config's sizes."""
+  length = loaded.example["tokens"][0][0] - 1
+  if dataset.sequence_length != length:
+    raise jaxplay.UserError(
+      f"config.dataset.sequence_length is {dataset.sequence_length}, and"
+      f" {dataset.name!r} has rows of {length + 1} tokens, each to predict the"
+      f" next; set it to {length}"
+    )
+  vocab_size = dataset.vocab_size or loaded.num_classes
+  if vocab_size < loaded.num_classes:
+    raise jaxplay.UserError(
+      f"config.dataset.vocab_size is {vocab_size}, and {dataset.name!r} has"
+      f" {loaded.num_classes} different tokens; use at least that number"
+    )
+  return dataclasses.replace(loaded, num_classes=vocab_size)
 
 
 def _same_dataset(config):
@@ -267,13 +299,16 @@ def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
 
 def _planned_dataset(config):
   dataset = config.dataset
-  if config_lib.is_text(config_lib.flatten(config)):
+  is_text = config_lib.is_text(config_lib.flatten(config))
+  if is_text and not config_lib.is_own_data(dataset.name):
     return data.planned_text(
       sequence_length=dataset.sequence_length,
       tokenizer=dataset.tokenizer,
       vocab_size=dataset.vocab_size,
     )
-  if not dataset.name.startswith("tfds:"):
+  is_usual = config.task.name in ("", "classification")
+  is_usual = is_usual and not (dataset.inputs or dataset.targets)
+  if not dataset.name.startswith("tfds:") or not is_usual:
     return load_dataset(config)
   if not dataset.image_size:
     raise jaxplay.UserError(
@@ -365,5 +400,6 @@ def prediction_sample(
   seed = order_lib.stream_seed(0, "predictions")
   index = np.sort(order_lib.batch_indices(seed, 0, number, source.num_examples))
   fetched = source.fetch(index)
-  fetched.pop("image", None)
+  for name in ("image", "inputs"):
+    fetched.pop(name, None)
   return {"index": index, **fetched}

@@ -29,6 +29,7 @@ GOLDEN_SEEDS = {
   "dropout": 303832571,
   "synthetic": 3132901046,
   "predictions": 3915833994,
+  "held_out": 1409396408,
 }
 
 

@@ -138,3 +138,71 @@ def prepare_photographs(folder):
   """Writes the set; afterwards `tfds:tiny_imagenet` can be loaded."""
   builder = TinyImagenet(data_dir=str(folder), file_format="array_record")
   builder.download_and_prepare()
+
+
+class TinyTable(tfds.core.GeneratorBasedBuilder):
+  """Numbers of all kinds: nested, vectors, a class, and text to be left out."""
+
+  url_infos = {}
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [
+    tfds.core.BuilderConfig(name=kind) for kind in ("supervised", "plain")
+  ]
+
+  def _info(self):
+    is_supervised = self.builder_config.name == "supervised"
+    features = {
+      "columns": {
+        "b": np.float32,
+        "a": tfds.features.Scalar(np.float64),
+        "note": tfds.features.Text(),
+      },
+      "vector": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+      "tags": tfds.features.Tensor(shape=(3,), dtype=np.bool_),
+      "quality": np.int32,
+      "image": tfds.features.Image(shape=(5, 6, 3)),
+      "ragged": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+    }
+    if is_supervised:
+      del features["image"]
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(features),
+      supervised_keys=("columns", "quality") if is_supervised else None,
+    )
+
+  def _split_generators(self, dl_manager):
+    return {
+      split: self._generate_examples(split) for split in ("train", "validation")
+    }
+
+  def _generate_examples(self, split):
+    for i, row in enumerate(table(split)):
+      file = io.BytesIO()
+      Image.fromarray(row["image"]).save(file, format="PNG")
+      file.seek(0)
+      record = {
+        "columns": {"a": row["a"], "b": row["b"], "note": "?"},
+        "image": file,
+        "ragged": np.zeros(i % 3, np.float32),
+        **{name: row[name] for name in ("vector", "tags", "quality")},
+      }
+      if self.builder_config.name == "supervised":
+        del record["image"]
+      yield i, record
+
+
+def table(split):
+  """What is written of a split of `TinyTable`, in another order."""
+  rng = np.random.default_rng(len(split))
+  return [
+    {
+      "a": float(rng.normal()),
+      "b": float(np.float32(rng.normal())),
+      "vector": rng.normal(size=4).astype(np.float32),
+      "tags": rng.integers(0, 2, 3).astype(bool),
+      "quality": i,
+      "image": rng.integers(0, 255, (5, 6, 3)).astype(np.uint8),
+    }
+    for i in range({"train": 12, "validation": 5}[split])
+  ]

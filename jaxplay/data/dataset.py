@@ -1,0 +1,122 @@
+"""What a data set is: splits of examples by index, and facts about them.
+
+A source has a length and a size in memory, and fetches any examples by index:
+feature -> array [n, ...]. Features that the built-in tasks read:
+
+    image   uint8 [n, height, width, channels]; floats are not scaled
+    inputs  numbers [n, ...] of any other kind
+    label   int32 [n], classes; or [n, k] of 0 and 1, for several labels
+    target  float32 [n] or [n, k], for regression
+    tokens  integers [n, length + 1]
+
+Others are passed on in the batch, for the task of a user.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+# Number of records, evenly spread, that are read before a run begins: to
+# identify the set, and to check the labels.
+SAMPLE = 256
+
+
+class Source(Protocol):
+  """Examples by index."""
+
+  @property
+  def num_examples(self) -> int: ...
+
+  @property
+  def nbytes(self) -> int:
+    """Size of all examples in memory."""
+
+  def fetch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples at int `indices` [n]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Its splits, and what a model must know about their examples."""
+
+  splits: dict[str, Source]  # train, valid, and test unless there is none
+  num_classes: int  # or of different tokens, or of outputs of a regression
+  example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
+  pixel_max: int = 0  # uint8 images: largest value; the smallest is 0.
+  # Text: of each split, to turn a loss per token into bits per byte.
+  bytes_per_token: Mapping[str, float] | None = None
+  phases: tuple = ()  # Of a mixture; see `order.mixed_indices`.
+  facts: Mapping[str, Any] | None = None  # for the provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """Examples held in memory."""
+
+  arrays: dict[str, np.ndarray]
+
+  @property
+  def num_examples(self):
+    return len(next(iter(self.arrays.values())))
+
+  @property
+  def nbytes(self):
+    return sum(array.nbytes for array in self.arrays.values())
+
+  def fetch(self, indices):
+    return {name: array[indices] for name, array in self.arrays.items()}
+
+  def digest(self):
+    return digest(self.arrays.values())
+
+
+def digest(parts: Iterable[Any]) -> str:
+  """The hash of arrays or bytes, each with its length."""
+  made = hashlib.sha256()
+  for part in parts:
+    content: Any = part
+    if isinstance(part, np.ndarray):
+      content = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+    made.update(len(content).to_bytes(8, "little"))
+    made.update(content)
+  return made.hexdigest()
+
+
+def spread(number: int, most: int = SAMPLE) -> np.ndarray:
+  """At most `most` indices below `number`, evenly spread."""
+  most = min(most, number)
+  return np.arange(most) * number // most
+
+
+def facts(
+  name: str,
+  version: str,
+  num_classes: int,
+  hashes: Mapping[str, str],
+  splits: Mapping[str, Source],
+  trained: Iterable[str] = ("train", "valid", "test"),
+) -> dict[str, Any]:
+  """What the provenance says of a data set.
+
+  Args:
+    name: As in the config.
+    version: Empty: none.
+    num_classes: Of `Dataset`.
+    hashes: The hash of the content of each split.
+    splits: Of `Dataset`.
+    trained: The splits that must be the same where a run resumes.
+  """
+  together = "".join(hashes[s] for s in trained if s in hashes)
+  return {
+    "name": name,
+    "version": version,
+    "sha256": hashlib.sha256(together.encode()).hexdigest(),
+    "num_classes": num_classes,
+    "splits": {
+      split: {"examples": source.num_examples, "sha256": hashes[split]}
+      for split, source in splits.items()
+    },
+  }
