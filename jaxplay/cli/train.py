@@ -135,7 +135,11 @@ def _next(arguments, config, status):
   if arguments.extend_steps:  # A new run has nothing to extend.
     options["--extend_steps"] = None
     changes["max_train_steps"] = arguments.extend_steps
-  if status["status"] == "infeasible":
+  if status["status"] == "infeasible" and status["step"] <= 1:
+    # No learning rate changes what is not finite before the first update.
+    what = "once the model, the loss or the data are mended"
+    folder = commands.fresh(arguments.workdir, "mended")
+  elif status["status"] == "infeasible":
     what = "a tenth of the learning rate"
     learning_rate = float(f"{config.hparams.learning_rate / 10:.6g}")
     changes["hparams.learning_rate"] = learning_rate

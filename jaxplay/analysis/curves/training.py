@@ -255,12 +255,18 @@ def _divergence(steps, loss, diverged_at):
 
 
 def _diverged(check, step, fix):
+  advice = (
+    "The loss or its gradient is not finite before the first update, whatever"
+    " the learning rate. Look at the model, the loss and the data."
+  )
+  if step > 1:
+    advice = f"Training diverged at step {step:,}. If better trials need this"
+    advice += f" learning rate, try {fix}; else lower it."
   return findings.make(
     check,
     "fail",
     dict(diverged_at_step=step),
-    f"Training diverged at step {step:,}. If better trials need this learning"
-    f" rate, try {fix}; else lower it.",
+    advice,
     findings.UNSTABLE,
     _LOSS,
   )
