@@ -6,7 +6,7 @@ import pathlib
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.config import parts
+from jaxplay.config import metric, parts
 from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules, sharding
 
@@ -50,9 +50,10 @@ COMPILE = ("pods/topology.py", "pods/probe.py", "pods/estimate.py")
 
 # Within training only downwards, from the last to the first.
 TRAINING = (
-  ("schedules", "sharding", "tasks", "metrics", "host", "resume", "memory"),
-  ("optimizers", "record", "checksum", "orbax_errors"),
-  ("step", "checkpoint_files"),
+  ("schedules", "sharding", "scores", "host", "resume", "memory"),
+  ("optimizers", "tasks", "metrics", "checksum", "orbax_errors"),
+  ("own_task",),
+  ("step", "checkpoint_files", "record"),
   ("evaluate", "checkpoint", "packed"),
   ("feed",),
   ("workload",),
@@ -211,6 +212,8 @@ def test_switches_name_existing_values():
     choices = config_lib.KEYS[switch].choices or (True, False)
     if switch == "averages":
       choices = config_lib.AVERAGES
+    if switch == "task.name":
+      choices = ("", *metric.TASKS)
     assert set(values) <= set(choices), name
 
 

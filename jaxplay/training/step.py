@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
 # is not finite, then permanently the number of that update.
 _TALLY = (
   "loss",  # sum over steps, nats
-  "error_rate",  # sum over steps
+  "error_rate",  # sum over steps, of a task that has errors
   "steps",
   "clipped",  # updates clipped
   "grad_norm",  # of the last step, before clipping
@@ -62,6 +62,7 @@ def init_state(
   optimizer: str,
   hparams: dict,
   averages: Sequence[str],
+  has_errors: bool = True,
 ) -> TrainState:
   """The state before the first step; traceable.
 
@@ -72,6 +73,7 @@ def init_state(
     optimizer: Name of the optimizer.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
+    has_errors: Whether the task has errors, which are added up.
   """
   key = jax.random.key(seeds["init"])
   params, batch_stats = models.init(model, key, inputs)
@@ -85,7 +87,11 @@ def init_state(
     opt_state=optimizers.build(optimizer, hparams, 0.0).init(params),
     averages={name: kept[name] for name in averages},
     dropout_key=jax.random.key_data(raw),
-    tally={name: jnp.zeros([], jnp.float32) for name in _TALLY},
+    tally={
+      name: jnp.zeros([], jnp.float32)
+      for name in _TALLY
+      if has_errors or name != "error_rate"
+    },
   )
 
 
@@ -118,7 +124,10 @@ def make_train_step(
   """
 
   def microbatch_grads(hparams, state, key, batch, rows, total_weight):
-    """(loss, error rate, batch statistics, gradient) of one microbatch."""
+    """(loss, error rate, batch statistics, gradient) of one microbatch.
+
+    The error rate is None for a task without errors.
+    """
     weights = batch.get("weight")
 
     def loss_fn(params):
@@ -134,14 +143,17 @@ def make_train_step(
         dropout_key=key,
       )
       loss = task.loss(logits, batch, hparams)
-      errors = task.errors(logits, batch).astype(jnp.float32)
+      errors = None
+      if task.errors is not None:
+        errors = task.errors(logits, batch).astype(jnp.float32)
       if weights is not None:
-        loss, errors = loss * weights, errors * weights
+        loss = loss * weights
+        errors = None if errors is None else errors * weights
       # The fraction of the batch in this part.
       share = (rows.size if weights is None else weights.sum()) / total_weight
       batch_stats = jax.tree.map(lambda mean: share * mean, batch_stats)
       return loss.sum() / total_weight, (
-        errors.sum() / total_weight,
+        None if errors is None else errors.sum() / total_weight,
         batch_stats,
       )
 
@@ -358,7 +370,6 @@ def _add_to_tally(
   first_bad = ~finite & (tally["bad_step"] == 0)
   new = {
     "loss": tally["loss"] + loss,
-    "error_rate": tally["error_rate"] + error_rate,
     "steps": tally["steps"] + 1,
     "clipped": tally["clipped"] + clipped,
     "grad_norm": grad_norm,
@@ -368,4 +379,6 @@ def _add_to_tally(
     "bad_loss": jnp.where(first_bad, loss, tally["bad_loss"]),
     "bad_grad_norm": jnp.where(first_bad, grad_norm, tally["bad_grad_norm"]),
   }
+  if error_rate is not None:
+    new["error_rate"] = tally["error_rate"] + error_rate
   return {name: jnp.float32(value) for name, value in new.items()}

@@ -116,7 +116,9 @@ def _train(config, run, console, extend, profile, workload):
     is_kept=lambda at: config_lib.is_kept(at, config),
     tell=console.tell,
   )
-  run_record = record.Record(run, config, workload.dataset.bytes_per_token)
+  run_record = record.Record(
+    run, config, workload.dataset.bytes_per_token, workload.task
+  )
 
   def progress(lines):
     for line in filter(None, lines.values()):
@@ -124,7 +126,7 @@ def _train(config, run, console, extend, profile, workload):
 
   loop = loop_lib.Loop(
     config,
-    _Run(config, workload, run, checkpoints),
+    _Run(config, workload, run, checkpoints, console.tell),
     [run_record],
     checkpoints,
     tell=console.tell,
@@ -158,8 +160,8 @@ class _Run:
 
   keeps_best = False  # The best states are separate checkpoints.
 
-  def __init__(self, config, workload, run, checkpoints):
-    self._config, self._workload = config, workload
+  def __init__(self, config, workload, run, checkpoints, tell):
+    self._config, self._workload, self._tell = config, workload, tell
     self._run, self._checkpoints = run, checkpoints
     self.saved_like = workload.state
     self.sample = workload_lib.prediction_sample(
@@ -232,6 +234,7 @@ class _Run:
       workload.mesh,
       workload.dataset.splits[split],
       evaluate.make_eval_batch(workload.model, workload.task),
+      hparams=self._hparams,
       batch_size=config.eval_batch_size,
       device_bytes=config.dataset.device_bytes,
       workers=config.dataset.workers,
@@ -279,9 +282,15 @@ class _Run:
     weights = sharding.to_host(self._variables(state)[suffix])
     if jax.process_index() == 0:
       workload = self._workload
-      program = evaluate.export_forward(
-        workload.model, workload.task, weights, workload.dataset.example
-      )
+      try:
+        program, note = evaluate.export_forward(
+          workload.model, workload.task, weights, workload.dataset.example
+        )
+      except evaluate.NotExportable as error:
+        self._tell(f"warning: {error}")
+        return
+      if note:
+        self._tell(f"warning: {note}")
       evaluate.write_export(self._run.export, program, weights)
 
 

@@ -14,7 +14,14 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data, models
 from jaxplay.data import order as order_lib
-from jaxplay.training import feed, schedules, sharding, step, tasks
+from jaxplay.training import (
+  feed,
+  own_task,
+  schedules,
+  sharding,
+  step,
+  tasks,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +68,17 @@ def make_workload(
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _same_dataset(config)
+  task = make_task(config, dataset)
   sizes = config.model.to_dict()
   model = models.build(
     sizes.pop("name"),
-    dataset.num_classes,
+    task.num_outputs,
     norm_kind=sizes.pop("norm"),
     unroll=unroll,
     attend=sharding.over_batch(mesh, models.attend),
     constrain=sharding.constrain(mesh),
     **sizes,
   )
-  task = tasks.of(dataset)
   hparams = traced(config)
 
   init_state = functools.partial(
@@ -85,12 +92,22 @@ def make_workload(
     ),
     optimizer=config.optimizer,
     averages=config.averages,
+    has_errors=task.errors is not None,
   )
 
   def init():
     return init_state(seeds=step.stream_seeds(config.seed), hparams=hparams)
 
   shapes = jax.eval_shape(init)
+  if isinstance(task, own_task.OwnTask):
+    task.check(
+      lambda variables, inputs: models.apply(
+        model, variables[0], variables[1], inputs
+      )[0],
+      (shapes.params, shapes.batch_stats),
+      hparams,
+      config.objective,
+    )
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
   return Workload(
     mesh=mesh,
@@ -108,6 +125,27 @@ def make_workload(
     init=jax.jit(init, out_shardings=shardings),
     init_state=init_state,
     train_step=make_train_step(config, model, task),
+  )
+
+
+def make_task(config: ml_collections.ConfigDict, dataset: data.Dataset):
+  """The task of a config on a data set; see `tasks.of`."""
+  name = config_lib.task_name(config)
+  if ":" not in name:
+    return tasks.of(dataset, name, config_lib.metrics(config))
+  return own_task.OwnTask(
+    load_task(config),
+    name,
+    dataset.example,
+    num_classes=dataset.num_classes,
+    pixel_max=dataset.pixel_max,
+  )
+
+
+def load_task(config: ml_collections.ConfigDict):
+  """The class of the user's task, or an instance."""
+  raise jaxplay.UserError(
+    f"config.task.name is {config.task.name!r}, which cannot be loaded"
   )
 
 
@@ -297,5 +335,6 @@ def prediction_sample(
   seed = order_lib.stream_seed(0, "predictions")
   index = np.sort(order_lib.batch_indices(seed, 0, number, source.num_examples))
   fetched = source.fetch(index)
-  fetched.pop("image", None)
+  for name in ("image", "inputs"):
+    fetched.pop(name, None)
   return {"index": index, **fetched}
