@@ -194,6 +194,7 @@ def _trial(run, index, point, config, status, lines) -> Trial:
     curves=curves(lines),
     chance=chance.get("majority_error_rate"),
     num_valid=chance.get("num_valid", 0),
+    mean_mse=chance.get("mean_mse"),
   )
 
 
