@@ -195,6 +195,7 @@ def test_training_imports_downwards():
 def test_tables_written_twice_agree():
   """Floors: what config cannot import, it repeats without a difference."""
   assert tuple(config_lib.MODELS) == tuple(models.FAMILIES)
+  assert tuple(config_lib.ACTIVATIONS) == tuple(models.ACTIVATIONS)
   assert tuple(config_lib.REMAT) == tuple(transformer.REMAT)
   assert tuple(config_lib.RESNET_DEPTHS) == tuple(resnet.STAGES)
   assert tuple(config_lib.OPTIMIZERS) == tuple(optimizers.OPTIMIZERS)

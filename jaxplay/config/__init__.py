@@ -65,6 +65,7 @@ from jaxplay.config.keys import (
   defaults,
 )
 from jaxplay.config.parts import (
+  ACTIVATIONS,
   AVERAGES,
   COOLDOWN_SHAPES,
   MESH_AXES,

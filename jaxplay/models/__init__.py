@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import attention, lm, mlp, norm, resnet, vit
+from jaxplay.models import activation, attention, lm, mlp, norm, resnet, vit
 
 attend = attention.attend
+ACTIVATIONS = activation.ACTIVATIONS
 Example = Mapping[str, tuple[tuple[Any, ...], Any]]  # name -> (shape, dtype)
 
 FAMILIES: dict[str, type[nn.Module]] = {
@@ -46,10 +47,13 @@ def build(
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
     dtype: Type of the computation; parameters are always float32.
-    **sizes: Other fields; those that the family does not have are ignored.
+    **sizes: Other fields; those that the family does not have are ignored. An
+      empty `activation` is the default of the family.
   """
   family = FAMILIES[name]
   fields = set(family.__dataclass_fields__)
+  if not sizes.get("activation"):
+    sizes.pop("activation", None)
   sizes["norm_bias"] = norm_kind not in ("none", "rms")
   return family(
     num_classes=num_classes,
