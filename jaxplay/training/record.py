@@ -135,6 +135,12 @@ class Record:
     line: dict[str, float] = {}
     for suffix, of_weights in sums.items():
       line |= self._eval_line("valid", suffix, of_weights)
+    objective = self._config.objective
+    if objective not in line:  # Its name was not known before it was computed.
+      raise jaxplay.UserError(
+        f"config.objective is {objective!r}, and the evaluation has the metrics"
+        f" {', '.join(map(repr, line))}"
+      )
     return line
 
   def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:

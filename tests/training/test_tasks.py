@@ -8,7 +8,8 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir
 from jaxplay.config import metric
-from jaxplay.training import evaluate, population, tasks, train
+from jaxplay.training import dry_run, evaluate, population, tasks, train
+from jaxplay.training import workload as workload_lib
 from tests.training import runs, tables
 
 KINDS = {
@@ -100,7 +101,11 @@ def test_metrics_are_those_of_the_predictions(whole):
   assert ("class_count" in saved) == (kind != "regression")
 
 
-@pytest.mark.parametrize("device_bytes", [2**28, 0], ids=["device", "host"])
+@pytest.mark.parametrize(
+  "device_bytes",
+  [2**28, pytest.param(0, marks=pytest.mark.pods)],
+  ids=["device", "host"],
+)
 def test_devices_and_feeds(whole, tmp_path, monkeypatch, device_bytes):
   """G4, M3: the same on 8 devices, padded, from the device or the host."""
   kind, folder = whole
@@ -128,7 +133,7 @@ def test_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
   assert status["test"] == rundir.RunDir(folder).status()["test"]
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.parametrize("kind", KINDS)
 def test_population_is_alone(kind, tmp_path, monkeypatch):
   """N5: every metric of a trial is that of the same run alone."""
@@ -216,6 +221,16 @@ def test_inputs_of_images_and_numbers():
     numbers = jax.numpy.asarray([[3.5, -2.0]])
     plain = tasks.default_inputs({name: numbers}, 255)
     np.testing.assert_array_equal(plain, numbers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plans(kind, monkeypatch):
+  """Plans: a dry run compiles the step and the evaluation of every task."""
+  tables.use(monkeypatch, tables.made(*KINDS[kind]))
+  config = runs.make_config(_keys(kind))
+  workload = workload_lib.make_workload(config)
+  assert dry_run.lower_train_step(config, workload)
+  assert dry_run.lower_eval_step(config, workload)
 
 
 # Models that cannot be exported for every batch size, or not at all.
