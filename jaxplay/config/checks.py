@@ -397,10 +397,12 @@ def _validate_task(config):
   if is_own and split in of_weights and re.fullmatch("[a-z0-9_]+", chosen):
     return
   if config.objective not in objectives:
+    usual = _of_all_weights(config, of_task.logged)
     raise jaxplay.UserError(
       f"config.objective is {shown(config.objective)}; with"
       f" config.averages={tuple(config.averages)!r} it can be"
-      f" {', '.join(map(repr, objectives))}"
+      f" {', '.join(map(repr, usual))}"
+      + (f", or {', '.join(of_task.more)} of these" if of_task.more else "")
     )
 
 

@@ -169,7 +169,7 @@ def test_an_objective_is_logged():
     ({"task.metrics": ("r2",)}, ("config.task.metrics", "'f1'")),
     (
       {"task.name": "regression", "objective": "valid/f1"},
-      ("config.objective", "valid/r2"),
+      ("config.objective", "valid/r2", "mse"),
     ),
     ({"task.name": "next_token"}, ("config.task.name", "'lm'")),
     (
