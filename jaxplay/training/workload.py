@@ -129,8 +129,19 @@ def make_workload(
 
 
 def make_task(config: ml_collections.ConfigDict, dataset: data.Dataset):
-  """The task of a config on a data set; see `tasks.of`."""
+  """The task of a config on a data set; see `tasks.of`.
+
+  Raises:
+    jaxplay.UserError: The data do not fit the task, or a feature has the name
+      of something that is added to batches.
+  """
   name = config_lib.task_name(config)
+  for reserved in ("weight", "index", "moves", "crops"):
+    if reserved in dataset.example:
+      raise jaxplay.UserError(
+        f"the data set has a feature {reserved!r}, a name that batches need for"
+        " themselves; rename it"
+      )
   if ":" not in name:
     return tasks.of(dataset, name, config_lib.metrics(config))
   return own_task.OwnTask(

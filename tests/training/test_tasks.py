@@ -1,5 +1,7 @@
 """Tasks of every kind, trained to the end on tables made by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def test_a_task_without_its_features(names, asked):
   fitting = "regression" if names == ("target",) else "classification"
   assert repr(names[0]) in str(caught.value) and fitting in str(caught.value)
   assert asked in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weight", "moves"])
+def test_features_with_names_of_batches(name):
+  """Errors: a column of weights must not decide which rows are padding."""
+  dataset = tables.made("label")
+  example = {**dataset.example, name: ((), "float32")}
+  dataset = dataclasses.replace(dataset, example=example)
+  config = runs.make_config(_keys("classification"))
+  with pytest.raises(jaxplay.UserError, match=repr(name)):
+    workload_lib.make_task(config, dataset)
 
 
 @pytest.fixture(scope="module", params=KINDS)
