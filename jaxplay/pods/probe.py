@@ -133,10 +133,7 @@ def _random_batch(config, workload):
     most = {"label": workload.dataset.num_classes, "moves": 1}.get(name)
     most = most or workload.dataset.pixel_max or workload.dataset.num_classes
     shape = (config.microbatches, size, *shape)
-    if np.issubdtype(dtype, np.integer):
-      array = rng.integers(0, most or 2, shape).astype(dtype)
-    else:
-      array = rng.normal(size=shape).astype(dtype)
+    array = rng.integers(0, most, shape).astype(dtype)
     rows = sharding.local_rows(workload.mesh, size)
     where = sharding.batch(workload.mesh, axis=1)
     return sharding.place(where, array[:, rows], size, 1)
