@@ -16,8 +16,9 @@ The class needs nothing of jaxplay, and only `loss` is required:
                                                # [examples, ...] of the split
 
 `metrics` may also be a `clu.metrics.Collection`. It is computed on the host
-from the whole split, with the arguments outputs (also as logits), loss, the
-features other than inputs, and labels, which is the feature label or target.
+from the whole split, with the arguments outputs (also as logits; of a dict of
+outputs, outputs_NAME), loss, the features other than inputs, and labels, which
+is the feature label or target.
 """
 
 import inspect
@@ -251,7 +252,7 @@ class OwnTask:
     rows = {}
     if self._clu is not None:
       kept = {n: a for n, a in features.items() if n not in _INPUTS}
-      rows = {"outputs": outputs, "loss": loss, **kept}
+      rows = {**kept, **self.predictions(outputs, features), "loss": loss}
     elif hasattr(self._user, "metrics"):
       sums["metrics"] = {
         name: {
@@ -271,7 +272,7 @@ class OwnTask:
     return sums
 
   def predictions(self, outputs: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """Predictions of the fixed sample: the outputs [batch, ...]."""
+    """Predictions of the fixed sample: the outputs [batch, ...] by name."""
     if isinstance(outputs, Mapping):
       return {f"outputs_{name}": array for name, array in outputs.items()}
     return {"outputs": outputs} if hasattr(outputs, "shape") else {}
@@ -334,7 +335,9 @@ class OwnTask:
     return made
 
   def _of_clu(self, rows):
-    arguments = {"logits": rows["outputs"], **rows}
+    arguments = dict(rows)
+    if "outputs" in rows:
+      arguments.setdefault("logits", rows["outputs"])
     for feature in ("target", "label"):
       if feature in rows:
         arguments["labels"] = rows[feature]

@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 import jaxplay
 from jaxplay import rundir
-from jaxplay.training import own_task, population, tasks, train
+from jaxplay.training import own_task, population, scores, tasks, train
 from tests.training import runs, tables
 
 WHERE = "robust.py:Robust"
@@ -149,8 +149,6 @@ def _evaluated(task, features, outputs):
   """Checked, then evaluated in two padded batches."""
   kernel = jnp.ones((tables.FEATURES, task.num_outputs))
   task.check(lambda kernel, inputs: inputs @ kernel, kernel, {})
-  from jaxplay.training import scores
-
   parts = []
   for first in (0, 50):
     rows = np.arange(first, first + 50) % len(outputs)
@@ -216,6 +214,42 @@ def test_a_collection_of_clu():
     "mean_loss": values["mean_loss"],
     "accuracy": pytest.approx(right.mean()),
     "auc": pytest.approx(auc),
+  }
+
+
+@flax.struct.dataclass
+class _OfScales(clu.metrics.Collection):
+  scale: clu.metrics.Average.from_output("outputs_scale")
+
+
+def test_outputs_with_names():
+  """Parts: a model may return several outputs, in a dict."""
+
+  class Task:
+    num_outputs = 3
+    metrics = _OfScales
+
+    def loss(self, outputs, batch):
+      error = jnp.abs(outputs["mean"] - batch["target"])
+      return (error / outputs["scale"] + jnp.log(outputs["scale"])).mean(1)
+
+  def forward(kernel, inputs):
+    mean = inputs @ kernel
+    return {"mean": mean, "scale": jnp.exp(mean)}
+
+  task = _task(Task)
+  kernel = jnp.ones((tables.FEATURES, 3))
+  task.check(forward, kernel, {}, "valid/scale")
+  split = tables.made("target").splits["valid"].fetch(np.arange(20))
+  outputs = jax.device_get(forward(kernel, split["inputs"]))
+  weight = np.float32(np.arange(20) < 15)
+  batch = {**split, "weight": weight}
+  sums = jax.device_get(task.eval_sums(outputs, batch, {}))
+  values = task.values(scores.total([sums]))
+  assert values["scale"] == pytest.approx(outputs["scale"][:15].mean())
+  assert task.predictions(outputs, split).keys() == {
+    "outputs_mean",
+    "outputs_scale",
   }
 
 
