@@ -264,6 +264,11 @@ _BAD_CALLS = [
   ("write_report('runs/study', format='png')", "figures"),
   ("plan_steps(C, 'w', fit=3)", "fit:"),
   ("plan_steps(C)", "workdir"),
+  (
+    "plan_steps(jp.load_config(C, {'task.name': 'regression',"
+    " 'objective': 'valid/loss'}), 'w')",
+    "fit",
+  ),
   ("plan_topology(C, None)", "topology:"),
   ("plan_topology(C, [])", "topology:"),
   ("run_playbook(C, 'w', budget=0)", "budget"),

@@ -6,7 +6,7 @@ import pathlib
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.config import parts
+from jaxplay.config import metric, parts
 from jaxplay.data import files
 from jaxplay.models import resnet, transformer
 from jaxplay.training import optimizers, schedules, sharding
@@ -53,10 +53,10 @@ COMPILE = ("pods/topology.py", "pods/probe.py", "pods/estimate.py")
 
 # Within training only downwards, from the last to the first.
 TRAINING = (
-  ("schedules", "sharding", "tasks", "metrics", "host", "resume", "memory"),
-  ("optimizers", "record", "checksum", "orbax_errors"),
-  ("parts",),
-  ("step", "checkpoint_files"),
+  ("schedules", "sharding", "scores", "host", "resume", "memory"),
+  ("optimizers", "tasks", "metrics", "checksum", "orbax_errors"),
+  ("own_task", "parts"),
+  ("step", "checkpoint_files", "record"),
   ("evaluate", "checkpoint", "packed"),
   ("feed", "weights"),
   ("workload",),
@@ -205,6 +205,7 @@ def test_training_imports_downwards():
 def test_tables_written_twice_agree():
   """Floors: what config cannot import, it repeats without a difference."""
   assert tuple(config_lib.MODELS) == tuple(models.FAMILIES)
+  assert tuple(config_lib.ACTIVATIONS) == tuple(models.ACTIVATIONS)
   assert tuple(config_lib.REMAT) == tuple(transformer.REMAT)
   assert tuple(config_lib.RESNET_DEPTHS) == tuple(resnet.STAGES)
   assert tuple(config_lib.OPTIMIZERS) == tuple(optimizers.OPTIMIZERS)
@@ -224,6 +225,8 @@ def test_switches_name_existing_values():
     choices = config_lib.KEYS[switch].choices or (True, False)
     if switch == "averages":
       choices = config_lib.AVERAGES
+    if switch == "task.name":
+      choices = ("", *metric.TASKS)
     assert set(values) <= set(choices), name
 
 

@@ -82,6 +82,13 @@ def plan_steps(
       f"{arguments.option('fit')}={target} is not a metric of the training set;"
       f" expected {' or '.join(decide.TRAINED)}"
     )
+  logged = config_lib.evaluated(loaded)
+  if target.metric.replace("train/", "valid/") not in logged:
+    raise jaxplay.UserError(
+      f"{arguments.option('fit')} is {target}, and runs of the task"
+      f" {config_lib.task_name(loaded)!r} log no error rate; use train/loss<=X"
+      " with a loss that counts as fitted"
+    )
   rates = _rates(learning_rates, loaded)
   length = steps or loaded.max_train_steps
   return _procedure(

@@ -28,9 +28,11 @@ from jaxplay.config.checks import (
   is_on,
   is_own_data,
   mesh_sizes,
+  metrics,
   no_effect_message,
   notes,
   resolve,
+  task_name,
   used_by,
   validate,
   without_effect,
@@ -81,6 +83,7 @@ from jaxplay.config.own import (
   wraps_errors,
 )
 from jaxplay.config.parts import (
+  ACTIVATIONS,
   AVERAGES,
   COOLDOWN_SHAPES,
   MESH_AXES,

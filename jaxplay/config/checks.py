@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 import jaxplay
-from jaxplay.config import keys, own, parts
+from jaxplay.config import keys, metric, own, parts
 from jaxplay.config.values import (
   flatten,
   nearest,
@@ -65,14 +65,32 @@ def validate(
 
 
 def resolve(config: ml_collections.ConfigDict) -> None:
-  """Sets an empty `objective` to the default metric of the task.
-
-  Language models are compared by their loss: the error rate of the next token
-  is hardly informative.
-  """
+  """Sets an empty `objective` to the default metric of the task."""
   if not config.objective:
-    is_text = own.is_text(flatten(config))
-    put(config, "objective", "valid/loss" if is_text else "valid/error_rate")
+    default = metric.of_task(task_name(config)).objective
+    put(config, "objective", f"valid/{default}")
+
+
+def task_name(config: ml_collections.ConfigDict) -> str:
+  """The full name of a config's task."""
+  if config.task.name:
+    return config.task.name
+  is_text = own.is_text(flatten(config))
+  return "next_token" if is_text else "classification"
+
+
+def metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Names of the metrics of a config's task, without split, as logged.
+
+  Of a user's task only those that are known without running it.
+  """
+  of_task = metric.of_task(task_name(config))
+  asked = (*config.task.metrics, config.objective.partition("/")[2])
+  declared = [
+    row[2] for row in config.declared if row[:2] == ("metric", config.task.name)
+  ]
+  more = [name for name in of_task.more if name in asked]
+  return tuple(dict.fromkeys([*of_task.logged, *more, *declared]))
 
 
 def mesh_sizes(
@@ -117,15 +135,15 @@ def cooldown_steps(max_train_steps: int, fraction: float) -> int:
 
 
 def evaluated(config: ml_collections.ConfigDict) -> list[str]:
-  """Names of the validation metrics that a run of a config logs."""
+  """Names of the validation metrics that a run of a config logs; `metrics`."""
+  return _of_all_weights(config, metrics(config))
+
+
+def _of_all_weights(config, names):
   suffixes = [f"_{name}" for name in ("raw", *config.averages)]
   suffixes[suffixes.index(f"_{config.weights}")] = ""
-  is_text = own.is_text(flatten(config))
-  metrics = ("loss", "error_rate", *(["bits_per_byte"] if is_text else []))
   return [
-    f"valid{suffix}/{metric}"
-    for suffix in sorted(suffixes)
-    for metric in metrics
+    f"valid{suffix}/{name}" for suffix in sorted(suffixes) for name in names
   ]
 
 
@@ -266,13 +284,7 @@ def _validate_pairs(config):
       f"{tuple(config.averages)!r} does not name it"
     )
   is_text = own.is_text(flatten(config))
-  objectives = evaluated(config)
-  if config.objective not in objectives:
-    refuse(
-      f"config.objective is {shown(config.objective)}; with"
-      f" config.averages={tuple(config.averages)!r} it can be"
-      f" {', '.join(map(repr, objectives))}"
-    )
+  _validate_task(config)
   if config.eval_batch_size < batch:
     refuse(
       f"config.eval_batch_size is {config.eval_batch_size}, less than"
@@ -370,6 +382,48 @@ def _validate_pairs(config):
       )
   _validate_rules(config.mesh.rules)
   _validate_weights(config)
+
+
+def _validate_task(config):
+  name = task_name(config)
+  is_own = own.is_own("task.name", name)
+  if not is_own:
+    one_of("config.task.name is", name, (*metric.TASKS, "FILE.py:NAME"))
+  is_text = config.model.name in parts.TEXT_MODELS
+  of_user = own.is_own("model.name", config.model.name)
+  if not is_own and not of_user and is_text != (name == "next_token"):
+    raise jaxplay.UserError(
+      f"config.task.name is {name!r}, but config.model.name is"
+      f" {config.model.name!r}; of the built-in tasks "
+      + (
+        "a language model can only learn 'next_token'"
+        if is_text
+        else "'next_token' requires a language model, 'lm'"
+      )
+    )
+  of_task = metric.of_task(name)
+  known = (*of_task.logged, *of_task.more)
+  for asked in config.task.metrics:
+    if is_own:
+      raise jaxplay.UserError(
+        f"config.task.metrics names {shown(asked)}, but the task {name!r}"
+        " defines its metrics itself"
+      )
+    one_of("config.task.metrics names", asked, known)
+  objectives = _of_all_weights(config, known)
+  of_weights = {objective.split("/")[0] for objective in objectives}
+  split, _, chosen = config.objective.partition("/")
+  # The metrics of a user's task are known once it has run.
+  if is_own and split in of_weights and re.fullmatch("[a-z0-9_]+", chosen):
+    return
+  if config.objective not in objectives:
+    usual = _of_all_weights(config, of_task.logged)
+    raise jaxplay.UserError(
+      f"config.objective is {shown(config.objective)}; with"
+      f" config.averages={tuple(config.averages)!r} it can be"
+      f" {', '.join(map(repr, usual))}"
+      + (f", or {', '.join(of_task.more)} of these" if of_task.more else "")
+    )
 
 
 def _validate_transformer(model):

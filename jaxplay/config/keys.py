@@ -91,8 +91,8 @@ _COMMON = {
   ),
   "objective": Key(
     "",
-    "metric that ranks trials; empty: valid/loss for text, else"
-    " valid/error_rate",
+    "metric that ranks trials; empty: valid/error_rate for classification, else"
+    " valid/loss",
     branch=True,
     fixed="one objective ranks all trials of a study; to rank by another, use"
     " another objective for the same trials afterwards",
@@ -198,6 +198,10 @@ _COMMON = {
     0.0,
     "probability spread evenly over the classes",
     BELOW_1,
+    used_by=(
+      "task.name",
+      ("", "classification", "next_token", "multi_label"),
+    ),
     off=("label_smoothing", 0.0),
     regularization=True,
     retune="regularization",
@@ -211,10 +215,15 @@ _COMMON = {
   ),
   "task.name": Key(
     "",
-    "what is learned; empty: next_token of an lm, else classification",
+    "what is learned: classification, next_token, regression, multi_label;"
+    " empty: next_token of an lm, else classification",
     fixed="trials of different tasks are not comparable",
   ),
-  "task.metrics": _alike((), "metrics to log besides those of the task", ""),
+  "task.metrics": _alike(
+    (),
+    "metrics to log besides those of the task and the objective, such as 'f1'",
+    "",
+  ),
   "dataset.name": data(
     "digits",
     "digits, synthetic, or tfds:<name>; for an lm pythonlib, text:<path, folder"

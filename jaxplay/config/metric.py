@@ -100,3 +100,49 @@ def of_config(flat: Mapping[str, Any]) -> Metric:
     flat: Its dotted keys and values, as from `flatten`.
   """
   return of(flat.get("objective") or "", flat.get("declared") or ())
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMetrics:
+  """The metrics of a built-in task.
+
+  Attributes:
+    logged: Those of every run.
+    more: Those to be named in `config.task.metrics`, or as the objective.
+    objective: The one that ranks trials by default.
+  """
+
+  logged: tuple[str, ...]
+  more: tuple[str, ...] = ()
+  objective: str = "loss"
+
+
+_OF_CLASSES = (
+  *("precision", "recall", "f1", "f1_micro"),
+  *("roc_auc", "average_precision"),
+)
+TASKS: Mapping[str, TaskMetrics] = types.MappingProxyType(
+  {
+    "classification": TaskMetrics(
+      ("loss", "error_rate"),
+      ("accuracy", "top5_accuracy", *_OF_CLASSES),
+      objective="error_rate",
+    ),
+    # The error rate of the next token is hardly informative.
+    "next_token": TaskMetrics(
+      ("loss", "error_rate", "bits_per_byte"),
+      ("accuracy", "top5_accuracy", "perplexity"),
+    ),
+    "regression": TaskMetrics(("loss", "rmse", "mae", "r2"), ("mse",)),
+    "multi_label": TaskMetrics(
+      ("loss", "error_rate"), ("accuracy", *_OF_CLASSES)
+    ),
+  }
+)
+# A user's task, FILE.py:NAME, has the metrics that it computes.
+_OWN = TaskMetrics(("loss",))
+
+
+def of_task(name: str) -> TaskMetrics:
+  """The metrics of a task by its full name."""
+  return TASKS.get(name, _OWN)

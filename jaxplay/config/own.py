@@ -141,7 +141,9 @@ def declare(switch: str, name: str, folder: str) -> tuple[tuple, ...]:
   if switch == "model.name":
     taken |= _taken_by_call(part)
   if switch == "task.name":
-    rows += _metric_rows(name, part, where)
+    rows += [
+      ("metric", name, metric, True, None) for metric in maximized(part, where)
+    ]
   rows.append(("part", switch, name, tuple(sorted(taken))))
   return tuple(sorted(rows, key=lambda row: (row[0], str(row))))
 
@@ -424,8 +426,16 @@ def is_linen(part: Any) -> bool:
   )
 
 
-def _metric_rows(name, part, where):
-  """The metrics of a task that are maximized."""
+def maximized(part: Any, where: str) -> tuple[str, ...]:
+  """Names of the metrics of a user's task of which more is better.
+
+  Args:
+    part: His class, or an instance.
+    where: Begins the message.
+
+  Raises:
+    jaxplay.UserError: `maximize` does not hold names of metrics.
+  """
   maximize = getattr(part, "maximize", ())
   if isinstance(maximize, str):
     maximize = (maximize,)
@@ -436,7 +446,7 @@ def _metric_rows(name, part, where):
       f"{where}: maximize is {maximize!r}; expected a tuple of the names of"
       " metrics, of small letters, digits and _"
     )
-  return [("metric", name, metric, True, None) for metric in maximize]
+  return tuple(maximize)
 
 
 def as_rows(value: Any) -> tuple[tuple, ...]:
@@ -588,8 +598,8 @@ def is_text(flat: Mapping[str, Any]) -> bool:
   if not is_own("model.name", model):
     return model in parts.TEXT_MODELS
   name = flat.get("dataset.name", "")
-  is_tfds = name.startswith("tfds:") and flat.get("task.name") == "next_token"
-  return name == "pythonlib" or name.startswith("text:") or is_tfds
+  is_named = name == "pythonlib" or name.startswith("text:")
+  return is_named or flat.get("task.name") == "next_token"
 
 
 def folder(code: str) -> str:

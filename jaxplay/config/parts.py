@@ -167,27 +167,49 @@ _NORMS: dict[str, Part] = {
   "none": {},
 }
 
+ACTIVATIONS = (
+  *("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus"),
+  *("tanh", "sigmoid"),
+)
+_ACTIVATION = {
+  "model.activation": size(
+    "",
+    "activation function; empty: relu of mlp and resnets, silu of the gated MLP"
+    " of vit and lm",
+    choices=("", *ACTIVATIONS),
+  )
+}
 REMAT = ("none", "dots", "full")
 _ZERO_INIT = {
   "model.zero_init_residual": size(
     False, "initialize residual branches to zero", transfers="very likely"
   )
 }
-_BLOCKS = {
-  "model.heads": size(
-    4, "vit, lm: attention heads; must divide the width", POSITIVE_INT
-  ),
-  "model.mlp_width": size(
-    0, "vit, lm: hidden features of the MLP; 0: 8/3 of the width", INT_FROM_0
-  ),
-  "model.qk_norm": size(False, "vit, lm: RMS-normalize queries and keys"),
-  "model.remat": size(
-    "none",
-    "vit, lm: what the backward pass recomputes: 'none', 'dots' (all but matrix"
-    " products) or 'full'",
-    choices=REMAT,
-  ),
-} | _ZERO_INIT
+_BLOCKS = (
+  {
+    "model.heads": size(
+      4, "vit, lm: attention heads; must divide the width", POSITIVE_INT
+    ),
+    "model.mlp_width": size(
+      0, "vit, lm: hidden features of the MLP; 0: 8/3 of the width", INT_FROM_0
+    ),
+    "model.norm_position": size(
+      "pre",
+      "vit, lm: 'pre': a norm begins each residual branch, x + f(norm(x));"
+      " 'post_branch': it ends it, x + norm(f(x))",
+      choices=("pre", "post_branch"),
+    ),
+    "model.qk_norm": size(False, "vit, lm: RMS-normalize queries and keys"),
+    "model.remat": size(
+      "none",
+      "vit, lm: what the backward pass recomputes: 'none', 'dots' (all but"
+      " matrix products) or 'full'",
+      choices=REMAT,
+    ),
+  }
+  | _ZERO_INIT
+  | _ACTIVATION
+)
 _TEXT = {
   "dataset.sequence_length": Key(256, "text: tokens per example", POSITIVE_INT),
   "dataset.tokenizer": data(
@@ -213,7 +235,7 @@ _TEXT = {
   ),
 }
 _MODELS: dict[str, Part] = {
-  "mlp": {},
+  "mlp": _ACTIVATION,
   "resnet": {
     "model.stem": size(
       "small",
@@ -221,13 +243,15 @@ _MODELS: dict[str, Part] = {
       choices=("small", "imagenet"),
     )
   }
-  | _ZERO_INIT,
+  | _ZERO_INIT
+  | _ACTIVATION,
   "wide_resnet": {
     "model.strides": size(
       (1, 2, 2), "wide_resnet: stride of the first block of each stage"
     )
   }
-  | _ZERO_INIT,
+  | _ZERO_INIT
+  | _ACTIVATION,
   "vit": _BLOCKS
   | {
     "model.patch_size": size(

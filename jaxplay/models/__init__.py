@@ -13,9 +13,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import attention, lm, mlp, norm, of_user, resnet, vit
+from jaxplay.models import (
+  activation,
+  attention,
+  lm,
+  mlp,
+  norm,
+  of_user,
+  resnet,
+  vit,
+)
 
 attend = attention.attend
+ACTIVATIONS = activation.ACTIVATIONS
 Example = Mapping[str, tuple[tuple[Any, ...], Any]]  # name -> (shape, dtype)
 
 FAMILIES: dict[str, type[nn.Module]] = {
@@ -50,7 +60,8 @@ def build(
     virtual_batch_size: Examples per group of ghost batch norm.
     num_groups: Feature groups of group norm.
     dtype: Type of the computation; parameters are always float32.
-    **sizes: Other fields; those that the family does not have are ignored.
+    **sizes: Other fields; those that the family does not have are ignored. An
+      empty `activation` is the default of the family.
   """
   common = dict(
     num_classes=num_classes,
@@ -68,6 +79,8 @@ def build(
     common["constrain"] = sizes.get("constrain", lambda x: x)
     return of_user.make(part, where, fields or {}, **common)
   family = FAMILIES[name]
+  if not sizes.get("activation"):
+    sizes.pop("activation", None)
   names = set(family.__dataclass_fields__)
   sizes["norm_bias"] = norm_kind not in ("none", "rms")
   return family(**common, **{k: v for k, v in sizes.items() if k in names})

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import dropout
+from jaxplay.models import activation, dropout
 
 # depth: (blocks per stage, bottleneck)
 STAGES = {
@@ -52,6 +52,7 @@ class ResNet(nn.Module):
     width: Features of the first stage; each later stage doubles them.
     stem: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1).
     zero_init_residual: Start the last norm of each branch at zero.
+    activation: Key of `activation.ACTIVATIONS`.
     dropout: Whether there is dropout before the classifier.
     dtype: Type of the computation; parameters are float32.
   """
@@ -64,12 +65,14 @@ class ResNet(nn.Module):
   width: int = 64
   stem: str = "small"
   zero_init_residual: bool = False
+  activation: str = "relu"
   dropout: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
     """Logits [batch, num_classes] of x [batch, height, width, channels]."""
+    activate = activation.ACTIVATIONS[self.activation]
     conv = functools.partial(
       _conv, dtype=self.dtype, use_bias=not self.norm_bias
     )
@@ -80,26 +83,26 @@ class ResNet(nn.Module):
 
     x = x.astype(self.dtype)
     if self.stem == "imagenet":
-      x = nn.relu(norm(conv(self.width, (7, 7), (2, 2), name="stem")(x)))
+      x = activate(norm(conv(self.width, (7, 7), (2, 2), name="stem")(x)))
       x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
     else:
-      x = nn.relu(norm(conv(self.width, (3, 3), name="stem")(x)))
+      x = activate(norm(conv(self.width, (3, 3), name="stem")(x)))
     for stage, blocks in enumerate(stages):
       features = self.width * 2**stage
       for block in range(blocks):
         stride = 2 if stage > 0 and block == 0 else 1
         residual, strides = x, (stride, stride)
         if bottleneck:
-          x = nn.relu(norm(conv(features, (1, 1))(x)))
-          x = nn.relu(norm(conv(features, (3, 3), strides)(x)))
+          x = activate(norm(conv(features, (1, 1))(x)))
+          x = activate(norm(conv(features, (3, 3), strides)(x)))
           x = conv(4 * features, (1, 1))(x)
         else:
-          x = nn.relu(norm(conv(features, (3, 3), strides)(x)))
+          x = activate(norm(conv(features, (3, 3), strides)(x)))
           x = conv(features, (3, 3))(x)
         x = norm(x, zero_scale=self.zero_init_residual)
         if residual.shape != x.shape:
           residual = norm(conv(x.shape[-1], (1, 1), strides)(residual))
-        x = self.constrain(nn.relu(x + residual))
+        x = self.constrain(activate(x + residual))
     return _classify(self, x, train, rows, dropout_rate)
 
 
@@ -115,6 +118,7 @@ class WideResNet(nn.Module):
     width: Widening factor of the stages of 16, 32 and 64 features.
     strides: Of the first block of each stage.
     zero_init_residual: Start the last norm of each branch at zero.
+    activation: Key of `activation.ACTIVATIONS`.
     dropout: Whether there is dropout between the convolutions of a block and
       before the classifier.
     dtype: Type of the computation; parameters are float32.
@@ -128,12 +132,14 @@ class WideResNet(nn.Module):
   width: int = 10
   strides: tuple[int, int, int] = (1, 2, 2)
   zero_init_residual: bool = False
+  activation: str = "relu"
   dropout: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, train, weights=None, rows=None, dropout_rate=0.0):
     """Logits [batch, num_classes] of x [batch, height, width, channels]."""
+    activate = activation.ACTIVATIONS[self.activation]
     conv = functools.partial(
       _conv, dtype=self.dtype, use_bias=not self.norm_bias
     )
@@ -147,15 +153,15 @@ class WideResNet(nn.Module):
       for block in range((self.depth - 4) // 6):
         stride = self.strides[stage] if block == 0 else 1
         residual = x
-        x = nn.relu(norm(x))
+        x = activate(norm(x))
         if residual.shape[-1] != features or stride != 1:
           residual = conv(features, (1, 1), (stride, stride))(x)
         x = conv(features, (3, 3), (stride, stride))(x)
-        x = nn.relu(norm(x, zero_scale=self.zero_init_residual))
+        x = activate(norm(x, zero_scale=self.zero_init_residual))
         if self.dropout:
           x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
         x = self.constrain(residual + conv(features, (3, 3))(x))
-    x = nn.relu(norm(x))
+    x = activate(norm(x))
     return _classify(self, x, train, rows, dropout_rate)
 
 

@@ -1,8 +1,9 @@
 """Blocks and counts that the language model and the vision transformer share.
 
-A block is pre-normalized: x + attention(norm(x)), then x + SwiGLU(norm(x))
-(Shazeer 2020, arXiv 2002.05202). The blocks are one scanned block, so compile
-time does not grow with depth, and may be rematerialized in the backward pass.
+A block is x + attention(norm(x)), then x + SwiGLU(norm(x)) (Shazeer 2020, arXiv
+2002.05202), or x + norm(attention(x)), then x + norm(SwiGLU(x)). The blocks are
+one scanned block, so compile time does not grow with depth, and may be
+rematerialized in the backward pass.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxplay.models import attention, dropout
+from jaxplay.models import activation, attention, dropout
 
 # What the backward pass may reuse of a block.
 REMAT = {
@@ -72,9 +73,10 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-  """Gated MLP: down(silu(gate(x)) * up(x))."""
+  """Gated MLP: down(activation(gate(x)) * up(x)), by default with silu."""
 
   hidden: int
+  activation: str
   out_init: Any
   dtype: Any
 
@@ -82,16 +84,28 @@ class SwiGLU(nn.Module):
   def __call__(self, x):
     dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype)
     both = dense((2, self.hidden), name="gate_up")(x)
-    gated = nn.silu(both[..., 0, :]) * both[..., 1, :]
+    gated = (
+      activation.ACTIVATIONS[self.activation](both[..., 0, :]) * both[..., 1, :]
+    )
     return dense(x.shape[-1], kernel_init=self.out_init, name="down")(gated)
 
 
 class Block(nn.Module):
-  """One block; returns (carry, None) for `nn.scan`."""
+  """One block; returns (carry, None) for `nn.scan`.
+
+  Attributes:
+    norm, attention, mlp: Constructors of layers.
+    norm_position: See `Transformer`.
+    zero_norm: Whether the norms that end a branch start at zero.
+    constrain: See `Transformer`.
+    dropout: Whether there is dropout at the end of each branch.
+  """
 
   norm: Callable
   attention: Callable
   mlp: Callable
+  norm_position: str
+  zero_norm: bool
   constrain: Callable
   dropout: bool
 
@@ -102,10 +116,15 @@ class Block(nn.Module):
         return x
       return dropout.Dropout()(x, train=train, rate=rate, rows=rows)
 
-    normed = self.norm(name="attention_norm")(x, train=train)
-    x = x + dropped(self.attention(name="attention")(normed, rotation))
-    normed = self.norm(name="mlp_norm")(x, train=train)
-    return self.constrain(x + dropped(self.mlp(name="mlp")(normed))), None
+    def branch(x, name, layer, *more):
+      if self.norm_position == "pre":
+        normed = self.norm(name=f"{name}_norm")(x, train=train)
+        return dropped(layer(name=name)(normed, *more))
+      norm = self.norm(name=f"{name}_norm", zero_scale=self.zero_norm)
+      return dropped(norm(layer(name=name)(x, *more), train=train))
+
+    x = x + branch(x, "attention", self.attention, rotation)
+    return self.constrain(x + branch(x, "mlp", self.mlp)), None
 
 
 class Blocks(nn.Module):
@@ -120,6 +139,8 @@ class Blocks(nn.Module):
     causal: See `Attention`.
     mlp_width: Hidden features; 0: see `mlp_features`.
     qk_norm: See `Attention`.
+    activation: Of the MLP.
+    norm_position: See `Transformer`.
     zero_init_residual: Whether each branch starts at zero; else its last layer
       is scaled by 1/sqrt(2 depth) at initialization, so that the sum of all
       branches does not grow with depth (Radford et al. 2019).
@@ -138,6 +159,8 @@ class Blocks(nn.Module):
   causal: bool
   mlp_width: int
   qk_norm: bool
+  activation: str
+  norm_position: str
   zero_init_residual: bool
   dropout: bool
   remat: str
@@ -150,7 +173,9 @@ class Blocks(nn.Module):
     out_init = nn.initializers.variance_scaling(
       1 / (2 * self.depth), "fan_in", "truncated_normal"
     )
-    if self.zero_init_residual:
+    # Before a norm a layer of zeros would have no useful gradient.
+    is_pre = self.norm_position == "pre"
+    if self.zero_init_residual and is_pre:
       out_init = nn.initializers.zeros
     common = dict(out_init=out_init, dtype=self.dtype)
     block = Block
@@ -181,8 +206,13 @@ class Blocks(nn.Module):
         **common,
       ),
       mlp=functools.partial(
-        SwiGLU, hidden=mlp_features(x.shape[-1], self.mlp_width), **common
+        SwiGLU,
+        hidden=mlp_features(x.shape[-1], self.mlp_width),
+        activation=self.activation,
+        **common,
       ),
+      norm_position=self.norm_position,
+      zero_norm=self.zero_init_residual and not is_pre,
       constrain=self.constrain,
       dropout=self.dropout,
       name="blocks",
@@ -205,6 +235,9 @@ class Transformer(nn.Module):
     heads: Attention heads; must divide the width.
     mlp_width: Hidden features of the MLP; 0: see `mlp_features`.
     qk_norm: Whether queries and keys are normalized.
+    activation: Key of `activation.ACTIVATIONS`, of the gate of the MLP.
+    norm_position: "pre": the norm begins each residual branch, x + f(norm(x));
+      "post_branch": it ends it, before the sum, x + norm(f(x)).
     zero_init_residual: Whether residual branches start at zero.
     dropout: Whether there is dropout after each branch.
     remat: Key of `REMAT`.
@@ -222,6 +255,8 @@ class Transformer(nn.Module):
   heads: int = 4
   mlp_width: int = 0
   qk_norm: bool = False
+  activation: str = "silu"
+  norm_position: str = "pre"
   zero_init_residual: bool = False
   dropout: bool = False
   remat: str = "none"
@@ -239,6 +274,8 @@ class Transformer(nn.Module):
       causal=causal,
       mlp_width=self.mlp_width,
       qk_norm=self.qk_norm,
+      activation=self.activation,
+      norm_position=self.norm_position,
       zero_init_residual=self.zero_init_residual,
       dropout=self.dropout,
       remat=self.remat,

@@ -244,7 +244,7 @@ class RunDir(directory.Directory):
       if path.stem.isdecimal() and int(path.stem) > step:
         path.unlink()
 
-  def write_predictions(self, step: int, **arrays: Any) -> None:
+  def write_predictions(self, step: int, /, **arrays: Any) -> None:
     """Saves arrays about the evaluation after `step` updates."""
     self._check_is_there()
     folder = self.path / "predictions"

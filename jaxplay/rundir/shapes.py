@@ -64,8 +64,11 @@ class Best(TypedDict):
 
 
 class _Chance(TypedDict):
-  majority_error_rate: Share
+  """What a constant prediction reaches; see `training.scores.chance`."""
+
   num_valid: Count
+  majority_error_rate: NotRequired[Share]
+  mean_mse: NotRequired[float | None]
 
 
 class _Lines(TypedDict):

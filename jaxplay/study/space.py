@@ -456,7 +456,7 @@ def default_space(
       low, high = float(f"{low:.2g}"), float(f"{high:.2g}")
       domains[f"hparams.{name}"] = Float(low, high, scale)
   flat = config_lib.flatten(config)
-  if config_lib.is_text(config_lib.flatten(config)):
+  if config_lib.task_name(config) not in ("classification", "multi_label"):
     domains.pop("hparams.label_smoothing", None)
   return {
     key: domain

@@ -222,7 +222,8 @@ def lower_eval_step(
   eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
   step = jax.jit(eval_batch, out_shardings=sharding.replicated(workload.mesh))
   state = workload.state
-  return step.lower((state.params, state.batch_stats), batch)
+  variables = (state.params, state.batch_stats)
+  return step.lower(variables, batch, workload.hparams)
 
 
 def _batch(workload, shapes, leading):

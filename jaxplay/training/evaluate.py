@@ -9,17 +9,23 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxplay import models, rundir
+from jaxplay.training import own_task, tasks
+
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def make_eval_batch(model, task) -> Callable:
-  """Makes `eval_batch(variables, batch) -> sums` over one padded batch.
+  """Makes `eval_batch(variables, batch, hparams) -> sums` over a padded batch.
 
-  `variables` is (params, batch_stats); see `Classification.eval_sums`.
+  `variables` is (params, batch_stats); see `Classification.eval_sums`. Only the
+  loss of a user's task may read `hparams`.
   """
 
-  def eval_batch(variables, batch):
-    logits, _ = models.apply(model, *variables, task.inputs(batch))
-    return task.eval_sums(logits, batch)
+  def eval_batch(variables, batch, hparams=None):
+    outputs, _ = models.apply(model, *variables, task.inputs(batch))
+    if isinstance(task, own_task.OwnTask):
+      return task.eval_sums(outputs, batch, hparams)
+    return task.eval_sums(outputs, batch)
 
   return eval_batch
 
@@ -39,39 +45,94 @@ def suffix(objective: str) -> str:
   return objective.split("/")[0].removeprefix("valid")
 
 
+class NotExportable(Exception):
+  """The forward function cannot be exported; why, in a sentence."""
+
+
 def export_forward(
   model, task, variables: Any, example: Mapping[str, tuple]
-) -> bytes:
-  """Serializes raw inputs -> logits with `jax.export`, for any batch size.
+) -> tuple[bytes, str]:
+  """Serializes raw inputs -> outputs with `jax.export`, for any batch size.
+
+  The raw inputs are the features that the task reads: an array if it is one,
+  else a dict of arrays. Of text they are the tokens, of any length.
 
   Args:
     model: From `models.build`.
     task: From `tasks`.
     variables: (params, batch_stats) of numpy arrays.
     example: Of the data set: feature -> (shape, dtype).
+
+  Returns:
+    (program, note). A model that can only be traced with known shapes is
+    exported for a batch of one example, and the note says so; else it is empty.
+
+  Raises:
+    NotExportable: It cannot be traced for every platform.
   """
   leaves, structure = jax.tree.flatten(variables)
   names = list(_named(variables))
+  is_text = isinstance(task, tasks.NextToken)
+  read = ["tokens"] if is_text else _read(task, example)
 
   def forward(weights, raw):
     tree = jax.tree.unflatten(structure, [weights[name] for name in names])
-    inputs = raw if "tokens" in example else task.inputs({"image": raw})
+    features = {read[0]: raw} if len(read) == 1 else raw
+    inputs = raw if is_text else task.inputs(features)
     return models.apply(model, *tree, inputs)[0]
 
   weights = {
     name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     for name, leaf in zip(names, leaves, strict=True)
   }
-  if "tokens" in example:
-    dimensions, dtype = ["batch", "length"], np.int32
-  else:
-    shape, dtype = example["image"]
-    dimensions = ["batch", *map(str, shape)]
-  inputs = jax.ShapeDtypeStruct(
-    jax_export.symbolic_shape(",".join(dimensions)), dtype
-  )
-  export = jax_export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))
-  return bytes(export(weights, inputs).serialize())
+
+  def serialized(batch):
+    scope = jax_export.SymbolicScope()
+    raw = {}
+    for name in read:
+      shape, dtype = example[name]
+      if is_text:
+        shape, dtype = (shape[0] - 1 if batch == "1" else "length",), np.int32
+      dimensions = ",".join(map(str, [batch, *shape]))
+      symbolic = jax_export.symbolic_shape(dimensions, scope=scope)
+      raw[name] = jax.ShapeDtypeStruct(symbolic, dtype)
+    export = jax_export.export(jax.jit(forward), platforms=PLATFORMS)
+    inputs = raw[read[0]] if len(read) == 1 else raw
+    return bytes(export(weights, inputs).serialize())
+
+  try:
+    return serialized("batch"), ""
+  except Exception as error:  # A user's model may fail in any way.
+    reason = _reason(error)
+  try:
+    note = (
+      f"the model is exported for batches of one example: {reason}, when the"
+      " batch size is not known"
+    )
+    return serialized("1"), note
+  except Exception as error:
+    raise NotExportable(
+      f"the model is not exported: {_reason(error)}; set config.export=False to"
+      " train without an export"
+    ) from error
+
+
+def _read(task, example):
+  """Names of the features that the inputs of a task are made of."""
+  shapes = {
+    name: jax.ShapeDtypeStruct((1, *shape), dtype)
+    for name, (shape, dtype) in example.items()
+  }
+  jaxpr = jax.make_jaxpr(task.inputs)(shapes).jaxpr
+  used = [*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]
+  # The leaves of a dict are in the order of its sorted names.
+  names = zip(sorted(shapes), jaxpr.invars, strict=True)
+  return [name for name, variable in names if any(v is variable for v in used)]
+
+
+def _reason(error):
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": .")
 
 
 def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
@@ -83,9 +144,11 @@ def write_export(folder: pathlib.Path, program: bytes, variables: Any) -> None:
       saved = (folder / "forward.jaxexport").read_bytes()
       forward = jax.export.deserialize(saved)
       weights = dict(np.load(folder / "weights.npz"))
-      logits = forward.call(weights, images)  # uint8 [batch, *image_shape]
+      outputs = forward.call(weights, images)  # uint8 [batch, *image_shape]
 
-  (For a language model: int32 tokens [batch, length].)
+  (For a language model: int32 tokens [batch, length].) `forward.in_avals` are
+  the shapes and types of its arguments; the batch size is a symbol, or 1 for a
+  model that cannot be traced for any.
 
   Args:
     folder: Where to write; created if needed.

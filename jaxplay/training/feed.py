@@ -14,12 +14,10 @@ import jax
 import numpy as np
 
 from jaxplay import data
-from jaxplay.training import sharding, step
+from jaxplay.training import scores, sharding, step
 
 # Steps that the host prepares at once where each step is a call.
 CHUNK_STEPS = 50
-# Sums over batches are added on the host, in 64 bits.
-_WIDE = {"f": np.float64, "i": np.int64}
 
 
 class Chunks:
@@ -263,7 +261,7 @@ def gathered(batch: dict) -> dict:
 
 
 def total(sums: Iterable) -> Any:
-  """Adds trees of sums from the devices, on the host."""
+  """Adds the results of batches from the devices; see `scores.total`."""
   in_flight: collections.deque = collections.deque()
   fetched = []
   for part in sums:
@@ -271,30 +269,32 @@ def total(sums: Iterable) -> Any:
     if len(in_flight) > 2:  # Bounds the number of batches in memory.
       fetched.append(sharding.to_host(in_flight.popleft()))
   fetched.extend(sharding.to_host(part) for part in in_flight)
-  return jax.tree.map(
-    lambda *parts: np.sum(parts, axis=0, dtype=_WIDE[parts[0].dtype.kind]),
-    *fetched,
-  )
+  return scores.total(fetched)
 
 
 def make_evaluator(
-  mesh, source, eval_batch: Callable, **feed_kwargs
-) -> Callable[[tuple], dict[str, np.ndarray]]:
+  mesh, source, eval_batch: Callable, *, hparams: Any = None, **feed_kwargs
+) -> Callable[[tuple], dict[str, Any]]:
   """Makes `evaluator(variables)`: sums over the whole split, on the host.
 
   Args:
     mesh: From `sharding.make_mesh`.
     source: Examples by index.
     eval_batch: From `evaluate.make_eval_batch`.
+    hparams: Its last argument, on the devices.
     **feed_kwargs: Of `EvalFeed`.
   """
   batches = EvalFeed(mesh, source, **feed_kwargs)
   # One dispatch per batch, not a loop: see `workload.steps_per_call`.
   program = jax.jit(
-    lambda variables, batch: eval_batch(variables, gathered(batch)),
+    lambda variables, batch, hparams: eval_batch(
+      variables, gathered(batch), hparams
+    ),
     out_shardings=sharding.replicated(mesh),
   )
-  return lambda variables: total(program(variables, b) for b in batches)
+  return lambda variables: total(
+    program(variables, batch, hparams) for batch in batches
+  )
 
 
 def make_predictor(mesh, source, predict: Callable, indices: np.ndarray):

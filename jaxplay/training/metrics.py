@@ -1,26 +1,28 @@
 """Lines of metrics.jsonl from sums on the device: the means are taken here."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from jaxplay.training import scores
 
 
 def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The training part of a line, from the tally of the steps since the last.
 
   Returns:
-    train/loss: mean of the optimized loss, nats. train/error_rate: mean.
-    train/grad_norm: L2 norm before clipping, of the last step;
+    train/loss: mean of the optimized loss. train/error_rate: mean, of a task
+    that has errors. train/grad_norm: L2 norm before clipping, of the last step;
     train/grad_norm_max: its maximum. train/clipped: share of clipped updates.
     learning_rate: of the last step.
   """
   sums = {name: float(value) for name, value in tally.items()}
   steps = sums["steps"]
-  return {
-    "train/loss": sums["loss"] / steps,
-    "train/error_rate": sums["error_rate"] / steps,
+  line = {"train/loss": sums["loss"] / steps}
+  if "error_rate" in sums:
+    line["train/error_rate"] = sums["error_rate"] / steps
+  return line | {
     "train/grad_norm": sums["grad_norm"],
     "train/grad_norm_max": sums["grad_norm_max"],
     "train/clipped": sums["clipped"] / steps,
@@ -39,22 +41,20 @@ def diverged(tally: Mapping[str, np.ndarray]) -> tuple[int, str] | None:
 
 
 def eval_line(
-  split: str, sums: Mapping[str, Any], bytes_per_token: float | None = None
+  split: str,
+  sums: Mapping[str, Any],
+  bytes_per_token: float | None = None,
+  task: Any = None,
 ) -> dict[str, float]:
-  """Means over a split: `split`/loss in nats and `split`/error_rate.
+  """Metrics of a split by name, such as valid/loss, in nats.
 
   Args:
     split: Name of the split, with the suffix of the weights.
     sums: From `task.eval_sums`, added up.
     bytes_per_token: For text: adds `split`/bits_per_byte, which does not depend
       on the tokenizer.
+    task: Computes the metrics; None: loss and error rate.
   """
-  weight = int(sums["weight"])
-  loss = float(sums["loss"]) / weight
-  line = {
-    f"{split}/loss": loss,
-    f"{split}/error_rate": int(sums["errors"]) / weight,
-  }
-  if bytes_per_token is not None:
-    line[f"{split}/bits_per_byte"] = loss / math.log(2) / bytes_per_token
-  return line
+  values = task.values if task is not None else scores.values
+  line = values(sums, bytes_per_token=bytes_per_token)
+  return {f"{split}/{name}": value for name, value in line.items()}

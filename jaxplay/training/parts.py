@@ -15,7 +15,7 @@ from jaxplay.training import optimizers, sharding
 
 def model(
   config: ml_collections.ConfigDict,
-  dataset: data.Dataset,
+  num_outputs: int,
   mesh: Any,
   unroll: bool = False,
 ):
@@ -23,7 +23,7 @@ def model(
 
   Args:
     config: A checked config.
-    dataset: What it is trained on.
+    num_outputs: Size of the output.
     mesh: From `sharding.make_mesh`.
     unroll: Whether to compile the blocks of a transformer one by one.
   """
@@ -38,7 +38,7 @@ def model(
     }
   return models.build(
     sizes.pop("name"),
-    dataset.num_classes,
+    num_outputs,
     norm_kind=sizes.pop("norm"),
     unroll=unroll,
     attend=sharding.over_batch(mesh, models.attend),
@@ -70,6 +70,31 @@ def dataset(config: ml_collections.ConfigDict, **kwargs: Any) -> data.Dataset:
     lambda: function(**static), f"config.dataset.name={name!r} fails"
   )
   return data.from_splits(splits, repr(name), name=name, **kwargs)
+
+
+def task(config: ml_collections.ConfigDict) -> Any:
+  """An instance of the user's task.
+
+  Raises:
+    jaxplay.UserError: It cannot be made.
+  """
+  static, _ = config_lib.own.arguments(config_lib.flatten(config), "task.name")
+  part = _part(config, "task.name")
+  if not isinstance(part, type):
+    return part
+  return config_lib.own.run(
+    lambda: _made(part, static), f"config.task.name={config.task.name!r} fails"
+  )
+
+
+def _made(part, fields):
+  """An instance; a class without __init__ gets its fields as attributes."""
+  if part.__init__ is not object.__init__:
+    return part(**fields)
+  made = part()
+  for name, value in fields.items():
+    setattr(made, name, value)
+  return made
 
 
 def _part(config, switch, name=None):

@@ -78,9 +78,12 @@ class Populations:
     Returns:
       Whether it reached the end; False: a signal requested a stop.
     """
-    config, dataset = self.programs.config, self.programs.workload.dataset
+    config, workload = self.programs.config, self.programs.workload
+    dataset, task = workload.dataset, workload.task
     records = [
-      record.Record(run, trial_config, dataset.bytes_per_token, self._tell)
+      record.Record(
+        run, trial_config, dataset.bytes_per_token, task, self._tell
+      )
       for run, trial_config in zip(runs, configs, strict=True)
     ]
     unfinished = [

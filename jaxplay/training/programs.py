@@ -347,7 +347,7 @@ class Programs:
     def one(trial, batch):
       batch = feed.gathered(batch)
       return {
-        suffix: eval_batch(variables, batch)
+        suffix: eval_batch(variables, batch, trial[0])
         for suffix, variables in self.variables(*trial).items()
       }
 

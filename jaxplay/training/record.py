@@ -16,7 +16,7 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir, writers
-from jaxplay.training import metrics
+from jaxplay.training import metrics, own_task, scores
 
 
 class Record:
@@ -27,6 +27,7 @@ class Record:
     run: rundir.RunDir,
     config: ml_collections.ConfigDict,
     bytes_per_token: Mapping[str, float] | None = None,
+    task: Any = None,
     tell: Callable[[str], None] = print,
   ):
     """Starts from the content of the run directory.
@@ -35,8 +36,11 @@ class Record:
       run: The run directory.
       config: The run's config.
       bytes_per_token: Split -> average, for text.
+      task: The run's task, which computes its metrics; None: nothing is
+        evaluated.
       tell: Called with a sentence if one of `config.writers` fails.
     """
+    self._task = task
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
     self.run, self._config = run, config
@@ -140,14 +144,17 @@ class Record:
     Args:
       sums: Suffix of the weights -> sums over the validation split.
     """
-    counts = sums[""]["class_count"]
-    self._facts["chance"] = {
-      "majority_error_rate": 1 - float(counts.max() / counts.sum()),
-      "num_valid": int(counts.sum()),
-    }
+    if chance := scores.chance(sums[""]):
+      self._facts["chance"] = chance
     line: dict[str, float] = {}
     for suffix, of_weights in sums.items():
       line |= self._eval_line("valid", suffix, of_weights)
+    objective = self._config.objective
+    if objective not in line:  # Its name was not known before it was computed.
+      raise jaxplay.UserError(
+        f"config.objective is {objective!r}, and the evaluation has the metrics"
+        f" {', '.join(map(repr, line))}"
+      )
     return line
 
   def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
@@ -156,7 +163,8 @@ class Record:
 
   def _eval_line(self, split, suffix, sums):
     bytes_per_token = self._bytes_per_token.get(split)
-    return metrics.eval_line(f"{split}{suffix}", sums, bytes_per_token)
+    name = f"{split}{suffix}"
+    return metrics.eval_line(name, sums, bytes_per_token, self._task)
 
   def write_predictions(
     self,
@@ -167,13 +175,9 @@ class Record:
   ) -> None:
     """Saves the predictions of the fixed sample, and counts per class."""
     if self.writes:
-      self.run.write_predictions(
-        step,
-        **sample,
-        **predictions,
-        class_correct=sums["class_correct"],
-        class_count=sums["class_count"],
-      )
+      counts = ("class_correct", "class_count")
+      of_class = {name: sums[name] for name in counts if name in sums}
+      self.run.write_predictions(step, **{**sample, **predictions, **of_class})
 
   def cost(self, line: Mapping[str, Any]) -> float:
     """The cost of a line's objective, less is better; NaN: it has none."""
@@ -188,6 +192,8 @@ class Record:
     self, tally: Mapping[str, np.ndarray], step: int, reason: str
   ) -> None:
     """Ends the run as diverged at `step`."""
+    if step == 1 and isinstance(self._task, own_task.OwnTask):
+      reason += f"; {self._task.diverged()}"
     self.write_line({"step": step, **metrics.train_line(tally)})
     self.write_status("infeasible", reason=reason)
 

@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
 # is not finite, then permanently the number of that update.
 _TALLY = (
   "loss",  # sum over steps, nats
-  "error_rate",  # sum over steps
+  "error_rate",  # sum over steps, of a task that has errors
   "steps",
   "clipped",  # updates clipped
   "grad_norm",  # of the last step, before clipping
@@ -128,10 +128,11 @@ def fresh_state(
   batch_stats: Any,
   *,
   seeds: Mapping[str, Any],
-  optimizer: str,
+  optimizer: str | optimizers.Make,
   hparams: dict,
   averages: Sequence[str],
   frozen: Sequence[str] = (),
+  has_errors: bool = True,
 ) -> TrainState:
   """The state before the first step, of given weights; traceable.
 
@@ -139,10 +140,11 @@ def fresh_state(
     params: Parameters.
     batch_stats: Averages of batch statistics.
     seeds: From `stream_seeds`; may be traced.
-    optimizer: Name of the optimizer.
+    optimizer: As for `optimizers.build`.
     hparams: Its numbers.
     averages: Names of the weight averages to keep: "ema", "window".
     frozen: Patterns of the parameters that are not trained.
+    has_errors: Whether the task has errors, which are added up.
   """
   raw = jax.random.key(seeds["dropout"])
   copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
@@ -155,7 +157,11 @@ def fresh_state(
     opt_state=optimizers.build(optimizer, hparams, 0.0).init(trainable),
     averages={name: kept[name] for name in averages},
     dropout_key=jax.random.key_data(raw),
-    tally={name: jnp.zeros([], jnp.float32) for name in _TALLY},
+    tally={
+      name: jnp.zeros([], jnp.float32)
+      for name in _TALLY
+      if has_errors or name != "error_rate"
+    },
   )
 
 
@@ -193,7 +199,10 @@ def make_train_step(
   """
 
   def microbatch_grads(hparams, state, key, batch, rows, total_weight):
-    """(loss, error rate, batch statistics, gradient) of one microbatch."""
+    """(loss, error rate, batch statistics, gradient) of one microbatch.
+
+    The error rate is None for a task without errors.
+    """
     weights = batch.get("weight")
     trainable, fixed = split_params(state.params, frozen)
 
@@ -210,14 +219,17 @@ def make_train_step(
         dropout_key=key,
       )
       loss = task.loss(logits, batch, hparams)
-      errors = task.errors(logits, batch).astype(jnp.float32)
+      errors = None
+      if task.errors is not None:
+        errors = task.errors(logits, batch).astype(jnp.float32)
       if weights is not None:
-        loss, errors = loss * weights, errors * weights
+        loss = loss * weights
+        errors = None if errors is None else errors * weights
       # The fraction of the batch in this part.
       share = (rows.size if weights is None else weights.sum()) / total_weight
       batch_stats = jax.tree.map(lambda mean: share * mean, batch_stats)
       return loss.sum() / total_weight, (
-        errors.sum() / total_weight,
+        None if errors is None else errors.sum() / total_weight,
         batch_stats,
       )
 
@@ -448,7 +460,6 @@ def _add_to_tally(
   first_bad = ~finite & (tally["bad_step"] == 0)
   new = {
     "loss": tally["loss"] + loss,
-    "error_rate": tally["error_rate"] + error_rate,
     "steps": tally["steps"] + 1,
     "clipped": tally["clipped"] + clipped,
     "grad_norm": grad_norm,
@@ -458,4 +469,6 @@ def _add_to_tally(
     "bad_loss": jnp.where(first_bad, loss, tally["bad_loss"]),
     "bad_grad_norm": jnp.where(first_bad, grad_norm, tally["bad_grad_norm"]),
   }
+  if error_rate is not None:
+    new["error_rate"] = tally["error_rate"] + error_rate
   return {name: jnp.float32(value) for name, value in new.items()}

@@ -1,48 +1,121 @@
 """Tasks: inputs, loss per example, and the sums for metrics.
 
-A task classifies images, or the next token at every position. It takes whole
-batches as dicts of arrays. Sums and counts are reduced over devices and hosts;
-means are taken once, on the host (`metrics.py`).
+A task classifies images or rows of numbers, predicts the next token at every
+position, several labels, or numbers. It takes whole batches as dicts of arrays.
+Sums and counts are reduced over devices and hosts; means are taken once, on the
+host (`metrics.py`). `own_task.py` makes a task of the user's class.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+import optax
+from jaxtyping import Array, Bool, Float32, Int32, Num, Shaped
 
 import jaxplay
 from jaxplay import data
+from jaxplay.config import metric
 from jaxplay.data import images
+from jaxplay.training import scores
+
+_TOP = 5
 
 
-def of(dataset: data.Dataset):
-  """The task of a data set."""
-  if "tokens" in dataset.example:
-    return NextToken(dataset.num_classes)
-  return Classification(dataset.num_classes, dataset.pixel_max)
+def of(dataset: data.Dataset, name: str = "", metrics: Sequence[str] = ()):
+  """The task `name` on a data set.
+
+  Args:
+    dataset: The data set.
+    name: Key of `metric.TASKS`; empty: that which the examples are made for.
+    metrics: Names of metrics to compute; empty: those of every run.
+
+  Raises:
+    jaxplay.UserError: The data set has no examples for this task.
+  """
+  example, classes = dataset.example, dataset.num_classes
+  kinds = _kinds(example)
+  if not kinds or name and name not in kinds:
+    listed = ", ".join(
+      f"{feature!r} {dtype} {list(shape)}"
+      for feature, (shape, dtype) in example.items()
+    )
+    way = f"; it can be {' or '.join(map(repr, kinds))}" if kinds else ""
+    raise jaxplay.UserError(
+      f"config.task.name is {name!r}, but the data set has the features"
+      f" {listed}{way}"
+    )
+  name = name or kinds[0]
+  names = tuple(metrics) or metric.TASKS[name].logged
+  if name == "next_token":
+    return NextToken(classes, names)
+  if name == "classification":
+    return Classification(classes, dataset.pixel_max, names)
+  feature = "target" if name == "regression" else "label"
+  shape = example[feature][0]
+  number = 1
+  for size in shape:
+    number *= size
+  kind = Regression if name == "regression" else MultiLabel
+  return kind(number, dataset.pixel_max, names)
+
+
+def _kinds(example):
+  """Names of the tasks that examples with these features are made for."""
+  if "tokens" in example:
+    return ["next_token"]
+  kinds = []
+  if "label" in example:
+    kinds.append("multi_label" if example["label"][0] else "classification")
+  if "target" in example:
+    kinds.append("regression")
+  return kinds if {"image", "inputs"} & example.keys() else []
+
+
+def default_inputs(batch: Mapping[str, Any], pixel_max: int) -> Any:
+  """What a model reads of a batch: `image`, or else `inputs`.
+
+  Args:
+    batch: Its features. Images of integers, from 0 to `pixel_max`, are scaled
+      to [-1, 1]; `moves`, if there, are applied to images.
+    pixel_max: Largest pixel value.
+  """
+  if "image" not in batch:
+    inputs = batch["inputs"]
+    is_float = jnp.issubdtype(inputs.dtype, jnp.floating)
+    return inputs.astype(jnp.float32) if is_float else inputs
+  image = batch["image"]
+  if "moves" in batch:
+    image = images.move(image, batch["moves"])
+  if jnp.issubdtype(image.dtype, jnp.floating):
+    return image.astype(jnp.float32)
+  return image.astype(jnp.float32) * (2 / pixel_max) - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-  """Images to classes.
+  """Images, or rows of numbers, to classes.
 
   Attributes:
     num_classes: Number of classes.
     pixel_max: Largest pixel value; [0, pixel_max] is scaled to [-1, 1].
+    metrics: Names of the metrics to compute.
   """
 
   num_classes: int
-  pixel_max: int
+  pixel_max: int = 0
+  metrics: tuple[str, ...] = ("loss", "error_rate")
 
-  def inputs(
-    self, batch: dict[str, Array]
-  ) -> Float32[Array, "batch height width channels"]:
-    """Float32 [batch, height, width, channels] in [-1, 1], augmented."""
-    image = batch["image"]
-    if "moves" in batch:
-      image = images.move(image, batch["moves"])
-    return image.astype(jnp.float32) * (2 / self.pixel_max) - 1
+  @property
+  def num_outputs(self) -> int:
+    """Size of the output of the model."""
+    return self.num_classes
+
+  def inputs(self, batch: dict[str, Array]) -> Num[Array, "batch ..."]:
+    """What the model reads [batch, ...]; images augmented, in [-1, 1]."""
+    return default_inputs(batch, self.pixel_max)
 
   def loss(
     self,
@@ -69,16 +142,28 @@ class Classification:
 
   def eval_sums(
     self, logits: Float32[Array, "batch classes"], batch: dict[str, Array]
-  ) -> dict[str, Array]:
+  ) -> dict[str, Any]:
     """Sums over the examples of weight one, to be added over batches.
 
     Returns:
       loss (nats, without smoothing), errors, weight: scalars; class_correct,
-      class_count: int32 [num_classes].
+      class_count: int32 [num_classes]. For the metrics that need them:
+      class_predicted: int32 [num_classes]; in_top5: scalar; `scores.ROWS`:
+      logits [batch, num_classes], label and weight [batch].
     """
-    counted = batch["weight"] > 0
+    counted, label = batch["weight"] > 0, batch["label"]
     errors = self.errors(logits, batch)
-    return _sums(logits, batch["label"], errors, counted, self.num_classes)
+    sums: dict[str, Any] = _sums(
+      logits, label, errors, counted, self.num_classes
+    )
+    sums |= _more_sums(logits, label, counted, self.num_classes, self.metrics)
+    if set(self.metrics) & set(scores.OF_RANKS):
+      sums[scores.ROWS] = {
+        "logits": logits,
+        "label": label,
+        "weight": batch["weight"],
+      }
+    return sums
 
   def check_outputs(self, outputs, size: int, model: str) -> None:
     """Refuses outputs of a model that are not logits [size, num_classes]."""
@@ -90,6 +175,12 @@ class Classification:
     """Predictions of the fixed sample: logits float32 [batch, classes]."""
     return {"logits": logits}
 
+  def values(
+    self, sums: Mapping[str, Any], bytes_per_token: float | None = None
+  ) -> dict[str, float]:
+    """Metrics of a split, from the sums over it; see `scores.values`."""
+    return scores.values(sums, self.metrics, bytes_per_token)
+
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
@@ -97,9 +188,16 @@ class NextToken:
 
   Attributes:
     num_classes: Size of the vocabulary.
+    metrics: Names of the metrics to compute.
   """
 
   num_classes: int
+  metrics: tuple[str, ...] = ("loss", "error_rate", "bits_per_byte")
+
+  @property
+  def num_outputs(self) -> int:
+    """Size of the output of the model."""
+    return self.num_classes
 
   def inputs(self, batch: dict[str, Array]) -> Int32[Array, "batch length"]:
     """The tokens of each row without the last, int32 [batch, length]."""
@@ -143,7 +241,10 @@ class NextToken:
     targets = _targets(batch)
     counted = jnp.broadcast_to((batch["weight"] > 0)[:, None], targets.shape)
     errors = _wrong(logits, targets)
-    return _sums(logits, targets, errors, counted, self.num_classes)
+    sums = _sums(logits, targets, errors, counted, self.num_classes)
+    return sums | _more_sums(
+      logits, targets, counted, self.num_classes, self.metrics
+    )
 
   def check_outputs(self, outputs, size: int, model: str) -> None:
     """Refuses outputs that are not logits [size, length, num_classes]."""
@@ -164,6 +265,175 @@ class NextToken:
       "nll": _nll(jax.nn.log_softmax(logits), _targets(batch)),
       "predicted": jnp.argmax(logits, -1).astype(jnp.int32),
     }
+
+  values = Classification.values
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabel:
+  """Images, or rows of numbers, to any number of labels.
+
+  Attributes:
+    num_labels: Number of labels; an example has each of them or not.
+    pixel_max: Largest pixel value; [0, pixel_max] is scaled to [-1, 1].
+    metrics: Names of the metrics to compute.
+  """
+
+  num_labels: int
+  pixel_max: int = 0
+  metrics: tuple[str, ...] = ("loss", "error_rate")
+
+  @property
+  def num_outputs(self) -> int:
+    """Size of the output of the model."""
+    return self.num_labels
+
+  inputs = Classification.inputs
+  predictions = Classification.predictions
+  values = Classification.values
+
+  def check_outputs(self, outputs, size: int, model: str) -> None:
+    """Refuses outputs of a model that are not [size, num_outputs]."""
+    _check_outputs(outputs, (size, self.num_outputs), model)
+
+  def loss(
+    self,
+    logits: Float32[Array, "batch labels"],
+    batch: dict[str, Array],
+    hparams: dict,
+  ) -> Float32[Array, " batch"]:
+    """Mean sigmoid cross-entropy of each example's labels [batch], nats.
+
+    Smoothing moves each label, 0 or 1, by `label_smoothing` / 2 towards 1/2.
+    """
+    smoothing = hparams["label_smoothing"]
+    labels = (1 - smoothing) * _flat(batch["label"]) + smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1)
+
+  def errors(
+    self, logits: Float32[Array, "batch labels"], batch: dict[str, Array]
+  ) -> Float32[Array, " batch"]:
+    """Fraction of wrong labels of each example [batch]."""
+    wrong = _wrong_labels(logits, _flat(batch["label"]))
+    return wrong.astype(jnp.float32).mean(-1)
+
+  def eval_sums(
+    self, logits: Float32[Array, "batch labels"], batch: dict[str, Array]
+  ) -> dict[str, Any]:
+    """As for `Classification`; every label of an example counts.
+
+    Returns:
+      loss (nats, without smoothing), errors, weight: sums over all labels;
+      labels: number of examples; class_correct, class_count, class_predicted:
+      examples that have a label and are predicted to, int32 [num_labels]; and,
+      for the metrics that need them, rows.
+    """
+    labels, real = _flat(batch["label"]), batch["weight"] > 0
+    counted = jnp.broadcast_to(real[:, None], labels.shape)
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels)
+    has, predicted = labels > 0, (logits > 0) & jnp.isfinite(logits)
+
+    def of_each_label(which):
+      return jnp.sum(which & counted, 0, dtype=jnp.int32)
+
+    wrong = _wrong_labels(logits, labels)
+    sums: dict[str, Any] = {
+      "loss": jnp.sum(jnp.where(counted, loss, 0.0)),
+      "errors": jnp.sum(wrong & counted, dtype=jnp.int32),
+      "weight": jnp.sum(counted, dtype=jnp.int32),
+      "labels": jnp.sum(real, dtype=jnp.int32),
+      "class_correct": of_each_label(has & predicted),
+      "class_count": of_each_label(has),
+      "class_predicted": of_each_label(predicted),
+    }
+    if set(self.metrics) & set(scores.OF_RANKS):
+      weight = batch["weight"]
+      rows = {"logits": logits, "label": labels, "weight": weight}
+      sums[scores.ROWS] = rows
+    return sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+  """Images, or rows of numbers, to numbers.
+
+  Attributes:
+    num_outputs: Numbers to predict of each example, flattened.
+    pixel_max: Largest pixel value; [0, pixel_max] is scaled to [-1, 1].
+    metrics: Names of the metrics to compute.
+  """
+
+  num_outputs: int
+  pixel_max: int = 0
+  metrics: tuple[str, ...] = ("loss", "rmse", "mae", "r2")
+
+  errors = None  # A number is never simply wrong.
+  inputs = Classification.inputs
+  values = Classification.values
+
+  def loss(
+    self,
+    outputs: Float32[Array, "batch ..."],
+    batch: dict[str, Array],
+    hparams: dict,
+  ) -> Float32[Array, " batch"]:
+    """Mean squared error of each example's targets [batch]."""
+    return jnp.square(_flat(outputs) - _flat(batch["target"])).mean(-1)
+
+  def eval_sums(
+    self, outputs: Float32[Array, "batch ..."], batch: dict[str, Array]
+  ) -> dict[str, Any]:
+    """Sums over the targets of the examples of weight one.
+
+    Returns:
+      loss, absolute, weight: squared errors, absolute errors, and number of
+      targets; squared: squared errors of each target [num_outputs]. As
+      `scores.ROWS`, one row for the batch, the moments of its targets: mean,
+      and the sums and squares of what is left of them [1, num_outputs], count
+      and weight [1].
+    """
+    targets, real = _flat(batch["target"]), batch["weight"] > 0
+    counted = jnp.broadcast_to(real[:, None], targets.shape)
+    # `where`, not a product: a NaN under weight zero must not count.
+    error = jnp.where(counted, _flat(outputs) - targets, 0.0)
+    squared = jnp.square(error).sum(0)
+    number = jnp.sum(real, dtype=jnp.int32)
+    mean = jnp.where(counted, targets, 0.0).sum(0) / jnp.maximum(number, 1)
+    left = jnp.where(counted, targets - mean[None], 0.0)
+    return {
+      "loss": squared.sum(),
+      "absolute": jnp.abs(error).sum(),
+      "weight": jnp.sum(counted, dtype=jnp.int32),
+      "squared": squared,
+      scores.ROWS: {
+        "mean": mean[None],
+        "left": left.sum(0)[None],  # By rounding of the mean it is not zero.
+        "squares": jnp.square(left).sum(0)[None],
+        "count": number[None],
+        "weight": jnp.ones([1]),
+      },
+    }
+
+  def check_outputs(self, outputs, size: int, model: str) -> None:
+    """Refuses outputs of a model that are not [size, num_outputs]."""
+    _check_outputs(outputs, (size, self.num_outputs), model)
+
+  def predictions(
+    self, outputs: Float32[Array, "batch ..."], batch: dict[str, Array]
+  ) -> dict[str, Array]:
+    """Predictions of the fixed sample: outputs float32 [batch, ...]."""
+    return {"outputs": outputs}
+
+
+def _flat(
+  array: Shaped[Array, "batch ..."],
+) -> Float32[Array, "batch numbers"]:
+  return array.reshape(array.shape[0], -1).astype(jnp.float32)
+
+
+def _wrong_labels(logits, labels):
+  """Whether each label is predicted wrongly; true for NaN logits."""
+  return ((logits > 0) != (labels > 0)) | ~jnp.isfinite(logits)
 
 
 def _check_outputs(outputs, shape, model):
@@ -208,6 +478,27 @@ def _sums(logits, labels, errors, counted, num_classes):
     "class_correct": of_each_class(counted & ~errors),
     "class_count": of_each_class(counted),
   }
+
+
+def _more_sums(logits, labels, counted, num_classes, names):
+  """The sums that only some metrics need; NaN logits predict no class."""
+  more = {}
+  finite = jnp.isfinite(logits).all(-1)
+  if set(names) & set(scores.OF_PREDICTED):
+    zeros = jnp.zeros(num_classes, jnp.int32)
+    best, real = jnp.argmax(logits, -1).reshape(-1), counted & finite
+    more["class_predicted"] = zeros.at[best].add(
+      real.reshape(-1).astype(jnp.int32)
+    )
+  if "top5_accuracy" in names:
+    own = jnp.take_along_axis(logits, labels[..., None], -1)
+    index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    # Of equal logits the first is ahead, as for argmax.
+    tied = (logits == own) & (index < labels[..., None])
+    ahead = ((logits > own) | tied).sum(-1)
+    in_top5 = counted & finite & (ahead < _TOP)
+    more["in_top5"] = jnp.sum(in_top5, dtype=jnp.int32)
+  return more
 
 
 def _nll(log_p, labels):

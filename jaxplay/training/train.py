@@ -127,7 +127,11 @@ def _train(config, run, console, but, profile, workload, loaded):
     tell=console.tell,
   )
   run_record = record.Record(
-    run, config, workload.dataset.bytes_per_token, console.tell
+    run,
+    config,
+    workload.dataset.bytes_per_token,
+    workload.task,
+    console.tell,
   )
 
   def progress(lines):
@@ -171,7 +175,7 @@ class _Run:
   keeps_best = False  # The best states are separate checkpoints.
 
   def __init__(self, config, workload, run, checkpoints, loaded, tell):
-    self._config, self._workload = config, workload
+    self._config, self._workload, self._tell = config, workload, tell
     self._run, self._checkpoints = run, checkpoints
     self._loaded, self._tell = loaded, tell
     self.saved_like = workload.state
@@ -248,6 +252,7 @@ class _Run:
       workload.mesh,
       workload.dataset.splits[split],
       evaluate.make_eval_batch(workload.model, workload.task),
+      hparams=self._hparams,
       batch_size=config.eval_batch_size,
       device_bytes=config.dataset.device_bytes,
       workers=config.dataset.workers,
@@ -295,9 +300,15 @@ class _Run:
     weights = sharding.to_host(self._variables(state)[suffix])
     if jax.process_index() == 0:
       workload = self._workload
-      program = evaluate.export_forward(
-        workload.model, workload.task, weights, workload.dataset.example
-      )
+      try:
+        program, note = evaluate.export_forward(
+          workload.model, workload.task, weights, workload.dataset.example
+        )
+      except evaluate.NotExportable as error:
+        self._tell(f"warning: {error}")
+        return
+      if note:
+        self._tell(f"warning: {note}")
       evaluate.write_export(self._run.export, program, weights)
 
 

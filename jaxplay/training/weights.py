@@ -445,6 +445,7 @@ def _like(specs, config):
       hparams=dict(config.hparams),
       averages=config.averages,
       frozen=config.frozen,
+      has_errors="tally/error_rate" in specs,
     ),
     trees["params"],
     trees["batch_stats"],

@@ -17,6 +17,7 @@ from jaxplay.data import order as order_lib
 from jaxplay.training import (
   evaluate,
   feed,
+  own_task,
   parts,
   schedules,
   sharding,
@@ -76,8 +77,8 @@ def _make_workload(config, devices, trials, unroll, planned):
   sizes = config_lib.mesh_sizes(config.mesh, len(devices), trials=trials)
   mesh = sharding.make_mesh(**sizes, devices=devices)
   dataset = _planned_dataset(config) if planned else _same_dataset(config)
-  task = tasks.of(dataset)
-  model = parts.model(config, dataset, mesh, unroll)
+  task = make_task(config, dataset)
+  model = parts.model(config, task.num_outputs, mesh, unroll)
   hparams = traced(config)
 
   init_state = functools.partial(
@@ -92,6 +93,7 @@ def _make_workload(config, devices, trials, unroll, planned):
     optimizer=parts.optimizer(config),
     averages=config.averages,
     frozen=config.frozen,
+    has_errors=task.errors is not None,
   )
 
   def init(loaded: Mapping[str, Any] = {}):
@@ -100,6 +102,15 @@ def _make_workload(config, devices, trials, unroll, planned):
 
   shapes = jax.eval_shape(init)
   weights.check_frozen(shapes.params, config.frozen)
+  if isinstance(task, own_task.OwnTask):
+    task.check(
+      lambda variables, inputs: models.apply(
+        model, variables[0], variables[1], inputs
+      )[0],
+      (shapes.params, shapes.batch_stats),
+      hparams,
+      config.objective,
+    )
   shardings = sharding.by_rules(mesh, shapes, config.mesh.rules)
   train_step = make_train_step(config, model, task)
   if config_lib.named(config_lib.flatten(config)):
@@ -150,6 +161,31 @@ def _check_parts(config, model, task, dataset, hparams, state, train_step):
   )
   arrays, _ = batch(config.microbatches, size)
   jax.eval_shape(train_step, hparams, state, arrays)
+
+
+def make_task(config: ml_collections.ConfigDict, dataset: data.Dataset):
+  """The task of a config on a data set; see `tasks.of`.
+
+  Raises:
+    jaxplay.UserError: The data do not fit the task, or a feature has the name
+      of something that is added to batches.
+  """
+  name = config_lib.task_name(config)
+  for reserved in ("weight", "index", "moves", "crops"):
+    if reserved in dataset.example:
+      raise jaxplay.UserError(
+        f"the data set has a feature {reserved!r}, a name that batches need for"
+        " themselves; rename it"
+      )
+  if not config_lib.is_own("task.name", name):
+    return tasks.of(dataset, name, config_lib.metrics(config))
+  return own_task.OwnTask(
+    parts.task(config),
+    name,
+    dataset.example,
+    num_classes=dataset.num_classes,
+    pixel_max=dataset.pixel_max,
+  )
 
 
 def make_train_step(config: ml_collections.ConfigDict, model, task):

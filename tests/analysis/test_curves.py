@@ -44,6 +44,41 @@ def test_better_than_chance(error_rate, chance, num_examples, verdict):
 
 
 @pytest.mark.parametrize(
+  "mse, mean_mse, num_examples, verdict",
+  [
+    (0.5, 4.0, 300, "ok"),
+    (4.0, 4.0, 300, "fail"),  # the mean
+    (9.0, 4.0, 300, "fail"),  # worse than it
+    (3.8, 4.0, 300, "fail"),  # 5% of 300 may be luck
+    (3.8, 4.0, 3_000, "warn"),  # certain, but small
+    (2.0, 4.0, 20, "fail"),  # half of 20 may be luck
+    (0.1, 4.0, 20, "ok"),  # all of them are not
+    (None, 4.0, 300, "unknown"),
+    (0.1, 0.0, 300, "unknown"),  # the targets do not vary
+    (0.1, float("nan"), 300, "unknown"),
+    (0.1, 4.0, 0, "unknown"),
+  ],
+)
+def test_better_than_mean(mse, mean_mse, num_examples, verdict):
+  """A5: numbers must be predicted clearly better than by their mean."""
+  found = curves.better_than_mean(mse, mean_mse, num_examples)
+  assert found.verdict == verdict and found.check == "better_than_chance"
+  assert bool(found.advice) == (verdict != "ok")
+
+
+def test_unrelated_outputs_are_no_better_than_the_mean():
+  """A5: the best of many random predictions is not taken for learning."""
+  rng, verdicts = np.random.default_rng(0), set()
+  for _ in range(200):
+    target, noise = rng.normal(size=(2, 100))
+    outputs = target.mean() + noise * rng.choice([0.1, 0.2, 0.5])
+    mse = np.square(outputs - target).mean()
+    found = curves.better_than_mean(float(mse), float(target.var()), 100)
+    verdicts.add(found.verdict)
+  assert verdicts == {"fail"}
+
+
+@pytest.mark.parametrize(
   "rise, num_examples, verdict",
   [
     (0.0, 0, "ok"),

@@ -181,6 +181,38 @@ def test_zero_init_residual(name, depth, zero):
   assert len(scales) == (blocks if zero else 0)
 
 
+# Activation functions.
+
+
+@pytest.mark.parametrize("name", models.ACTIVATIONS)
+def test_mlp_activations(name):
+  """I6: a hidden layer is the function of a linear one, by its name."""
+  model = _build("mlp", depth=1, width=16, norm_kind="none", activation=name)
+  inputs = _pictures(4, 5)
+  params, _ = _init(model, inputs)
+  first, last = params["Dense_0"], params["Dense_1"]
+  hidden = models.ACTIVATIONS[name](
+    inputs @ first["kernel"] + first["bias"][None]
+  )
+  expected = hidden @ last["kernel"] + last["bias"][None]
+  logits, _ = models.apply(model, params, {}, inputs)
+  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_activations_of_each_family(name):
+  """I6: by default ReLU, and another function where one is named."""
+  inputs, logits = _pictures(4, 8, 8, 3), {}
+  for activation in ("", "relu", "tanh"):
+    model = _build(name, **SMALL[name], activation=activation)
+    params, stats = _init(model, inputs)
+    logits[activation], _ = jax.jit(models.apply, static_argnums=0)(
+      model, params, stats, inputs
+    )
+  np.testing.assert_array_equal(logits[""], logits["relu"])
+  assert np.abs(logits["tanh"] - logits["relu"]).max() > 1e-3
+
+
 # Dropout.
 
 

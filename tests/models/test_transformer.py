@@ -139,13 +139,20 @@ def _double(tree):
   return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
-def _numpy_blocks(x, tree, *, causal, base, qk_norm):
+def _silu(x):
+  return x / (1 + np.exp(-x))
+
+
+def _numpy_blocks(
+  x, tree, *, causal, base, qk_norm, activate=_silu, is_pre=True
+):
   """One block after the other, each with its slice of the parameters."""
   depth = len(tree["blocks"]["mlp"]["down"]["kernel"])
   for i in range(depth):
     block = jax.tree.map(lambda leaf, i=i: leaf[i], tree["blocks"])
     weights = block["attention"]
-    y = _rms(x, block["attention_norm"]["RMSNorm_0"]["scale"])
+    scale = block["attention_norm"]["RMSNorm_0"]["scale"]
+    y = _rms(x, scale) if is_pre else x
     kernel = weights["qkv"]["kernel"]
     query, key, value = np.einsum("blw,wchf->cblhf", y, kernel)
     if qk_norm:
@@ -154,19 +161,27 @@ def _numpy_blocks(x, tree, *, causal, base, qk_norm):
     if base is not None:
       query, key = _turned(query, base), _turned(key, base)
     y = _attention(query, key, value, causal)
-    x = x + np.einsum("blhf,hfw->blw", y, weights["out"]["kernel"])
-    y = _rms(x, block["mlp_norm"]["RMSNorm_0"]["scale"])
+    y = np.einsum("blhf,hfw->blw", y, weights["out"]["kernel"])
+    x = x + (y if is_pre else _rms(y, scale))
+    scale = block["mlp_norm"]["RMSNorm_0"]["scale"]
+    y = _rms(x, scale) if is_pre else x
     gate, up = np.einsum("blw,wch->cblh", y, block["mlp"]["gate_up"]["kernel"])
-    x = x + gate / (1 + np.exp(-gate)) * up @ block["mlp"]["down"]["kernel"]
+    y = activate(gate) * up @ block["mlp"]["down"]["kernel"]
+    x = x + (y if is_pre else _rms(y, scale))
   return _rms(x, tree["final_norm"]["RMSNorm_0"]["scale"])
 
 
-def _numpy_lm(params, tokens, qk_norm=False):
+def _numpy_lm(params, tokens, qk_norm=False, **kwargs):
   params = _double(params)
   table = params["embedding"]["embedding"]
   head = params["head"]["kernel"] if "head" in params else table.T
   x = _numpy_blocks(
-    table[tokens], params["decoder"], causal=True, base=BASE, qk_norm=qk_norm
+    table[tokens],
+    params["decoder"],
+    causal=True,
+    base=BASE,
+    qk_norm=qk_norm,
+    **kwargs,
   )
   return x @ head
 
@@ -201,6 +216,42 @@ def test_lm_is_what_the_formulas_say(tied, qk_norm):
   assert ("head" in params) != tied
   expected = _numpy_lm(params, tokens, qk_norm)
   _close(_logits(model, params, tokens), expected)
+
+
+@pytest.mark.parametrize("activation", ["", "relu"])
+def test_norms_at_the_end_of_branches(activation):
+  """I6: x + norm(f(x)), and the gate of the MLP with another function."""
+  model = _build(
+    "lm", depth=3, norm_position="post_branch", activation=activation
+  )
+  tokens = _inputs("lm")
+  params = _params(model, tokens)
+  activate = (lambda x: np.maximum(x, 0)) if activation else _silu
+  expected = _numpy_lm(params, tokens, activate=activate, is_pre=False)
+  _close(_logits(model, params, tokens), expected)
+  with pytest.raises(AssertionError):
+    _close(_logits(model, params, tokens), _numpy_lm(params, tokens))
+
+
+@pytest.mark.slow
+def test_norms_at_the_end_of_branches_start_at_zero():
+  """I6: then zero-initialized branches are muted by their norm, and learn."""
+  model = _build(
+    "lm", depth=1, norm_position="post_branch", zero_init_residual=True
+  )
+  tokens = _inputs("lm")
+  params = _init(model, tokens)
+  numbers = _double(params)
+  x = _rms(numbers["embedding"]["embedding"][tokens], 1.0)
+  identity = x @ numbers["head"]["kernel"]
+  _close(_logits(model, params, tokens), identity)
+  gradient = jax.jit(
+    jax.grad(lambda p: jnp.sin(models.apply(model, p, {}, tokens)[0]).sum())
+  )(params)
+  blocks = gradient["decoder"]["blocks"]
+  for name in ("attention_norm", "mlp_norm"):
+    moved = np.abs(blocks[name]["RMSNorm_0"]["scale"])
+    assert 0 < moved.max() < 1e3
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -727,6 +778,8 @@ def test_dropout_masks_differ_from_layer_to_layer():
     causal=True,
     mlp_width=5,
     qk_norm=False,
+    activation="silu",
+    norm_position="pre",
     zero_init_residual=False,
     dropout=True,
     remat="none",

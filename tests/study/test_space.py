@@ -615,7 +615,7 @@ def test_what_trains_can_be_varied():
     ({"hparams__momentum": 1.5}, "hparams.momentum"),
     ({"batch_size": 100, "microbatches": 3}, "batch_size"),
     ({"eval_batch_size": 1}, "eval_batch_size"),
-    ({"objective": "valid/accuracy"}, "objective"),
+    ({"objective": "valid/r2"}, "objective"),
     ({"model__norm": "gost"}, "model.norm"),
   ],
 )

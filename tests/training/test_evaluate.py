@@ -247,7 +247,8 @@ def test_exported_model(tmp_path, valid, name, norm_kind):
   variables = _variables(model)
   predict = evaluate.make_predict(model, TASK)
   folder = tmp_path / "export"
-  program = evaluate.export_forward(model, TASK, variables, EXAMPLE)
+  program, note = evaluate.export_forward(model, TASK, variables, EXAMPLE)
+  assert not note
   evaluate.write_export(folder, program, variables)
   np.save(folder / "images.npy", valid["image"])
   done = subprocess.run(
@@ -270,7 +271,7 @@ def test_export_over_an_older_one(tmp_path):
   model = _model("none")
   for factor in (1, 2):
     variables = jax.tree.map(lambda x, f=factor: x * f, _variables(model))
-    program = evaluate.export_forward(model, TASK, variables, EXAMPLE)
+    program, _ = evaluate.export_forward(model, TASK, variables, EXAMPLE)
     evaluate.write_export(tmp_path, program, variables)
   with np.load(tmp_path / "weights.npz") as file:
     weights = dict(file)

@@ -23,7 +23,7 @@ _SHORT = dict(
 # a rounding error puts an activation on the other side of a ReLU.
 _TWO_STEPS = {"max_train_steps": 2, "log_every": 2, "eval_every": 1}
 _WORKLOADS = {
-  "mlp": runs.MLP,
+  "mlp": runs.MLP | {"task.metrics": ("f1", "roc_auc", "average_precision")},
   "resnet_batch": runs.RESNET | _TWO_STEPS | {"model.norm": "batch"},
   "resnet_ghost": runs.RESNET
   | _TWO_STEPS

@@ -1,7 +1,5 @@
 """What the results of a study hold for, and whether they are its own."""
 
-import math
-
 from jaxplay import config as config_lib
 from jaxplay import finding
 from jaxplay.analysis import curves
@@ -37,14 +35,10 @@ def trials_match_study(results: results_lib.Results) -> finding.Finding:
 
 
 def better_than_chance(results: results_lib.Results) -> finding.Finding:
-  """Check that the best trial is better than chance."""
-  best = results.ranked[0] if results.ranked else None
-  value = best.best("valid/error_rate")[0] if best else math.nan
-  return curves.better_than_chance(
-    value if math.isfinite(value) else None,
-    best.chance if best else None,
-    best.num_valid if best else 0,
-  )
+  """Check that the best trial is better than a constant prediction."""
+  if not results.ranked:
+    return curves.better_than_chance(None, None, 0)
+  return curves.better_than_constant(results.ranked[0])
 
 
 def fixed_caveats(results: results_lib.Results) -> finding.Finding:

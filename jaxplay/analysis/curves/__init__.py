@@ -30,6 +30,7 @@ from jaxplay.analysis.curves.training import (
 )
 from jaxplay.analysis.curves.validation import (
   better_than_chance,
+  better_than_mean,
   late_variance,
   overfitting,
   periodic_validation,
@@ -41,6 +42,8 @@ __all__ = [
   "CHECKS",
   "aggressive_clipping",
   "better_than_chance",
+  "better_than_constant",
+  "better_than_mean",
   "check_run",
   "check_trial",
   "clipped_share",
@@ -83,6 +86,23 @@ def check_run(run: rundir.RunDir) -> finding.Findings:
   return check_trial(results.read_run(run.path), run.objective())
 
 
+def better_than_constant(trial: results.Trial) -> finding.Finding:
+  """Check that a run is better than always predicting the same.
+
+  A regression by its mean squared error, other tasks by their error rate.
+  """
+
+  def best(metric):
+    value, _ = trial.best(metric)
+    return value if math.isfinite(value) else None
+
+  if trial.mean_mse is not None:
+    loss = best("valid/loss")
+    return better_than_mean(loss, trial.mean_mse, trial.num_valid)
+  error_rate = best("valid/error_rate")
+  return better_than_chance(error_rate, trial.chance, trial.num_valid)
+
+
 def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   """Run all checks of a run, in the order of `CHECKS`.
 
@@ -104,17 +124,10 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   smooth = objective.partition("/")[0] + "/loss"
   if smooth not in trial.curves:
     smooth = objective
-  error_rate, _ = trial.best("valid/error_rate")
   # By the loss, or by a gradient that no loss shows.
   diverged_at = trial.step if trial.status == "infeasible" else None
   losses = (loss_steps, loss, norms, trial.max_train_steps, diverged_at)
-  checks = [
-    better_than_chance(
-      error_rate if math.isfinite(error_rate) else None,
-      trial.chance,
-      trial.num_valid,
-    )
-  ]
+  checks = [better_than_constant(trial)]
   if diverged_at is None:
     checks += [
       overfitting(steps, values, num_examples, metric),

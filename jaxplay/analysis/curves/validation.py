@@ -17,10 +17,11 @@ def better_than_chance(
 ) -> finding.Finding:
   """Check that the result is clearly better than chance on validation.
 
-  Chance is the error rate of always predicting the most frequent class. The
-  rule: `fail` if the best error rate is not below chance by 5 standard errors
-  of a share of `num_examples`; `warn` if it is, but by less than a tenth of
-  chance; else `ok`. Source: Playbook, choosing the initial configuration.
+  Chance is the error rate of always predicting the most frequent class (of
+  several labels, the more frequent value of each). The rule: `fail` if the best
+  error rate is not below chance by 5 standard errors of a share of
+  `num_examples`; `warn` if it is, but by less than a tenth of chance; else
+  `ok`. Source: Playbook, choosing the initial configuration.
 
   Args:
     error_rate: Best validation error rate, in [0, 1]; None: never evaluated.
@@ -57,6 +58,52 @@ def better_than_chance(
     chance_error_rate=chance,
     standard_error=error,
     num_examples=num_examples,
+  )
+  return findings.make(check, verdict, evidence, advice, source, subject)
+
+
+def better_than_mean(
+  mse: float | None, mean_mse: float, num_examples: int
+) -> finding.Finding:
+  """Check that a regression is clearly better than predicting the mean.
+
+  The counterpart of `better_than_chance`, by R2, the share of the variance of
+  the targets that is explained. The rule: `fail` if R2 of n examples is at most
+  25 / (n + 25), where n R2 / (1 - R2) is 25, the square of 5 standard errors;
+  `warn` if it is more, but below 0.1; else `ok`. Source: Playbook, choosing the
+  initial configuration.
+
+  Args:
+    mse: Best mean squared error on validation; None: never evaluated.
+    mean_mse: That of always predicting the mean of the validation targets.
+    num_examples: Number of validation examples.
+  """
+  check, subject = "better_than_chance", "valid/loss"
+  source = "Playbook, choosing the initial configuration"
+  if mse is None or not num_examples or not mean_mse > 0:
+    advice = "There is no finite validation loss, or the targets do not vary."
+    return findings.make(check, "unknown", {}, advice, source, subject)
+  explained = 1 - mse / mean_mse
+  numbers = f"The best mean squared error on validation, {mse:.4g}, is"
+  verdict: finding.Verdict = "ok"
+  advice = ""
+  if explained <= 25 / (num_examples + 25):
+    verdict = "fail"
+    advice = (
+      f"{numbers} not clearly below that of always predicting the mean of the"
+      f" targets, {mean_mse:.4g}, with {num_examples} examples. Before any"
+      " tuning, find out why: learning rate far off, targets or inputs of very"
+      " different scales, mismatched targets, or far too few steps."
+    )
+  elif explained < 0.1:
+    verdict = "warn"
+    advice = (
+      f"{numbers} less than 10% below that of always predicting the mean,"
+      f" {mean_mse:.4g}. Try a learning rate ten times larger or smaller, or"
+      " more steps, before designing a study around this config."
+    )
+  evidence = dict(
+    best_mse=mse, mean_mse=mean_mse, r2=explained, num_examples=num_examples
   )
   return findings.make(check, verdict, evidence, advice, source, subject)
 

@@ -42,6 +42,8 @@ class Trial:
       number was not finite.
     chance: Error rate of always predicting the most frequent class, or None.
     num_valid: Number of validation examples; 0: unknown.
+    mean_mse: Of a regression, the mean squared error of always predicting the
+      mean of the validation targets, or None.
     adaptive: Whether its point was suggested from the results of other trials,
       so that it is no random sample of the space.
     different: Config key -> (value in study.json, value that was trained), for
@@ -60,6 +62,7 @@ class Trial:
   curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
   chance: float | None = None
   num_valid: int = 0
+  mean_mse: float | None = None
   adaptive: bool = False
   different: Mapping[str, tuple[Any, Any]] = dataclasses.field(
     default_factory=dict

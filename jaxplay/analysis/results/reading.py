@@ -202,6 +202,7 @@ def _trial(run, index, point, config, status, lines) -> Trial:
     chance=chance.get("majority_error_rate"),
     num_valid=chance.get("num_valid", 0),
     declared=config.get("declared") or (),
+    mean_mse=chance.get("mean_mse"),
   )
 
 
