@@ -157,7 +157,7 @@ def _check_parts(config, model, task, dataset, hparams, state, train_step):
   )
   task.check_outputs(outputs, size, f"config.model.name={config.model.name!r}")
   jax.eval_shape(
-    evaluate.make_eval_batch(model, task), variables, arrays | weight
+    evaluate.make_eval_batch(model, task), variables, arrays | weight, hparams
   )
   arrays, _ = batch(config.microbatches, size)
   jax.eval_shape(train_step, hparams, state, arrays)

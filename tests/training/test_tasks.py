@@ -190,7 +190,11 @@ def test_an_objective_is_logged():
       ("config.task.name", "'next_token'"),
     ),
     (
-      {"task.name": "a.py:A", "task.metrics": ("f1",)},
+      {
+        "declared": (("part", "task.name", "a.py:A", ()),),
+        "task.name": "a.py:A",
+        "task.metrics": ("f1",),
+      },
       ("config.task.metrics", "'a.py:A'"),
     ),
   ],
