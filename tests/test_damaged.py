@@ -26,8 +26,9 @@ from tests.study import studies
 # What readers write anew, of what they have read.
 _DERIVED = (
   *("report.html", "findings.json", "next_study.py", "trials.csv"),
-  "comparison.html",
+  *("comparison.html", "table.csv"),
 )
+_TABLE = "table.csv"
 _BEST = "trials/BEST"
 
 
@@ -222,7 +223,7 @@ def _verbs(study, file, best, pages):
   found = {
     "status": ("study", "status", study),
     "list": ("study", "list", study.parent),
-    "export": ("study", "export", study, "--csv"),
+    "export": ("export", study, f"--csv={study.parent / _TABLE}"),
     "compare": ("compare", study, study.parent / "another", "--json"),
     "extend": ("study", "extend", study, "--trials=8", quiet),
     "run": ("study", "run", file, f"--workdir={study}", quiet),
@@ -261,6 +262,7 @@ def _check(intact, tmp_path, capsys, name, damage, *, pages=False, verbs=None):
   name = name.replace("BEST", f"{best:04d}")
 
   def said(command):
+    (root / _TABLE).unlink(missing_ok=True)  # Nothing is overwritten.
     code = studies.call(*command)
     captured = capsys.readouterr()
     both = captured.out, captured.err

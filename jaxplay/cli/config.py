@@ -49,7 +49,10 @@ def _config(arguments, rest):
     name: keys[name]
     for name in groups
     if arguments.all
-    or (config_lib.has_effect(name, flat) and name not in _WRITTEN)
+    or (
+      config_lib.has_effect(name, flat)
+      and (arguments.json or name not in _WRITTEN)
+    )
   }
   if arguments.json:
     print(json.dumps({n: _facts(k, flat[n]) for n, k in shown.items()}))

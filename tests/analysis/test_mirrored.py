@@ -339,7 +339,7 @@ def test_optuna_is_told_to_maximize(tmp_path):
   both = _both(made_up.study(4, statuses={}), "valid/loss")
   for results, direction in zip(both, ("MINIMIZE", "MAXIMIZE"), strict=False):
     url = f"sqlite:///{tmp_path}/{direction}.db"
-    name, _ = optuna_export.export(results, url)
+    name, *_ = optuna_export.export(results, url)
     storage = optuna.storages.RDBStorage(url)
     try:
       study = optuna.load_study(study_name=name, storage=storage)

@@ -31,7 +31,7 @@ def _load(folder, *lines, **overrides):
 
 
 def test_annotations_become_keys(folder):
-  """A part's fields and arguments are keys, with ranges and defaults."""
+  """P1: a part's fields and arguments are keys, with ranges and defaults."""
   config = _load(folder)
   flat = config_lib.flatten(config)
   assert flat["model.patch"] == 4
@@ -92,7 +92,7 @@ def test_a_part_that_is_left_gives_its_defaults_back(folder):
 
 
 def test_json_holds_all_that_readers_need(folder):
-  """config.json is read, checked and compared without the user's code."""
+  """P2: config.json is read, checked and compared without the user's code."""
   config = _load(folder, "config.model.patch = 2")
   nested = json.loads(json.dumps(config_lib.stored(config)))
   script = (
@@ -140,7 +140,7 @@ HOSTILE = "raise SystemExit('it ran')"
   ],
 )
 def test_reading_runs_no_code(tmp_path, monkeypatch, rows):
-  """Whatever a file declares, reading it imports nothing of the user."""
+  """P2: whatever a file declares, reading it imports nothing of the user."""
   (tmp_path / "evil.py").write_text(HOSTILE)
   monkeypatch.chdir(tmp_path)
   nested = {"model": {"name": "evil.py:X"}, "declared": rows}
@@ -152,7 +152,7 @@ def test_reading_runs_no_code(tmp_path, monkeypatch, rows):
 
 
 def test_a_point_of_a_study_runs_no_code(tmp_path, monkeypatch):
-  """A value of study.json that nobody declared is refused, not loaded."""
+  """P2: a value of study.json that nobody declared is refused, not loaded."""
   (tmp_path / "evil.py").write_text(HOSTILE)
   monkeypatch.chdir(tmp_path)
   base = config_lib.as_json(config_lib.base())
@@ -196,7 +196,7 @@ value = 3
   ],
 )
 def test_what_no_part_can_be(folder, name, says):
-  """One sentence, with the name, and the line if code fails."""
+  """P3: one sentence, with the name, and the line if code fails."""
   parts_here.write(folder, bad=BAD, syntax="def (", exits="raise SystemExit")
   with pytest.raises(jaxplay.UserError) as refused:
     _load(folder, optimizer=name)
@@ -259,7 +259,7 @@ def test_folders_do_not_share_modules(tmp_path):
 
 
 def test_code_is_what_parts_import(folder):
-  """The digest covers what is imported, and not the config file."""
+  """P2: the digest covers what is imported, and not the config file."""
   first = _load(folder)
   assert set(
     usercode.files(["mixer.py:Mixer", "rules.py:heavy"], str(folder))
@@ -272,7 +272,7 @@ def test_code_is_what_parts_import(folder):
 
 @pytest.mark.parametrize("where", ["mixer.py", "../common/mixer.py"])
 def test_copies_stand_alone(tmp_path, where):
-  """A copy is used where the originals are gone; a changed one is not."""
+  """P2: a copy is used where the originals are gone; a changed one is not."""
   home, place = tmp_path / "home", "../common" in where
   folder = home / "exp"
   parts_here.write(home / "common" if place else folder)
@@ -312,7 +312,7 @@ def test_copies_stand_alone(tmp_path, where):
   ],
 )
 def test_hostile_copies(tmp_path, manifest):
-  """A manifest leads nowhere else, and a link is not followed."""
+  """R1: a manifest leads nowhere else, and a link is not followed."""
   code = "0123456789abcdef" * 4
   copy = tmp_path / "run" / "code" / code[:16]
   copy.mkdir(parents=True)

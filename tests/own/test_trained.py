@@ -48,7 +48,7 @@ def whole(folder, tmp_path_factory):
 
 
 def test_resumed_is_uninterrupted(folder, whole, tmp_path):
-  """J1: after a preemption, from the copies of the code alone."""
+  """P2, G7: after a preemption, from the copies of the code alone."""
   moved = parts_here.write(tmp_path / "user")
   _train(_config(moved), tmp_path / "run", at=6, act=runs.preempt)
   assert rundir.RunDir(tmp_path / "run").status()["status"] == "preempted"
@@ -60,7 +60,7 @@ def test_resumed_is_uninterrupted(folder, whole, tmp_path):
 
 
 def test_changed_code_needs_a_word(folder, tmp_path):
-  """A run does not go on with other code unless it is allowed, and says so."""
+  """P2: a run does not go on with other code unless it is allowed, and says so."""
   home = parts_here.write(tmp_path / "user")
   _train(_config(home), tmp_path / "run", at=6, act=runs.preempt)
   before = rundir.RunDir(tmp_path / "run").config()
@@ -75,7 +75,7 @@ def test_changed_code_needs_a_word(folder, tmp_path):
 
 
 def test_eight_devices_are_one(folder):
-  """A1: own parts on a mesh of eight, data and FSDP, as on one device."""
+  """P1: on a mesh of eight, data and FSDP, as on one device."""
   states = []
   for mesh in ({"data": 1}, {"data": 8}, {"data": 2, "fsdp": 4}):
     lines = [f"config.mesh.{axis} = {size}" for axis, size in mesh.items()]
@@ -97,7 +97,7 @@ def test_eight_devices_are_one(folder):
 
 
 def test_a_population_is_its_members(folder, tmp_path):
-  """C4: numbers and the schedule itself vary in one program."""
+  """P1: numbers and the schedule itself vary in one program."""
   configs = [
     _config(folder, *lines, "config.mesh.data = 1")
     for lines in (
@@ -125,7 +125,7 @@ def test_a_population_is_its_members(folder, tmp_path):
 
 
 def test_decay_of_an_optimizer_without_it(folder):
-  """I2: decoupled, of kernels alone, as in the built-in optimizers."""
+  """P1: decoupled, of kernels alone, as in the built-in optimizers."""
   params = []
   for decay in (0.0, 0.5):
     config = _config(folder, f"config.hparams.weight_decay = {decay}")
@@ -210,7 +210,7 @@ def nets(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["Normed", "House", "Pair", "functions"])
 def test_models_of_any_kind_learn(nets, tmp_path, name):
-  """Linen modules with and without what jaxplay gives, and pure functions."""
+  """P1: Linen modules with and without what jaxplay gives, and pure functions."""
   config = _config(
     nets,
     f'config.model.name = "nets.py:{name}"',
@@ -225,7 +225,7 @@ def test_models_of_any_kind_learn(nets, tmp_path, name):
 
 
 def test_flax_averages_its_own_statistics(nets):
-  """Momentum is that of the module, also over microbatches."""
+  """P1: momentum is that of the module, also over microbatches."""
   config = _config(nets, 'config.model.name = "nets.py:Normed"')
   workload = workload_lib.make_workload(config)
   feed = workload_lib.make_feed(workload, config, 0)
@@ -241,7 +241,7 @@ def test_flax_averages_its_own_statistics(nets):
 
 
 def test_a_branch_of_an_own_schedule_is_refused_or_exact(folder, tmp_path):
-  """H3: a branch of own model and optimizer equals the planned run."""
+  """P1, S3: a branch of own model and optimizer equals the planned run."""
   from jaxplay.training import branch
 
   constant = _config(folder, 'config.schedule = "constant"')
@@ -351,7 +351,7 @@ def broken(tmp_path_factory):
   ],
 )
 def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
-  """One sentence with the user's file or part, before anything is written."""
+  """P3: one sentence with the user's file or part, before anything is written."""
   config = _config(
     broken,
     'config.schedule = "constant"',
@@ -365,7 +365,7 @@ def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
 
 
 def test_own_schedules_share_the_program(folder):
-  """C1: their numbers are traced, and a change of them compiles nothing."""
+  """P1: their numbers are traced, and a change of them compiles nothing."""
   config = _config(folder)
   workload = workload_lib.make_workload(config)
   feed = workload_lib.make_feed(workload, config, 0)

@@ -90,7 +90,8 @@ def test_an_infeasible_trial_is_never_run_again(tmp_path, capsys):
   assert (study / "report.html").exists()
   assert studies.call("study", "status", study) == 0
   assert studies.call("study", "list", tmp_path) == 0
-  assert studies.call("study", "export", study, "--csv") == 0
+  table = f"--csv={tmp_path / 'table.csv'}"
+  assert studies.call("export", study, table) == 0
 
 
 @pytest.mark.parametrize(

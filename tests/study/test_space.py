@@ -602,7 +602,7 @@ def test_what_trains_can_be_varied():
   free = [name for name, key in config_lib.KEYS.items() if not key.fixed]
   assert {key for key in free if "." not in key} == {
     *("batch_size", "clipping", "cooldown_shape", "optimizer", "schedule"),
-    "weights",
+    *("weights", "init_from", "init_map", "frozen"),
   }
   hparams = {f"hparams.{key}" for key in config_lib.base().hparams}
   assert hparams <= set(free)
