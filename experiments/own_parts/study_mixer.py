@@ -1,4 +1,9 @@
-"""Muon or AdamW for the mixer? Each at its best learning rate."""
+"""Muon or AdamW for the mixer? Each at its best learning rate.
+
+Cost    16 trials of 300 steps, two compilations; 105 s on 2 busy CPU cores
+Expect  best validation F1 0.955 with Muon, 0.947 with AdamW, no significant
+        difference
+"""
 
 from jaxplay.study import space, study
 
