@@ -103,15 +103,53 @@ class Functions:
 
   def __init__(self, init: Callable, apply: Callable, where: str):
     self._init, self._apply, self._where = init, apply, where
+    self._tree: Any = None
+    self._names: list[tuple[str, ...]] = []
     self._takes = _named(apply, "key")
 
   def init(self, key, inputs):
-    return _checked(self._init(key, inputs), self._where), {}
+    params = _checked(self._init(key, inputs), self._where)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    if all(isinstance(entry, _DICT) for path, _ in paths for entry in path):
+      self._tree = None
+      return params, {}
+    # Names are those of nested dicts everywhere else.
+    self._tree = jax.tree.structure(params)
+    self._names = [
+      tuple(_name(entry) for entry in path) or ("params",) for path, _ in paths
+    ]
+    nested: dict[str, Any] = {}
+    for (*groups, last), (_, leaf) in zip(self._names, paths, strict=True):
+      group = nested
+      for name in groups:
+        group = group.setdefault(name, {})
+      group[last] = leaf
+    return nested, {}
+
+  def _as_made(self, params):
+    """The parameters in the form in which `init` of the user made them."""
+    if self._tree is None:
+      return params
+    leaves = []
+    for names in self._names:
+      leaf = params
+      for name in names:
+        leaf = leaf[name]
+      leaves.append(leaf)
+    return jax.tree.unflatten(self._tree, leaves)
 
   def apply(self, params, batch_stats, inputs, *, dropout_key, **more):
+    params = self._as_made(params)
     key = _rngs(dropout_key, more["rows"]).get("dropout")
     outputs = self._apply(params, inputs, **_only(self._takes, key=key, **more))
     return _float32(outputs, self._where), batch_stats
+
+
+_DICT = jax.tree_util.DictKey
+
+
+def _name(entry):
+  return jax.tree_util.keystr((entry,), simple=True)
 
 
 def _named(function, *more):

@@ -19,7 +19,7 @@ optimization algorithms?"). Where optax's aliases of the same name differ:
 adamw, lion, schedule_free_adamw, muon, adafactor and ademamix are those of
 optax. Weight decay is decoupled in all of them (Loshchilov and Hutter 2017): a
 step also subtracts rate x weight_decay x parameter, for kernels and embeddings
-only.
+only; where no parameter is called so, for all with more than one dimension.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -127,14 +127,19 @@ _AXES_OF_RANK = {2: ((0,), (1,)), 3: ((0,), (1, 2)), 4: ((2,), (3,))}
 def _matrices(params):
   """Which axes of each hidden kernel are a matrix; None: AdamW's.
 
-  Blocks that a scan has stacked are matrices of their own.
+  Blocks that a scan has stacked are matrices of their own. Where nothing is
+  called kernel, as in other libraries, each matrix is one.
   """
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  has_kernels = any(path[-1].key == "kernel" for path, _ in paths)
 
   def axes(path, leaf):
     names = [entry.key for entry in path]
     stacked = int("blocks" in names)
     rank = leaf.ndim - stacked
-    if names[-1] != "kernel" or {"head", "embedding"} & {*names}:
+    if {"head", "embedding"} & {*names}:
+      return None
+    if names[-1] != "kernel" and (has_kernels or rank != 2):
       return None
     by_rank = _AXES_OF_RANK.get(rank)
     found = _AXES.get(names[-2], by_rank) if rank > 2 else by_rank
@@ -257,6 +262,10 @@ def eval_params(name: Any, hparams: dict, opt_state, params):
 
 
 def _decay_mask(params):
-  return jax.tree_util.tree_map_with_path(
+  mask = jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key in _DECAYED, params
   )
+  if any(jax.tree.leaves(mask)):
+    return mask
+  # Libraries call them otherwise, such as w and weight.
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
