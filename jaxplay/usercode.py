@@ -31,7 +31,8 @@ from jaxplay import rundir, userfiles
 _MOST_FILES, _MOST_BYTES = 500, 16 * 2**20  # of the code of a config
 _SHORT = 16  # characters of a digest in a folder's name
 
-_folders: dict[str, str] = {}  # digest -> folder that names are relative to
+# Digest -> (folder that names are relative to, names of the files).
+_folders: dict[str, tuple[str, tuple[str, ...]]] = {}
 _places: dict[str, None] = {}  # directories that may hold copies, in order
 
 
@@ -244,10 +245,17 @@ def _hashes(contents):
   }
 
 
-def note(code: str, folder: str) -> None:
-  """Remembers where the code of a digest is."""
+def note(contents: Mapping[str, bytes], folder: str) -> str:
+  """Remembers where code is, and returns its digest.
+
+  Args:
+    contents: From `files`.
+    folder: The folder that names are relative to.
+  """
+  code = digest(contents)
   if code:
-    _folders[code] = os.path.abspath(folder)
+    _folders[code] = os.path.abspath(folder), tuple(contents)
+  return code
 
 
 def look_in(directory: str | os.PathLike) -> None:
@@ -269,14 +277,20 @@ def folder_of(code: str) -> str:
     jaxplay.UserError: It is in no directory that is known, or was changed.
   """
   if code in _folders:
-    return _folders[code]
+    folder, names = _folders[code]
+    if digest({name: _read(folder, name) for name in names}) == code:
+      return folder
   for place in reversed(_places):
     for above in _above(rundir.at(place)):
       copy = above / "code" / code[:_SHORT]
       manifest = rundir.read_json(copy / "files.json", Manifest)
       if manifest is not None:
-        note(code, _checked(copy, manifest, code))
-        return _folders[code]
+        return _checked(copy, manifest, code)
+  if code in _folders:
+    raise jaxplay.UserError(
+      f"the code in {_folders[code][0]!r} was changed since the config was"
+      " loaded; load it again"
+    )
   raise jaxplay.UserError(
     f"the code of this config (digest {code[:_SHORT]}) is not here: neither in"
     f" {' nor '.join(repr(place) for place in _places) or 'any run'}; start"
@@ -311,6 +325,7 @@ def _checked(copy, manifest, code):
       " from a copy"
     )
   if rundir.is_local(copy):
+    note(contents, str(base))
     return str(base)
   # Python imports files of a disk.
   temporary = pathlib.Path(tempfile.mkdtemp(prefix="jaxplay-code-"))
@@ -320,7 +335,16 @@ def _checked(copy, manifest, code):
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+  note(contents, str(temporary / manifest["base"]))
   return str(temporary / manifest["base"])
+
+
+def _read(folder, name):
+  try:
+    with open(os.path.join(folder, name), "rb") as file:
+      return file.read()
+  except OSError:  # It was removed.
+    return b""
 
 
 def _inside(copy, name):
@@ -355,11 +379,6 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
     return
   folder = folder_of(code)
   contents = files(names, folder)
-  if digest(contents) != code:
-    raise jaxplay.UserError(
-      f"the code in {folder!r} was changed while the program ran; start the"
-      " command again"
-    )
   # As many folders as the highest file is above that of the config.
   depth = max(name.split("/").count("..") for name in contents)
   base = "/".join(["config"] * depth) or "."
@@ -404,8 +423,7 @@ def changed(
 
 
 def _sha256(path):
-  with contextlib.suppress(OSError), open(path, "rb") as file:
-    return hashlib.sha256(file.read()).hexdigest()
+  return hashlib.sha256(_read("", path)).hexdigest()
 
 
 @contextlib.contextmanager

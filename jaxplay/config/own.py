@@ -467,7 +467,7 @@ def as_rows(value: Any) -> tuple[tuple, ...]:
 
 
 def _as_tuple(value):
-  return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+  return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_row(row):
@@ -514,9 +514,12 @@ def keys_of(flat: Mapping[str, Any]) -> Mapping[str, Key]:
   declared = flat.get("declared") or ()
   if not declared:
     return keys.KEYS
-  rows = declared if isinstance(declared, tuple) else as_rows(declared)
   selected = (flat.get(s, keys.defaults()[s]) for s in GROUPS)
-  return _table(rows, *selected)
+  # A list is of JSON.
+  of_json = not isinstance(declared, tuple) or not isinstance(
+    declared[0], tuple
+  )
+  return _table(as_rows(declared) if of_json else declared, *selected)
 
 
 def defaults_of(flat: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -79,8 +79,7 @@ def declare(
   folder = own.folder(config.code) if folder is None else folder
   rows = own.declare(switch, name, folder)
   contents = usercode.files([n for _, n in known] + [name], folder)
-  code = usercode.digest(contents)
-  usercode.note(code, folder)
+  code = usercode.note(contents, folder)
   flat = flatten(config)
   put(config, "code", code)
   put(config, "declared", (*config.declared, *rows))

@@ -60,7 +60,7 @@ def test_resumed_is_uninterrupted(folder, whole, tmp_path):
 
 
 def test_changed_code_needs_a_word(folder, tmp_path):
-  """P2: a run does not go on with other code unless it is allowed, and says so."""
+  """P2: a run goes on with other code only if that is allowed."""
   home = parts_here.write(tmp_path / "user")
   _train(_config(home), tmp_path / "run", at=6, act=runs.preempt)
   before = rundir.RunDir(tmp_path / "run").config()
@@ -210,7 +210,7 @@ def nets(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["Normed", "House", "Pair", "functions"])
 def test_models_of_any_kind_learn(nets, tmp_path, name):
-  """P1: Linen modules with and without what jaxplay gives, and pure functions."""
+  """P1: modules with and without what jaxplay gives, pure functions."""
   config = _config(
     nets,
     f'config.model.name = "nets.py:{name}"',
@@ -351,7 +351,7 @@ def broken(tmp_path_factory):
   ],
 )
 def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
-  """P3: one sentence with the user's file or part, before anything is written."""
+  """P3: one sentence with the file or part, and nothing written."""
   config = _config(
     broken,
     'config.schedule = "constant"',
