@@ -45,7 +45,6 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
     base_config,
     branch,
     describe,
-    export_safetensors,
     load_config,
     train,
   )
@@ -119,10 +118,7 @@ class Stopped(Exception):
 _PUBLIC = {
   **dict.fromkeys(("Devices", "use_devices"), "jaxplay.api.devices"),
   **dict.fromkeys(
-    (
-      *("base_config", "load_config", "train", "describe", "branch"),
-      "export_safetensors",
-    ),
+    (*("base_config", "load_config", "train", "describe", "branch"),),
     "jaxplay.api.runs",
   ),
   **dict.fromkeys(

@@ -39,6 +39,15 @@ def test_links_between_pages_lead_somewhere(page):
     assert (_ROOT / page.parent / target).exists(), target
 
 
+def test_the_page_of_own_parts_shows_the_files():
+  """Docs: what a newcomer copies from the page is what the tests train."""
+  text = (_ROOT / "docs" / "own_parts.md").read_text()
+  shown = re.findall(r"```python\n# (experiments/\S+)\n(.*?)```", text, re.S)
+  assert len(shown) == 5
+  for name, block in shown:
+    assert block in (_ROOT / name).read_text(), name
+
+
 def test_modules_that_the_architecture_names_exist():
   """Docs: docs/architecture.md is the map of the code as it is."""
   text = (_ROOT / "docs" / "architecture.md").read_text()

@@ -1,4 +1,4 @@
-"""What other programs read: TensorBoard, spreadsheets, Optuna."""
+"""What other programs read: event files, tables, Optuna, weights."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import jaxplay
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
-from jaxplay.api import arguments
+from jaxplay.api import arguments, devices
 from jaxplay.study import study as study_lib
 
 
@@ -17,6 +17,7 @@ class Exported:
   Attributes:
     tensorboard: Folder of the event files.
     csv: The table.
+    safetensors: The weights.
     optuna: Name of the study in the storage.
     num_added: Number of trials that the storage did not have.
     left_out: Indices of trials that Optuna cannot represent.
@@ -25,6 +26,7 @@ class Exported:
 
   tensorboard: pathlib.Path | None = None
   csv: pathlib.Path | None = None
+  safetensors: pathlib.Path | None = None
   optuna: str | None = None
   num_added: int = 0
   left_out: tuple[int, ...] = ()
@@ -38,6 +40,7 @@ def export(
   tensorboard: arguments.Folder | None = None,
   csv: arguments.NewFile | None = None,
   optuna: arguments.Storage | None = None,
+  safetensors: arguments.Safetensors | None = None,
 ) -> Exported:
   """Exports a study or a run for other programs.
 
@@ -49,6 +52,10 @@ def export(
     csv: New file with a row per trial of a study, or per step of a run.
     optuna: Storage to which trials of a study are added, such as sqlite:///FILE
       or postgresql://...
+    safetensors: File for the weights of a run, FILE.safetensors: those of its
+      best checkpoint, which `config.init_from` would load. Names are the paths
+      of parameters, such as "Dense_0/kernel"; averages of batch statistics
+      begin with "batch_stats/".
 
   Returns:
     Where everything is.
@@ -65,16 +72,17 @@ def export(
   """
   from jaxplay.analysis import optuna_export, tensorboard_export
 
-  if tensorboard is None and csv is None and optuna is None:
-    first, second, third = map(
-      arguments.option, ("tensorboard", "csv", "optuna")
+  if not any((tensorboard, csv, optuna, safetensors)):
+    *most, last = map(
+      arguments.option, ("tensorboard", "csv", "optuna", "safetensors")
     )
     raise jaxplay.UserError(
-      f"an export requires at least one of {first}, {second} and {third}"
+      f"an export requires at least one of {', '.join(most)} and {last}"
     )
   # All is read and checked before anything is written.
   path = rundir.at(source)
   is_run = optuna is None and (path / "config.json").exists()
+  is_run |= safetensors is not None  # Only a run has weights.
   read = results_lib.read_run if is_run else results_lib.read_study
   content: results_lib.Trial | results_lib.Results = read(path)
   if tensorboard is not None:
@@ -84,7 +92,14 @@ def export(
   exported = Exported(
     tensorboard=None if tensorboard is None else rundir.at(tensorboard),
     csv=None if csv is None else rundir.at(csv),
+    safetensors=None if safetensors is None else rundir.at(safetensors),
   )
+  if safetensors is not None:
+    devices.start()
+
+    from jaxplay.training import weights
+
+    weights.write_safetensors(path, safetensors)
   if isinstance(content, results_lib.Results):
     doubts = results_lib.in_words(results_lib.doubts(content))
     exported = dataclasses.replace(exported, doubts=tuple(doubts))

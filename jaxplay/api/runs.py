@@ -294,35 +294,6 @@ def branch(
   return branches
 
 
-@arguments.public()
-def export_safetensors(
-  run: arguments.Place, file: arguments.Safetensors
-) -> None:
-  """Writes the weights of a run's best checkpoint to a .safetensors file.
-
-  They are those that `config.init_from` would load: the raw weights, or the
-  average that ranked the checkpoints. Names are the paths of parameters, such
-  as "Dense_0/kernel"; averages of batch statistics begin with "batch_stats/".
-
-  Args:
-    run: Run directory, or RUN:STEP for the checkpoint of another step.
-    file: Where to write, FILE.safetensors; its folder exists.
-
-  Raises:
-    jaxplay.UserError: There is no such run or checkpoint, the file cannot be
-      written, or the library is not installed.
-
-  Examples:
-    >>> import jaxplay as jp
-    >>> jp.export_safetensors("runs/constant", "constant.safetensors")
-  """
-  devices.start()
-
-  from jaxplay.training import weights
-
-  weights.write_safetensors(run, file)
-
-
 def _print_notes(config, console):
   for sentence in config_lib.notes(config):
     console.tell(f"note: {sentence}")

@@ -6,7 +6,7 @@ from jaxplay import formats
 from jaxplay.api import exports
 from jaxplay.cli import common
 
-_OPTIONS = ("tensorboard", "csv", "optuna")
+_OPTIONS = ("tensorboard", "csv", "optuna", "safetensors")
 
 
 def add(verbs):
@@ -31,6 +31,8 @@ def _export(arguments, rest):
     print(f"event files: {exported.tensorboard}")
   if exported.csv is not None:
     print(f"table: {exported.csv}")
+  if exported.safetensors is not None:
+    print(f"weights: {exported.safetensors}")
   if exported.optuna is not None:
     trials = formats.count(exported.num_added, "trial")
     print(

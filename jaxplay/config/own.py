@@ -467,7 +467,9 @@ def as_rows(value: Any) -> tuple[tuple, ...]:
 
 
 def _as_tuple(value):
-  return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+  return (
+    tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+  )
 
 
 def _is_row(row):

@@ -107,7 +107,7 @@ def hyperparameters(flat: Mapping[str, Any]) -> dict[str, bool | float | str]:
     key: plain(value)
     for key, value in flat.items()
     if config_lib.has_effect(key, flat)
-    and not (key in config_lib.KEYS and config_lib.KEYS[key].fixed)
+    and not config_lib.keys_of(flat)[key].fixed
   }
 
 
