@@ -192,8 +192,13 @@ class Record:
     self, tally: Mapping[str, np.ndarray], step: int, reason: str
   ) -> None:
     """Ends the run as diverged at `step`."""
-    if step == 1 and isinstance(self._task, own_task.OwnTask):
-      reason += f"; {self._task.diverged()}"
+    if step == 1:  # Before any update: it is the parts, not their tuning.
+      named = config_lib.named(config_lib.flatten(self._config))
+      for switch in ("model.name", "dataset.name"):
+        if switch in named:
+          reason += f"; see config.{switch}={named[switch]!r}"
+      if isinstance(self._task, own_task.OwnTask):
+        reason += f"; {self._task.diverged()}"
     self.write_line({"step": step, **metrics.train_line(tally)})
     self.write_status("infeasible", reason=reason)
 

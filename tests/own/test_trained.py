@@ -9,6 +9,7 @@ import pytest
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir, usercode
+from jaxplay.analysis import curves
 from jaxplay.training import population, step, train
 from jaxplay.training import workload as workload_lib
 from tests.own import parts_here
@@ -240,7 +241,7 @@ def test_flax_averages_its_own_statistics(nets):
   assert workload.hparams["norm_momentum"] == np.float32(0.9)
 
 
-def test_a_branch_of_an_own_schedule_is_refused_or_exact(folder, tmp_path):
+def test_a_branch_is_exact(folder, tmp_path):
   """P1, S3: a branch of own model and optimizer equals the planned run."""
   from jaxplay.training import branch
 
@@ -257,6 +258,35 @@ def test_a_branch_of_an_own_schedule_is_refused_or_exact(folder, tmp_path):
   other = _lines(tmp_path / "planned")[-1]
   assert one == other
   assert (made.path / "code").is_dir()
+
+
+def test_not_finite_at_once(nets, tmp_path):
+  """P3: before any update it is no learning rate, and the part is named."""
+  parts_here.write(nets, nan=NAN)
+  status = _train(
+    _config(nets, 'config.model.name = "nan.py:Nan"'), tmp_path / "run"
+  )
+  assert status["status"] == "infeasible" and status["step"] == 1
+  assert "nan.py:Nan" in status["reason"]
+  findings = {
+    f.check: f for f in curves.check_run(rundir.RunDir(tmp_path / "run"))
+  }
+  assert findings["early_instability"].verdict == "fail"
+  assert "warmup" not in findings["early_instability"].advice
+
+
+NAN = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+
+class Nan(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1)) * jnp.nan
+"""
 
 
 BROKEN = """
