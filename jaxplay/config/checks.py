@@ -75,7 +75,7 @@ def task_name(config: ml_collections.ConfigDict) -> str:
   """The full name of a config's task."""
   if config.task.name:
     return config.task.name
-  is_text = own.is_text(flatten(config))
+  is_text = own.is_text(config)
   return "next_token" if is_text else "classification"
 
 
@@ -283,7 +283,7 @@ def _validate_pairs(config):
       f"config.weights is {shown(config.weights)}, but config.averages="
       f"{tuple(config.averages)!r} does not name it"
     )
-  is_text = own.is_text(flatten(config))
+  is_text = own.is_text(config)
   _validate_task(config)
   if config.eval_batch_size < batch:
     refuse(

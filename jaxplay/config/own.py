@@ -30,6 +30,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_collections
+
 import jaxplay
 from jaxplay import usercode, userfiles
 from jaxplay.config import keys, parts
@@ -537,7 +539,8 @@ def _table(declared, *values):
   table, selected = dict(keys.KEYS), dict(zip(GROUPS, values, strict=True))
   for row in declared:
     if row[:3] == ("part", "model.name", selected["model.name"]):
-      _narrow(table, row[2], row[3], is_text(selected))
+      text = _is_text(*map(selected.get, _OF_TEXT))
+      _narrow(table, row[2], row[3], text)
   # The selected ones last: theirs is the default.
   rows = [row for row in declared if row[0] == "key"]
   for row in sorted(rows, key=lambda row: selected[row[1]] == row[2]):
@@ -597,14 +600,19 @@ def _narrow(table, part, taken, text):
       table[name] = dataclasses.replace(key, used_by=used_by)
 
 
-def is_text(flat: Mapping[str, Any]) -> bool:
+def is_text(config: ml_collections.ConfigDict) -> bool:
   """Whether a config trains on texts: for its built-in model, or its data."""
-  model = flat.get("model.name")
+  return _is_text(config.model.name, config.dataset.name, config.task.name)
+
+
+_OF_TEXT = ("model.name", "dataset.name", "task.name")
+
+
+def _is_text(model, dataset, task):
   if not is_own("model.name", model):
     return model in parts.TEXT_MODELS
-  name = flat.get("dataset.name", "")
-  is_named = name == "pythonlib" or name.startswith("text:")
-  return is_named or flat.get("task.name") == "next_token"
+  is_named = dataset == "pythonlib" or dataset.startswith("text:")
+  return is_named or task == "next_token"
 
 
 def folder(code: str) -> str:

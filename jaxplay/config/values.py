@@ -164,7 +164,6 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Raises:
     jaxplay.UserError: There is no such key, or the type is wrong.
   """
-  value = typed(key, value, flatten(config))
   if own.is_own(key, value):
     declare(config, key, value)
   select(config, key, value)
@@ -172,7 +171,11 @@ def override(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
 
 def select(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   """As `override`, without loading a part of the user that is not declared."""
-  value = typed(key, value, flatten(config))
+  group, _, leaf = key.rpartition(".")
+  inner = config if not group else config.get(group, {})
+  known = group in keys.GROUPS and leaf in inner and leaf not in keys.GROUPS
+  flat = {key: inner[leaf]} if known else flatten(config)
+  value = typed(key, value, flat)
   _set(config, key, lambda: put(config, key, value))
 
 

@@ -70,7 +70,7 @@ def steps(
   config = loop.config()
   total, fits, page = config.max_train_steps, None, ""
   findings: Sequence[finding.Finding] = ()
-  is_text = config_lib.is_text(config_lib.flatten(config))
+  is_text = config_lib.is_text(config)
   logs_errors = any(
     name.endswith("/error_rate") for name in config_lib.evaluated(config)
   )

@@ -62,7 +62,7 @@ def planned(
       f" {parent.schedule!r}, constant until step {start}); branch from an"
       " earlier step, or from a run of schedule 'constant'"
     )
-  if mixture and not config_lib.is_text(config_lib.flatten(parent)):
+  if mixture and not config_lib.is_text(parent):
     raise jaxplay.UserError(
       f"a mixture ({', '.join(name for name, _ in mixture)}) requires text, but"
       f" config.model.name of the run is {parent.model.name!r}; leave it out"

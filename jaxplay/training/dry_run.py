@@ -98,7 +98,7 @@ def count(config: ml_collections.ConfigDict) -> dict[str, Any]:
   Raises:
     jaxplay.UserError: It is not a language model.
   """
-  if not config_lib.is_text(config_lib.flatten(config)):
+  if not config_lib.is_text(config):
     raise jaxplay.UserError(
       f"config.model.name is {config.model.name!r}; a ladder requires a"
       " language model, 'lm'"

@@ -240,7 +240,7 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
-  is_text = config_lib.is_text(config_lib.flatten(config))
+  is_text = config_lib.is_text(config)
   if is_text and not config_lib.is_own_data(dataset.name):
     return data.load_text(
       dataset.name,
@@ -335,7 +335,7 @@ def check_same_hosts(configs: Sequence[ml_collections.ConfigDict]) -> None:
 
 def _planned_dataset(config):
   dataset = config.dataset
-  is_text = config_lib.is_text(config_lib.flatten(config))
+  is_text = config_lib.is_text(config)
   if is_text and not config_lib.is_own_data(dataset.name):
     return data.planned_text(
       sequence_length=dataset.sequence_length,
