@@ -43,7 +43,6 @@ _CHUNK = 2**16  # rows of a table that are converted at once
 def load(
   name: str,
   *,
-  folder: str,
   image_size: int,
   center_share: float,
   task: str,
@@ -57,7 +56,6 @@ def load(
 
   Args:
     name: KIND:PATH, as above.
-    folder: Folder that PATH is relative to; empty: the current one.
     image_size: Resize encoded images to this height and width; 0: as stored.
     center_share: Share of the shorter side that is used of a resized image.
     task: Built-in task, or any other name for one of the user.
@@ -72,7 +70,7 @@ def load(
   """
   kind, _, path = name.partition(":")
   where = f"dataset {name!r}"
-  path = os.path.join(folder, os.path.expanduser(path))
+  path = os.path.expanduser(path)
   if not os.path.exists(path):
     raise jaxplay.UserError(f"there is no {path!r}, of {where}")
   classes: Sequence[str] = ()

@@ -39,7 +39,6 @@ def load(
   center_share: float = 1.0,
   synthetic: dict,
   with_test: bool = True,
-  folder: str = "",
   task: str = "classification",
   inputs: Sequence[str] = (),
   targets: Sequence[str] = (),
@@ -60,7 +59,6 @@ def load(
     synthetic: Keyword arguments of the synthetic set.
     with_test: Whether the test split is used; if not, it may be missing, and
       its labels may be unknown.
-    folder: Folder that paths in `name` are relative to; empty: the current one.
     task: `classification`, another built-in task, or a name of the user's own.
     inputs: Columns of a table, or features; empty: see `files`, `features`.
     targets: Columns of a table, or features.
@@ -93,7 +91,6 @@ def load(
   if name.partition(":")[0] in files.KINDS:
     return files.load(
       name,
-      folder=folder,
       image_size=image_size,
       center_share=center_share,
       inputs=inputs,
