@@ -43,6 +43,8 @@ def _refusal(name, folder, *parts, **kwargs):
     _everything(_load(name, folder, **kwargs).splits["train"])
   message = str(caught.value)
   assert "\n" not in message
+  if folder:
+    message = message.replace(f"{folder}/", "")
   for part in parts:
     assert part in message, message
   return message
