@@ -266,6 +266,8 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
     domain=["valid", "test", "train", ""],
     range=[[], [2, 2], [5, 3] if len(splits) > 1 else [], []],
   )
+  # Cross-entropies, whose tasks have an error rate.
+  in_nats = name == "loss" and "error_rate" in plot_rows.families(results)
   lines = (
     _chart()
     # Invisible points, for the tooltip.
@@ -274,7 +276,7 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
       x=alt.X("step:Q", title="step", axis=_STEPS),
       y=alt.Y(
         "value:Q",
-        title=f"{name}, nats" if name == "loss" else name,
+        title=f"{name}, nats" if in_nats else name,
         scale=alt.Scale(zero=False, nice=False, padding=6),
       ),
       color=_trial_colour(),
