@@ -857,6 +857,7 @@ def test_every_number_of_the_optimizer_has_an_effect():
     "schedule_free_adamw": {"beta1", "beta2", "epsilon"},
     "muon": {"momentum", "beta1", "beta2", "epsilon"},
     "adafactor": {"decay_rate"},
+    "sophia": {"beta1", "beta2", "epsilon", "gamma"},
     "ademamix": {"beta1", "beta2", "beta3", "mixing", "epsilon"},
   }
   assert numbers.keys() == set(config_lib.OPTIMIZERS)

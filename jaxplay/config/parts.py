@@ -70,6 +70,16 @@ _OPTIMIZERS: dict[str, Part] = {
       retune="optimizer",
     )
   },
+  "sophia": _MOMENTS
+  | _EPSILON
+  | {
+    "hparams.gamma": number(
+      0.01,
+      "sophia: factor of the Hessian's diagonal; more clips more updates",
+      POSITIVE,
+      retune="optimizer",
+    )
+  },
   "ademamix": _MOMENTS
   | _EPSILON
   | {

@@ -16,10 +16,11 @@ optimization algorithms?"). Where optax's aliases of the same name differ:
 * `optax.rmsprop` starts its second moment at 0; the FAQ starts it at 1. Both
   can put epsilon inside the root and momentum after the step size, as here.
 
-adamw, lion, schedule_free_adamw, muon, adafactor and ademamix are those of
-optax. Weight decay is decoupled in all of them (Loshchilov and Hutter 2017): a
-step also subtracts rate x weight_decay x parameter, for kernels and embeddings
-only; where no parameter is called so, for all with more than one dimension.
+adamw, lion, schedule_free_adamw, muon, adafactor, sophia and ademamix are those
+of optax. Weight decay is decoupled in all of them (Loshchilov and Hutter 2017):
+a step also subtracts rate x weight_decay x parameter, for kernels and
+embeddings only; where no parameter is called so, for all with more than one
+dimension.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -181,6 +182,17 @@ OPTIMIZERS = {
   "schedule_free_adamw": _schedule_free_adamw,
   "muon": _descend(_muon),
   "adafactor": _descend(_adafactor),
+  # Liu et al. 2023; the Hessian's diagonal is estimated every tenth step.
+  "sophia": _descend(
+    lambda hparams: contrib.sophia(
+      -1.0,  # as of muon
+      hparams["beta1"],
+      hparams["beta2"],
+      hparams["epsilon"],
+      weight_decay=0.0,
+      gamma=hparams["gamma"],
+    )
+  ),
   "ademamix": _descend(
     lambda hparams: contrib.scale_by_ademamix(
       hparams["beta1"],

@@ -275,8 +275,23 @@ def make_train_step(
 
     rate = schedules.learning_rate(state.step, hparams, schedule_curves)
     trainable, fixed = split_params(state.params, frozen)
-    updates, opt_state = optimizers.build(optimizer, hparams, rate).update(
-      grads, state.opt_state, trainable
+
+    def objective(trainable):
+      changed = state._replace(params=merge_params(trainable, fixed))
+      return batch_grads(hparams, changed, batch)[0]
+
+    # What some optimizers ask for beside the gradient, by optax's names.
+    update = optax.with_extra_args_support(
+      optimizers.build(optimizer, hparams, rate)
+    ).update
+    updates, opt_state = update(
+      grads,
+      state.opt_state,
+      trainable,
+      value=loss,
+      grad=grads,
+      value_fn=objective,
+      obj_fn=objective,
     )
     trainable = optax.apply_updates(trainable, updates)
     params = merge_params(trainable, fixed)

@@ -22,6 +22,7 @@ HPARAMS = dict(
   decay_rate=0.7,
   beta3=0.99,
   mixing=3.0,
+  gamma=0.5,
   weight_decay=0.0,
 )
 # A learning rate that changes: momentum before or after it is not the same.
@@ -51,6 +52,16 @@ def _gradients():
   )
 
 
+def _objective(params):
+  """What optimizers of second order differentiate: it is not quadratic."""
+  return sum(jnp.cosh(leaf).sum() for leaf in jax.tree.leaves(params))
+
+
+def _with_objective(optimizer):
+  update = optax.with_extra_args_support(optimizer).update
+  return functools.partial(update, obj_fn=_objective)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _trajectory(name, hparams, rates):
   """Parameters after each step, those to evaluate, and the last state."""
@@ -59,9 +70,8 @@ def _trajectory(name, hparams, rates):
   def step(carry, inputs):
     params, state = carry
     rate, grads = inputs
-    updates, state = optimizers.build(name, hparams, rate).update(
-      grads, state, params
-    )
+    update = _with_objective(optimizers.build(name, hparams, rate))
+    updates, state = update(grads, state, params)
     params = optax.apply_updates(params, updates)
     evaluated = optimizers.eval_params(name, hparams, state, params)
     return (params, state), (params, evaluated)
@@ -85,7 +95,7 @@ def _optax(make, rates=RATES):
   def step(carry, inputs):
     params, state = carry
     t, rate, grads = inputs
-    updates, state = make(rate, t).update(grads, state, params)
+    updates, state = _with_objective(make(rate, t))(grads, state, params)
     params = optax.apply_updates(params, updates)
     return (params, state), params
 
@@ -277,7 +287,7 @@ def test_muon_takes_each_matrix_of_a_stack_alone():
   )
 
 
-def test_adafactor_and_ademamix_are_those_of_optax():
+def test_adafactor_ademamix_and_sophia_are_those_of_optax():
   """A2: with the decoupled decay of all optimizers."""
   adafactor, _ = _optax(
     lambda rate, t: optax.adafactor(rate, decay_rate=HPARAMS["decay_rate"])
@@ -291,6 +301,15 @@ def test_adafactor_and_ademamix_are_those_of_optax():
     )
   )
   _assert_close(_run("ademamix")[0], ademamix)
+  sophia, _ = _optax(
+    lambda rate, t: contrib.sophia(
+      rate,
+      *(HPARAMS[key] for key in ("beta1", "beta2", "epsilon")),
+      weight_decay=0.0,
+      gamma=HPARAMS["gamma"],
+    )
+  )
+  _assert_close(_run("sophia")[0], sophia)
 
 
 def test_the_rules_differ():
@@ -439,9 +458,9 @@ def test_weight_decay_is_decoupled(name):
     state = optimizers.build(name, hparams, 0.0).init(current)
     for rate, decay in zip((0.1, 0.05, 0.2), decays, strict=True):
       before = current
-      updates, state = optimizers.build(
-        name, hparams | {"weight_decay": decay}, rate
-      ).update(grads, state, current)
+      decaying = hparams | {"weight_decay": decay}
+      update = _with_objective(optimizers.build(name, decaying, rate))
+      updates, state = update(grads, state, current)
       current = optax.apply_updates(current, updates)
     # What schedule-free methods step with is z; x and y are means of it.
     return before, state.z if name == "schedule_free_adamw" else current

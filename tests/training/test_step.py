@@ -255,6 +255,7 @@ COMBINATIONS = {
   "muon": dict(optimizer="muon"),
   "adafactor": dict(optimizer="adafactor"),
   "ademamix": dict(optimizer="ademamix"),
+  "sophia": dict(optimizer="sophia"),
   "schedule-free, linear": dict(
     optimizer="schedule_free_adamw", schedule="linear"
   ),
@@ -283,6 +284,7 @@ OTHERS = {
   "decay_rate": 0.3,
   "beta3": 0.3,
   "mixing": 1.0,
+  "gamma": 1.0,
 }
 
 
