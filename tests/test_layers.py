@@ -73,7 +73,7 @@ DOORS = {
   "tensorflow_datasets": ("data/",),
   "tensorflow": (),
   "datasets": ("data/files.py",),
-  "pyarrow": ("data/files.py",),
+  "pyarrow": ("data/tables.py",),
   "orbax": ("training/checkpoint.py", "training/checkpoint_files.py"),
   "optuna": ("analysis/optuna_export.py", "study/suggest.py"),
   "altair": ("analysis/plots", "playbook/plots.py", "scaling/plots.py"),

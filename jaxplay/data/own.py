@@ -228,7 +228,9 @@ def _columns(content, split, where):
     try:
       arrays[name] = np.asanyarray(value)
     except (ValueError, TypeError) as error:
-      raise jaxplay.UserError(f"{what} is no array: {_line(error)}") from None
+      raise jaxplay.UserError(
+        f"{what} is no array: {first_line(error)}"
+      ) from None
     if np.ma.is_masked(arrays[name]):
       raise jaxplay.UserError(
         f"{what} has masked entries, and every example must have a value"
@@ -789,12 +791,13 @@ def _raised(error):
   """An error of the user's code, and the line of it that raised."""
   frames = traceback.extract_tb(error.__traceback__)
   if not frames[1:]:
-    return f"{type(error).__name__}: {_line(error)}"
+    return f"{type(error).__name__}: {first_line(error)}"
   # The deepest of the file that was called from here, not of a library.
   file = frames[1].filename
   line = [frame.lineno for frame in frames if frame.filename == file][-1]
-  return f"{type(error).__name__}: {_line(error)} ({file}, line {line})"
+  return f"{type(error).__name__}: {first_line(error)} ({file}, line {line})"
 
 
-def _line(error):
-  return next(iter(str(error).strip().split("\n")), "")
+def first_line(error: BaseException) -> str:
+  """The first line of an error's text, or its type."""
+  return next(iter(str(error).strip().split("\n")), "") or type(error).__name__
