@@ -78,10 +78,11 @@ def other_seeds(seed: int, number: int) -> list[int]:
 
 
 def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
-  """The first of some `differences`, as text."""
+  """The first of some `differences`, as text; digests of code are last."""
+  ordered = sorted(different.items(), key=lambda item: item[0] == "code")
   listed = "; ".join(
     f"config.{key} was {old!r} and is now {new!r}"
-    for key, (old, new) in list(different.items())[:most]
+    for key, (old, new) in ordered[:most]
   )
   more = len(different) - most
   return listed + (f" and {more} more" if more > 0 else "")
