@@ -130,6 +130,7 @@ CASES = [
   ("branch", "RUN"),
   ("branch run --workdir=W", "--step"),
   ("branch study --step=8 --workdir=W", "'study' holds a study, not a run"),
+  ("export study --safetensors=w.safetensors", "study/trials/0000"),
   ("branch run --step=99 --workdir=W", "step 99"),
   ("branch run --steps=8,x --workdir=W", "'x'"),
   ("branch run --steps=, --workdir=W", "''"),

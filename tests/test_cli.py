@@ -81,6 +81,7 @@ def test_dry_run_tells_what_it_would_cost(tmp_path):
   output, _ = process.communicate(timeout=runs.HANG)
   assert process.returncode == 0, output
   assert '"max_train_steps": 1000' in output
+  assert '"declared"' not in output
   # A kernel that is split over devices, and a bias that is not.
   assert re.search(r"Dense_1/kernel .* 128 x 128 .* fsdp x - .* 8.0 K", output)
   assert re.search(r"Dense_2/bias .* fewer than 4,096 elements", output)

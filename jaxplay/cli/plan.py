@@ -226,7 +226,7 @@ def _show(answer, path):
   """The result on the terminal."""
   # The others are on the page, if there is one.
   tables = answer.tables if path is None else answer.tables[:1]
-  for table in tables:
+  for table in filter(lambda table: table.rows, tables):
     if len(tables) > 1:
       print(table.title)
     print(common.as_table(table.heads, table.rows))

@@ -1,12 +1,14 @@
 """Changes of a config, and differences of two."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
+from jaxplay import usercode
 from jaxplay.config import checks, keys, own, values
 
 
@@ -76,22 +78,34 @@ def other_seeds(seed: int, number: int) -> list[int]:
 
 
 def changes(different: Mapping[str, tuple[Any, Any]], most: int = 4) -> str:
-  """The first of some `differences`, as text."""
+  """The first of some `differences`, as text; digests of code are last."""
+  ordered = sorted(different.items(), key=lambda item: item[0] == "code")
   listed = "; ".join(
     f"config.{key} was {old!r} and is now {new!r}"
-    for key, (old, new) in list(different.items())[:most]
+    for key, (old, new) in ordered[:most]
   )
   more = len(different) - most
   return listed + (f" and {more} more" if more > 0 else "")
 
 
-def only_code(different: Mapping[str, tuple[Any, Any]], where: str) -> str:
-  """What to say if all `differences` are changed code; else empty."""
+def only_code(
+  different: Mapping[str, tuple[Any, Any]], where: str, path: str | os.PathLike
+) -> str:
+  """What to say if all `differences` are changed code; else empty.
+
+  Args:
+    different: As from `differences`.
+    where: What the code was changed of.
+    path: Its directory, with a copy of the code.
+  """
   if different.keys() != {"code"}:
     return ""
+  changed = usercode.changed(different["code"][0] or "", path)
+  which = f" ({', '.join(map(os.path.relpath, changed[1]))})" if changed else ""
   return (
-    f"the code of the parts was changed since {where} began; restore it, use"
-    " another workdir, or go on with the changed code by --allow_code_change"
+    f"the code of the parts{which} was changed since {where} began; restore it,"
+    " use another workdir, or go on with the changed code by"
+    " --allow_code_change"
   )
 
 

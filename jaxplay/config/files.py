@@ -49,14 +49,15 @@ def load(
 def _locate(config, path):
   """Makes the path of a data set absolute.
 
-  It is relative to the config file, or to the current folder.
+  It is relative to the config file; or to the current folder, if it is there.
   """
   kind, colon, place = config.dataset.name.partition(":")
   if kind not in parts.OWN_FILES or not colon or "://" in place:
     return
-  near = os.path.join(os.path.dirname(path), os.path.expanduser(place))
-  if not os.path.exists(near):
-    near = os.path.expanduser(place)
+  here = os.path.expanduser(place)
+  near = os.path.join(os.path.dirname(path), here)
+  if os.path.exists(here) and not os.path.exists(near):
+    near = here
   values.put(config, "dataset.name", f"{kind}:{os.path.abspath(near)}")
 
 

@@ -45,10 +45,13 @@ GROUPS = {
   "task.name": "task",
   "dataset.name": "dataset",
 }
+_OF_FLAX = ("parent", "name")  # Fields of every Linen module.
+# Its Dropout decides on the rate in Python.
+_DROPOUT = os.path.join("flax", "linen", "stochastic.py")
 # What a part gets if it names it, instead of a key.
 _GIVEN = {
   "model.name": (
-    *("parent", "name", "num_classes", "norm", "constrain", "dtype"),
+    *(*_OF_FLAX, "num_classes", "norm", "constrain", "dtype"),
     *("train", "weights", "rows", "dropout_rate"),
   ),
   "optimizer": ("learning_rate", "mask", "weight_decay_mask"),
@@ -84,10 +87,13 @@ def declared_parts(declared: Any) -> list[tuple[str, str]]:
   return [(row[1], row[2]) for row in declared if row[0] == "part"]
 
 
-def takes(flat: Mapping[str, Any], switch: str) -> tuple[str, ...]:
-  """The names that the selected part of a switch takes; "*": unknown."""
+def takes(
+  flat: Mapping[str, Any], switch: str, part: str | None = None
+) -> tuple[str, ...]:
+  """The names that a part takes, the selected one if None; "*": unknown."""
+  part = flat[switch] if part is None else part
   for row in flat.get("declared") or ():
-    if row[0] == "part" and row[1:3] == (switch, flat[switch]):
+    if row[0] == "part" and row[1:3] == (switch, part):
       return tuple(row[3])
   return ()
 
@@ -133,7 +139,7 @@ def declare(switch: str, name: str, folder: str) -> tuple[tuple, ...]:
   where = f"config.{switch}={name!r}"
   rows: list[tuple] = []
   taken = set(_GIVEN[switch]) & {f.name for f in _fields(part, switch)}
-  taken -= {"parent", "name"}
+  taken -= set(_OF_FLAX)
   for field in _fields(part, switch):
     if field.name in _GIVEN[switch] or field.name.startswith("_"):
       continue
@@ -211,8 +217,12 @@ def describe(error: BaseException, path: str = "") -> str:
   if isinstance(error, SystemExit):
     return f"{where}it ends the program ({name}: {text})"
   if name.startswith("Tracer") or name == "ConcretizationTypeError":
-    text += " (a number that is traced decides in Python; use jax.numpy, or"
-    text += ' declare it as Annotated[float, "static"])'
+    text += " (a number that is traced decides in Python; use "
+    if any(frame.filename.endswith(_DROPOUT) for frame in frames):
+      text += "jaxplay.models.dropout, which takes dropout_rate, or a field of"
+      text += " the model for the rate)"
+    else:
+      text += 'jax.numpy, or declare it as Annotated[float, "static"])'
   return f"{where}{name}: {text}"
 
 
@@ -298,7 +308,7 @@ def _fields(part, switch):
   except (TypeError, ValueError):
     return []
   if switch == "schedule":
-    parameters = list(parameters)[2:]
+    parameters = list(parameters)[1:]  # The step, by any name.
   hints = _hints(part)
   return [
     _Field(p.name, hints.get(p.name, p.annotation), p.default)
@@ -343,7 +353,11 @@ def _key_row(switch, name, field, where):
     kind, *extras = typing.get_args(kind)
   default = field.default
   if default is _EMPTY:
-    refuse("has no default; give it one, which becomes that of config." + key)
+    given = ", ".join(n for n in _GIVEN[switch] if n not in _OF_FLAX)
+    refuse(
+      f"has no default; give it one, which becomes that of config.{key}"
+      + (f" (without one it gets {given}, by these names)" if given else "")
+    )
   if isinstance(default, list):
     default = tuple(default)
   if kind is float and type(default) is int:

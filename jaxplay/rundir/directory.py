@@ -80,7 +80,11 @@ def absent(path: str | os.PathLike, kind: str) -> jaxplay.UserError:
     return jaxplay.UserError(f"{shown} is a file, not a folder")
   for other, name in _DEFINITIONS.items():
     if (folder / name).exists():
-      return jaxplay.UserError(f"{shown} holds {other}, not {kind}")
+      of_it = "; name a trial, such as " + repr(
+        str(paths.at(path) / "trials/0000")
+      )
+      more = of_it if (other, kind) == ("a study", "a run") else ""
+      return jaxplay.UserError(f"{shown} holds {other}, not {kind}{more}")
   return jaxplay.UserError(
     f"{shown} holds no {kind.removeprefix('a ')} (no {_DEFINITIONS[kind]})"
   )

@@ -443,7 +443,8 @@ class StudyDir(rundir.Directory):
   def _check_same(self, here, definition):
     changed = _differences(here, definition)
     code = {key.removeprefix("config."): pair for key, pair in changed.items()}
-    if message := config_lib.only_code(code, f"study {str(self.path)!r}"):
+    where = f"study {str(self.path)!r}"
+    if message := config_lib.only_code(code, where, self.path):
       raise jaxplay.UserError(message)
     if changed:
       shown = "; ".join(

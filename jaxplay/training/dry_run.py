@@ -20,7 +20,9 @@ from jaxplay.training import workload as workload_lib
 
 def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields lines for the terminal: config, parameters, FLOPs and memory."""
-  yield json.dumps(config_lib.as_json(config), indent=1)
+  shown = config_lib.as_json(config)
+  del shown["declared"]  # What keys are, not their values.
+  yield json.dumps(shown, indent=1)
   workload = workload_lib.make_workload(config)
   yield from parameter_table(workload, config.mesh.rules)
   yield from weights.summary(weights.load(config, workload.state).facts)

@@ -386,10 +386,11 @@ class OwnTask:
 
   def _call(self, method, *arguments):
     function = getattr(self._user, method)
-    return self._guarded(lambda: function(*arguments), method, function)
+    batch = arguments[min(1, len(arguments) - 1)]  # After the outputs, if any.
+    return self._guarded(lambda: function(*arguments), method, function, batch)
 
-  def _guarded(self, act, what, function):
-    """Calls `act`, which runs `function` of the user."""
+  def _guarded(self, act, what, function, batch=()):
+    """Calls `act`, which runs `function` of the user on features `batch`."""
     try:
       return act()
     except jaxplay.UserError:
@@ -397,6 +398,8 @@ class OwnTask:
     except Exception as error:
       code = _code(function)
       described = files.describe(error, code.co_filename if code else "")
+      if isinstance(error, KeyError) and batch:
+        described += f" (it is given {', '.join(map(repr, batch))})"
       name = what if what == "the task" else f"{what} of the task"
       raise jaxplay.UserError(
         f"{name} {self.where!r} fails: {described}"

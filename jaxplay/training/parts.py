@@ -129,12 +129,16 @@ def schedules(config: ml_collections.ConfigDict) -> dict[str, Callable]:
     if switch == "schedule":
       static, of_step = config_lib.own.arguments(flat, switch, name)
       curve = _part(config, switch, name)
-      curves[name] = functools.partial(_factor, name, curve, static, of_step)
+      given = config_lib.takes(flat, switch, name)
+      curves[name] = functools.partial(
+        _factor, name, curve, "hparams" in given, static, of_step
+      )
   return curves
 
 
-def _factor(name, curve, static, of_step, at, hparams):
-  factor = curve(at, hparams, **static, **{n: hparams[n] for n in of_step})
+def _factor(name, curve, takes_all, static, of_step, at, hparams):
+  given = static | {n: hparams[n] for n in of_step}
+  factor = curve(at, **given, **({"hparams": hparams} if takes_all else {}))
   if jnp.shape(factor):
     raise jaxplay.UserError(
       f"config.schedule={name!r} returns an array of shape"

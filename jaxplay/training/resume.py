@@ -112,7 +112,8 @@ def check_same_config(
   different = config_lib.differences(earlier, config_lib.as_json(config))
   for key in but:
     different.pop(key, None)
-  if message := config_lib.only_code(different, repr(str(run.path))):
+  where = repr(str(run.path))
+  if message := config_lib.only_code(different, where, run.path):
     raise jaxplay.UserError(message)
   if different:
     raise jaxplay.UserError(

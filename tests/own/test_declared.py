@@ -180,6 +180,7 @@ value = 3
   "name, says",
   [
     ("bad.py:no_default", "beta"),
+    ("bad.py:no_default", "learning_rate"),
     ("bad.py:bad_range", "beta"),
     ("bad.py:outside", "beta"),
     ("bad.py:backwards", "beta"),
@@ -373,6 +374,24 @@ def test_a_study_may_choose_between_parts(folder):
         overrides={"optimizer": "nesterov"},
       )
     )
+
+
+def test_files_of_data_are_beside_the_config(tmp_path, monkeypatch):
+  """Or in the current folder, if they are there alone."""
+  home, here = tmp_path / "home", tmp_path / "here"
+  home.mkdir()
+  here.mkdir()
+  file = parts_here.config_file(home, ["config.max_train_steps = 3"])
+  monkeypatch.chdir(here)
+
+  def name():
+    return config_lib.load(file, {"dataset.name": "npz:a.npz"}).dataset.name
+
+  assert name() == f"npz:{home / 'a.npz'}"  # In no folder.
+  (here / "a.npz").touch()
+  assert name() == f"npz:{here / 'a.npz'}"
+  (home / "a.npz").touch()
+  assert name() == f"npz:{home / 'a.npz'}"
 
 
 def test_names_on_the_command_line_are_beside_the_config(folder, monkeypatch):

@@ -10,7 +10,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import rundir, usercode
 from jaxplay.analysis import curves
-from jaxplay.training import population, step, train
+from jaxplay.training import parts, population, schedules, step, train
 from jaxplay.training import workload as workload_lib
 from tests.own import parts_here
 from tests.training import runs
@@ -67,8 +67,10 @@ def test_changed_code_needs_a_word(folder, tmp_path):
   before = rundir.RunDir(tmp_path / "run").config()
   (home / "blocks.py").write_text(parts_here.BLOCKS.replace("x + y", "x - y"))
   changed = _config(home)
-  with pytest.raises(jaxplay.UserError, match="--allow_code_change"):
+  with pytest.raises(jaxplay.UserError, match="--allow_code_change") as refused:
     _train(changed, tmp_path / "run")
+  assert "blocks.py" in str(refused.value)
+  assert "mixer.py" not in str(refused.value)
   assert rundir.RunDir(tmp_path / "run").config() == before
   _train(changed, tmp_path / "run", allow_code_change=True)
   assert rundir.RunDir(tmp_path / "run").config()["code"] == changed.code
@@ -325,6 +327,15 @@ class Rows(nn.Module):
     return nn.Dense(self.num_classes)(x.reshape(1, -1))
 
 
+class Drops(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, train, dropout_rate):
+    x = nn.Dropout(dropout_rate, deterministic=not train)(x)
+    return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
+
+
 class Cached(nn.Module):
   num_classes: int
 
@@ -372,6 +383,7 @@ def broken(tmp_path_factory):
     ("model.name", "Shape", "broken.py:Shape"),
     ("model.name", "Rows", "broken.py"),
     ("model.name", "Cached", "cache"),
+    ("model.name", "Drops", "jaxplay.models.dropout"),
     ("model.name", "text", "broken.py:text"),
     ("optimizer", "nothing", "broken.py:nothing"),
     ("optimizer", "no_rate", "learning_rate"),
@@ -392,6 +404,31 @@ def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
   message = str(refused.value)
   assert says in message and "\n" not in message
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "curve, expected",
+  [
+    ("def curve(count):\n  return 0.5 ** count", [0.05, 0.025]),
+    (
+      "def curve(t, *, power: float = 2.0):\n  return (1 + t) ** -power",
+      [0.05, 0.0125],
+    ),
+    (
+      "def curve(t, hparams, power: float = 2.0):\n"
+      "  return hparams['learning_rate'] * t**power",
+      [0.0, 0.0025],
+    ),
+  ],
+)
+def test_a_schedule_gets_what_it_names(tmp_path, curve, expected):
+  """The step by any name, and `hparams` only if it asks for them."""
+  home = parts_here.write(tmp_path, curves=curve)
+  config = _config(home, 'config.schedule = "curves.py:curve"')
+  own = tuple(parts.schedules(config).values())
+  hparams = workload_lib.make_workload(config).hparams
+  rates = [schedules.learning_rate(at, hparams, own) for at in (0, 1)]
+  assert rates == pytest.approx(expected)
 
 
 def test_own_schedules_share_the_program(folder):

@@ -283,6 +283,10 @@ def _raises(self, outputs, batch):
   return outputs["nothing"]
 
 
+def _other_feature(self, outputs, batch):
+  return outputs[:, 0] - batch["targets"]
+
+
 def _of_no_shape(self, outputs, batch):
   return {"near": outputs.mean()}
 
@@ -330,6 +334,7 @@ def _collects_sums(self, outputs, batch):
     (dict(loss=_matrix), _matrix, ("loss", "[7, 3]", "[7]")),
     (dict(loss=_nothing), _nothing, ("loss", "NoneType")),
     (dict(loss=_raises), _raises, ("loss", "fails")),
+    (dict(loss=_other_feature), _other_feature, ("'targets'", "'target'")),
     (dict(metrics=_raises), _raises, ("metrics", "fails")),
     (dict(metrics=_of_no_shape), _of_no_shape, ("'near'", "[]", "[7]")),
     (dict(metrics=_of_bad_name), _of_bad_name, ("'Near it'",)),
