@@ -1,7 +1,7 @@
 """Where should the loss become linear? Each value at its best learning rate.
 
-Cost    24 trials of 1,000 steps, three compilations; 26 s on 2 busy CPU cores
-Expect  best share of rows within 0.25: 0.83 with delta 0.1, 0.68 with 1, 0.34
+Cost    24 trials of 1,000 steps, three compilations; 47 s on 2 busy CPU cores
+Expect  best share of rows within 0.25: 0.84 with delta 0.1, 0.71 with 1, 0.33
         with 10, which is nearly a squared error; both differences from 0.1 are
         significant, and the edge of the space is a warning
 """

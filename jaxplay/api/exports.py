@@ -95,6 +95,10 @@ def export(
     safetensors=None if safetensors is None else rundir.at(safetensors),
   )
   if safetensors is not None:
+    if rundir.at(safetensors).exists():
+      raise jaxplay.UserError(
+        f"{str(safetensors)!r} exists, and is not overwritten; name a new file"
+      )
     devices.start()
 
     from jaxplay.training import weights

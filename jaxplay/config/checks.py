@@ -54,6 +54,11 @@ def validate(
     if own.is_own(name, flat[name]):
       _check_declared(name, flat)
     elif declared.choices:
+      if name in own.GROUPS and str(flat[name]).endswith(".py"):
+        raise jaxplay.UserError(
+          f"config.{name} is {shown(flat[name])}, a file; name what is in it,"
+          " as FILE.py:NAME"
+        )
       files = ("FILE.py:NAME",) if name in own.GROUPS else ()
       one_of(f"config.{name} is", flat[name], (*declared.choices, *files))
     if declared.within:
