@@ -83,9 +83,7 @@ def load(name: str, folder: str) -> Any:
     raise jaxplay.UserError(
       f"{name!r}: there is no file {os.path.join(folder, where)!r}"
     )
-  # A file finds what lies beside it, a module what lies beside the config.
-  beside = path if path and where.endswith(".py") else os.path.join(folder, "_")
-  with userfiles.importable(beside):
+  with importing(name, folder):
     if path is None or not where.endswith(".py"):
       try:
         module = importlib.import_module(where)
@@ -109,6 +107,15 @@ def load(name: str, folder: str) -> Any:
       + (f"; it defines {names}" if names else "")
     )
   return getattr(module, attribute)
+
+
+def importing(name: str, folder: str) -> contextlib.AbstractContextManager:
+  """A context in which a part can import what lies beside it."""
+  where, _ = split(name)
+  path = _file(where, folder)
+  # A file finds what lies beside it, a module what lies beside the config.
+  is_file = path is not None and where.endswith(".py")
+  return userfiles.importable(path if is_file else os.path.join(folder, "_"))
 
 
 def _imported(path):

@@ -31,6 +31,7 @@ import optax
 from optax import contrib
 
 import jaxplay
+from jaxplay.config import own
 
 Make = Callable[[dict, Any], optax.GradientTransformation]
 
@@ -222,14 +223,19 @@ def of_user(
       " each step"
     )
 
+  def guarded(function):
+    return own.guarded(function, f"{where} fails")
+
   def make(hparams, learning_rate):
     given = dict.fromkeys(takes, _decay_mask) | {"learning_rate": learning_rate}
-    made = factory(**given, **static, **{n: hparams[n] for n in traced})
+    numbers = {n: hparams[n] for n in traced}
+    made = guarded(factory)(**given, **static, **numbers)
     if not isinstance(made, optax.GradientTransformation):
       raise jaxplay.UserError(
         f"{where} returns {type(made).__name__}; expected an optax"
         " GradientTransformation"
       )
+    made = optax.GradientTransformation(*map(guarded, made))
     if "weight_decay" in (*traced, *static):
       return made
     decay = learning_rate * hparams["weight_decay"]

@@ -218,6 +218,30 @@ def test_file_names_of_any_kind(tmp_path, name):
   assert config.hparams.alpha == 0.25
 
 
+def test_annotations_that_are_texts(tmp_path):
+  """As of `from __future__ import annotations`: all whose names exist."""
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "sub" / "late.py").write_text(
+    "from __future__ import annotations\n"
+    "from typing import Annotated\n"
+    "class T:\n"
+    "  a: Annotated[int, '[1, 5]'] = 3\n"
+    "class U(T):\n"
+    "  b: Absent = 3\n"
+    "class V:\n"
+    "  def __call__(self, learning_rate, a: Annotated[int, '[1, 5]'] = 3): ..."
+    "\nv = V()\n"
+  )
+  for switch, name, key in (
+    ("task.name", "T", "task.a"),
+    ("task.name", "U", "task.a"),
+    ("optimizer", "v", "hparams.a"),
+  ):
+    rows = config_lib.own.declare(switch, f"sub/late.py:{name}", str(tmp_path))
+    (within,) = (row[5] for row in rows if row[0] == "key" and row[3] == key)
+    assert within == "[1, 5]"
+
+
 def test_packages_and_installed_modules(tmp_path):
   """package.module:NAME is looked for beside the config, then installed."""
   package = tmp_path / "lib" / "inner"

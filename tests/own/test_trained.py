@@ -150,6 +150,8 @@ def test_decay_of_an_optimizer_without_it(folder):
 
 
 NETS = """
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -201,6 +203,20 @@ class Pair:
 def functions(num_classes, width: int = 32):
   made = Pair(width, num_classes)
   return made.init, lambda params, x, train, key: made.apply(params, x)
+
+
+class Plain(nn.Module):
+  num_classes: int
+  width: int = 8
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Dense(self.width)(x.reshape(x.shape[0], -1)))
+    return nn.Dense(self.num_classes)(x)
+
+
+partial = functools.partial(Plain, width=32)
+instance = Plain(10)
 """
 
 
@@ -209,7 +225,9 @@ def nets(tmp_path_factory):
   return parts_here.write(tmp_path_factory.mktemp("nets"), nets=NETS)
 
 
-@pytest.mark.parametrize("name", ["Normed", "House", "Pair", "functions"])
+@pytest.mark.parametrize(
+  "name", ["Normed", "House", "Pair", "functions", "partial", "instance"]
+)
 def test_models_of_any_kind_learn(nets, tmp_path, name):
   """P1: modules with and without what jaxplay gives, pure functions."""
   config = _config(
@@ -290,6 +308,8 @@ class Nan(nn.Module):
 
 
 BROKEN = """
+import sys
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
@@ -356,6 +376,67 @@ def fails(step, hparams):
 
 def vector(step, hparams):
   return jnp.ones(3)
+
+
+def none(step, hparams):
+  return None
+
+
+def one(step):
+  return 1.0
+
+
+class Exits(nn.Module):
+  num_classes: int
+
+  def __call__(self, x):
+    sys.exit(0)
+
+
+class Arity(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, y):
+    return nn.Dense(self.num_classes)(x)
+
+
+class Needs:
+  def __init__(self, a, b):
+    pass
+
+
+def wants(learning_rate):
+  return optax.GradientTransformation(optax.identity().init, lambda g, s: g)
+
+
+def exits(learning_rate):
+  sys.exit(0)
+
+
+class Task:
+  def loss(self, outputs, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(
+      outputs, batch["label"]
+    )
+
+
+class Quits(Task):
+  def loss(self, outputs, batch):
+    sys.exit(0)
+
+
+class Blind(Task):
+  def inputs(self, batch):
+    return None
+
+
+class Ends(Task):
+  def collect(self, outputs, batch):
+    return {"a": outputs}
+
+  def split_metrics(self, collected):
+    sys.exit(0)
 """
 
 
@@ -378,6 +459,16 @@ def broken(tmp_path_factory):
     ("optimizer", "branches", "static"),
     ("schedule", "fails", "undefined"),
     ("schedule", "vector", "broken.py:vector"),
+    ("schedule", "none", "broken.py:none"),
+    ("schedule", "one", "broken.py:one"),
+    ("model.name", "Exits", "broken.py:Exits"),
+    ("model.name", "Arity", "broken.py:Arity"),
+    ("model.name", "Needs", "'a' and 'b'"),
+    ("optimizer", "wants", "broken.py:wants"),
+    ("optimizer", "exits", "broken.py:exits"),
+    ("task.name", "Quits", "broken.py:Quits"),
+    ("task.name", "Blind", "broken.py:Blind"),
+    ("task.name", "Ends", "broken.py:Ends"),
   ],
 )
 def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
@@ -392,6 +483,18 @@ def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
   message = str(refused.value)
   assert says in message and "\n" not in message
   assert not (tmp_path / "run").exists()
+
+
+def test_optimizers_that_need_more_are_refused(broken, tmp_path):
+  """P3: in a sentence with their name, wherever in optax the error is."""
+  for name in ("optax:lbfgs", "optax.contrib:sophia"):
+    config = _config(
+      broken, 'config.schedule = "constant"', f"config.optimizer = {name!r}"
+    )
+    with pytest.raises(jaxplay.UserError, match=name) as refused:
+      _train(config, tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_own_schedules_share_the_program(folder):
