@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import posixpath
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -289,7 +290,7 @@ def folder_of(code: str) -> str:
       return folder
   for place in reversed(_places):
     for above in _above(rundir.at(place)):
-      copy = above / "code" / code[:_SHORT]
+      copy = _copy(above, code)
       manifest = rundir.read_json(copy / "files.json", Manifest)
       if manifest is not None:
         return _checked(copy, manifest, code)
@@ -303,6 +304,16 @@ def folder_of(code: str) -> str:
     f" {' nor '.join(repr(place) for place in _places) or 'any run'}; start"
     " from the config file, or from a run directory with its folder code"
   )
+
+
+def _copy(directory, code):
+  """The folder of a copy in a run or study directory."""
+  if not re.fullmatch("[0-9a-f]{64}", code):
+    raise jaxplay.UserError(
+      f"config.code is {code[:80]!r}, which is no digest of code; start from"
+      " the config file"
+    )
+  return directory / "code" / code[:_SHORT]
 
 
 def _above(path):
@@ -349,7 +360,7 @@ def _checked(copy, manifest, code):
 def _read(folder, name):
   try:
     with open(os.path.join(folder, name), "rb") as file:
-      return file.read()
+      return file.read(_MOST_BYTES + 1)
   except OSError:  # It was removed.
     return b""
 
@@ -380,8 +391,7 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
     jaxplay.UserError: The files were changed since they were loaded.
   """
   if not code or any(
-    (above / "code" / code[:_SHORT] / "files.json").exists()
-    for above in _above(directory)
+    (_copy(above, code) / "files.json").exists() for above in _above(directory)
   ):
     return
   folder = folder_of(code)
@@ -389,7 +399,7 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
   # As many folders as the highest file is above that of the config.
   depth = max(name.split("/").count("..") for name in contents)
   base = "/".join(["config"] * depth) or "."
-  copy = directory / "code" / code[:_SHORT]
+  copy = _copy(directory, code)
   for name, content in contents.items():
     path = copy.joinpath(posixpath.normpath(posixpath.join(base, name)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -415,7 +425,7 @@ def changed(
     or the originals are not at hand.
   """
   for above in _above(rundir.at(directory)) if code else ():
-    copy = above / "code" / code[:_SHORT]
+    copy = _copy(above, code)
     manifest = rundir.read_json(copy / "files.json", Manifest)
     if manifest is not None:
       paths = [

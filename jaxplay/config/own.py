@@ -62,6 +62,7 @@ _TAKEN = {
   "task": ("name", "metrics"),
   "dataset": ("name",),
 }
+_TRACED = ("hparams", int), ("hparams", float)
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 
 
@@ -522,7 +523,7 @@ def _is_row(row):
         and all(isinstance(choice, str) for choice in choices)
         and (not choices or default in choices)
         and (not within or _holds(default, within))
-        and (not traced or group == "hparams")
+        and (not traced or (group, type(default)) in _TRACED)
       )
   return False
 

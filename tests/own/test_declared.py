@@ -134,6 +134,8 @@ HOSTILE = "raise SystemExit('it ran')"
     [["key", "model.name", "evil.py:X", "model.a", 9, "[0, 1]", [], "", False]],
     [["key", "optimizer", "evil.py:X", "hparams.momentum", "a", "", [], "", 0]],
     [["metric", "evil.py:X", "loss"]],
+    [["key", "optimizer", "evil.py:X", "hparams.a", "a", "", [], "", True]],
+    [None],
     ["part"],
     "part",
     7,
@@ -149,6 +151,15 @@ def test_reading_runs_no_code(tmp_path, monkeypatch, rows):
     config_lib.validate(config)
   except jaxplay.UserError as refused:
     assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize("code", ["../../..", "a\0b", "f" * 63])
+def test_a_digest_is_no_path(tmp_path, code):
+  """R1: what is no digest leads nowhere."""
+  for use in (usercode.folder_of, lambda c: usercode.changed(c, tmp_path)):
+    usercode.look_in(tmp_path)
+    with pytest.raises(jaxplay.UserError, match="config.code"):
+      use(code)
 
 
 def test_a_point_of_a_study_runs_no_code(tmp_path, monkeypatch):
