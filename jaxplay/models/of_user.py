@@ -155,10 +155,8 @@ def _name(entry):
 
 
 def _named(function, *more):
-  parameters = inspect.signature(function).parameters.values()
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    return {*_OF_CALL, *more}
-  return {p.name for p in parameters} & {*_OF_CALL, *more}
+  # Not what **kwargs would take: `nn.Sequential` hands that to its layers.
+  return {*inspect.signature(function).parameters} & {*_OF_CALL, *more}
 
 
 def _only(names, **given):

@@ -217,6 +217,12 @@ class Plain(nn.Module):
 
 partial = functools.partial(Plain, width=32)
 instance = Plain(10)
+
+
+def sequential(num_classes, width: int = 32):
+  flat = lambda x: x.reshape(x.shape[0], -1)
+  layers = [flat, nn.Dense(width), nn.relu, nn.Dense(num_classes)]
+  return nn.Sequential(layers)
 """
 
 
@@ -226,7 +232,8 @@ def nets(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  "name", ["Normed", "House", "Pair", "functions", "partial", "instance"]
+  "name",
+  ["Normed", "House", "Pair", "functions", "partial", "instance", "sequential"],
 )
 def test_models_of_any_kind_learn(nets, tmp_path, name):
   """P1: modules with and without what jaxplay gives, pure functions."""
