@@ -20,6 +20,7 @@ import json
 import os
 import pathlib
 import posixpath
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,9 +84,7 @@ def load(name: str, folder: str) -> Any:
     raise jaxplay.UserError(
       f"{name!r}: there is no file {os.path.join(folder, where)!r}"
     )
-  # A file finds what lies beside it, a module what lies beside the config.
-  beside = path if path and where.endswith(".py") else os.path.join(folder, "_")
-  with userfiles.importable(beside):
+  with importing(name, folder):
     if path is None or not where.endswith(".py"):
       try:
         module = importlib.import_module(where)
@@ -109,6 +108,15 @@ def load(name: str, folder: str) -> Any:
       + (f"; it defines {names}" if names else "")
     )
   return getattr(module, attribute)
+
+
+def importing(name: str, folder: str) -> contextlib.AbstractContextManager:
+  """A context in which a part can import what lies beside it."""
+  where, _ = split(name)
+  path = _file(where, folder)
+  # A file finds what lies beside it, a module what lies beside the config.
+  is_file = path is not None and where.endswith(".py")
+  return userfiles.importable(path if is_file else os.path.join(folder, "_"))
 
 
 def _imported(path):
@@ -282,7 +290,7 @@ def folder_of(code: str) -> str:
       return folder
   for place in reversed(_places):
     for above in _above(rundir.at(place)):
-      copy = above / "code" / code[:_SHORT]
+      copy = _copy(above, code)
       manifest = rundir.read_json(copy / "files.json", Manifest)
       if manifest is not None:
         return _checked(copy, manifest, code)
@@ -296,6 +304,16 @@ def folder_of(code: str) -> str:
     f" {' nor '.join(repr(place) for place in _places) or 'any run'}; start"
     " from the config file, or from a run directory with its folder code"
   )
+
+
+def _copy(directory, code):
+  """The folder of a copy in a run or study directory."""
+  if not re.fullmatch("[0-9a-f]{64}", code):
+    raise jaxplay.UserError(
+      f"config.code is {code[:80]!r}, which is no digest of code; start from"
+      " the config file"
+    )
+  return directory / "code" / code[:_SHORT]
 
 
 def _above(path):
@@ -342,7 +360,7 @@ def _checked(copy, manifest, code):
 def _read(folder, name):
   try:
     with open(os.path.join(folder, name), "rb") as file:
-      return file.read()
+      return file.read(_MOST_BYTES + 1)
   except OSError:  # It was removed.
     return b""
 
@@ -373,8 +391,7 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
     jaxplay.UserError: The files were changed since they were loaded.
   """
   if not code or any(
-    (above / "code" / code[:_SHORT] / "files.json").exists()
-    for above in _above(directory)
+    (_copy(above, code) / "files.json").exists() for above in _above(directory)
   ):
     return
   folder = folder_of(code)
@@ -382,7 +399,7 @@ def write(code: str, names: Iterable[str], directory: pathlib.Path) -> None:
   # As many folders as the highest file is above that of the config.
   depth = max(name.split("/").count("..") for name in contents)
   base = "/".join(["config"] * depth) or "."
-  copy = directory / "code" / code[:_SHORT]
+  copy = _copy(directory, code)
   for name, content in contents.items():
     path = copy.joinpath(posixpath.normpath(posixpath.join(base, name)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -408,7 +425,7 @@ def changed(
     or the originals are not at hand.
   """
   for above in _above(rundir.at(directory)) if code else ():
-    copy = above / "code" / code[:_SHORT]
+    copy = _copy(above, code)
     manifest = rundir.read_json(copy / "files.json", Manifest)
     if manifest is not None:
       paths = [

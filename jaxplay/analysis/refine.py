@@ -386,7 +386,7 @@ def _refusal(study, overrides, parameters, domains):
   try:
     config = config_lib.from_json(study["config"])
     for key, value in overrides.items():
-      config_lib.override(config, key, value)
+      config_lib.select(config, key, value)
     _as_space(parameters, domains).check(config, None, overrides)
   except jaxplay.UserError as error:
     return str(error)

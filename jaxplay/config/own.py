@@ -67,6 +67,7 @@ _TAKEN = {
   "task": ("name", "metrics"),
   "dataset": ("name",),
 }
+_TRACED = ("hparams", int), ("hparams", float)
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 
 
@@ -135,7 +136,12 @@ def declare(switch: str, name: str, folder: str) -> tuple[tuple, ...]:
   Raises:
     jaxplay.UserError: It does not run, or declares what no key can be.
   """
-  part = load(switch, name, folder)
+  # Annotations that are texts are names in its module.
+  with usercode.importing(name, folder):
+    return _rows(switch, name, load(switch, name, folder))
+
+
+def _rows(switch, name, part):
   where = f"config.{switch}={name!r}"
   rows: list[tuple] = []
   taken = set(_GIVEN[switch]) & {f.name for f in _fields(part, switch)}
@@ -192,6 +198,11 @@ def run(
     raise jaxplay.UserError(
       f"{what}: {(explain or describe)(error)}"
     ) from error
+
+
+def guarded(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+  """A function of the user, of which every call is one of `run`."""
+  return lambda *args, **kwargs: run(lambda: function(*args, **kwargs), what)
 
 
 def describe(error: BaseException, path: str = "") -> str:
@@ -274,7 +285,7 @@ def _wrapped() -> Iterator[None]:
     yield
   except jaxplay.UserError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     frames = traceback.extract_tb(error.__traceback__)
     if not any(_is_users(frame.filename) for frame in frames):
       raise
@@ -301,7 +312,7 @@ def _fields(part, switch):
       if typing.get_origin(hint) is not typing.ClassVar
     ]
     return fields
-  if not callable(part):
+  if not callable(part) or (switch == "model.name" and not is_maker(part)):
     return []
   try:
     parameters = inspect.signature(part).parameters.values()
@@ -309,7 +320,9 @@ def _fields(part, switch):
     return []
   if switch == "schedule":
     parameters = list(parameters)[1:]  # The step, by any name.
-  hints = _hints(part)
+  if isinstance(part, functools.partial):
+    part = part.func
+  hints = _hints(part if inspect.isroutine(part) else type(part).__call__)
   return [
     _Field(p.name, hints.get(p.name, p.annotation), p.default)
     for p in parameters
@@ -320,14 +333,22 @@ def _fields(part, switch):
 def _hints(part):
   try:
     return typing.get_type_hints(part, include_extras=True)
-  except Exception:  # A name in it may not exist at run time.
-    if inspect.isclass(part):
-      return {
-        name: hint
-        for c in reversed(part.__mro__)
-        for name, hint in vars(c).get("__annotations__", {}).items()
-      }
-    return dict(getattr(part, "__annotations__", {}))
+  except Exception:  # A name in it may not exist at run time; the others do.
+    hints = {}
+    for owner in reversed(part.__mro__) if inspect.isclass(part) else (part,):
+      names = vars(sys.modules.get(owner.__module__, object))
+      for name, hint in inspect.get_annotations(owner).items():
+        hints[name] = _hint(hint, names)
+    return hints
+
+
+def _hint(hint, names):
+  one = types.SimpleNamespace(__annotations__={"hint": hint})
+  try:
+    (found,) = typing.get_type_hints(one, {**names}, None, True).values()
+    return found
+  except Exception:
+    return hint
 
 
 def _default(part, name):
@@ -435,6 +456,15 @@ def _taken_by_call(part):
   )
 
 
+def is_maker(part: Any) -> bool:
+  """Whether a part is called to make a model, and is none itself."""
+  return (
+    inspect.isclass(part)
+    or inspect.isroutine(part)
+    or isinstance(part, functools.partial)
+  )
+
+
 def is_linen(part: Any) -> bool:
   """Whether it is a class of Flax's Linen, without importing that."""
   return inspect.isclass(part) and any(
@@ -509,7 +539,7 @@ def _is_row(row):
         and all(isinstance(choice, str) for choice in choices)
         and (not choices or default in choices)
         and (not within or _holds(default, within))
-        and (not traced or group == "hparams")
+        and (not traced or (group, type(default)) in _TRACED)
       )
   return False
 

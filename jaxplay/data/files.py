@@ -82,6 +82,7 @@ def load(
       path, where, image_size, center_share, inputs, targets
     )
   else:
+    tables.check_targets(where, task, targets)
     files = {"train": path}
     if os.path.isdir(path):
       files = _by_split(path, where, f".{kind}")

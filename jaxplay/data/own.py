@@ -206,7 +206,7 @@ def _opened(content, split, where):
     )
   try:
     length = len(content)
-  except Exception as error:  # The user's own code may raise anything.
+  except (Exception, SystemExit) as error:  # The user's own code raises.
     raise jaxplay.UserError(f"{of} has no length: {_raised(error)}") from error
   if not length:
     raise jaxplay.UserError(f"{of} has no examples")
@@ -449,7 +449,8 @@ class _Split:
           records.append(self.reader[int(at)])
     except jaxplay.UserError:
       raise
-    except Exception as error:  # The user's own code may raise anything.
+    # The user's own code may raise anything.
+    except (Exception, SystemExit) as error:
       raise self._refused(f"cannot be read: {_raised(error)}", at) from error
     if records:
       fetched = self._stacked(records, indices)

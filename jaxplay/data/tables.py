@@ -131,6 +131,26 @@ def _parquet(path) -> Iterator[_Rows]:
     ) from None
 
 
+def check_targets(where: str, task: str, targets: Sequence[str]) -> None:
+  """Refuses columns to predict that do not go with a task."""
+  if not targets:
+    raise jaxplay.UserError(
+      f"config.dataset.targets is empty, and {where} is a table; name its"
+      " columns to predict"
+    )
+  if task == "next_token":
+    raise jaxplay.UserError(
+      f"config.task.name is {task!r}, and {where} is a table, which holds no"
+      " text; use another task or data set"
+    )
+  if task == "classification" and len(targets) > 1:
+    raise jaxplay.UserError(
+      f"config.dataset.targets names {len(targets)} columns {targets}, and a"
+      " classification has one; set config.task.name to 'multi_label' or"
+      " 'regression', or name one"
+    )
+
+
 def load(
   kind: str,
   files: Mapping[str, str],
@@ -159,22 +179,6 @@ def load(
   one: integers, or texts, which become classes in sorted order; of several
   labels, columns of 0 and 1.
   """
-  if not targets:
-    raise jaxplay.UserError(
-      f"config.dataset.targets is empty, and {where} is a table; name its"
-      " columns to predict"
-    )
-  if task == "next_token":
-    raise jaxplay.UserError(
-      f"config.task.name is {task!r}, and {where} is a table, which holds no"
-      " text; use another task or data set"
-    )
-  if task == "classification" and len(targets) > 1:
-    raise jaxplay.UserError(
-      f"config.dataset.targets names {len(targets)} columns {targets}, and a"
-      " classification has one; set config.task.name to 'multi_label' or"
-      " 'regression', or name one"
-    )
   read = {"csv": _csv, "parquet": _parquet}[kind]
   splits: dict[str, dict] = {}
   as_text = task == "classification" or (task not in own.BUILT_IN)

@@ -14,6 +14,7 @@ import jaxplay
 # What `__call__` and `apply` get if they name it.
 _OF_CALL = ("train", "weights", "rows", "dropout_rate")
 _COLLECTIONS = {"params", "batch_stats"}
+_PARTIAL = functools.partial
 
 
 def make(part: Any, where: str, fields: Mapping[str, Any], **given: Any):
@@ -30,7 +31,8 @@ def make(part: Any, where: str, fields: Mapping[str, Any], **given: Any):
   Raises:
     jaxplay.UserError: It is none of these.
   """
-  if inspect.isclass(part) or inspect.isfunction(part):
+  is_class, is_partial = inspect.isclass(part), isinstance(part, _PARTIAL)
+  if is_class or inspect.isroutine(part) or is_partial:
     names = inspect.signature(part).parameters
     part = part(**fields, **{k: v for k, v in given.items() if k in names})
   if isinstance(part, nn.Module):
@@ -153,10 +155,8 @@ def _name(entry):
 
 
 def _named(function, *more):
-  parameters = inspect.signature(function).parameters.values()
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    return {*_OF_CALL, *more}
-  return {p.name for p in parameters} & {*_OF_CALL, *more}
+  # Not what **kwargs would take: `nn.Sequential` hands that to its layers.
+  return {*inspect.signature(function).parameters} & {*_OF_CALL, *more}
 
 
 def _only(names, **given):

@@ -29,6 +29,8 @@ Numbers = dict[str, int | float | None]  # null: it was not finite
 
 class _ConfigParts(TypedDict, total=False):
   averages: list[str]
+  code: str
+  declared: list[list[Any]]
   hparams: dict[str, float | bool | str]
   task: dict[str, Any]
   dataset: dict[str, Any]

@@ -574,6 +574,8 @@ def _check(study):
   """
   with _place("$.space"):
     space = space_lib.Space.from_json(study["space"])
+  with _place("$.config"):
+    config_lib.own.as_rows(study["config"].get("declared") or ())
   with _place("$.objective"):
     parse_objective(study["objective"])
   with _place("$.num_trials"):

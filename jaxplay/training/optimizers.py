@@ -32,6 +32,7 @@ import optax
 from optax import contrib
 
 import jaxplay
+from jaxplay.config import own
 
 Make = Callable[[dict, Any], optax.GradientTransformation]
 
@@ -234,14 +235,19 @@ def of_user(
       " each step"
     )
 
+  def guarded(function):
+    return own.guarded(function, f"{where} fails")
+
   def make(hparams, learning_rate):
     given = dict.fromkeys(takes, _decay_mask) | {"learning_rate": learning_rate}
-    made = factory(**given, **static, **{n: hparams[n] for n in traced})
+    numbers = {n: hparams[n] for n in traced}
+    made = guarded(factory)(**given, **static, **numbers)
     if not isinstance(made, optax.GradientTransformation):
       raise jaxplay.UserError(
         f"{where} returns {type(made).__name__}; expected an optax"
         " GradientTransformation"
       )
+    made = type(made)(*map(guarded, made))
     if "weight_decay" in (*traced, *static):
       return made
     decay = learning_rate * hparams["weight_decay"]

@@ -41,7 +41,10 @@ from jaxplay.training import scores, tasks
 _EXAMPLES = 7
 _INPUTS = ("image", "inputs", "moves")
 # Errors that another input cannot avoid.
-_MISTAKES = (NameError, AttributeError, TypeError, KeyError, ImportError)
+_MISTAKES = (
+  *(NameError, AttributeError, TypeError, KeyError, ImportError),
+  SystemExit,
+)
 
 
 class OwnTask:
@@ -143,16 +146,7 @@ class OwnTask:
 
     def everything(variables, batch):
       inputs = self.inputs(batch)
-      try:
-        outputs = forward(variables, inputs)
-      except jaxplay.UserError:
-        raise
-      except Exception as error:
-        shapes = jax.tree.map(jax.typeof, inputs)
-        raise jaxplay.UserError(
-          f"the model cannot read the inputs of the task {self.where!r},"
-          f" {shapes}: {type(error).__name__}: {_first_line(error)}"
-        ) from error
+      outputs = self.read(lambda: forward(variables, inputs), inputs)
       weighted = {**batch, "weight": jnp.ones(_EXAMPLES)}
       return (
         self.loss(outputs, batch, hparams),
@@ -192,10 +186,32 @@ class OwnTask:
         f" {self.where!r} are {', '.join(map(repr, known))}"
       )
 
+  def read(self, act: Callable[[], Any], inputs: Any) -> Any:
+    """Calls `act`, in which a model reads `inputs`.
+
+    Raises:
+      jaxplay.UserError: It cannot.
+    """
+    try:
+      return act()
+    except jaxplay.UserError:
+      raise
+    except Exception as error:
+      shapes = jax.tree.map(jax.typeof, inputs)
+      raise jaxplay.UserError(
+        f"the model cannot read the inputs of the task {self.where!r},"
+        f" {shapes}: {type(error).__name__}: {_first_line(error)}"
+      ) from error
+
   def inputs(self, batch: dict[str, Any]) -> Any:
     """What the model reads of a batch."""
     if hasattr(self._user, "inputs"):
-      return self._call("inputs", batch)
+      inputs = self._call("inputs", batch)
+      if not jax.tree.leaves(inputs):
+        self._refuse(
+          "inputs", f"it returns {type(inputs).__name__}; expected arrays"
+        )
+      return inputs
     if not {"image", "inputs"} & batch.keys():
       raise jaxplay.UserError(
         f"the data has the features {', '.join(map(repr, batch))}; define"
@@ -395,7 +411,7 @@ class OwnTask:
       return act()
     except jaxplay.UserError:
       raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
       code = _code(function)
       described = files.describe(error, code.co_filename if code else "")
       if isinstance(error, KeyError) and batch:

@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
@@ -36,7 +38,8 @@ def model(
       name: config.model[name]
       for name in ("name", "norm", "virtual_batch_size", "num_groups", "dtype")
     }
-  return models.build(
+  build = functools.partial(
+    models.build,
     sizes.pop("name"),
     num_outputs,
     norm_kind=sizes.pop("norm"),
@@ -46,6 +49,13 @@ def model(
     **of_user,
     **sizes,
   )
+  if not of_user:
+    return build()
+  fails = f"config.model.name={config.model.name!r} fails"
+  made = config_lib.own.guarded(build, fails)()
+  for method in ("init", "apply"):
+    setattr(made, method, config_lib.own.guarded(getattr(made, method), fails))
+  return made
 
 
 def dataset(config: ml_collections.ConfigDict, **kwargs: Any) -> data.Dataset:
@@ -137,11 +147,15 @@ def schedules(config: ml_collections.ConfigDict) -> dict[str, Callable]:
 
 
 def _factor(name, curve, takes_all, static, of_step, at, hparams):
+  curve = config_lib.own.guarded(curve, f"config.schedule={name!r} fails")
   given = static | {n: hparams[n] for n in of_step}
   factor = curve(at, **given, **({"hparams": hparams} if takes_all else {}))
-  if jnp.shape(factor):
-    raise jaxplay.UserError(
-      f"config.schedule={name!r} returns an array of shape"
-      f" {jnp.shape(factor)}; expected a factor of the learning rate"
-    )
-  return factor
+  what = type(factor).__name__
+  if isinstance(factor, int | float | np.generic | np.ndarray | jax.Array):
+    if not jnp.shape(factor) and not jnp.iscomplexobj(factor):
+      return factor
+    what = f"an array of shape {jnp.shape(factor)} and type {factor.dtype}"
+  raise jaxplay.UserError(
+    f"config.schedule={name!r} returns {what}; expected a factor of the"
+    " learning rate"
+  )

@@ -276,7 +276,9 @@ def make_train_step(
     rate = schedules.learning_rate(state.step, hparams, schedule_curves)
     trainable, fixed = split_params(state.params, frozen)
 
-    def objective(trainable):
+    # optax passes on the extra arguments that a function names.
+    def objective(trainable, obj_fn=None):
+      del obj_fn
       changed = state._replace(params=merge_params(trainable, fixed))
       return batch_grads(hparams, changed, batch)[0]
 

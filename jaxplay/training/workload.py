@@ -81,15 +81,16 @@ def _make_workload(config, devices, trials, unroll, planned):
   model = parts.model(config, task.num_outputs, mesh, unroll)
   hparams = traced(config)
 
+  inputs = task.inputs(
+    {
+      name: jax.numpy.zeros((1, *shape), dtype)
+      for name, (shape, dtype) in dataset.example.items()
+    }
+  )
   init_state = functools.partial(
     step.init_state,
     model,
-    inputs=task.inputs(
-      {
-        name: jax.numpy.zeros((1, *shape), dtype)
-        for name, (shape, dtype) in dataset.example.items()
-      }
-    ),
+    inputs=inputs,
     optimizer=parts.optimizer(config),
     averages=config.averages,
     frozen=config.frozen,
@@ -100,7 +101,10 @@ def _make_workload(config, devices, trials, unroll, planned):
     seeds = step.stream_seeds(config.seed)
     return init_state(seeds=seeds, hparams=hparams, loaded=loaded)
 
-  shapes = jax.eval_shape(init)
+  if isinstance(task, own_task.OwnTask):
+    shapes = task.read(lambda: jax.eval_shape(init), inputs)
+  else:
+    shapes = jax.eval_shape(init)
   weights.check_frozen(shapes.params, config.frozen)
   if isinstance(task, own_task.OwnTask):
     task.check(

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from jaxplay import finding, rundir
+from jaxplay import finding, rundir, usercode
 from jaxplay.analysis import checklist, refine
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -309,3 +309,19 @@ def test_a_batch_continues_the_study():
   assert batches[0]["told"] <= 32
   for point in batches[0]["points"]:
     assert all(p.holds(point[p.key]) for p in results.space.active(point))
+
+
+def test_a_study_from_a_stranger_runs_nothing(tmp_path, monkeypatch):
+  """R1: what a study.json names is not loaded, whatever it overrides."""
+  (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+  monkeypatch.chdir(tmp_path)
+  results = generated.faulty(0, "edge", 0.3, 64)
+  results.study["overrides"]["optimizer"] = "evil.py:f"
+  findings = checklist.check_study(results)
+  ran = []
+  monkeypatch.setattr(usercode, "load", lambda *names: ran.append(names))
+  refine.next_study(results, findings)
+  refine.repaired(results, findings)
+  monkeypatch.setattr(rundir, "is_local", lambda path: False)
+  refine.next_study(results, findings)  # It has the overrides, too.
+  assert not ran

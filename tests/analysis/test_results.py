@@ -170,6 +170,24 @@ def test_a_lost_config_is_no_point_of_the_study(study):
   assert list(found.evidence["excluded"]) == ["trials/0001"]
 
 
+_NO_ROWS = (None, {"a": 1}, [], ["part"], ["metric", "t.py:T", "f1", True, "1"])
+
+
+@pytest.mark.parametrize("row", _NO_ROWS)
+def test_what_no_part_declares_is_damage(study, row):
+  """R1: in a trial it is excluded, with its file; in study.json it is told."""
+  config = study / "trials" / "0001" / "config.json"
+  _edit(config, declared=[row])
+  trial = results_lib.read_study(study).trials[1]
+  assert trial.status == results_lib.EXCLUDED
+  assert "declared" in trial.reason and "config.json" in trial.reason
+  with pytest.raises(rundir.Damaged, match="declared"):
+    results_lib.read_run(config.parent)
+  _edit(study / "study.json", config__declared=[row])
+  with pytest.raises(rundir.Damaged, match="declared"):
+    results_lib.read_study(study)
+
+
 class _Silent:
   def progress(self, done, total, values):
     pass

@@ -134,6 +134,8 @@ HOSTILE = "raise SystemExit('it ran')"
     [["key", "model.name", "evil.py:X", "model.a", 9, "[0, 1]", [], "", False]],
     [["key", "optimizer", "evil.py:X", "hparams.momentum", "a", "", [], "", 0]],
     [["metric", "evil.py:X", "loss"]],
+    [["key", "optimizer", "evil.py:X", "hparams.a", "a", "", [], "", True]],
+    [None],
     ["part"],
     "part",
     7,
@@ -149,6 +151,15 @@ def test_reading_runs_no_code(tmp_path, monkeypatch, rows):
     config_lib.validate(config)
   except jaxplay.UserError as refused:
     assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize("code", ["../../..", "a\0b", "f" * 63])
+def test_a_digest_is_no_path(tmp_path, code):
+  """R1: what is no digest leads nowhere."""
+  for use in (usercode.folder_of, lambda c: usercode.changed(c, tmp_path)):
+    usercode.look_in(tmp_path)
+    with pytest.raises(jaxplay.UserError, match="config.code"):
+      use(code)
 
 
 def test_a_point_of_a_study_runs_no_code(tmp_path, monkeypatch):
@@ -217,6 +228,30 @@ def test_file_names_of_any_kind(tmp_path, name):
     parts_here.config_file(tmp_path, [f"config.optimizer = {name!r}"])
   )
   assert config.hparams.alpha == 0.25
+
+
+def test_annotations_that_are_texts(tmp_path):
+  """As of `from __future__ import annotations`: all whose names exist."""
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "sub" / "late.py").write_text(
+    "from __future__ import annotations\n"
+    "from typing import Annotated\n"
+    "class T:\n"
+    "  a: Annotated[int, '[1, 5]'] = 3\n"
+    "class U(T):\n"
+    "  b: Absent = 3\n"
+    "class V:\n"
+    "  def __call__(self, learning_rate, a: Annotated[int, '[1, 5]'] = 3): ..."
+    "\nv = V()\n"
+  )
+  for switch, name, key in (
+    ("task.name", "T", "task.a"),
+    ("task.name", "U", "task.a"),
+    ("optimizer", "v", "hparams.a"),
+  ):
+    rows = config_lib.own.declare(switch, f"sub/late.py:{name}", str(tmp_path))
+    (within,) = (row[5] for row in rows if row[0] == "key" and row[3] == key)
+    assert within == "[1, 5]"
 
 
 def test_packages_and_installed_modules(tmp_path):

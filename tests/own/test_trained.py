@@ -152,6 +152,8 @@ def test_decay_of_an_optimizer_without_it(folder):
 
 
 NETS = """
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -203,6 +205,26 @@ class Pair:
 def functions(num_classes, width: int = 32):
   made = Pair(width, num_classes)
   return made.init, lambda params, x, train, key: made.apply(params, x)
+
+
+class Plain(nn.Module):
+  num_classes: int
+  width: int = 8
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Dense(self.width)(x.reshape(x.shape[0], -1)))
+    return nn.Dense(self.num_classes)(x)
+
+
+partial = functools.partial(Plain, width=32)
+instance = Plain(10)
+
+
+def sequential(num_classes, width: int = 32):
+  flat = lambda x: x.reshape(x.shape[0], -1)
+  layers = [flat, nn.Dense(width), nn.relu, nn.Dense(num_classes)]
+  return nn.Sequential(layers)
 """
 
 
@@ -211,7 +233,10 @@ def nets(tmp_path_factory):
   return parts_here.write(tmp_path_factory.mktemp("nets"), nets=NETS)
 
 
-@pytest.mark.parametrize("name", ["Normed", "House", "Pair", "functions"])
+@pytest.mark.parametrize(
+  "name",
+  ["Normed", "House", "Pair", "functions", "partial", "instance", "sequential"],
+)
 def test_models_of_any_kind_learn(nets, tmp_path, name):
   """P1: modules with and without what jaxplay gives, pure functions."""
   config = _config(
@@ -292,6 +317,8 @@ class Nan(nn.Module):
 
 
 BROKEN = """
+import sys
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
@@ -367,6 +394,63 @@ def fails(step, hparams):
 
 def vector(step, hparams):
   return jnp.ones(3)
+
+
+def none(step, hparams):
+  return None
+
+
+class Exits(nn.Module):
+  num_classes: int
+
+  def __call__(self, x):
+    sys.exit(0)
+
+
+class Arity(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, y):
+    return nn.Dense(self.num_classes)(x)
+
+
+class Needs:
+  def __init__(self, a, b):
+    pass
+
+
+def wants(learning_rate):
+  return optax.GradientTransformation(optax.identity().init, lambda g, s: g)
+
+
+def exits(learning_rate):
+  sys.exit(0)
+
+
+class Task:
+  def loss(self, outputs, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(
+      outputs, batch["label"]
+    )
+
+
+class Quits(Task):
+  def loss(self, outputs, batch):
+    sys.exit(0)
+
+
+class Blind(Task):
+  def inputs(self, batch):
+    return None
+
+
+class Ends(Task):
+  def collect(self, outputs, batch):
+    return {"a": outputs}
+
+  def split_metrics(self, collected):
+    sys.exit(0)
 """
 
 
@@ -390,6 +474,15 @@ def broken(tmp_path_factory):
     ("optimizer", "branches", "static"),
     ("schedule", "fails", "undefined"),
     ("schedule", "vector", "broken.py:vector"),
+    ("schedule", "none", "broken.py:none"),
+    ("model.name", "Exits", "broken.py:Exits"),
+    ("model.name", "Arity", "broken.py:Arity"),
+    ("model.name", "Needs", "'a' and 'b'"),
+    ("optimizer", "wants", "broken.py:wants"),
+    ("optimizer", "exits", "broken.py:exits"),
+    ("task.name", "Quits", "broken.py:Quits"),
+    ("task.name", "Blind", "broken.py:Blind"),
+    ("task.name", "Ends", "broken.py:Ends"),
   ],
 )
 def test_what_breaks_is_named(broken, tmp_path, switch, name, says):
@@ -429,6 +522,19 @@ def test_a_schedule_gets_what_it_names(tmp_path, curve, expected):
   hparams = workload_lib.make_workload(config).hparams
   rates = [schedules.learning_rate(at, hparams, own) for at in (0, 1)]
   assert rates == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optax:lbfgs", "optax.contrib:sophia"])
+def test_optimizers_get_what_they_need(folder, tmp_path, name):
+  """P1: optax's extra arguments: the loss, and a function of parameters."""
+  config = _config(
+    folder,
+    'config.model.name = "mlp"',
+    'config.schedule = "constant"',
+    f"config.optimizer = {name!r}",
+  )
+  assert _train(config, tmp_path / "run")["best"]["value"] < 0.85
 
 
 def test_own_schedules_share_the_program(folder):

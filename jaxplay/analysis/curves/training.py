@@ -255,13 +255,14 @@ def _divergence(steps, loss, diverged_at):
 
 
 def _diverged(check, step, fix):
-  advice = (
-    "The loss or its gradient is not finite before the first update, whatever"
-    " the learning rate. Look at the model, the loss and the data."
-  )
+  advice = f"Training diverged at step {step:,}"
   if step > 1:
-    advice = f"Training diverged at step {step:,}. If better trials need this"
-    advice += f" learning rate, try {fix}; else lower it."
+    advice += ". If better trials need this learning rate, try"
+    advice += f" {fix}; else lower it."
+  else:
+    advice += ": the loss or its gradient is not finite before the first"
+    advice += " update, whatever the learning rate. Look at the model, the"
+    advice += " loss and the data."
   return findings.make(
     check,
     "fail",

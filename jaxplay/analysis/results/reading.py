@@ -134,6 +134,7 @@ def _read_trial(run, index, space, planned) -> Trial:
         return excluded("its config.json is missing, so its values are unknown")
       point = space.labelled({key: planned.get(key) for key in keys})
       return _trial(run, index, point, {}, status, ())
+    _declared(run, config)  # Before it is read.
     trained = flat(config)
     point = space.labelled({key: trained.get(key) for key in keys})
     if wrong := _outside(space, point):
@@ -201,9 +202,16 @@ def _trial(run, index, point, config, status, lines) -> Trial:
     curves=curves(lines),
     chance=chance.get("majority_error_rate"),
     num_valid=chance.get("num_valid", 0),
-    declared=config.get("declared") or (),
+    declared=_declared(run, config),
     mean_mse=chance.get("mean_mse"),
   )
+
+
+def _declared(run, config):
+  try:
+    return config_lib.own.as_rows(config.get("declared") or ())
+  except jaxplay.UserError as error:
+    raise rundir.Damaged(run.path / "config.json", str(error)) from None
 
 
 def curves(
