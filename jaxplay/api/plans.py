@@ -86,8 +86,9 @@ def plan_steps(
   if target.metric.replace("train/", "valid/") not in logged:
     raise jaxplay.UserError(
       f"{arguments.option('fit')} is {target}, and runs of the task"
-      f" {config_lib.task_name(loaded)!r} log no error rate; use train/loss<=X"
-      " with a loss that counts as fitted"
+      f" {config_lib.task_name(loaded)!r} log no error rate; use"
+      f" {arguments.option('fit')}='train/loss<=X', with a loss X that counts"
+      " as fitted"
     )
   rates = _rates(learning_rates, loaded)
   length = steps or loaded.max_train_steps

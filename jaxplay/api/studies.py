@@ -536,6 +536,8 @@ def _opened(path, runner):
       f"note: {', '.join(changed[1])} was changed since the study began; its"
       " copy is used, or by --allow_code_change what is there now"
     )
+  if code:
+    usercode.folder_of(code)  # Before anything is written.
   return directory
 
 

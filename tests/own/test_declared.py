@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -440,3 +441,23 @@ def test_names_on_the_command_line_are_beside_the_config(folder, monkeypatch):
   assert config.hparams.beta == 0.5
   assert pathlib.Path(config_lib.own.folder(config.code)) == folder
   assert userfiles.running() is None
+
+
+def test_a_study_without_its_code_is_refused_as_a_whole(folder, tmp_path):
+  """P2: nothing is written if the copy that is needed is gone."""
+  study = study_lib.Study(
+    goal="?",
+    config=parts_here.config_file(folder, parts_here.SMALL),
+    space={"hparams.beta": space_lib.Float(0.1, 0.9)},
+    num_trials=2,
+  )
+  definition, _ = study_lib.load(study)
+  directory = study_lib.StudyDir(tmp_path / "study")
+  directory.create(definition)
+  shutil.rmtree(tmp_path / "study" / "code")
+  shutil.rmtree(folder)
+  usercode.forget()
+  before = directory.study()
+  with pytest.raises(jaxplay.UserError, match="config file"):
+    jaxplay.extend_study(directory.path, 4)
+  assert directory.study() == before
