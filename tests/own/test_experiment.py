@@ -134,7 +134,7 @@ def test_layouts_and_reports(folder, run, which, tmp_path, capsys):
   assert own in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 def test_studies(folder, which, tmp_path, capsys):
   """P1, P2: run, moved without its files, extended, rerun, reported."""
   home = shutil.copytree(folder, tmp_path / "home")
