@@ -1,6 +1,7 @@
 """What every test stands on: eight emulated devices and strict numbers."""
 
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -38,6 +39,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_unconfigure():
   if not _IS_WORKER:
     shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+  """Frees compiled programs before their memory mappings run out.
+
+  A process on Linux can have 65,530, a program has about a hundred, and XLA
+  crashes where it can have no more.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
