@@ -47,7 +47,7 @@ class Writer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a writer is told of a run.
+  """What a writer needs to know of a run.
 
   Attributes:
     path: The run directory.
