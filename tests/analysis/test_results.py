@@ -175,7 +175,7 @@ _NO_ROWS = (None, {"a": 1}, [], ["part"], ["metric", "t.py:T", "f1", True, "1"])
 
 @pytest.mark.parametrize("row", _NO_ROWS)
 def test_what_no_part_declares_is_damage(study, row):
-  """R1: in a trial it is excluded, with its file; in study.json it is reported."""
+  """R1: in a trial it is excluded, with its file; in study.json reported."""
   config = study / "trials" / "0001" / "config.json"
   _edit(config, declared=[row])
   trial = results_lib.read_study(study).trials[1]
