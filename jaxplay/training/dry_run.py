@@ -14,7 +14,7 @@ from clu import parameter_overview
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.training import evaluate, memory, sharding, weights
+from jaxplay.training import evaluate, memory, sharding
 from jaxplay.training import workload as workload_lib
 
 
@@ -25,7 +25,10 @@ def describe(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield json.dumps(shown, indent=1)
   workload = workload_lib.make_workload(config)
   yield from parameter_table(workload, config.mesh.rules)
-  yield from weights.summary(weights.load(config, workload.state).facts)
+  if config.init_from:
+    from jaxplay.training import weights  # Checkpoints are slow to import.
+
+    yield from weights.summary(weights.load(config, workload.state).facts)
   costs = compile_costs(config, workload)
   sizes = workload.mesh.shape.items()
   axes = " x ".join(f"{n} {axis}" for axis, n in sizes if n > 1) or "1 device"

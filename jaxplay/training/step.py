@@ -5,6 +5,7 @@ over (hparams, state) is a population. Names and shapes are fixed when the step
 is made.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxplay
 from jaxplay import models
 from jaxplay.data import order
 from jaxplay.training import optimizers, schedules
@@ -90,6 +92,36 @@ def merge_params(trainable: Any, fixed: Any) -> Any:
     fixed,
     is_leaf=lambda leaf: leaf is None,
   )
+
+
+def check_frozen(params: Any, frozen: Sequence[str]) -> None:
+  """Refuses patterns of no parameter, and to train none.
+
+  Args:
+    params: Of the model; only names matter.
+    frozen: Patterns of whole names.
+
+  Raises:
+    jaxplay.UserError: A pattern matches nothing, or all parameters match.
+  """
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  names = [parameter_name(path) for path, _ in paths]
+  for pattern in frozen:
+    if not any(re.fullmatch(pattern, name) for name in names):
+      raise jaxplay.UserError(
+        f"config.frozen: {pattern!r} matches no whole name of a parameter;"
+        f" the model has {_near(pattern, names)}"
+      )
+  if frozen and not jax.tree.leaves(split_params(params, frozen)[0]):
+    raise jaxplay.UserError(
+      f"config.frozen={tuple(frozen)!r} matches all {len(names)} parameters of"
+      " the model, and nothing is left to train; leave some out"
+    )
+
+
+def _near(pattern, names):
+  close = difflib.get_close_matches(pattern, names, 2, 0.0)
+  return ", ".join(map(repr, close))
 
 
 def init_state(

@@ -237,35 +237,6 @@ def _some(texts):
   return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def check_frozen(params: Any, frozen: Sequence[str]) -> None:
-  """Refuses patterns of no parameter, and to train none.
-
-  Args:
-    params: Of the model; only names matter.
-    frozen: Patterns of whole names.
-
-  Raises:
-    jaxplay.UserError: A pattern matches nothing, or all parameters match.
-  """
-  names = list(_flat(params, {}))
-  for pattern in frozen:
-    if not any(re.fullmatch(pattern, name) for name in names):
-      raise jaxplay.UserError(
-        f"config.frozen: {pattern!r} matches no whole name of a parameter;"
-        f" {_near(pattern, names)}"
-      )
-  if frozen and not jax.tree.leaves(step.split_params(params, frozen)[0]):
-    raise jaxplay.UserError(
-      f"config.frozen={tuple(frozen)!r} matches all {len(names)} parameters of"
-      " the model, and nothing is left to train; leave some out"
-    )
-
-
-def _near(pattern, names):
-  close = difflib.get_close_matches(pattern, names, 2, 0.0)
-  return f"the model has {', '.join(map(repr, close))}"
-
-
 def _refuse_nothing(init_from, source, model, found):
   if any(not name.startswith(_STATS) for name in found.loaded):
     return

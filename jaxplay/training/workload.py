@@ -23,7 +23,6 @@ from jaxplay.training import (
   sharding,
   step,
   tasks,
-  weights,
 )
 
 
@@ -105,7 +104,7 @@ def _make_workload(config, devices, trials, unroll, planned):
     shapes = task.read(lambda: jax.eval_shape(init), inputs)
   else:
     shapes = jax.eval_shape(init)
-  weights.check_frozen(shapes.params, config.frozen)
+  step.check_frozen(shapes.params, config.frozen)
   if isinstance(task, own_task.OwnTask):
     task.check(
       lambda variables, inputs: models.apply(
