@@ -219,6 +219,7 @@ def test_branch_and_weights(folder, which, tmp_path):
 
 
 @pytest.mark.pods
+@pytest.mark.parametrize("which", ["table"])  # That of images takes minutes.
 def test_playbook_and_topology(folder, which, tmp_path, capsys):
   """P1: procedures decide from runs of own parts, and plans compile them."""
   file = folder / f"{which}.py"
