@@ -80,8 +80,7 @@ def task_name(config: ml_collections.ConfigDict) -> str:
   """The full name of a config's task."""
   if config.task.name:
     return config.task.name
-  is_text = own.is_text(config)
-  return "next_token" if is_text else "classification"
+  return "next_token" if own.is_text(config) else "classification"
 
 
 def metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:

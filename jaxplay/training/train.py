@@ -175,7 +175,7 @@ class _Run:
   keeps_best = False  # The best states are separate checkpoints.
 
   def __init__(self, config, workload, run, checkpoints, loaded, tell):
-    self._config, self._workload, self._tell = config, workload, tell
+    self._config, self._workload = config, workload
     self._run, self._checkpoints = run, checkpoints
     self._loaded, self._tell = loaded, tell
     self.saved_like = workload.state
