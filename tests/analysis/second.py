@@ -114,9 +114,9 @@ def cosine(s, v):
 
 
 def wsd(s, v):
-  """A power law under a constant rate, and a cooldown of the last fifth."""
+  """A power law under a constant rate; a cooldown of a fifth, flat at last."""
   power = (1 + 30 * s) ** -(0.5 + 0.3 * v)
-  return power * np.sqrt(np.clip((1 - s) / 0.2, 0, 1))
+  return power * np.clip((1 - s) / 0.2, 0, 1) ** 1.5
 
 
 def step_decay(s, v):
