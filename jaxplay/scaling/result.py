@@ -1,5 +1,6 @@
 """A ladder as the result of a procedure: tables, findings and a summary."""
 
+import math
 from collections.abc import Sequence
 
 import jaxplay
@@ -82,6 +83,8 @@ def _budgets_table(results, law):
     try:
       best = law.optimal(factor * largest)
     except jaxplay.UserError:  # Too far outside of the points.
+      best = None
+    if best is None or _is_open(law, best.parameters):
       rows.append([budget, *["not determined"] * 4, None])
       continue
     beyond = " (extrapolated)" if best.factor > 1 else ""
@@ -104,6 +107,11 @@ def _budgets_table(results, law):
     f" {law_lib.MAX_FACTOR:g} times outside the points is not determined. For"
     " another budget, run jaxplay scaling fit LADDER --flops=C.",
   )
+
+
+def _is_open(law, estimate):
+  """Whether a bootstrap does not determine the estimate."""
+  return len(law.samples) > 0 and math.isnan(estimate.high)
 
 
 def _slices_table(law):
@@ -140,8 +148,9 @@ def _slices_table(law):
       "The best size of isoFLOP slices",
       ["FLOPs", "sizes", "N", "90% interval", "usable samples"],
       rows,
-      f"{note} Usable: the minimum of the parabola is between the sizes; with"
-      " at most 95% usable, the best size is not determined.",
+      f"{note} Usable: the minimum of the parabola is between the sizes. With"
+      " at most 95% usable, or the lowest loss at the smallest or the largest"
+      " size, the best size is not determined.",
     )
   ]
 

@@ -143,7 +143,12 @@ def test_the_report_shows_the_fit(made_up, capsys):
   assert found["a"] == pytest.approx(law.exponent_n)
   assert len(tables["Points"]) == len(results.points)
   assert len(tables["The best model for a budget"]) == 3
-  assert "(extrapolated)" in tables["The best model for a budget"][-1][0]
+  budgets = tables["The best model for a budget"]
+  assert "(extrapolated)" in budgets[1][0]
+  # The best D of the last is more than MAX_FACTOR outside the points.
+  assert budgets[-1][1:] == ["not determined"] * 4 + [None]
+  slices = tables["The best size of isoFLOP slices"]
+  assert {row[2] == "not determined" for row in slices} == {True, False}
   ratio = tables["Compute"][0][-1]
   assert ratio == pytest.approx(
     results.spent.spent / results.spent.from_scratch
