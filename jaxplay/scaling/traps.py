@@ -45,8 +45,8 @@ def checks(
 def _enough_points(law):
   """Checks that there are enough points to estimate the noise.
 
-  With 5 points there are no intervals. With 6, 7 and 8 the 90% intervals of E, a,
-  b and the optimal exponent covered the true value in 94, 91 and 90% of the
+  With 5 points there are no intervals. With 6, 7 and 8 the 90% intervals of E,
+  a, b and the optimal exponent covered the true value in 94, 91 and 90% of the
   cases (30 generated ladders, 0.2% noise), but nothing tests the law.
   """
   number, least = len(law.points), 9
@@ -55,8 +55,8 @@ def _enough_points(law):
     "warn" if number < least else "ok",
     dict(points=number, least=least),
     f"{number} points leave {number - 5} degrees of freedom to estimate the"
-    f" noise, so the intervals are wide or missing, and nothing tests the law. Use at least {least} points:"
-    " more cooldowns cost little.",
+    " noise: the intervals are wide or missing, and nothing tests the law. Use"
+    f" at least {least} points: more cooldowns cost little.",
     "Besiroglu et al. 2024",
   )
 
