@@ -131,11 +131,10 @@ def show_law(law, findings):
   """The law, and what is wrong with it."""
   print(f"{law.formula}   (nats per token)")
   for name, value in law.coefficients.items():
-    print(
-      f"  {name:<16}{value.value:.4g} ({value.low:.4g} to {value.high:.4g})"
-    )
+    print(f"  {name:<16}{value.value:.4g} ({value.interval()})")
   p = law.optimal_exponent
-  print(f"  the best N grows as C^{p.value:.2f} ({p.low:.2f} to {p.high:.2f})")
+  interval = p.interval("{:.2f}".format)
+  print(f"  the best N grows as C^{p.value:.2f} ({interval})")
   common.show_findings(findings)
 
 
@@ -149,6 +148,4 @@ def _show_optimum(best):
     ("tokens D", best.tokens),
     ("loss", best.loss),
   ):
-    print(
-      f"  {name:<16}{value.value:.4g} ({value.low:.4g} to {value.high:.4g})"
-    )
+    print(f"  {name:<16}{value.value:.4g} ({value.interval()})")

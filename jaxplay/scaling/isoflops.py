@@ -14,6 +14,9 @@ from jaxplay.scaling import law as law_lib
 
 # A parabola is fitted to sizes within this factor of the best size.
 _REACH = 8.0
+# A slice determines its optimum if more of its samples than this have theirs
+# within the sizes, so that both ends of the 90% interval are within them.
+_USABLE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,86 +28,102 @@ class Slice:
     parameters: [sizes], increasing, counted as in the fit.
     losses: [sizes], interpolated, nats per token.
     parabola: [3], coefficients of the loss in log N, for `np.polyval`.
-    optimum: N at the minimum of the parabola.
-    bracketed: Whether a smaller and a larger size are worse; if not, the
-      optimum is an extrapolation.
+    bracketed: Whether a smaller and a larger size are worse.
+    num_usable: Number of samples whose parabola has its minimum between the
+      smallest and the largest of the sizes.
+    optimum: N at the minimum of the parabola; None if it is not determined: the
+      slice is not bracketed, or more than 5% of the samples are not usable.
   """
 
   flops: float
   parameters: np.ndarray
   losses: np.ndarray
   parabola: np.ndarray
-  optimum: law_lib.Estimate
   bracketed: bool
+  num_usable: int
+  optimum: law_lib.Estimate | None
 
 
 @dataclasses.dataclass(frozen=True)
 class IsoFlops:
-  """Slices of equal compute, and N = G C^p through their bracketed minima.
+  """Slices of equal compute, and N = G C^p through their optima.
 
   Attributes:
     slices: Sorted by compute.
-    coefficient: G; None if fewer than 2 slices are bracketed.
-    exponent: p; None if fewer than 2 slices are bracketed.
+    num_samples: Number of bootstrap samples of each slice; 0: no intervals.
+    num_usable: Number of samples that are usable in every slice with an
+      optimum.
+    coefficient: G; None if fewer than 2 slices have an optimum, or if more than
+      a tenth of the samples are not usable.
+    exponent: p; None like the coefficient.
   """
 
   slices: list[Slice]
+  num_samples: int
+  num_usable: int
   coefficient: float | None
   exponent: law_lib.Estimate | None
 
 
-def iso_flops(
-  law: law_lib.Fit, *, num_budgets: int = 7, num_draws: int = 200, seed: int = 0
-) -> IsoFlops:
+def iso_flops(law: law_lib.Fit, *, num_budgets: int = 7) -> IsoFlops:
   """Estimates the best size at each of several budgets.
 
   Approach 2 of Hoffmann et al. 2022. The loss of each size is interpolated in
   log compute by a monotone cubic, and a parabola in log N is fitted to each
   slice. Wide slices bias it (Czech et al. 2026), so it uses sizes within a
-  factor of 8 of the best, and at least 3. Intervals: the losses are resampled
-  with the residuals of the law.
+  factor of 8 of the best, and at least 3. Intervals: the losses with the noise
+  of the bootstrap samples of the law.
 
   Args:
-    law: Provides the points, the count of parameters, and the residuals.
+    law: Provides the points, the count of parameters, and the noise.
     num_budgets: Number of budgets, log-spaced over the range of 3 sizes.
-    num_draws: Number of resamples for the intervals.
-    seed: Seed of the resamples.
 
   Raises:
     jaxplay.UserError: No budget is covered by 3 sizes.
   """
   n, _, loss, flops = law_lib.columns(law.points, law.count_embeddings)
-  noise = law.residuals * math.sqrt(len(n) / max(len(n) - 5, 1))
-  draws = np.random.default_rng(seed).choice(noise, (num_draws, len(n)))
-  losses = loss * np.exp(np.vstack([np.zeros(len(n)), draws]))
+  losses = loss * np.exp(np.vstack([np.zeros(len(n)), law.noise]))
+  number = len(law.noise)
   slices, minima = [], []
   for budget, sizes, values in _at_equal_compute(n, flops, losses, num_budgets):
     parabolas, minimum, bracketed = _parabolas(np.log(sizes), values)
+    usable = int(np.isfinite(minimum[1:]).sum())
+    determined = bracketed and (not number or usable > _USABLE * number)
     slices.append(
       Slice(
         flops=budget,
         parameters=sizes,
         losses=values[:, 0],
         parabola=parabolas[:, 0],
-        optimum=law_lib.estimate(np.exp(minimum)),
         bracketed=bracketed,
+        num_usable=usable,
+        optimum=law_lib.estimate(np.exp(minimum)) if determined else None,
       )
     )
-    minima.append(minimum)
+    if determined:
+      minima.append(minimum)
   if not slices:
     raise jaxplay.UserError(
       "no compute budget lies between the shortest and the longest run of 3 of"
       f" the {len(np.unique(n))} sizes; train small sizes longer, or use the"
       " fitted law alone"
     )
-  keep = [i for i, found in enumerate(slices) if found.bracketed]
-  if len(keep) < 2:
-    return IsoFlops(slices, None, None)
-  logs = np.stack([minima[i] for i in keep])
+  if len(minima) < 2:
+    return IsoFlops(slices, number, 0, None, None)
+  logs = np.stack(minima)
   logs = logs[:, np.isfinite(logs).all(axis=0)]
-  budgets = np.log([slices[i].flops for i in keep])
+  usable = logs.shape[1] - 1
+  if usable < 0.9 * number:
+    return IsoFlops(slices, number, usable, None, None)
+  budgets = np.log([part.flops for part in slices if part.optimum is not None])
   slope, intercept = np.polyfit(budgets, logs, 1)
-  return IsoFlops(slices, math.exp(intercept[0]), law_lib.estimate(slope))
+  return IsoFlops(
+    slices,
+    number,
+    usable,
+    math.exp(intercept[0]),
+    law_lib.estimate(slope),
+  )
 
 
 def _at_equal_compute(n, flops, losses, num_budgets):
@@ -143,8 +162,8 @@ def _parabolas(x, losses):
     losses: [sizes, draws].
 
   Returns:
-    (parabolas [3, draws], x of their minima [draws], whether the first minimum
-    is bracketed)
+    (parabolas [3, draws], x of their minima [draws], -inf and inf if it is
+    below or above the sizes, whether the first minimum is bracketed)
   """
   best = int(losses[:, 0].argmin())
   away = np.abs(x - x[best])
@@ -152,8 +171,10 @@ def _parabolas(x, losses):
   square, line, _ = parabolas = np.polyfit(x[near], losses[near], 2)
   with np.errstate(divide="ignore", invalid="ignore"):
     least = -line / (2 * square)
-  # A parabola that is open below has no minimum: it is at -inf or inf.
+  # A parabola that is open below has no minimum: it falls to -inf or inf.
   slope = 2 * square * x[best] + line
   least = np.where(square > 0, least, -np.sign(slope) * np.inf)
-  inside = 0 < best < len(x) - 1 and x[0] < least[0] < x[-1]
+  least = np.where(least <= x[0], -np.inf, least)
+  least = np.where(least >= x[-1], np.inf, least)
+  inside = 0 < best < len(x) - 1 and np.isfinite(least[0])
   return parabolas, least, bool(inside)

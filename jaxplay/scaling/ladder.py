@@ -460,7 +460,7 @@ def read(
     flops_source: How FLOPs are counted, "formula" or "compiled".
 
   Raises:
-    jaxplay.UserError: There is no ladder here.
+    jaxplay.UserError: There is no ladder here, or the compiler did not count.
   """
   directory = LadderDir(path)
   ladder = directory.ladder()
@@ -482,6 +482,11 @@ def read(
     branches[name], ends[name] = {}, []
     steps_made[name] = base_runs[name].status().get("step", 0)
     flops_per_step[name] = counts["flops_per_step"][flops_source]
+    if flops_per_step[name] is None:
+      raise jaxplay.UserError(
+        f"size {name!r} has no FLOPs counted by the compiler; use"
+        " --count=formula"
+      )
     tokens_per_step[name] = counts["tokens_per_step"]
     dataset = (base_runs[name].provenance() or {}).get("dataset") or {}
     unique = dataset.get("splits", {}).get("train", {}).get("tokens", unique)

@@ -14,11 +14,11 @@ Sources: Kaplan et al. 2020 (arXiv 2001.08361), Hoffmann et al. 2022
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, stats
 
 import jaxplay
 from jaxplay import formats
@@ -28,6 +28,8 @@ COEFFICIENTS = (
   *("coefficient_d", "exponent_d"),
 )
 INTERVAL = (5.0, 95.0)  # percentiles of every interval
+# An interval ends at a bound of the fit from this share of its samples on.
+PINNED = 0.05
 
 # Maximum factor outside the points, in N, D or compute, without `extrapolate`.
 # There the interval of the optimal loss is 4 times as wide as at the largest
@@ -35,10 +37,18 @@ INTERVAL = (5.0, 95.0)  # percentiles of every interval
 # another form of the law, though the frontier is known to bend (Hoffmann et al.
 # 2022, appendix E).
 MAX_FACTOR = 10.0
+_MOST_FACTOR = MAX_FACTOR * (1 + 1e-6)  # the same, up to rounding
+
+# An interval of the best N or D wider than this factor, or one of the exponent
+# of the best N wider than this, says nothing: it is not determined.
+_WIDEST_FACTOR, _WIDEST_EXPONENT = 100.0, 0.8
+_MODELS = (1.0, 1e40)  # parameters, and tokens, that an optimum can have
 
 _DELTA = 1e-3  # of the Huber loss, in log space (Hoffmann et al. 2022)
 _MOST_STEPS = 400  # of the optimizer
 _STARTS = (0.1, 0.2, 0.4, 0.7, 1.1)  # initial exponents
+_LEAST_NOISE = 1e-5  # relative; no loss is measured more exactly
+_SHARES = np.arange(0, 0.96, 0.05)  # of the variance that a size has in common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,8 @@ class Point:
   """The result of a run of a ladder.
 
   Attributes:
-    size: Name of the model size.
+    size: Name of the model size. Points of a size share a base run, so their
+      errors may be correlated.
     parameters: Number of parameters, without embeddings.
     embedding_parameters: Number of embedding parameters.
     tokens: Number of training tokens, repetitions included.
@@ -65,11 +76,26 @@ class Point:
 
 
 class Estimate(NamedTuple):
-  """A value and its interval; without a bootstrap, low and high are NaN."""
+  """A value and its interval; an end that is not determined is NaN."""
 
   value: float
   low: float
   high: float
+
+  def interval(self, form: Callable[[float], str] = "{:.4g}".format) -> str:
+    """Returns the interval as text, whatever of it is determined.
+
+    Args:
+      form: Formats a number.
+    """
+    open_low, open_high = math.isnan(self.low), math.isnan(self.high)
+    if open_low and open_high:
+      return "not determined"
+    if open_low:
+      return f"at most {form(self.high)}"
+    if open_high:
+      return f"at least {form(self.low)}"
+    return f"{form(self.low)} to {form(self.high)}"
 
 
 class Prediction(NamedTuple):
@@ -86,7 +112,7 @@ class Prediction(NamedTuple):
   @property
   def extrapolated(self) -> np.ndarray:
     """Whether each factor is larger than the fit supports, bool."""
-    return self.factor > MAX_FACTOR
+    return self.factor > _MOST_FACTOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +157,12 @@ class Fit:
     flops_coefficient: c, if the points' FLOPs are c N^s D; 6 by the formula.
     flops_exponent: s; 1 by the formula.
     residuals: [points], log(measured) - log(law).
-    samples: [num_bootstrap, 5], COEFFICIENTS of each bootstrap sample.
+    samples: [num_bootstrap, 5], COEFFICIENTS of each bootstrap sample; none
+      with 5 points, which do not show their noise.
+    noise: [num_bootstrap, points], log(loss) - log(law) of each sample.
+    bounds: [1 + num_bootstrap, 5], which of E, A / N^a, a, B / D^b and b lie at
+      the lower bound of the fit (-1) or the upper (1), of the fit and of each
+      sample.
   """
 
   points: tuple[Point, ...]
@@ -146,6 +177,8 @@ class Fit:
   flops_exponent: float
   residuals: np.ndarray
   samples: np.ndarray
+  noise: np.ndarray
+  bounds: np.ndarray
 
   @property
   def formula(self) -> str:
@@ -158,15 +191,55 @@ class Fit:
 
   @property
   def coefficients(self) -> dict[str, Estimate]:
-    """The COEFFICIENTS with their intervals."""
+    """The COEFFICIENTS with their intervals.
+
+    An end of an interval that is only a bound of the fit is not determined.
+    """
     columns = self._laws().T
-    return {k: estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
+    found = {k: estimate(v) for k, v in zip(COEFFICIENTS, columns, strict=True)}
+    pinned = self.pinned
+    for name, (low, high) in pinned.items():
+      value = found[name]
+      if name.startswith("coefficient"):
+        # A scales with its exponent, which means nothing without the term.
+        exponent = name.replace("coefficient", "exponent")
+        if max(low, high, *pinned[exponent]) >= PINNED:
+          found[name] = _open(value)
+        if max(low, high) >= PINNED:
+          found[exponent] = _open(found[exponent])
+        continue
+      found[name] = value._replace(
+        **({"low": math.nan} if low >= PINNED else {}),
+        **({"high": math.nan} if high >= PINNED else {}),
+      )
+    return found
+
+  @property
+  def pinned(self) -> dict[str, tuple[float, float]]:
+    """The shares of bootstrap samples at the lower and the upper bound.
+
+    Of the irreducible loss, of both terms, named after their coefficients, and
+    of both exponents. Without a bootstrap, of the fit.
+    """
+    at = self.bounds[1:] if len(self.samples) else self.bounds
+    low, high = (at < 0).mean(axis=0), (at > 0).mean(axis=0)
+    pairs = zip(low.tolist(), high.tolist(), strict=True)
+    return dict(zip(COEFFICIENTS, pairs, strict=True))
 
   @property
   def optimal_exponent(self) -> Estimate:
     """The exponent p of the optimal N = G C^p."""
     _, _, a, _, b = self._laws().T
-    return estimate(b / (a + self.flops_exponent * b))
+    found = estimate(b / (a + self.flops_exponent * b))
+    if found.high - found.low > _WIDEST_EXPONENT:
+      return _open(found)
+    return found if self._separate else _open(found)
+
+  @property
+  def _separate(self):
+    """Whether few samples have a term or an exponent at a bound."""
+    shares = [self.pinned[name] for name in COEFFICIENTS[1:]]
+    return max(map(max, shares)) < PINNED
 
   def predict(
     self, parameters, tokens, *, extrapolate: bool = False
@@ -224,7 +297,7 @@ class Fit:
 
     Raises:
       jaxplay.UserError: The factor is larger, and extrapolate is not set; or
-        the budget is not above 0.
+        the budget is not above 0; or no model has this N or D.
     """
     if not 0 < flops < math.inf:
       raise jaxplay.UserError(f"expected a budget above 0 FLOPs, got {flops}")
@@ -236,26 +309,45 @@ class Fit:
     if not extrapolate:
       _refuse_extrapolation({"flops": beyond})
     _, a_n, a, b_d, b = self._laws().T
-    log_n = np.log(a * a_n / (s * b * b_d)) + b * np.log(flops / c)
-    n = np.exp(log_n / (a + s * b))
-    d = flops / (c * n**s)
+    log_n = np.log(a) + np.log(a_n) - np.log(s * b) - np.log(b_d)
+    log_n = (log_n + b * np.log(flops / c)) / (a + s * b)
+    log_d = np.log(flops / c) - s * log_n
+    least, most = np.log(_MODELS)
+    if not least <= min(log_n[0], log_d[0]) <= max(log_n[0], log_d[0]) <= most:
+      raise jaxplay.UserError(
+        f"the law has no best model at {flops:.3g} FLOPs: its minimum is at"
+        f" 10^{log_n[0] / math.log(10):.0f} parameters; train sizes and"
+        " durations on both sides of the best, see the findings"
+      )
+    # Far samples only have to be outside of every interval.
+    n, d = (np.exp(np.clip(log, -300, 300)) for log in (log_n, log_d))
     prediction = self.predict(n[0], d[0], extrapolate=extrapolate)
     factor = max(float(prediction.factor), float(beyond))
     return Optimum(
       flops=float(flops),
-      parameters=estimate(n),
-      tokens=estimate(d),
+      parameters=self._of_optimum(n),
+      tokens=self._of_optimum(d),
       loss=Estimate(*map(float, prediction[:3])),
       factor=factor,
-      extrapolated=factor > MAX_FACTOR,
+      extrapolated=factor > _MOST_FACTOR,
       flops_source=source,
     )
 
   def as_json(self) -> dict[str, Any]:
     """Returns JSON values, with intervals in place of the samples."""
     row = dataclasses.asdict(self) | {"residuals": self.residuals.tolist()}
-    del row["samples"]
-    return row | {"intervals": as_lists(self.coefficients)}
+    for name in ("samples", "noise", "bounds"):
+      del row[name]
+    return row | {
+      "intervals": as_lists(self.coefficients),
+      "pinned": {name: list(shares) for name, shares in self.pinned.items()},
+    }
+
+  def _of_optimum(self, values):
+    found = estimate(values)
+    if self._separate and found.high <= _WIDEST_FACTOR * found.low:
+      return found
+    return _open(found)
 
   def _laws(self):
     """Returns fitted and bootstrap coefficients [1 + num_bootstrap, 5]."""
@@ -275,9 +367,10 @@ def fit(
 
   Minimizes the sum of Huber losses of the residuals in log space from a grid of
   exponents, with the law as a log-sum-exp (Hoffmann et al. 2022, approach 3).
-  The bootstrap resamples all points: on generated ladders (5 by 4, 0.5% noise)
-  its 90% intervals covered the true value in 95% of the cases, compared with
-  92% within sizes and 83% from residuals.
+
+  The intervals are those of a parametric bootstrap: the law is fitted again to
+  its own losses, with noise like the residuals, of which points of a size have
+  a share in common. `python -m tests.scaling.coverage` measures their coverage.
 
   Args:
     points: At least 5, of 3 sizes and 3 numbers of tokens.
@@ -288,7 +381,8 @@ def fit(
     seed: Seed of the bootstrap.
 
   Raises:
-    jaxplay.UserError: The points cannot determine the law, or one has no loss.
+    jaxplay.UserError: The points cannot determine the law, such as with tokens
+      proportional to parameters, or one has no loss.
   """
   points = tuple(points)
   _check_points(points)
@@ -300,13 +394,19 @@ def fit(
   n, d, loss, flops = columns(points, count_embeddings)
   x, y = np.log(n), np.log(d)
   # Centred, exponents and coefficients are nearly uncorrelated.
-  data = np.stack([x - x.mean(), y - y.mean(), np.log(loss)])
-  bounds = _bounds(loss.min())
-  once = np.ones((1, len(n)))
+  data = x - x.mean(), y - y.mean(), np.log(loss)
+  bounds = _bounds(np.log(loss.min()))
+  once = np.ones(len(n))
   thetas, values = _minimize(_starts(data, bounds), data, once, bounds)
   best = thetas[[values.argmin()]]
-  draws = _resamples(n, d, num_bootstrap, np.random.default_rng(seed))
-  again, _ = _minimize(best.repeat(num_bootstrap, 0), data, draws, bounds)
+  _refuse_collinear(best, data, bounds)
+  noise = _noise(best, data, bounds, points, num_bootstrap, seed)
+  fitted = data[2] - _residuals(best, data)
+  data = *data[:2], fitted + noise
+  bounds_again = _bounds(data[2].min(axis=1))
+  starts = np.clip(best.repeat(len(noise), 0), *bounds_again)
+  again, _ = _minimize(starts, data, once, bounds_again)
+  at_bounds = [_at_bounds(best, bounds), _at_bounds(again, bounds_again)]
   e, a_n, a, b_d, b = np.concatenate([best, again]).T
   a_n, b_d = a_n + a * x.mean(), b_d + b * y.mean()
   laws = np.stack([np.exp(e), np.exp(a_n), a, np.exp(b_d), b], axis=1)
@@ -320,6 +420,8 @@ def fit(
     flops_exponent=float(slope),
     residuals=np.log(loss / _law(laws[0], n, d)),
     samples=laws[1:],
+    noise=noise,
+    bounds=np.concatenate(at_bounds),
   )
 
 
@@ -417,13 +519,18 @@ def _interval(samples):
   """Returns low and high over the first axis; NaN if it is empty."""
   if not len(samples):
     return np.full((2, *samples.shape[1:]), np.nan)
-  # No interpolation, since an isoFLOP minimum may be infinite.
+  # No interpolation, since an isoFLOP minimum may be outside of the sizes.
   return np.percentile(samples, INTERVAL, axis=0, method="inverted_cdf")
 
 
 def estimate(values):
   """Returns the estimate of [value, *bootstrap values]."""
   return Estimate(float(values[0]), *map(float, _interval(values[1:])))
+
+
+def _open(found):
+  """Returns the estimate without its interval."""
+  return Estimate(found.value, math.nan, math.nan)
 
 
 def _times_outside(value, low, high):
@@ -434,7 +541,7 @@ def _times_outside(value, low, high):
 
 def _refuse_extrapolation(outside):
   for name, factor in outside.items():
-    if factor.max(initial=1.0) > MAX_FACTOR:
+    if factor.max(initial=1.0) > _MOST_FACTOR:
       raise jaxplay.UserError(
         f"the request is {factor.max():.3g} times outside the {name} of the"
         f" points, and the fit supports at most {MAX_FACTOR:g}; train points"
@@ -468,10 +575,20 @@ def _check_points(points):
 
 
 def _bounds(least):
-  """Returns bounds of log E, log A / N^a, a, log B / D^b, b, at the means."""
-  log = math.log(least)
-  term, exponent = (log - 10, log + 3), (0.01, 3.0)
-  return [(log - 7, log), term, exponent, term, exponent]
+  """Returns bounds of log E, log A / N^a, a, log B / D^b, b, at the means.
+
+  Args:
+    least: Log of the lowest loss of each problem, [...].
+
+  Returns:
+    (low [..., 5], high [..., 5])
+  """
+  low, high = least - 10, least + 3  # of both terms
+  small, large = np.full_like(least, 0.01), np.full_like(least, 3.0)
+  return (
+    np.stack([least - 7, low, small, low, small], axis=-1),
+    np.stack([least, high, large, high, large], axis=-1),
+  )
 
 
 def _starts(data, bounds):
@@ -487,7 +604,7 @@ def _starts(data, bounds):
     weights, _ = optimize.nnls(terms * np.exp(-log_loss)[:, None], 0 * x + 1)
     e, a_n, b_d = np.log(np.maximum(weights, 1e-30))
     starts.append([e, a_n, a, b_d, b])
-  return np.clip(starts, *np.transpose(bounds))
+  return np.clip(starts, *bounds)
 
 
 def _minimize(theta, data, weights, bounds):
@@ -499,16 +616,21 @@ def _minimize(theta, data, weights, bounds):
 
   Args:
     theta: [problems, 5], initial values within the bounds.
-    data: [3, points], centred log N and log D, and log loss.
-    weights: [problems, points].
+    data: Centred log N and log D, [points], and log loss, [points] or
+      [problems, points].
+    weights: [points].
     bounds: As from `_bounds`.
 
   Returns:
     (theta [problems, 5], sums [problems])
   """
-  low, high = np.transpose(bounds)
-  diagonal = np.arange(5)
-  damping = np.full(len(theta), 1e-2)
+  number, diagonal = len(theta), np.arange(5)
+  found, least = theta.copy(), np.empty(number)
+  # Of each problem that has not converged.
+  low, high = (np.broadcast_to(bound, (number, 5)) for bound in bounds)
+  x, y, log_loss = data
+  data = x, y, np.broadcast_to(log_loss, (number, len(x)))
+  which, damping = np.arange(number), np.full(number, 1e-2)
   value, residual, jacobian = _huber(theta, data, weights)
   for _ in range(_MOST_STEPS):
     # The parabola with this weight touches the Huber loss from above.
@@ -516,7 +638,7 @@ def _minimize(theta, data, weights, bounds):
     slope = np.einsum("pin,pn->pi", jacobian, weight * residual)
     free = np.where(slope > 0, theta > low, theta < high)
     part = jacobian * free[:, :, None]
-    square = np.einsum("pin,pn,pjn->pij", part, weight, part)
+    square = np.matmul(part * weight[:, None], part.transpose(0, 2, 1))
     square[:, diagonal, diagonal] *= 1 + damping[:, None]
     square[:, diagonal, diagonal] += 1e-9  # where a parameter is not free
     step = np.linalg.solve(square, (slope * free)[:, :, None])[:, :, 0]
@@ -529,9 +651,19 @@ def _minimize(theta, data, weights, bounds):
     value = np.where(better, new_value, value)
     residual = np.where(better[:, None], new_residual, residual)
     jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
-    if done.all():
+    found[which], least[which] = theta, value
+    if done.any():
+      left = ~done
+      which, damping, theta, value = (
+        v[left] for v in (which, damping, theta, value)
+      )
+      residual, jacobian, low, high = (
+        v[left] for v in (residual, jacobian, low, high)
+      )
+      data = x, y, data[2][left]
+    if not len(which):
       break
-  return theta, value
+  return found, least
 
 
 def _huber(theta, data, weights):
@@ -554,13 +686,93 @@ def _huber(theta, data, weights):
   return (weights * huber).sum(axis=1), residual, jacobian
 
 
-def _resamples(n, d, number, random):
-  """Returns how often each resample has each point, [number, points].
+def _residuals(theta, data):
+  """Returns log(measured) - log(law), [problems, points]."""
+  return -_DELTA * _huber(theta, data, 1.0)[1]
 
-  Each resample has at least 3 sizes and 3 numbers of tokens.
+
+def _at_bounds(theta, bounds):
+  """Returns -1, 0 or 1: at the lower bound, at none, at the upper."""
+  low, high = bounds
+  return (theta >= high).astype(int) - (theta <= low)
+
+
+def _refuse_collinear(best, data, bounds):
+  """Refuses points that do not tell A / N^a from B / D^b.
+
+  Along a line of log D and log N, such as with 20 tokens per parameter, the
+  terms can be exchanged: a is then b times the slope of the line. The points
+  have to exclude the law with exchanged terms (F-test at 1%).
+
+  Args:
+    best: [1, 5], the fitted law.
+    data: As for `_minimize`.
+    bounds: As from `_bounds`.
   """
-  counts = np.zeros((number, len(n)))
-  for row in counts:
-    while min(len(np.unique(v[row > 0])) for v in (n, d)) < 3:
-      row[:] = np.bincount(random.integers(0, len(n), len(n)), None, len(n))
-  return counts
+  x, y, _ = data
+  slope = x @ y / (x @ x)
+  scatter = math.sqrt(max(1 - slope * (x @ y) / (y @ y), 0.0))
+  if slope <= 0 or scatter > 0.9:
+    return
+  alike = scatter < 1e-3
+  if not alike:
+    e, a_n, a, b_d, b = best[0]
+    exchanged = np.clip([[e, b_d, b * slope, a_n, a / slope]], *bounds)
+    other, _ = _minimize(exchanged, data, np.ones(len(x)), bounds)
+    squares = [(_residuals(t, data) ** 2).sum() for t in (best, other)]
+    freedom = len(x) - 5
+    critical = stats.f.isf(0.01, 1, freedom) / freedom if freedom else math.inf
+    least = len(x) * _LEAST_NOISE**2
+    shares = [t[0, 4] / (t[0, 2] + t[0, 4]) for t in (best, other)]
+    alike = bool(
+      abs(shares[1] - shares[0]) > 0.05
+      and squares[1] <= max(squares[0], least) * (1 + critical)
+    )
+  if alike:
+    raise jaxplay.UserError(
+      "the points do not determine the best model: their tokens grow with the"
+      f" parameters, as N^{slope:.2g}, and the law with A / N^a and B / D^b"
+      " exchanged fits as well; train each size for at least 3 durations over a"
+      " factor of 8, the same for all sizes"
+    )
+
+
+def _noise(best, data, bounds, points, number, seed):
+  """Returns samples of the noise of all points, [number, points].
+
+  Normal, with a share of the variance in common among the points of a size.
+  Share and variance are drawn from their posterior given what the residuals
+  leave of the fitted parameters: its tails are those of a t-distribution, which
+  few degrees of freedom need.
+  """
+  _, _, jacobian = _huber(best, data, 1.0)
+  free = _at_bounds(best, bounds)[0] == 0
+  jacobian = jacobian[0, free].T
+  rank = int(np.linalg.matrix_rank(jacobian))
+  freedom = len(points) - rank
+  if min(freedom, len(points) - 5) < 1 or not number:
+    return np.zeros((0, len(points)))
+  left = np.linalg.svd(jacobian)[0][:, rank:].T
+  seen = left @ _residuals(best, data)[0]
+  names = np.array([p.size for p in points])
+  sizes = (names[:, None] == np.unique(names)).astype(float)
+  log_density, squares = [], []
+  for share in _SHARES:
+    covariance = share * sizes @ sizes.T + (1 - share) * np.eye(len(points))
+    root = np.linalg.cholesky(left @ covariance @ left.T)
+    squares.append((np.linalg.solve(root, seen) ** 2).sum() + 1e-30)
+    log_density.append(
+      -np.log(np.diag(root)).sum() - freedom / 2 * np.log(squares[-1])
+    )
+  density = np.exp(np.array(log_density) - max(log_density))
+  random = np.random.default_rng(seed)
+  which = random.choice(len(_SHARES), number, p=density / density.sum())
+  share = _SHARES[which][:, None]
+  deviation = np.sqrt(
+    np.array(squares)[which] / random.chisquare(freedom, number)
+  )
+  common = random.standard_normal((number, sizes.shape[1])) @ sizes.T
+  own = random.standard_normal((number, len(points)))
+  return deviation[:, None] * (
+    np.sqrt(share) * common + np.sqrt(1 - share) * own
+  )

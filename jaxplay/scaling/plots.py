@@ -12,6 +12,7 @@ import numpy as np
 from altair.utils import schemapi
 
 import jaxplay
+from jaxplay import rundir
 from jaxplay.analysis import plots
 from jaxplay.analysis import results as results_lib
 from jaxplay.scaling import isoflops
@@ -34,8 +35,8 @@ GROUPS = {
     "Left: each point against the compute of a separate run, with the envelope"
     " of the lowest losses. Right: for budgets within the range of at least"
     " three sizes, a parabola fitted to the sizes, whose minimum is the best"
-    " size; without a larger and a smaller size, the minimum is an"
-    " extrapolation.",
+    " size. It is shown (diamond) if the points determine it: between the sizes"
+    " in more than 95% of the bootstrap samples.",
   ),
   "law": (
     "The law",
@@ -65,7 +66,9 @@ def figures(
       if chart is not None:
         found.append(_figure("isoFLOP slices", "compute", chart))
       found.append(_figure("fitted law", "law", _law(law)))
-      found.append(_figure("best model for a budget", "law", _optimum(law)))
+      chart = _optimum(law)
+      if chart is not None:
+        found.append(_figure("best model for a budget", "law", chart))
     return found
 
 
@@ -149,8 +152,8 @@ def _iso_flops(law):
         along, np.polyval(part.parabola, np.log(along)), strict=True
       )
     ]
-    n = part.optimum.value
-    if part.bracketed:
+    if part.optimum is not None:
+      n = part.optimum.value
       loss = float(np.polyval(part.parabola, math.log(n)))
       minima.append({"budget": budget, "parameters": n, "loss": loss})
   x = alt.X("parameters:Q", title="parameters N", scale=_LOG, axis=_SI)
@@ -225,12 +228,18 @@ def _optimum(law):
   for budget in np.geomspace(
     min(flops), last * law_lib.MAX_FACTOR, _LINE_POINTS
   ):
-    best = law.optimal(float(budget), extrapolate=True)
+    try:
+      best = law.optimal(float(budget))
+    except jaxplay.UserError:  # Far outside of the points.
+      continue
     for what, estimate in (
       ("parameters N", best.parameters),
       ("tokens D", best.tokens),
     ):
-      rows.append({"flops": float(budget), "what": what} | estimate._asdict())
+      row = {"flops": float(budget), "what": what} | estimate._asdict()
+      rows.append(rundir.plain(row))
+  if not rows:
+    return None
   x = alt.X("flops:Q", title="training FLOPs", scale=_LOG, axis=_SCIENTIFIC)
   y = alt.Y("value:Q", title="parameters, tokens", scale=_LOG, axis=_SI)
   scale = alt.Scale(

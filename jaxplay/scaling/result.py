@@ -1,9 +1,12 @@
 """A ladder as the result of a procedure: tables, findings and a summary."""
 
+import math
 from collections.abc import Sequence
 
+import jaxplay
 from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
+from jaxplay.scaling import isoflops
 from jaxplay.scaling import ladder as ladder_lib
 from jaxplay.scaling import law as law_lib
 
@@ -30,7 +33,11 @@ def as_result(
   """
   tables, summary = [], []
   if law is not None:
-    tables = [_law_table(law), _budgets_table(results, law)]
+    tables = [
+      _law_table(law),
+      _budgets_table(results, law),
+      *_slices_table(law),
+    ]
     summary.append(f"{law.formula} (nats per token)")
   elif why:
     summary.append(f"No law yet: {why}.")
@@ -58,10 +65,13 @@ def _law_table(law):
   counted = "with" if law.count_embeddings else "without"
   return result_lib.Table(
     "L(N, D) = E + A / N^a + B / D^b",
-    ["coefficient", "value", "low", "high"],
-    [[_SYMBOLS[name], *row] for name, row in law.coefficients.items()],
-    f"In nats per token; N {counted} embedding parameters; low and high: 90%"
-    " interval by bootstrap.",
+    ["coefficient", "value", "90% interval"],
+    [
+      [_SYMBOLS[name], row.value, row.interval()]
+      for name, row in law.coefficients.items()
+    ],
+    f"In nats per token; N {counted} embedding parameters; intervals by"
+    " bootstrap. An end that only a bound of the fit sets is not determined.",
   )
 
 
@@ -69,16 +79,23 @@ def _budgets_table(results, law):
   largest = max(point.flops for point in results.points)
   rows = []
   for factor in _BUDGETS:
-    best = law.optimal(factor * largest, extrapolate=True)
+    budget = f"{factor * largest:.2e}"
+    try:
+      best = law.optimal(factor * largest)
+    except jaxplay.UserError:  # Too far outside of the points.
+      best = None
+    if best is None or _is_open(law, best.parameters):
+      rows.append([budget, *["not determined"] * 4, None])
+      continue
     beyond = " (extrapolated)" if best.factor > 1 else ""
     n, d = best.parameters, best.tokens
     rows.append(
       [
-        f"{best.flops:.2e}{beyond}",
+        budget + beyond,
         formats.large(n.value),
-        _interval(n),
+        n.interval(formats.large),
         formats.large(d.value),
-        _interval(d),
+        d.interval(formats.large),
         best.loss.value,
       ]
     )
@@ -86,9 +103,56 @@ def _budgets_table(results, law):
     "The best model for a budget",
     ["FLOPs", "N", "90% interval", "D", "90% interval", "loss"],
     rows,
-    f"FLOPs by the {law.flops_source}. For another budget, run jaxplay scaling"
-    " fit LADDER --flops=C.",
+    f"FLOPs by the {law.flops_source}. A model more than"
+    f" {law_lib.MAX_FACTOR:g} times outside the points is not determined. For"
+    " another budget, run jaxplay scaling fit LADDER --flops=C.",
   )
+
+
+def _is_open(law, estimate):
+  """Whether a bootstrap does not determine the estimate."""
+  return len(law.samples) > 0 and math.isnan(estimate.high)
+
+
+def _slices_table(law):
+  try:
+    found = isoflops.iso_flops(law)
+  except jaxplay.UserError:  # No budget is covered by 3 sizes.
+    return []
+  rows = [
+    [
+      f"{part.flops:.2e}",
+      len(part.parameters),
+      *(
+        ["not determined"] * 2
+        if part.optimum is None
+        else [
+          formats.large(part.optimum.value),
+          part.optimum.interval(formats.large),
+        ]
+      ),
+      f"{part.num_usable} of {found.num_samples}",
+    ]
+    for part in found.slices
+  ]
+  note = "Where the sizes do not determine it, there is no law of the best N."
+  if found.exponent is not None:
+    p = found.exponent
+    note = (
+      f"The best N grows as C^{p.value:.2f} (90% interval"
+      f" {p.interval('{:.2f}'.format)}, by {found.num_usable} of"
+      f" {found.num_samples} bootstrap samples)."
+    )
+  return [
+    result_lib.Table(
+      "The best size of isoFLOP slices",
+      ["FLOPs", "sizes", "N", "90% interval", "usable samples"],
+      rows,
+      f"{note} Usable: the minimum of the parabola is between the sizes. With"
+      " at most 95% usable, or the lowest loss at the smallest or the largest"
+      " size, the best size is not determined.",
+    )
+  ]
 
 
 def _points_table(results):
@@ -107,8 +171,3 @@ def _points_table(results):
       for point in results.points
     ],
   )
-
-
-def _interval(estimate):
-  low, high = map(formats.large, (estimate.low, estimate.high))
-  return f"{low} to {high}"

@@ -47,8 +47,20 @@ def definition(widths=WIDTHS, steps=STEPS):
   }
 
 
-def make(folder, widths=WIDTHS, steps=STEPS, noise=0.002, finished=None):
-  """Writes a ladder, with the branches of `finished` steps (default: all)."""
+def make(
+  folder,
+  widths=WIDTHS,
+  steps=STEPS,
+  noise=0.002,
+  finished=None,
+  only_ratio=False,
+):
+  """Writes a ladder, with the branches of `finished` steps (default: all).
+
+  With `only_ratio`, each size has the branch of D proportional to N alone.
+  """
+  if only_ratio:
+    steps = tuple(round(500 * (width / widths[0]) ** 2) for width in widths)
   random = np.random.default_rng(0)
   directory = ladder.LadderDir(folder)
   directory.create(definition(widths, steps))
@@ -58,7 +70,8 @@ def make(folder, widths=WIDTHS, steps=STEPS, noise=0.002, finished=None):
     base_run = directory.base_run(size)
     last = max(steps) - round(0.2 * max(steps))
     _write_run(base_run, n, 0, last, None, 1.05)
-    for total in finished or steps:
+    own = [steps[widths.index(width)]] if only_ratio else steps
+    for total in finished or own:
       start = total - round(0.2 * total)
       loss = law(n, total * TOKENS_PER_STEP) * np.exp(noise * random.normal())
       facts = {"branch": {"run": str(base_run.path), "step": start}}

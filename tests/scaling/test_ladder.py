@@ -143,7 +143,12 @@ def test_the_report_shows_the_fit(made_up, capsys):
   assert found["a"] == pytest.approx(law.exponent_n)
   assert len(tables["Points"]) == len(results.points)
   assert len(tables["The best model for a budget"]) == 3
-  assert "(extrapolated)" in tables["The best model for a budget"][-1][0]
+  budgets = tables["The best model for a budget"]
+  assert "(extrapolated)" in budgets[1][0]
+  # The best D of the last is more than MAX_FACTOR outside the points.
+  assert budgets[-1][1:] == ["not determined"] * 4 + [None]
+  slices = tables["The best size of isoFLOP slices"]
+  assert {row[2] == "not determined" for row in slices} == {True, False}
   ratio = tables["Compute"][0][-1]
   assert ratio == pytest.approx(
     results.spent.spent / results.spent.from_scratch
@@ -163,7 +168,7 @@ def test_a_ladder_as_a_result(made_up):
   results = ladder.read(made_up)
   law = law_lib.fit(results.points)
   whole = result_lib.as_result(results, law, [])
-  assert len(whole.tables) == 4 and whole.details["law"]
+  assert len(whole.tables) == 5 and whole.details["law"]
   assert len(whole.tables[0].rows) == len(law_lib.COEFFICIENTS)
   assert whole.tables[0].rows[2][:2] == ["a", law.exponent_n]
   assert len(whole.tables[-1].rows) == len(results.points)
@@ -270,6 +275,55 @@ def test_bad_ladder_files(tmp_path, capsys, case):
   assert code == cli.common.EXIT_WRONG
   assert sentence in error and error.count("\n") == 1
   assert not (tmp_path / "L").exists()
+
+
+def test_what_is_not_determined_is_no_number(tmp_path, capsys):
+  """S5: no nan, inf or model of 0 parameters in output, JSON or report."""
+  path = tmp_path / "L"
+  ladders.make(path, widths=(32, 48, 64), steps=(500, 700, 1_000), noise=0.05)
+  assert studies.call("scaling", "fit", path) == 0
+  assert studies.call("report", path) == 0
+  out = capsys.readouterr().out
+  assert "not determined" in out
+  words = re.findall(r"[\w.+-]+", out)
+  assert not {"nan", "inf", "-inf"} & set(words)
+  assert studies.call("scaling", "fit", path, "--json") == 0
+  row = json.loads(
+    capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name)
+  )
+  checks = {check["check"]: check["verdict"] for check in row["findings"]}
+  assert checks["at_bounds"] in ("warn", "fail")
+  page = _payload(path / "report.html")
+  cells = {
+    str(cell)
+    for _, _, _, rows in page["tables"]
+    for table_row in rows
+    for cell in table_row
+  }
+  assert "not determined" in cells
+  assert not {"nan", "inf", "0"} & cells
+
+
+def test_proportional_ladders_have_no_law(tmp_path, capsys):
+  """Bad input: one sentence, with what to train next."""
+  directory = ladders.make(tmp_path / "L", noise=0.0, only_ratio=True)
+  code = studies.call("scaling", "fit", directory.path)
+  assert code == cli.common.EXIT_WRONG
+  error = capsys.readouterr().err
+  assert "durations" in error and error.count("\n") == 1
+  assert studies.call("report", directory.path) == 0
+  assert "No law yet" in capsys.readouterr().out
+
+
+def test_compiled_flops_that_were_not_counted(tmp_path, capsys):
+  """Bad input: the compiler does not count on every device."""
+  directory = ladders.make(tmp_path / "L")
+  counts = ladders.counts(32)
+  counts["flops_per_step"]["compiled"] = None
+  directory.write_counts("w32", counts)
+  verb = ("scaling", "fit", directory.path, "--count=compiled")
+  assert studies.call(*verb) == cli.common.EXIT_WRONG
+  assert "--count=formula" in capsys.readouterr().err
 
 
 def test_too_few_points(tmp_path, capsys):
