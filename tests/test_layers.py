@@ -55,7 +55,7 @@ COMPILE = ("pods/topology.py", "pods/probe.py", "pods/estimate.py")
 TRAINING = (
   ("schedules", "sharding", "scores", "host", "resume", "memory"),
   ("optimizers", "tasks", "metrics", "checksum", "orbax_errors"),
-  ("own_task", "parts"),
+  ("own_task", "parts", "diagnostics"),
   ("step", "checkpoint_files", "record"),
   ("evaluate", "checkpoint", "packed"),
   ("feed", "weights"),
