@@ -62,7 +62,7 @@ TRAINING = (
   ("workload",),
   ("population_feed", "loop"),
   ("programs",),
-  ("train", "population", "branch"),
+  ("train", "population", "branch", "sharpness"),
   ("dry_run",),
 )
 

@@ -12,6 +12,7 @@ from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
 from jaxplay.playbook.stability import decide
+from jaxplay.playbook.stability import sharpness as sharpness_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
@@ -53,6 +54,7 @@ def stability(
   per_decade: int = 4,
   every_step: bool = True,
   repair: bool = True,
+  measure: sharpness_lib.Measure | None = None,
 ) -> result_lib.ProcedureResult:
   """Sweeps the learning rate, and tries warmup and clipping if it is unstable.
 
@@ -65,7 +67,13 @@ def stability(
     every_step: Whether to check a run with an evaluation at every step; slow if
       the validation set is large.
     repair: Whether to search for a fix of an instability.
+    measure: Measures the sharpness along a run; None: it is not measured.
+
+  Raises:
+    jaxplay.UserError: The sharpness has no threshold with the optimizer.
   """
+  if measure is not None:
+    sharpness_lib.limit(config)
   total = config.max_train_steps
   rates = study_runner.learning_rates(*learning_rates, per_decade)
   objective = config.objective
@@ -87,11 +95,16 @@ def stability(
       found, figure = _every_step(runner, config, sweep.best)
       findings.append(found)
       figures.append(figure)
+  measured = []
+  if measure is not None:
+    measured = _sharpness(runner, config, runs, sweep, measure)
+    findings += [sharpness_lib.explain(m) for m in measured if m.kind]
+    figures.append(sharpness_lib.figure(measured))
   best, unstable_rate = sweep.best, sweep.unstable_rate
   if (
     not (sweep.worth_fixing and repair) or best is None or unstable_rate is None
   ):
-    return _result(config, sweep, findings, figures, runs)
+    return _result(config, sweep, findings, figures, runs, measured=measured)
   finding, figure, warmup = _warmup(runner, config, sweep, logged)
   findings.append(finding)
   figures.append(figure)
@@ -136,7 +149,9 @@ def stability(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
-  return _result(config, sweep, findings, figures, runs, fixes, chosen)
+  return _result(
+    config, sweep, findings, figures, runs, fixes, chosen, measured
+  )
 
 
 def _prepended(config, length):
@@ -180,6 +195,30 @@ def _with_seeds(runner, results, fix, seeds):
   results = runner.rerun(results.path.name, [index], seeds)
   values = results.values_of(results.reruns[index])
   return dataclasses.replace(fix, values=values)
+
+
+def _sharpness(runner, config, runs, sweep, measure):
+  """Measures the best learning rate, and the next one that is unstable."""
+  above = [run.rate for run in runs if run.rate > (sweep.best or 0.0)]
+  other = sweep.unstable_rate or (above[0] if above else None)
+  measured = []
+  for run in runs:
+    if run.rate not in (sweep.best, other):
+      continue
+    kind, name = sweep.kinds[run.rate], f"sharpness_{run.rate:g}"
+    at_rate = config.copy_and_resolve_references()
+    config_lib.override(at_rate, _RATE, run.rate)
+    if not runner.measured(name, list[sharpness_lib.Row]):
+      at = sharpness_lib.steps(run, kind, config.max_train_steps)
+      runner.log(f"{name}: {formats.count(len(at), 'step')} of one run")
+      runner.measure(name, lambda c=at_rate, at=at: measure(c, at))
+    rows = runner.measured(name, list[sharpness_lib.Row])[0]
+    measured.append(
+      sharpness_lib.Measured(
+        f"rate {run.rate:g}", run, kind, rows, sharpness_lib.limit(at_rate)
+      )
+    )
+  return measured
 
 
 def _every_step(runner, config, best):
@@ -368,7 +407,16 @@ def _before_after(runs, fixes, rate):
   )
 
 
-def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
+def _result(
+  config,
+  sweep,
+  findings,
+  figures,
+  runs,
+  fixes=(),
+  chosen=None,
+  measured=(),
+):
   flat = config_lib.flatten(config)
   summary, settings = [findings[0].advice], {}
   if sweep.worth_fixing is False:
@@ -388,6 +436,8 @@ def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
       [[r.rate, r.value, sweep.kinds[r.rate] or "stable"] for r in runs],
     )
   ]
+  if measured:
+    tables.append(sharpness_lib.table(measured))
   if fixes:
     tables.insert(
       0,
