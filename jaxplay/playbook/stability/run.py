@@ -138,6 +138,24 @@ def stability(
     if divisor == _DIVISORS[-1] or (at is not None and not decide.unstable(at)):
       break
   fixes.append(_with_seeds(runner, found, fix, seeds))
+  # Together they may do what neither does alone: without a warmup that is
+  # enough, the longest one to the lowest unstable learning rate.
+  base, length = warmup or (
+    unstable_rate,
+    decide.warmup_lengths(config.max_train_steps)[-1],
+  )
+  settings = _prepended(config, length) | clipping
+  found = runner.sweep(
+    "warmup_and_clipping",
+    sorted({*(r for r in above if r < base), base}),
+    config,
+    goal=GOAL,
+    overrides=logged | settings,
+  )
+  fix = decide.Fix("warmup and clipping", settings, _runs(found), length)
+  both = _with_seeds(runner, found, fix, seeds)
+  findings.append(decide.together(fixes[1:], both, unstable_rate))
+  fixes.append(both)
   share = None if at is None else at.clipped
   findings.append(decide.clipping_share(share, clip_norm))
   chosen, finding = decide.decide(fixes, unstable_rate)
@@ -385,11 +403,12 @@ def _points(fixes):
 
 
 def _named(fix):
-  if fix.name == "warmup":
-    return f"warmup of {fix.extra_steps} steps"
-  if fix.name == "clipping":
-    return f"clipping at {fix.settings['hparams.clip_norm']:g}"
-  return "without a fix"
+  parts = []
+  if _WARMUP in fix.settings:
+    parts.append(f"warmup of {fix.extra_steps} steps")
+  if "hparams.clip_norm" in fix.settings:
+    parts.append(f"clipping at {fix.settings['hparams.clip_norm']:g}")
+  return " and ".join(parts) or "without a fix"
 
 
 def _before_after(runs, fixes, rate):
@@ -429,6 +448,11 @@ def _result(
   if chosen is not None:
     settings = {_RATE: chosen.best.rate} | chosen.settings
     summary.insert(0, _fix_in_words(config, findings, fixes[0], chosen))
+    both = next(f for f in findings if f.check == "warmup_and_clipping")
+    summary.append(
+      both.advice
+      or "Warmup and clipping together are no better than one of them."
+    )
   tables = [
     result_lib.Table(
       "Sweep of the learning rate",
@@ -486,8 +510,9 @@ def _fix_in_words(config, findings, none, chosen):
   if chosen.name == "none":
     return next(f for f in findings if f.check == "fix_of_instability").advice
   seeds = formats.count(len(chosen.values), "other seed")
+  verb = "fix" if " and " in chosen.name else "fixes"
   return (
-    f"{_named(chosen).capitalize()} fixes the instability, with"
+    f"{_named(chosen).capitalize()} {verb} the instability, with"
     f" {formats.count(chosen.extra_steps, 'extra step')}: the best learning"
     f" rate changes from {none.best.rate:g} to {chosen.best.rate:g}, and"
     f" {config.objective} from {formats.spread(none.mean, none.deviation)} to"
