@@ -106,11 +106,11 @@ def test_where_the_loss_rises():
 def test_steps_to_measure(kind, total):
   """I8: few, within the run, and some where its loss rises."""
   steps = sharpness.steps(_run(), kind, total)
-  assert steps == sorted(set(steps)) and len(steps) <= 20
+  assert steps == sorted(set(steps)) and len(steps) <= 13
   assert 0 <= steps[0] and steps[-1] <= max(total - 1, 1)
   if kind and total > 100:
     start, end = sharpness.rise(_run(), kind)
-    assert sum(start <= step <= end for step in steps) >= 8
+    assert sum(start <= step <= end for step in steps) >= 5
 
 
 def _explained(ratios, run=None):
@@ -145,7 +145,7 @@ def _explained(ratios, run=None):
     # What is missing might have been above.
     ((0.5, None, 0.9), "unknown", None),
     ((None, None, None), "unknown", None),
-    ((0.5, 1.005, 0.9), "unknown", None),
+    ((0.5, 1.01, 0.9), "unknown", None),
     ((), "unknown", None),
   ],
 )

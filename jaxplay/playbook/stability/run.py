@@ -525,6 +525,16 @@ def _other_fixes(flat):
   rows = []
   if flat["model.norm"] == "none":
     rows.append(['config.model.norm = "batch"', "normalization"])
+  elif (
+    flat["model.norm_position"] == "pre"
+    and flat["model.name"] in config_lib.KEYS["model.norm_position"].used_by[1]
+  ):
+    rows.append(
+      [
+        'config.model.norm_position = "post_branch"',
+        "x + norm(f(x)), each residual branch ends with a norm",
+      ]
+    )
   if flat["model.name"] != "mlp" and not flat["model.zero_init_residual"]:
     rows.append(
       [

@@ -25,8 +25,8 @@ Measure = Callable[
 ]
 _SOURCE = "Gilmer et al. 2021, arXiv 2110.04369; Cohen et al. 2022, arXiv"
 _SOURCE += " 2207.14484"
-_ALONG, _IN_WINDOW = 12, 8  # points of a run, and more where the loss rises
-_ERROR = 0.01  # relative, of a sharpness that converged
+_ALONG, _IN_WINDOW = 8, 5  # points of a run, and more where the loss rises
+_ERROR = 0.02  # relative, of a sharpness that converged
 
 # Optimizer -> the sharpness times the rate above which a quadratic diverges
 # (Cohen et al. 2021, arXiv 2103.00065, and 2022), given its momentum. Of the
