@@ -115,6 +115,9 @@ def test_steps_to_measure(kind, total):
 
 def _explained(ratios, run=None):
   """The finding of a run with these ratios where its loss rises."""
+  start, end = sharpness.rise(run or _run(), "rises")
+  ratios = [*ratios, *(ratios[-1:] * (6 - len(ratios)))]
+  steps = np.linspace(start, end, len(ratios)).astype(int).tolist()
   rows = [
     sharpness.Row(
       step=step,
@@ -123,7 +126,7 @@ def _explained(ratios, run=None):
       products=30,
       examples=1024,
     )
-    for step, ratio in zip((45, 50, 55), ratios, strict=False)
+    for step, ratio in zip(steps, ratios, strict=True)
   ]
   # High elsewhere: before and after the rise.
   other = dict(rate=0.1, sharpness=500.0, products=30, examples=1024)
@@ -154,6 +157,15 @@ def test_what_explains_an_instability(ratios, verdict, explained):
   found = _explained(ratios)
   assert (found.verdict, found.evidence["explained"]) == (verdict, explained)
   assert found.advice
+
+
+def test_a_peak_may_be_between_two_steps():
+  """I8: the first and the last step alone exclude nothing between them."""
+  run, row = _run(), dict(rate=0.1, sharpness=1.0, products=9, examples=5)
+  rows = [sharpness.Row(step=at, **row) for at in sharpness.rise(run, "rises")]
+  measured = sharpness.Measured("", run, "rises", rows, limit=2.0)
+  found = sharpness.explain(measured)
+  assert found.verdict == "unknown" and found.evidence["explained"] is None
 
 
 def test_clipped_updates_have_no_threshold():

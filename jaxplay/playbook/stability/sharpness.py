@@ -26,6 +26,7 @@ Measure = Callable[
 _SOURCE = "Gilmer et al. 2021, arXiv 2110.04369; Cohen et al. 2022, arXiv"
 _SOURCE += " 2207.14484"
 _ALONG, _IN_WINDOW = 8, 5  # points of a run, and more where the loss rises
+_GAP = 0.05  # of a run, between steps that exclude a peak: its 5 lines of 100
 _ERROR = 0.02  # relative, of a sharpness that converged
 
 # Optimizer -> the sharpness times the rate above which a quadratic diverges
@@ -148,9 +149,10 @@ def explain(measured: Measured) -> finding.Finding:
   """Checks whether the sharpness of a run explains its instability.
 
   The rule: it is above the threshold at a step where the loss rises, by more
-  than its error. Below it at all of these steps, it does not explain it. The
-  threshold is that of the mean loss; small batches make training unstable
-  before it, and clipped updates after it.
+  than its error. Below it at all of these steps, it does not explain it, if no
+  two of them are further apart than the 5 lines by which the rise is located: a
+  peak between them would be missed. The threshold is that of the mean loss:
+  small batches make training unstable before it, and clipped updates after it.
 
   Args:
     measured: An unstable run.
@@ -213,6 +215,15 @@ def explain(measured: Measured) -> finding.Finding:
       f"Where {where}, the sharpness reaches {largest:.2g} times its threshold,"
       f" and {formats.count(missing, 'measurement')} there did not converge:"
       " it is unknown whether it explains that.",
+    )
+  places = [start, *(row["step"] for row in inside), end]
+  gap = int(np.diff(places).max())
+  if gap > max(1, _GAP * measured.run.steps[-1]):
+    return judged(
+      "unknown",
+      f"Where {where}, the sharpness is at most {largest:.2g} times its"
+      f" threshold at {formats.count(len(inside), 'step')}, up to {gap:,} steps"
+      " apart: whether it is higher between them is unknown.",
     )
   return judged(
     "warn",
