@@ -55,14 +55,14 @@ COMPILE = ("pods/topology.py", "pods/probe.py", "pods/estimate.py")
 TRAINING = (
   ("schedules", "sharding", "scores", "host", "resume", "memory"),
   ("optimizers", "tasks", "metrics", "checksum", "orbax_errors"),
-  ("own_task", "parts"),
+  ("own_task", "parts", "diagnostics"),
   ("step", "checkpoint_files", "record"),
   ("evaluate", "checkpoint", "packed"),
   ("feed", "weights"),
   ("workload",),
   ("population_feed", "loop"),
   ("programs",),
-  ("train", "population", "branch"),
+  ("train", "population", "branch", "sharpness"),
   ("dry_run",),
 )
 

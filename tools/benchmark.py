@@ -8,6 +8,7 @@
     python tools/benchmark.py sampling  a million points of eight dimensions
     python tools/benchmark.py lm        language model against a bare step, MFU
     python tools/benchmark.py averages  what weight averages add to a step
+    python tools/benchmark.py diagnostics  what norms of layers add to a step
     python tools/benchmark.py loader    tokens per second of packed rows
     python tools/benchmark.py input     decoded photographs per second and core
     python tools/benchmark.py roofline  estimate of a step against its time
@@ -32,6 +33,7 @@ import time
 import jax
 from benchmarks import common, language_model, made_up_study, photographs
 
+from jaxplay import config as config_lib
 from jaxplay.data import order as order_lib
 from jaxplay.study import sampling as sampling_lib
 from jaxplay.study import space as space_lib
@@ -262,6 +264,18 @@ def sampling(rounds: int) -> None:
     common.show(f"sampling, {algorithm}, a million points, seconds", seconds)
 
 
+def diagnostics(rounds: int) -> None:
+  """Time of a step with all diagnostics over that without, logged each 50th."""
+  for name, size in (("digits_mlp", 500), ("unstable_wrn", 50)):
+    ratios = common.ratios_of_steps(
+      common.load_config(name, {"diagnostics": config_lib.DIAGNOSTICS}),
+      common.load_config(name, {}),
+      size,
+      rounds,
+    )
+    common.show(f"diagnostics, {name}, step with / without", ratios)
+
+
 BENCHMARKS = {
   "loop": loop,
   "order": order,
@@ -271,6 +285,7 @@ BENCHMARKS = {
   "sampling": sampling,
   "lm": language_model.lm,
   "averages": language_model.averages,
+  "diagnostics": diagnostics,
   "loader": language_model.loader,
   "input": photographs.input_pipeline,
   "roofline": roofline,

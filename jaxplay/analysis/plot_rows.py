@@ -219,13 +219,26 @@ def drawable(metric: str, values: np.ndarray) -> np.ndarray:
 
 
 def family(metric: str) -> str:
-  """valid/loss -> loss: the metrics that share a figure."""
+  """The metrics that share a figure: valid/loss -> loss.
+
+  Those of a diagnostic, too: update_ratio/Dense_0 -> update_ratio.
+  """
+  if is_of_layer(metric):
+    return metric.partition("/")[0]
   return metric.rpartition("/")[2]
 
 
 def split(metric: str) -> str:
-  """valid/loss -> valid; "" for a metric without a split."""
+  """valid/loss -> valid; of a diagnostic the layer; else ""."""
+  if is_of_layer(metric):
+    return metric.partition("/")[2]
   return metric.rpartition("/")[0]
+
+
+def is_of_layer(metric: str) -> bool:
+  """Whether it is of `config.diagnostics`, such as update_ratio/Dense_0."""
+  first, _, layer = metric.partition("/")
+  return bool(layer) and first in config_lib.DIAGNOSTICS
 
 
 def families(results: results_lib.Results) -> list[str]:

@@ -288,6 +288,44 @@ def curves(results: results_lib.Results, name: str) -> alt.LayerChart:
   return _finish([lines])
 
 
+# "A rough heuristic is that this ratio should be somewhere around 1e-3"
+# (Stanford CS231n, notes on neural networks, part 3: weights:updates ratio).
+_USUAL_RATIO = 1e-3
+
+
+def layers(name: str) -> alt.LayerChart:
+  """A diagnostic of a run against the step, a line per layer.
+
+  Args:
+    name: One of `config.DIAGNOSTICS`.
+  """
+  scale = alt.Scale(type="log", nice=False, padding=6)
+  lines = (
+    _chart()
+    .transform_filter("datum.value > 0")
+    .mark_line(strokeWidth=1.2, point={"opacity": 0, "size": 60})
+    .encode(
+      x=alt.X("step:Q", title="step", axis=_STEPS),
+      y=alt.Y("value:Q", title=name, scale=scale),
+      color=alt.Color(
+        "split:N",
+        title=None,
+        sort=None,
+        scale=alt.Scale(scheme="turbo"),
+        legend=alt.Legend(labelLimit=200, symbolLimit=0, columns=1),
+      ),
+      tooltip=_tooltip("split:N", "step:Q", "value:Q"),
+    )
+  )
+  if name != "update_ratio":
+    return _finish([lines])
+  usual = alt.Chart(alt.InlineData([{"value": _USUAL_RATIO}]))
+  rule = usual.mark_rule(color=GREY, strokeDash=[4, 3]).encode(
+    y=alt.Y("value:Q", scale=scale)
+  )
+  return _finish([lines, rule])
+
+
 def gradient_norm_histogram() -> alt.LayerChart:
   """How often which gradient norm was logged, and its 90th percentile."""
   x = alt.X("from:Q", title="grad_norm", scale=alt.Scale(type="log"))

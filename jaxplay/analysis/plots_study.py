@@ -39,6 +39,18 @@ GROUPS = {
 }
 
 
+# Of a single run: title and caption.
+_DIAGNOSTICS = {
+  "update_ratio": (
+    "Norm of each layer's update over that of its weights",
+    "Dashed: 1e-3, the rule of thumb of Stanford's CS231n; much higher ratios"
+    " suggest a lower learning rate, much lower ones a higher.",
+  ),
+  "gradient_norm": ("Gradient norm of each layer, before clipping", ""),
+  "weight_norm": ("Norm of each layer's weights", ""),
+}
+
+
 def figures(results: results_lib.Results) -> list[plots.Figure]:
   """Make every figure that has data, in the order of the page."""
   # Altair would validate each part whenever a larger one is made, which takes
@@ -97,6 +109,13 @@ def _figures(results):
     chart = plots.curves(results, "learning_rate")
     title = "Learning rate during training"
     add("learning rate", group, "curves:learning_rate", chart, title=title)
+  for name, (title, caption) in _DIAGNOSTICS.items():
+    if num == 1 and any(
+      plot_rows.is_of_layer(metric) and plot_rows.family(metric) == name
+      for metric in results.metrics
+    ):
+      source, chart = f"curves:{name}", plots.layers(name)
+      add(f"layers: {name}", group, source, chart, caption, title)
   return drawn
 
 

@@ -116,6 +116,7 @@ def plan_stability(
   *,
   learning_rates: arguments.LearningRates | None = None,
   seeds: arguments.Seeds = 3,
+  sharpness: bool = False,
 ) -> result_lib.ProcedureResult:
   """Decides whether training is unstable, and which fix costs least.
 
@@ -126,6 +127,8 @@ def plan_stability(
       to * 30.
     seeds: Number of seeds with which the best learning rate of each fix is run
       again.
+    sharpness: Also compare the largest eigenvalue of the Hessian with the
+      threshold of stability, along two runs of the sweep.
 
   Returns:
     The decision: tables, summary, settings for the config, findings.
@@ -148,14 +151,27 @@ def plan_stability(
 
   loaded = _config(config)
   rates = _rates(learning_rates, loaded)
+
+  def measure(config, steps):
+    devices.start(cores_as_devices=True)
+
+    from jaxplay.training import sharpness
+
+    return sharpness.measure(config, steps)
+
   return _procedure(
     workdir,
     "stability",
+    # Not the sharpness, so that it can be added to a plan.
     {"learning_rates": list(rates), "seeds": seeds},
     loaded,
     run.GOAL,
     lambda runner: run.stability(
-      runner, loaded, learning_rates=rates, seeds=seeds
+      runner,
+      loaded,
+      learning_rates=rates,
+      seeds=seeds,
+      measure=measure if sharpness else None,
     ),
   )
 

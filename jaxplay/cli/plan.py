@@ -41,7 +41,7 @@ def add(verbs):
     "stability",
     "is training unstable, and which fix costs least",
     plans.plan_stability,
-    *_SWEEP,
+    *(*_SWEEP, "sharpness"),
   )
   clip = _procedure(
     plan,

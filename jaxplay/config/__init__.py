@@ -86,6 +86,7 @@ from jaxplay.config.parts import (
   ACTIVATIONS,
   AVERAGES,
   COOLDOWN_SHAPES,
+  DIAGNOSTICS,
   MESH_AXES,
   MESH_PRESETS,
   MODELS,

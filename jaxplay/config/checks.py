@@ -275,7 +275,11 @@ def _validate_pairs(config):
 
   steps, batch = config.max_train_steps, config.batch_size
   model, hparams = config.model, config.hparams
-  for key, names in ("averages", parts.AVERAGES), ("writers", parts.WRITERS):
+  for key, names in (
+    ("averages", parts.AVERAGES),
+    ("diagnostics", parts.DIAGNOSTICS),
+    ("writers", parts.WRITERS),
+  ):
     for name in config[key]:
       if name not in names:
         refuse(

@@ -74,6 +74,12 @@ _COMMON = {
   "log_every": Key(
     50, "steps between training metrics", POSITIVE_INT, fixed=_ALIKE
   ),
+  "diagnostics": Key(
+    (),
+    "what is logged of each layer with the training metrics: 'update_ratio',"
+    " 'gradient_norm', 'weight_norm'",
+    fixed=_ALIKE,
+  ),
   "eval_every": _alike(100, "steps between evaluations"),
   "eval_batch_size": _alike(
     512, "at least batch_size; padded to divide over the devices"

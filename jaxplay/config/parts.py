@@ -195,6 +195,15 @@ _ZERO_INIT = {
     False, "initialize residual branches to zero", transfers="very likely"
   )
 }
+_NORM_POSITION = {
+  "model.norm_position": size(
+    "pre",
+    "vit, lm, wide_resnet: 'pre': a norm begins each residual branch,"
+    " x + f(norm(x)); 'post_branch': it ends it, x + norm(f(x)), as it always"
+    " does in a resnet",
+    choices=("pre", "post_branch"),
+  )
+}
 _BLOCKS = (
   {
     "model.heads": size(
@@ -202,12 +211,6 @@ _BLOCKS = (
     ),
     "model.mlp_width": size(
       0, "vit, lm: hidden features of the MLP; 0: 8/3 of the width", INT_FROM_0
-    ),
-    "model.norm_position": size(
-      "pre",
-      "vit, lm: 'pre': a norm begins each residual branch, x + f(norm(x));"
-      " 'post_branch': it ends it, x + norm(f(x))",
-      choices=("pre", "post_branch"),
     ),
     "model.qk_norm": size(False, "vit, lm: RMS-normalize queries and keys"),
     "model.remat": size(
@@ -217,6 +220,7 @@ _BLOCKS = (
       choices=REMAT,
     ),
   }
+  | _NORM_POSITION
   | _ZERO_INIT
   | _ACTIVATION
 )
@@ -260,6 +264,7 @@ _MODELS: dict[str, Part] = {
       (1, 2, 2), "wide_resnet: stride of the first block of each stage"
     )
   }
+  | _NORM_POSITION
   | _ZERO_INIT
   | _ACTIVATION,
   "vit": _BLOCKS
@@ -337,6 +342,7 @@ OWN_FILES = ("npz", "folder", "csv", "parquet", "hf")
 TABLES = ("csv", "parquet")
 MOVES = ("shift", "crop_flip")
 RESNET_DEPTHS = (10, 18, 34, 50, 101)
+DIAGNOSTICS = ("update_ratio", "gradient_norm", "weight_norm")
 WRITERS = ("tensorboard", "wandb", "trackio", "mlflow")
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 MESH_PRESETS = ("data", "fsdp", "fsdp+tensor")

@@ -117,6 +117,8 @@ class WideResNet(nn.Module):
     depth: Layers, 6n + 4.
     width: Widening factor of the stages of 16, 32 and 64 features.
     strides: Of the first block of each stage.
+    norm_position: "pre": a norm begins each residual branch, x + f(norm(x));
+      "post_branch": it ends it, before the sum, x + norm(f(x)).
     zero_init_residual: Start the last norm of each branch at zero.
     activation: Key of `activation.ACTIVATIONS`.
     dropout: Whether there is dropout between the convolutions of a block and
@@ -131,6 +133,7 @@ class WideResNet(nn.Module):
   depth: int = 28
   width: int = 10
   strides: tuple[int, int, int] = (1, 2, 2)
+  norm_position: str = "pre"
   zero_init_residual: bool = False
   activation: str = "relu"
   dropout: bool = False
@@ -147,20 +150,24 @@ class WideResNet(nn.Module):
     def norm(x, **kwargs):
       return self.norm(**kwargs)(x, train=train, weights=weights)
 
+    is_pre = self.norm_position == "pre"
     x = conv(16, (3, 3), name="stem")(x.astype(self.dtype))
     for stage in range(3):
       features = 16 * 2**stage * self.width
       for block in range((self.depth - 4) // 6):
         stride = self.strides[stage] if block == 0 else 1
         residual = x
-        x = activate(norm(x))
+        x = activate(norm(x) if is_pre else x)
         if residual.shape[-1] != features or stride != 1:
           residual = conv(features, (1, 1), (stride, stride))(x)
         x = conv(features, (3, 3), (stride, stride))(x)
-        x = activate(norm(x, zero_scale=self.zero_init_residual))
+        zero = self.zero_init_residual
+        x = activate(norm(x, zero_scale=zero and is_pre))
         if self.dropout:
           x = dropout.Dropout()(x, train=train, rate=dropout_rate, rows=rows)
-        x = self.constrain(residual + conv(features, (3, 3))(x))
+        x = conv(features, (3, 3))(x)
+        x = x if is_pre else norm(x, zero_scale=zero)
+        x = self.constrain(residual + x)
     x = activate(norm(x))
     return _classify(self, x, train, rows, dropout_rate)
 

@@ -113,7 +113,7 @@ def stability(
   )
   loop.write_report(loop.runner.path / "stability", "stability", result)
   settings = dict(result.settings)
-  if result.details["fix"] == "warmup":
+  if result.details["warmup_steps"] is not None:
     # The fix adds steps to a short run, but not to the whole run.
     for key in ("max_train_steps", "hparams.cooldown_fraction", _WARMUP):
       settings.pop(key, None)

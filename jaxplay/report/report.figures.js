@@ -94,7 +94,8 @@ function filled(figure, rows) {
       if (y.scale.type === "log") delete y.scale.zero;
       if (!isCurves) Object.assign(y, {title: objectiveTitle()}).scale.domain = ends;
     }
-    if (isCurves && layer.encoding.color && !isStudy) {
+    // Lines of a run are its own, or those of its layers.
+    if (isCurves && layer.encoding.color?.field === "trial" && !isStudy) {
       layer.encoding.color.legend = null;
     }
     if (layer.mark.point && rows.length > MOST_POINTS) layer.mark.point = false;

@@ -161,7 +161,10 @@ def _as_study(trial, objective):
 def _payload(results, findings):
   drawn = plots_study.figures(results)
   trials = results.trials
-  order = sorted(results.metrics, key=_usual_order)
+  order = sorted(
+    (name for name in results.metrics if not plot_rows.is_of_layer(name)),
+    key=_usual_order,
+  )
   objectives = {
     metric: {
       select: _under(
@@ -288,15 +291,20 @@ def _curves(results):
     (different sequences of steps, for each trial {family: [[split, place of its
     steps, values], ...]}).
   """
-  number = sum(len(trial.curves) for trial in results.trials)
+  alone = len(results.trials) == 1  # A study draws no layers.
+  shown = [
+    {m: c for m, c in t.curves.items() if alone or not plot_rows.is_of_layer(m)}
+    for t in results.trials
+  ]
+  number = sum(map(len, shown))
   share = _CURVE_POINTS // max(number, 1)
   most = min(max(share, _FEWEST_POINTS), _MOST_POINTS)
   detailed = {trial.index for trial in results.ranked[:_DETAILED]}
   places, curves = {}, []
-  for trial in results.trials:
+  for trial, of_trial in zip(results.trials, shown, strict=True):
     points = _MOST_POINTS if trial.index in detailed else most
     families: dict[str, list] = {}
-    for metric, (steps, values) in trial.curves.items():
+    for metric, (steps, values) in of_trial.items():
       steps, values = _thinned(steps, values, points)
       place = places.setdefault(steps.tobytes(), (len(places), steps))[0]
       values = _rounded(plot_rows.drawable(metric, values))

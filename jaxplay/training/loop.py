@@ -38,11 +38,13 @@ class Trials(Protocol):
     saved_like: The result of `saved`, as ShapeDtypeStructs.
     sample: The examples whose predictions are saved; see
       `workload.prediction_sample`. None: no predictions are saved.
+    layers: Names of the layers of the diagnostics.
     keeps_best: Whether `saved` contains the best states.
   """
 
   saved_like: Any
   sample: Mapping[str, np.ndarray] | None
+  layers: Sequence[str]
   keeps_best: bool
 
   def init(self) -> Any:
@@ -256,7 +258,8 @@ class Loop:
         continue
       lines[i] = {"step": at}
       if logged:
-        lines[i] |= metrics.train_line(of_trial) | throughput
+        line = metrics.train_line(of_trial, self._trials.layers)
+        lines[i] |= line | throughput
       self._records[i].step = at
     if not rests(at, config):
       self._write(lines)

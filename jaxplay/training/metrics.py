@@ -1,6 +1,6 @@
 """Lines of metrics.jsonl from sums on the device: the means are taken here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,16 +8,23 @@ import numpy as np
 from jaxplay.training import scores
 
 
-def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
+def train_line(
+  tally: Mapping[str, np.ndarray], layers: Sequence[str] = ()
+) -> dict[str, float]:
   """The training part of a line, from the tally of the steps since the last.
+
+  Args:
+    tally: Of the state.
+    layers: Names of the layers of its diagnostics; empty: these are left out.
 
   Returns:
     train/loss: mean of the optimized loss. train/error_rate: mean, of a task
     that has errors. train/grad_norm: L2 norm before clipping, of the last step;
     train/grad_norm_max: its maximum. train/clipped: share of clipped updates.
-    learning_rate: of the last step.
+    learning_rate: of the last step. update_ratio/LAYER and other diagnostics:
+    of the last step.
   """
-  sums = {name: float(value) for name, value in tally.items()}
+  sums = {n: float(value) for n, value in tally.items() if not np.ndim(value)}
   steps = sums["steps"]
   line = {"train/loss": sums["loss"] / steps}
   if "error_rate" in sums:
@@ -27,6 +34,12 @@ def train_line(tally: Mapping[str, np.ndarray]) -> dict[str, float]:
     "train/grad_norm_max": sums["grad_norm_max"],
     "train/clipped": sums["clipped"] / steps,
     "learning_rate": sums["learning_rate"],
+    **{
+      f"{name}/{layer}": value
+      for name, values in tally.items()
+      if np.ndim(values)
+      for layer, value in zip(layers, values.tolist(), strict=False)
+    },
   }
 
 

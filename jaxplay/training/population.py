@@ -155,7 +155,7 @@ class _Population:
     self._folder, self._tell, self._loaded = folder, tell, loaded
     self._seeds = [config.seed for config in configs]
     self._hparams = programs.hparams(configs)
-    self.sample = programs.sample
+    self.sample, self.layers = programs.sample, programs.workload.layers
     like = programs.packed_like(len(configs))
     best = [like] * programs.config.keep_best
     self.saved_like = {"states": like, "best": best}

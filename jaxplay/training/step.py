@@ -18,6 +18,7 @@ import optax
 import jaxplay
 from jaxplay import models
 from jaxplay.data import order
+from jaxplay.training import diagnostics as diagnostics_lib
 from jaxplay.training import optimizers, schedules
 
 
@@ -30,7 +31,8 @@ class TrainState(NamedTuple):
   opt_state: Any  # of the parameters that are trained
   averages: Any  # name -> weight average of (params, batch_stats)
   dropout_key: jax.Array  # uint32 [2], raw PRNG key of the run
-  tally: dict[str, jax.Array]  # float32 sums since the last line of metrics
+  # float32 sums since the last line of metrics, and diagnostics [layers]
+  tally: dict[str, jax.Array]
 
 
 # The entries of the tally. `bad_step` is 0 until the loss or the gradient norm
@@ -165,6 +167,7 @@ def fresh_state(
   averages: Sequence[str],
   frozen: Sequence[str] = (),
   has_errors: bool = True,
+  diagnostics: diagnostics_lib.Diagnostics = diagnostics_lib.NONE,
 ) -> TrainState:
   """The state before the first step, of given weights; traceable.
 
@@ -177,6 +180,7 @@ def fresh_state(
     averages: Names of the weight averages to keep: "ema", "window".
     frozen: Patterns of the parameters that are not trained.
     has_errors: Whether the task has errors, which are added up.
+    diagnostics: What is logged of each layer.
   """
   raw = jax.random.key(seeds["dropout"])
   copy = jax.tree.map(jnp.zeros_like, (params, batch_stats))
@@ -193,7 +197,8 @@ def fresh_state(
       name: jnp.zeros([], jnp.float32)
       for name in _TALLY
       if has_errors or name != "error_rate"
-    },
+    }
+    | diagnostics.empty(trainable),
   )
 
 
@@ -208,6 +213,7 @@ def make_train_step(
   microbatches: int,
   log_every: int,
   frozen: Sequence[str] = (),
+  diagnostics: diagnostics_lib.Diagnostics = diagnostics_lib.NONE,
 ) -> Callable:
   """Makes `train_step(hparams, state, batch) -> (state, metrics)`.
 
@@ -228,6 +234,7 @@ def make_train_step(
     log_every: Steps after which the tally restarts.
     frozen: Patterns of the parameters that are not trained: gradients, their
       norm, the optimizer and weight decay are of the others only.
+    diagnostics: What is logged of each layer.
   """
 
   def microbatch_grads(hparams, state, key, batch, rows, total_weight):
@@ -298,7 +305,7 @@ def make_train_step(
   def train_step(hparams, state, batch):
     loss, error_rate, batch_stats, grads = batch_grads(hparams, state, batch)
     grad_norm = optax.tree.norm(grads)
-    clipped = jnp.zeros([])
+    unclipped, clipped = grads, jnp.zeros([])
     if clipping:
       clip = hparams["clip_norm"]
       clipped = jnp.float32(grad_norm > clip)
@@ -327,6 +334,15 @@ def make_train_step(
       value_fn=objective,
       obj_fn=objective,
     )
+    measured = {}
+    if diagnostics.names:
+      done = state.step + 1
+      # Unlike `where`, `cond` does not compute what is not logged.
+      measured = jax.lax.cond(
+        (done % log_every == 0) | (done == hparams["max_train_steps"]),
+        lambda: diagnostics.measured(trainable, unclipped, updates),
+        lambda: {name: state.tally[name] for name in diagnostics.names},
+      )
     trainable = optax.apply_updates(trainable, updates)
     params = merge_params(trainable, fixed)
     keep = hparams["norm_momentum"]
@@ -352,6 +368,7 @@ def make_train_step(
       grad_norm=grad_norm,
       learning_rate=rate,
     )
+    tally |= measured
     new_averages = {
       name: _AVERAGE[name](state.averages[name], evaluated, step, hparams)
       for name in averages

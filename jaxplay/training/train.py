@@ -178,7 +178,7 @@ class _Run:
     self._config, self._workload = config, workload
     self._run, self._checkpoints = run, checkpoints
     self._loaded, self._tell = loaded, tell
-    self.saved_like = workload.state
+    self.saved_like, self.layers = workload.state, workload.layers
     self.sample = workload_lib.prediction_sample(
       workload.dataset.splits["valid"], config.num_predictions
     )

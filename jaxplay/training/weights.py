@@ -28,6 +28,7 @@ from jaxplay import config as config_lib
 from jaxplay import formats, rundir, storage
 from jaxplay.training import (
   checkpoint_files,
+  diagnostics,
   evaluate,
   packed,
   parts,
@@ -417,6 +418,7 @@ def _like(specs, config):
       averages=config.averages,
       frozen=config.frozen,
       has_errors="tally/error_rate" in specs,
+      diagnostics=diagnostics.of(config),
     ),
     trees["params"],
     trees["batch_stats"],

@@ -15,6 +15,7 @@ from jaxplay import config as config_lib
 from jaxplay import data, models, usercode, writers
 from jaxplay.data import order as order_lib
 from jaxplay.training import (
+  diagnostics,
   evaluate,
   feed,
   own_task,
@@ -39,6 +40,7 @@ class Workload:
   init: Any  # jitted: (loaded={}) -> TrainState; see `weights.Loaded`
   init_state: Any  # (seeds=, hparams=, loaded={}) -> TrainState, traceable
   train_step: Any
+  layers: Sequence[str] = ()  # of the diagnostics
 
 
 def make_workload(
@@ -94,6 +96,7 @@ def _make_workload(config, devices, trials, unroll, planned):
     averages=config.averages,
     frozen=config.frozen,
     has_errors=task.errors is not None,
+    diagnostics=diagnostics.of(config),
   )
 
   def init(loaded: Mapping[str, Any] = {}):
@@ -134,6 +137,9 @@ def _make_workload(config, devices, trials, unroll, planned):
     init=jax.jit(init, out_shardings=shardings),
     init_state=init_state,
     train_step=train_step,
+    layers=diagnostics.of(config).layers(
+      step.split_params(shapes.params, config.frozen)[0]
+    ),
   )
 
 
@@ -203,6 +209,7 @@ def make_train_step(config: ml_collections.ConfigDict, model, task):
     microbatches=config.microbatches,
     log_every=config.log_every,
     frozen=config.frozen,
+    diagnostics=diagnostics.of(config),
   )
 
 

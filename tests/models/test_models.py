@@ -143,21 +143,24 @@ def test_any_picture_goes(name):
 
 
 @pytest.mark.parametrize(
-  "name, depth, zero",
+  "name, depth, zero, sizes",
   [
-    pytest.param("resnet", BASIC, True, marks=pytest.mark.pods),
-    ("resnet", BASIC, False),
-    ("resnet", BOTTLENECK, True),
-    ("wide_resnet", 10, True),
+    pytest.param("resnet", BASIC, True, {}, marks=pytest.mark.pods),
+    ("resnet", BASIC, False, {}),
+    ("resnet", BOTTLENECK, True, {}),
+    ("wide_resnet", 10, True, {}),
+    ("wide_resnet", 10, True, {"norm_position": "post_branch"}),
   ],
 )
-def test_zero_init_residual(name, depth, zero):
+def test_zero_init_residual(name, depth, zero, sizes):
   """I6: zero-initialized branches are the identity: their kernels are mute.
 
   Every 3x3 kernel but the stem's is in a branch, in all these families.
   """
   width = 1 if name == "wide_resnet" else 4
-  model = _build(name, depth=depth, width=width, zero_init_residual=zero)
+  model = _build(
+    name, depth=depth, width=width, zero_init_residual=zero, **sizes
+  )
   inputs = _pictures(4, 8, 8, 3)
   params, stats = _init(model, inputs)
 
@@ -179,6 +182,26 @@ def test_zero_init_residual(name, depth, zero):
   ]
   blocks = 3 if name == "wide_resnet" else 2
   assert len(scales) == (blocks if zero else 0)
+
+
+@pytest.mark.parametrize("position", ["pre", "post_branch"])
+def test_a_norm_before_the_sum(position):
+  """I7: x + norm(f(x)) does not depend on the scale of the branch's kernels."""
+  model = _build("wide_resnet", depth=10, width=1, norm_position=position)
+  inputs = _pictures(4, 8, 8, 3)
+  params, stats = _init(model, inputs)
+
+  def scaled(path, leaf):
+    inside = "stem" not in str(path) and leaf.shape[:2] == (3, 3)
+    return 3 * leaf if inside and leaf.ndim == 4 else leaf
+
+  @jax.jit
+  def logits(params):
+    return models.apply(model, params, stats, inputs, train=True)[0]
+
+  changed = logits(jax.tree_util.tree_map_with_path(scaled, params))
+  same = np.allclose(logits(params), changed, rtol=1e-2, atol=1e-2)
+  assert same == (position == "post_branch")
 
 
 # Activation functions.

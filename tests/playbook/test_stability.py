@@ -181,6 +181,49 @@ def test_the_fix_with_the_smallest_cost(warmup, clipping, expected):
   assert finding.verdict == ("warn" if expected == "none" else "ok")
 
 
+@pytest.mark.parametrize(
+  "alone, both, verdict, better",
+  [
+    (("", 0.2), ("", 0.1), "warn", True),
+    (("", 0.11), ("", 0.1), "ok", False),
+    (("", 0.1), ("", 0.2), "ok", False),
+    # Only both are stable; only one is.
+    (("rises", 0.2), ("", 0.3), "warn", True),
+    (("", 0.2), ("rises", 0.1), "ok", False),
+    # Clipping most updates is no fix.
+    (("", 0.2, 0, 0.9), ("", 0.3), "warn", True),
+  ],
+)
+def test_both_fixes_together(alone, both, verdict, better):
+  """I7: better than either by two standard errors, or the only stable ones."""
+  fixes = [_fix("clipping", *alone), _fix("warmup", "rises", 0.2, 40)]
+  found = stability.together(fixes, _fix("warmup and clipping", *both), 1.0)
+  assert (found.verdict, found.evidence["better"]) == (verdict, better)
+  without_seeds = [
+    stability.Fix(name, {}, [_run(1.0)]) for name in ("clipping", "both")
+  ]
+  found = stability.together(without_seeds[:1], without_seeds[1], 1.0)
+  assert found.verdict == "unknown" and found.evidence["better"] is None
+  crashed = stability.Fix("both", {}, [])
+  assert stability.together(fixes, crashed, 1.0).verdict == "unknown"
+
+
+def test_the_fix_with_fewer_settings():
+  """I7: both together are chosen only if they are better than a warmup."""
+  none = _fix("none", "rises", 0.3)
+  warmup = _fix("warmup", "", 0.10, 40)
+  for value, expected in ((0.095, "warmup"), (0.05, "warmup and clipping")):
+    both = stability.Fix(
+      "warmup and clipping",
+      {"warmup": 1, "clipping": 1},
+      [_run(1.0, "", value)],
+      40,
+      value + 0.01 * np.array([-1.0, 0.0, 1.0]),
+    )
+    chosen, _ = stability.decide([none, warmup, both], 1.0)
+    assert chosen.name == expected
+
+
 _UNSTABLE = 0.32  # the lowest unstable learning rate of the sweep
 
 
@@ -216,4 +259,5 @@ def test_a_crashed_trial(tmp_path):
   findings = {finding.check: finding for finding in result.findings}
   assert findings["clipping"].verdict == "unknown"
   assert findings["fix_of_instability"].verdict == "unknown"
+  assert findings["warmup_and_clipping"].verdict == "unknown"
   assert "clipping" in result.summary[0] and "crashed" in result.summary[0]

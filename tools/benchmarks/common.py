@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import ml_collections
 from jaxplay import config as config_lib
 from jaxplay import data, rundir
 from jaxplay.training import train
+from jaxplay.training import workload as workload_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,39 @@ def run(*command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     **{"cwd": ROOT, "capture_output": True, "text": True, "check": True},
     **options,
   )
+
+
+def ratios_of_steps(one, other, size: int, rounds: int) -> list[float]:
+  """Time of a step of a config over that of another, for each round.
+
+  In alternating blocks of `size` steps, ten a round: the difference is smaller
+  than the noise of a whole run.
+  """
+  first, second = _blocks_of_steps(one, size), _blocks_of_steps(other, size)
+  next(first)
+  next(second)
+  return [
+    statistics.median(next(first) / next(second) for _ in range(10))
+    for _ in range(rounds)
+  ]
+
+
+def _blocks_of_steps(config, size) -> Iterator[float]:
+  """Yields the seconds of one block of steps after the other."""
+  config = config.copy_and_resolve_references()
+  config.max_train_steps = 10**6
+  workload = workload_lib.make_workload(config)
+  feeder = workload_lib.make_feed(workload, config, 0)
+  state, step = workload.init(), 0
+  while True:
+    start, stop = time.perf_counter(), step + size
+    while step < stop:
+      upto = min(stop, feeder.next_stop(step))
+      arguments = feeder.arguments(step, upto)
+      state, _ = feeder.program(workload.hparams, state, *arguments)
+      step = upto
+    jax.block_until_ready(state)
+    yield time.perf_counter() - start
 
 
 def load_config(

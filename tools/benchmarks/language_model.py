@@ -1,9 +1,7 @@
 """Benchmarks of language models: the step, averages of weights, the reader."""
 
 import functools
-import statistics
 import time
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -145,34 +143,11 @@ def averages(rounds: int) -> None:
   the noise of a whole run.
   """
   for name, stride in (("every step", 1), ("window of every 10th", 10)):
-    without = _blocks_of_steps({"averages": ()})
-    both = _blocks_of_steps(
-      {"averages": ("ema", "window"), "hparams.window_stride": stride}
+    both = {"averages": ("ema", "window"), "hparams.window_stride": stride}
+    ratios = common.ratios_of_steps(
+      _lm_config(both), _lm_config({"averages": ()}), 20, rounds
     )
-    next(without)
-    next(both)
-    ratios = [
-      statistics.median(next(both) / next(without) for _ in range(10))
-      for _ in range(rounds)
-    ]
     common.show(f"averages, {name}, step with / without", ratios)
-
-
-def _blocks_of_steps(
-  keys: Mapping[str, Any], size: int = 20
-) -> Iterator[float]:
-  """Yields the seconds of one block of steps after the other."""
-  config = _lm_config({"max_train_steps": 10**6, "steps_per_call": size} | keys)
-  workload = workload_lib.make_workload(config)
-  feeder = workload_lib.make_feed(workload, config, 0)
-  state, step = workload.init(), 0
-  while True:
-    arguments = feeder.arguments(step, step + size)
-    start = time.perf_counter()
-    state, _ = feeder.program(workload.hparams, state, *arguments)
-    jax.block_until_ready(state)
-    yield time.perf_counter() - start
-    step += size
 
 
 def loader(rounds: int) -> None:

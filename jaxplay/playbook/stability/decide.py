@@ -399,7 +399,7 @@ class Fix:
   """A fix of an instability, with its runs.
 
   Attributes:
-    name: "none", "warmup" or "clipping".
+    name: "none", "warmup", "clipping" or "warmup and clipping".
     settings: Config key -> value, without the learning rate.
     runs: Runs of its sweep of the learning rate.
     extra_steps: Its cost in steps of each run.
@@ -448,37 +448,22 @@ def decide(
   A fix must make `unstable_rate` stable, clip at most half of the updates at
   its best learning rate, and have an objective that is not worse than without a
   fix. Of the fixes within two standard errors of the best one, the one with the
-  fewest extra steps is chosen.
+  fewest extra steps, and then settings, is chosen.
 
   Args:
     fixes: Fixes with their runs; the first is "none".
     unstable_rate: The lowest unstable learning rate without a fix.
   """
   none = fixes[0]
-
-  def repairs(fix):
-    run = fix.at(unstable_rate)
-    return (
-      run is not None
-      and not unstable(run)
-      and fix.best is not None
-      and fix.best.clipped <= AGGRESSIVE
-    )
-
-  repaired = [fix for fix in fixes[1:] if repairs(fix)]
+  repaired = [fix for fix in fixes[1:] if _repairs(fix, unstable_rate)]
   better = [fix for fix in repaired if fix.cost <= none.cost]
   chosen = none
   if better:
     best = min(better, key=lambda fix: fix.cost)
-    slack = 2 * math.sqrt(
-      sum(
-        np.nan_to_num(f.deviation) ** 2 / max(len(f.values), 1)
-        for f in (best, none)
-      )
-    )
+    slack = _slack(best, none)
     chosen = min(
       (fix for fix in better if fix.cost <= best.cost + slack),
-      key=lambda fix: (fix.extra_steps, fix.cost),
+      key=lambda fix: (fix.extra_steps, len(fix.settings), fix.cost),
     )
   evidence = {
     fix.name: dict(
@@ -507,8 +492,8 @@ def decide(
     if not repaired:
       reason = f"makes learning rate {unstable_rate:g} stable"
     advice = (
-      f"Training is unstable, and neither warmup nor clipping {reason}. Try the"
-      " other fixes in the report."
+      f"Training is unstable, and neither warmup nor clipping {reason}, nor do"
+      " both together. Try the other fixes in the report."
     )
   return chosen, finding.Finding(
     "fix_of_instability",
@@ -518,3 +503,91 @@ def decide(
     advice,
     "Playbook, potential fixes for common instability patterns",
   )
+
+
+def _repairs(fix, unstable_rate):
+  """Whether a fix makes a learning rate stable, and clips few updates."""
+  run = fix.at(unstable_rate)
+  return (
+    run is not None
+    and not unstable(run)
+    and fix.best is not None
+    and fix.best.clipped <= AGGRESSIVE
+  )
+
+
+def _slack(one, other):
+  """Two standard errors of the difference of two fixes."""
+  return 2 * math.sqrt(
+    sum(
+      np.nan_to_num(f.deviation) ** 2 / max(len(f.values), 1)
+      for f in (one, other)
+    )
+  )
+
+
+def together(
+  fixes: Sequence[Fix], both: Fix, unstable_rate: float
+) -> finding.Finding:
+  """Checks whether warmup and clipping together are better than either.
+
+  They are if only both make `unstable_rate` stable, or if they are better than
+  the better one by more than two standard errors.
+
+  Args:
+    fixes: Each by itself.
+    both: With the settings of both.
+    unstable_rate: The lowest unstable learning rate without a fix.
+  """
+  repaired = [fix for fix in fixes if _repairs(fix, unstable_rate)]
+  alone = min(repaired, key=lambda fix: fix.cost, default=None)
+  evidence = dict(
+    together=both.mean,
+    alone=alone and alone.mean,
+    best_alone=alone and alone.name,
+    better=None,
+  )
+
+  def judged(verdict, advice, better=None):
+    return finding.Finding(
+      "warmup_and_clipping",
+      verdict,
+      "hparams.warmup_steps, hparams.clip_norm",
+      evidence | {"better": better},
+      advice,
+      "Playbook, potential fixes for common instability patterns",
+    )
+
+  at = both.at(unstable_rate)
+  crashed = [f.name for f in (*fixes, both) if f.at(unstable_rate) is None]
+  if at is None or (alone is None and crashed):
+    return judged(
+      "unknown",
+      "Whether warmup and clipping together are better than either is unknown:"
+      f" a trial of {' and of '.join(crashed)} crashed.",
+    )
+  if not _repairs(both, unstable_rate):
+    return judged("ok", "", False)
+  if alone is None:
+    return judged(
+      "warn",
+      f"Only together do warmup and clipping make learning rate"
+      f" {unstable_rate:g} stable.",
+      True,
+    )
+  if len(both.values) < 2 or len(alone.values) < 2:
+    return judged(
+      "unknown",
+      "Whether warmup and clipping together are better than either is unknown"
+      " without two other seeds of each; use more --seeds.",
+    )
+  if alone.cost - both.cost > _slack(alone, both):
+    return judged(
+      "warn",
+      "Warmup and clipping together are better than either:"
+      f" {formats.spread(both.mean, both.deviation)} against"
+      f" {formats.spread(alone.mean, alone.deviation)} with {alone.name}"
+      " alone.",
+      True,
+    )
+  return judged("ok", "", False)

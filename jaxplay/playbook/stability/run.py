@@ -12,6 +12,7 @@ from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
 from jaxplay.playbook.stability import decide
+from jaxplay.playbook.stability import sharpness as sharpness_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 
@@ -53,6 +54,7 @@ def stability(
   per_decade: int = 4,
   every_step: bool = True,
   repair: bool = True,
+  measure: sharpness_lib.Measure | None = None,
 ) -> result_lib.ProcedureResult:
   """Sweeps the learning rate, and tries warmup and clipping if it is unstable.
 
@@ -65,7 +67,13 @@ def stability(
     every_step: Whether to check a run with an evaluation at every step; slow if
       the validation set is large.
     repair: Whether to search for a fix of an instability.
+    measure: Measures the sharpness along a run; None: it is not measured.
+
+  Raises:
+    jaxplay.UserError: The sharpness has no threshold with the optimizer.
   """
+  if measure is not None:
+    sharpness_lib.limit(config)
   total = config.max_train_steps
   rates = study_runner.learning_rates(*learning_rates, per_decade)
   objective = config.objective
@@ -87,11 +95,16 @@ def stability(
       found, figure = _every_step(runner, config, sweep.best)
       findings.append(found)
       figures.append(figure)
+  measured = []
+  if measure is not None:
+    measured = _sharpness(runner, config, runs, sweep, measure)
+    findings += [sharpness_lib.explain(m) for m in measured if m.kind]
+    figures.append(sharpness_lib.figure(measured))
   best, unstable_rate = sweep.best, sweep.unstable_rate
   if (
     not (sweep.worth_fixing and repair) or best is None or unstable_rate is None
   ):
-    return _result(config, sweep, findings, figures, runs)
+    return _result(config, sweep, findings, figures, runs, measured=measured)
   finding, figure, warmup = _warmup(runner, config, sweep, logged)
   findings.append(finding)
   figures.append(figure)
@@ -125,6 +138,24 @@ def stability(
     if divisor == _DIVISORS[-1] or (at is not None and not decide.unstable(at)):
       break
   fixes.append(_with_seeds(runner, found, fix, seeds))
+  # Together they may do what neither does alone: without a warmup that is
+  # enough, the longest one to the lowest unstable learning rate.
+  base, length = warmup or (
+    unstable_rate,
+    decide.warmup_lengths(config.max_train_steps)[-1],
+  )
+  settings = _prepended(config, length) | clipping
+  found = runner.sweep(
+    "warmup_and_clipping",
+    sorted({*(r for r in above if r < base), base}),
+    config,
+    goal=GOAL,
+    overrides=logged | settings,
+  )
+  fix = decide.Fix("warmup and clipping", settings, _runs(found), length)
+  both = _with_seeds(runner, found, fix, seeds)
+  findings.append(decide.together(fixes[1:], both, unstable_rate))
+  fixes.append(both)
   share = None if at is None else at.clipped
   findings.append(decide.clipping_share(share, clip_norm))
   chosen, finding = decide.decide(fixes, unstable_rate)
@@ -136,7 +167,9 @@ def stability(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
   ]
-  return _result(config, sweep, findings, figures, runs, fixes, chosen)
+  return _result(
+    config, sweep, findings, figures, runs, fixes, chosen, measured
+  )
 
 
 def _prepended(config, length):
@@ -180,6 +213,30 @@ def _with_seeds(runner, results, fix, seeds):
   results = runner.rerun(results.path.name, [index], seeds)
   values = results.values_of(results.reruns[index])
   return dataclasses.replace(fix, values=values)
+
+
+def _sharpness(runner, config, runs, sweep, measure):
+  """Measures the best learning rate, and the next one that is unstable."""
+  above = [run.rate for run in runs if run.rate > (sweep.best or 0.0)]
+  other = sweep.unstable_rate or (above[0] if above else None)
+  measured = []
+  for run in runs:
+    if run.rate not in (sweep.best, other):
+      continue
+    kind, name = sweep.kinds[run.rate], f"sharpness_{run.rate:g}"
+    at_rate = config.copy_and_resolve_references()
+    config_lib.override(at_rate, _RATE, run.rate)
+    if not runner.measured(name, list[sharpness_lib.Row]):
+      at = sharpness_lib.steps(run, kind, config.max_train_steps)
+      runner.log(f"{name}: {formats.count(len(at), 'step')} of one run")
+      runner.measure(name, lambda c=at_rate, at=at: measure(c, at))
+    rows = runner.measured(name, list[sharpness_lib.Row])[0]
+    measured.append(
+      sharpness_lib.Measured(
+        f"rate {run.rate:g}", run, kind, rows, sharpness_lib.limit(at_rate)
+      )
+    )
+  return measured
 
 
 def _every_step(runner, config, best):
@@ -346,11 +403,12 @@ def _points(fixes):
 
 
 def _named(fix):
-  if fix.name == "warmup":
-    return f"warmup of {fix.extra_steps} steps"
-  if fix.name == "clipping":
-    return f"clipping at {fix.settings['hparams.clip_norm']:g}"
-  return "without a fix"
+  parts = []
+  if _WARMUP in fix.settings:
+    parts.append(f"warmup of {fix.extra_steps} steps")
+  if "hparams.clip_norm" in fix.settings:
+    parts.append(f"clipping at {fix.settings['hparams.clip_norm']:g}")
+  return " and ".join(parts) or "without a fix"
 
 
 def _before_after(runs, fixes, rate):
@@ -368,7 +426,16 @@ def _before_after(runs, fixes, rate):
   )
 
 
-def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
+def _result(
+  config,
+  sweep,
+  findings,
+  figures,
+  runs,
+  fixes=(),
+  chosen=None,
+  measured=(),
+):
   flat = config_lib.flatten(config)
   summary, settings = [findings[0].advice], {}
   if sweep.worth_fixing is False:
@@ -381,6 +448,11 @@ def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
   if chosen is not None:
     settings = {_RATE: chosen.best.rate} | chosen.settings
     summary.insert(0, _fix_in_words(config, findings, fixes[0], chosen))
+    both = next(f for f in findings if f.check == "warmup_and_clipping")
+    summary.append(
+      both.advice
+      or "Warmup and clipping together are no better than one of them."
+    )
   tables = [
     result_lib.Table(
       "Sweep of the learning rate",
@@ -388,6 +460,8 @@ def _result(config, sweep, findings, figures, runs, fixes=(), chosen=None):
       [[r.rate, r.value, sweep.kinds[r.rate] or "stable"] for r in runs],
     )
   ]
+  if measured:
+    tables.append(sharpness_lib.table(measured))
   if fixes:
     tables.insert(
       0,
@@ -436,8 +510,9 @@ def _fix_in_words(config, findings, none, chosen):
   if chosen.name == "none":
     return next(f for f in findings if f.check == "fix_of_instability").advice
   seeds = formats.count(len(chosen.values), "other seed")
+  verb = "fix" if " and " in chosen.name else "fixes"
   return (
-    f"{_named(chosen).capitalize()} fixes the instability, with"
+    f"{_named(chosen).capitalize()} {verb} the instability, with"
     f" {formats.count(chosen.extra_steps, 'extra step')}: the best learning"
     f" rate changes from {none.best.rate:g} to {chosen.best.rate:g}, and"
     f" {config.objective} from {formats.spread(none.mean, none.deviation)} to"
@@ -450,6 +525,16 @@ def _other_fixes(flat):
   rows = []
   if flat["model.norm"] == "none":
     rows.append(['config.model.norm = "batch"', "normalization"])
+  elif (
+    flat["model.norm_position"] == "pre"
+    and flat["model.name"] in config_lib.KEYS["model.norm_position"].used_by[1]
+  ):
+    rows.append(
+      [
+        'config.model.norm_position = "post_branch"',
+        "x + norm(f(x)), each residual branch ends with a norm",
+      ]
+    )
   if flat["model.name"] != "mlp" and not flat["model.zero_init_residual"]:
     rows.append(
       [
