@@ -34,8 +34,7 @@ from jaxplay.study import space as space_lib
 FEWEST = 16  # trials with a value that a group requires
 # Shares below this do not matter.
 SMALL = 0.05
-# Shares of all variance, noise included, that noise alone explains.
-_BY_CHANCE = 0.02
+_SURE = 0.95  # probability that a share is below `SMALL`, of those to be fixed
 
 _DEGREE = 4  # of the polynomials, and of the products of two
 _MOST_PAIRED = 8  # hyperparameters whose pairs are considered
@@ -79,11 +78,12 @@ class Importances:
     pairs: Labels of two hyperparameters -> share of their interaction.
     explained: Share of the variance between trials that all of these explain;
       the rest is noise and interactions of three or more.
-    matter: Labels whose interval lies above `SMALL`.
-    idle: Labels whose interval lies below `SMALL`, and does so again if the
-      worse half of the trials tie: what decides between good trials may be
-      little of what decides between all.
-    interact: Pairs whose interval lies above `SMALL`.
+    matter: Labels whose interval lies above `SMALL`, and above what noise
+      explains by chance.
+    idle: Labels whose share is below `SMALL` with a probability of 95%, and is
+      so again if the worse half of the trials tie: what decides between good
+      trials may be little of what decides between all.
+    interact: Pairs whose interval lies as those of `matter`.
     map: Of the pair with the largest interaction; None: there is no pair.
   """
 
@@ -178,16 +178,20 @@ def _of_group(results, name, indices):
   }
 
   def is_large(share, draws):
-    # In a study of noise, shares are of little, and one of them is large.
-    by_chance = _quantiles(draws * explained).low < _BY_CHANCE
-    return share.low > SMALL and not by_chance
+    # In a study of noise, shares are of little, and one of them is large. By
+    # chance a coefficient explains 1 / trials of the variance.
+    of_all = _quantiles(draws * explained)
+    return share.low > SMALL and of_all.low > 2 / len(costs)
 
-  idle = [label for label in labels if shares[label].high < SMALL]
+  def is_small(draws):
+    return np.mean(draws < SMALL) > _SURE
+
+  idle = [label for label in labels if is_small(total[label])]
   clipped = _scores(np.minimum(costs, np.median(costs)))
   if idle and np.ptp(clipped):
     better, _ = _shares(functions, _fit(functions, clipped))
     again = _total(labels, better)
-    idle = [n for n in idle if _quantiles(again[n]).high < SMALL]
+    idle = [label for label in idle if is_small(again[label])]
   strongest = max(pairs, key=lambda p: pairs[p].estimate, default=None)
   return Importances(
     group=name,

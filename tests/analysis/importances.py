@@ -30,7 +30,7 @@ from tests.analysis import by_hand
 NOISE = (0.01, 0.1, 0.3)  # its share of the variance of costs
 SIZES = (16, 40, 100)
 _REFERENCE = 20_000
-_RERUNS = 12
+_RERUNS = 4
 
 
 def _additive(u):
