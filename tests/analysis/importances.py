@@ -1,12 +1,12 @@
 """Known functions with known importances, and how well they are found.
 
-    python -m tests.analysis.importances [--studies=40] [--others]
+    python -m tests.analysis.importances [--studies=40] [--method=forest]
 
 prints the tables of "Importances" in docs/checks.md: errors of the shares,
 coverage of their intervals, and how often a hyperparameter that does nothing is
 found to matter, one that matters to be fixed, and an interaction where there is
-none. With --others, errors of a random forest and a Gaussian process of
-scikit-learn on the same studies, with intervals from a bootstrap of the trials
+none. `--method=forest` and `--method=gp` do so for a random forest and a
+Gaussian process of scikit-learn, with intervals from a bootstrap of the trials
 and from the posterior.
 
 Costs are functions of units in [0, 1] plus normal noise. The true shares are
@@ -18,6 +18,7 @@ import argparse
 import functools
 import itertools
 import time
+import warnings
 
 import numpy as np
 from scipy import stats
@@ -81,7 +82,7 @@ FUNCTIONS = {
   "heavy tails": (5, _heavy_tails),
   "local": (4, _local),
   "nothing": (5, _nothing),
-  "nothing, of 1": (1, _nothing),
+  "nothing of 1": (1, _nothing),
 }
 
 
@@ -163,8 +164,14 @@ def truth(name, noise):
 
 
 def found(name, num, noise, seed):
-  """([shares, 3], [pairs, 3], matter, idle, interact; bool) of a study."""
-  (row,) = importance.importances(study(name, num, noise, seed)) or (None,)
+  """([shares, 3], [pairs, 3], matter, idle, interact; bool), or None.
+
+  None if fewer than 16 trials have a value.
+  """
+  rows = importance.importances(study(name, num, noise, seed))
+  if not rows:
+    return None
+  (row,) = rows
   labels, pairs = list(row.shares), list(row.pairs)
   return (
     np.array(list(row.shares.values())),
@@ -175,11 +182,101 @@ def found(name, num, noise, seed):
   )
 
 
-def measure(name, num, noise, num_studies) -> dict[str, float]:
+def found_by(method, name, num, noise, seed):
+  """As `found`, by "forest" or "gp" of scikit-learn, judged by intervals."""
+  made = study(name, num, noise, seed)
+  units = np.array([list(trial.point.values()) for trial in made.trials])
+  values = np.where(made.infeasible, np.inf, made.costs)
+  ranks = stats.rankdata(values)
+  scores = stats.norm.ppf((ranks - 0.375) / (num + 0.25))
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # A length scale at its bound.
+    shares, pairs = _METHODS[method](units, scores)
+  small = importance.SMALL
+  matter, interact = shares[:, 1] > small, pairs[:, 1] > small
+  return shares, pairs, matter, shares[:, 2] < small, interact
+
+
+def _sobol(predict, number, size):
+  """Indices [hyperparameters] and [pairs], with axes of the predictions."""
+  rng = np.random.default_rng(5)
+  one, other = rng.random((2, size, number))
+  every = list(range(number))
+  pairs = list(itertools.combinations(every, 2))
+  kept = [every, *([i] for i in every), *map(list, pairs)]
+  kept += [[j for j in every if j != i] for i in every]
+  units = np.repeat(other[None], len(kept), axis=0)
+  for row, columns in zip(units, kept, strict=True):
+    row[:, columns] = one[:, columns]
+  y = predict(units.reshape(-1, number))
+  y = y.reshape(len(kept), size, *y.shape[1:])
+  y = y - y.mean(axis=1, keepdims=True)
+  closed = (y[:1] * y).mean(axis=1)
+  closed = closed / np.maximum(closed[0], 1e-12)
+  alone = closed[1 : 1 + number]
+  between = [
+    closed[1 + number + k] - alone[i] - alone[j]
+    for k, (i, j) in enumerate(pairs)
+  ]
+  return 1 - closed[-number:], np.stack(between)
+
+
+def _with_interval(estimate, draws):
+  """[n, 3], of draws [draws, n]; 99% as in `importance`."""
+  low, high = np.quantile(draws, [0.005, 0.995], axis=0)
+  return np.stack([estimate, low, high], axis=1)
+
+
+def _forest(units, scores):
+  from sklearn import ensemble
+
+  def fit(places):
+    model = ensemble.RandomForestRegressor(
+      60, min_samples_leaf=2, random_state=0
+    )
+    model.fit(units[places], scores[places])
+    return _sobol(model.predict, units.shape[1], 512)
+
+  rng = np.random.default_rng(0)
+  num = len(scores)
+  estimates = fit(np.arange(num))
+  draws = [fit(rng.integers(num, size=num)) for _ in range(20)]
+  return [
+    _with_interval(estimate, np.array(again))
+    for estimate, again in zip(estimates, zip(*draws, strict=True), strict=True)
+  ]
+
+
+def _gp(units, scores):
+  from sklearn import gaussian_process
+  from sklearn.gaussian_process import kernels
+
+  number = units.shape[1]
+  kernel = kernels.ConstantKernel(1) * kernels.RBF(np.ones(number), (0.1, 100))
+  kernel += kernels.WhiteKernel(0.1, (1e-4, 2))
+  model = gaussian_process.GaussianProcessRegressor(
+    kernel, n_restarts_optimizer=1, random_state=0
+  )
+  model.fit(units, scores)
+  estimates = _sobol(model.predict, number, 512)
+  draws = _sobol(lambda u: model.sample_y(u, 100, random_state=0), number, 48)
+  return [
+    _with_interval(estimate, again.T)
+    for estimate, again in zip(estimates, draws, strict=True)
+  ]
+
+
+_METHODS = {"forest": _forest, "gp": _gp}
+
+
+def measure(name, num, noise, num_studies, method=None) -> dict[str, float]:
   """Errors and rates over studies; NaN where the function has no such case."""
   seeds = range(num_studies)
+  find = functools.partial(found_by, method) if method else found
   start = time.process_time()
-  many = [found(name, num, noise, seed) for seed in seeds]
+  many = [row for s in seeds if (row := find(name, num, noise, s)) is not None]
+  if not many:
+    return {}
   seconds = (time.process_time() - start) / num_studies
   shares, pairs, matter, idle, interact = (
     np.stack(part) for part in zip(*many, strict=True)
@@ -222,6 +319,7 @@ def main():
   parser.add_argument("--studies", type=int, default=40)
   parser.add_argument("--functions", default=",".join(FUNCTIONS))
   parser.add_argument("--noise", default=",".join(map(str, NOISE)))
+  parser.add_argument("--method", choices=_METHODS)
   parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
   arguments = parser.parse_args()
   heads = None
@@ -230,8 +328,8 @@ def main():
       if name.startswith("nothing") and noise != NOISE[0]:
         continue
       for num in map(int, arguments.sizes.split(",")):
-        row = measure(name, num, noise, arguments.studies)
-        if heads != list(row):
+        row = measure(name, num, noise, arguments.studies, arguments.method)
+        if row and heads != list(row):
           heads = list(row)
           print("|", " | ".join(["function", "noise", "trials", *heads]), "|")
         cells = [name, f"{noise:.0%}", str(num)]

@@ -52,7 +52,7 @@ def test_known_importances(name):
   }
 
 
-@pytest.mark.parametrize("name", ["nothing", "nothing, of 1"])
+@pytest.mark.parametrize("name", ["nothing", "nothing of 1"])
 def test_noise_is_no_importance(name):
   """D13: where nothing has an effect, 5% of studies say otherwise at most."""
   false = 0
