@@ -396,7 +396,7 @@ def interaction(
     for parameter, values in zip(both, row.map.values, strict=True)
   ]
   tiles = [
-    {"x": x, "x2": x2, "y": y, "y2": y2, "objective": value}
+    {"x": x, "x2": x2, "y": y, "y2": y2, "objective": float(f"{value:.5g}")}
     for (x, x2), values in zip(sides[0], row.map.objective, strict=True)
     for (y, y2), value in zip(sides[1], values, strict=True)
   ]
@@ -470,7 +470,10 @@ def _intervals(parameter, values):
     ends = [values[0] - 0.5, *(value + 0.5 for value in values)]
     return list(itertools.pairwise(ends))
   units = np.linspace(0, 1, len(values) + 1)
-  ends = [plot_rows.position(parameter, v) for v in parameter.from_units(units)]
+  ends = [
+    float(f"{plot_rows.position(parameter, value):.6g}")
+    for value in parameter.from_units(units)
+  ]
   return list(itertools.pairwise(ends))
 
 
