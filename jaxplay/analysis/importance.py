@@ -81,8 +81,9 @@ class Importances:
     matter: Labels whose interval lies above `SMALL`, and above what noise
       explains by chance.
     idle: Labels whose share is below `SMALL` with a probability of 95%, and is
-      so again if the worse half of the trials tie: what decides between good
-      trials may be little of what decides between all.
+      below 10% if the worse half of the trials tie, which leaves less to go by:
+      what decides between good trials may be little of what decides between
+      all.
     interact: Pairs whose interval lies as those of `matter`.
     map: Of the pair with the largest interaction; None: there is no pair.
   """
@@ -183,15 +184,15 @@ def _of_group(results, name, indices):
     of_all = _quantiles(draws * explained)
     return share.low > SMALL and of_all.low > 2 / len(costs)
 
-  def is_small(draws):
-    return np.mean(draws < SMALL) > _SURE
+  def is_small(draws, limit=SMALL):
+    return np.mean(draws < limit) > _SURE
 
   idle = [label for label in labels if is_small(total[label])]
   clipped = _scores(np.minimum(costs, np.median(costs)))
   if idle and np.ptp(clipped):
     better, _ = _shares(functions, _fit(functions, clipped))
     again = _total(labels, better)
-    idle = [label for label in idle if is_small(again[label])]
+    idle = [label for label in idle if is_small(again[label], 2 * SMALL)]
   strongest = max(pairs, key=lambda p: pairs[p].estimate, default=None)
   return Importances(
     group=name,

@@ -23,9 +23,9 @@ def importance(results: results_lib.Results) -> list[finding.Finding]:
   lies above 5%, and that of its share of all variance above what noise explains
   by chance (2 / trials); two are to be tuned together if the same holds for
   their interaction; and one can be fixed, at the best trial's value, if its
-  share is below 5% with a probability of 95%, among all trials and again if
-  their worse half tie. `ok` if one of these holds for any of them, with the
-  result as advice; else `unknown`, as noise decides. Needs 16 trials with a
+  share is below 5% with a probability of 95%, among all trials, and below
+  10% if their worse half tie. `ok` if one of these holds for any of them, with
+  the result as advice; else `unknown`, as noise decides. Needs 16 trials with a
   value.
   """
   found = {row.group: row for row in importance_lib.importances(results)}
