@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
     check,
     compare,
     figures,
+    importance,
     read,
     read_run,
     write_figures,
@@ -137,6 +138,7 @@ _PUBLIC = {
   **dict.fromkeys(
     (
       *("read", "read_run", "check", "compare", "figures"),
+      "importance",
       *("write_report", "write_figures"),
     ),
     "jaxplay.api.reading",

@@ -18,7 +18,7 @@ class Finding:
     subject: The metric, hyperparameter or trial that was checked.
     evidence: The numbers behind the verdict, JSON values only.
     advice: The deciding number, its consequence and what to do, in a few
-      sentences; empty if `ok`.
+      sentences; mostly empty if `ok`.
     source: Where the rule comes from, e.g. "Playbook, <section>".
   """
 

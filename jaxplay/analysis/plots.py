@@ -7,13 +7,18 @@ selects other trials or another objective.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
+import numpy as np
 
+from jaxplay.analysis import importance as importance_lib
 from jaxplay.analysis import plot_rows
 from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
 
 # Okabe and Ito's palette for the colour-blind, without yellow and black, which
 # are invisible on one of the two backgrounds; grey for the rest.
@@ -348,6 +353,173 @@ def gradient_norm_histogram() -> alt.LayerChart:
   )
 
 
+def importance(row: importance_lib.Importances) -> alt.LayerChart:
+  """Bars of the shares of a group, with intervals; it holds its rows."""
+  pairs = sorted(row.pairs, key=lambda p: -row.pairs[p].estimate)
+  # Pairs that interact, else the one that is drawn beside.
+  pairs = [p for p in pairs if p in row.interact] or pairs[:1]
+  rows: list[dict[str, Any]] = [
+    {
+      "name": label,
+      "kind": _IMPORTANCE[label in row.matter, label in row.idle],
+      "alone": row.alone[label].estimate,
+    }
+    | share._asdict()
+    for label, share in sorted(
+      row.shares.items(), key=lambda item: -item[1].estimate
+    )
+  ]
+  rows += [
+    {
+      "name": " × ".join(label.removeprefix("hparams.") for label in pair),
+      "kind": _IMPORTANCE[pair in row.interact, False],
+      "alone": None,
+    }
+    | row.pairs[pair]._asdict()
+    for pair in pairs
+  ]
+  y = alt.Y(
+    "name:N",
+    sort=[bar["name"] for bar in rows],
+    title=None,
+    axis=alt.Axis(labelLimit=210),
+  )
+  kinds = [kind for kind in _KIND_COLOUR if kind in {r["kind"] for r in rows}]
+  colour = alt.Color(
+    "kind:N",
+    title=None,
+    scale=alt.Scale(domain=kinds, range=[_KIND_COLOUR[kind] for kind in kinds]),
+    legend=alt.Legend(orient="top", symbolOpacity=1),
+  )
+  tooltip = _tooltip("name:N", "estimate:Q", "low:Q", "high:Q", "alone:Q")
+  base = alt.Chart(alt.InlineData(rows)).encode(y=y, tooltip=tooltip)
+  x = alt.X(
+    "estimate:Q",
+    title="share of what the hyperparameters explain",
+    axis=alt.Axis(format=".0%"),
+    scale=alt.Scale(domain=[0, 1]),
+  )
+  small = alt.InlineData([{"small": importance_lib.SMALL}])
+  layers = [
+    base.mark_bar(opacity=0.35).encode(x=x, color=colour),
+    base.mark_bar(opacity=0.9).encode(x=alt.X("alone:Q"), color=colour),
+    base.mark_rule(color="currentColor", strokeWidth=1.6).encode(
+      x=alt.X("low:Q"), x2=alt.X2("high:Q")
+    ),
+    alt.Chart(small)
+    .mark_rule(strokeDash=[2, 3], opacity=0.6, color="currentColor")
+    .encode(x=alt.X("small:Q")),
+  ]
+  return _finish(layers).properties(height=max(HEIGHT, 24 * len(rows)))
+
+
+_KIND_COLOUR = {"matters": BLUE, "undecided": COLOURS[1], "can be fixed": GREY}
+# (matters, is idle) -> kind
+_IMPORTANCE = {
+  (True, False): "matters",
+  (False, False): "undecided",
+  (False, True): "can be fixed",
+}
+
+
+def interaction(
+  results: results_lib.Results, row: importance_lib.Importances
+) -> alt.LayerChart:
+  """What is expected over two hyperparameters, and the group's trials."""
+  assert row.map is not None
+  by_label = {p.label: p for p in results.space.parameters}
+  both = [by_label[label] for label in row.map.pair]
+  sides = [
+    _intervals(parameter, values)
+    for parameter, values in zip(both, row.map.values, strict=True)
+  ]
+  tiles = [
+    {"x": x, "x2": x2, "y": y, "y2": y2, "objective": float(f"{value:.5g}")}
+    for (x, x2), values in zip(sides[0], row.map.objective, strict=True)
+    for (y, y2), value in zip(sides[1], values, strict=True)
+  ]
+  sample = results.space_filling
+  members = trials_lib.groups(sample, slices=False).get(row.group)
+  places = range(len(sample.trials)) if members is None else members.tolist()
+  points = [
+    {
+      "index": trial.index,
+      "status": trial.status,
+      "objective": value if math.isfinite(value) else None,
+    }
+    | {
+      axis: plot_rows.position(parameter, trial.point[parameter.label])
+      for axis, parameter in zip("xy", both, strict=True)
+    }
+    for trial, value in (
+      (sample.trials[i], float(sample.values[i])) for i in places
+    )
+    if {p.label for p in both} <= trial.point.keys()
+  ]
+  x, y = (
+    _axis_of(parameter, axis, _ends(side), channel)
+    for parameter, axis, side, channel in zip(
+      both, "xy", sides, (alt.X, alt.Y), strict=True
+    )
+  )
+  drawn = [tile["objective"] for tile in tiles]
+  kind: Any = plot_rows.scale(drawn, results.metric.maximized)
+  colour = alt.Color(
+    "objective:Q",
+    title=objective_title(results.objective, results.select),
+    scale=alt.Scale(
+      scheme="viridis",
+      type=kind,
+      domain=plot_rows.domain(drawn),
+      reverse=not results.metric.maximized,
+      clamp=True,
+    ),
+    legend=alt.Legend(orient="right", format=".3~g"),
+  )
+  field = alt.Chart(alt.InlineData(tiles)).mark_rect(opacity=0.85)
+  field = field.encode(x=x, y=y, color=colour)
+  for name, parameter, channel in (
+    ("x2", both[0], alt.X2),
+    ("y2", both[1], alt.Y2),
+  ):
+    if parameter.kind != "choice":
+      field = field.encode(**{name: channel(f"{name}:Q")})
+  trials = alt.Chart(alt.InlineData(points)).encode(
+    x=x, y=y, tooltip=_tooltip("index:O", "status:N", "objective:Q")
+  )
+  shape, red = _SHAPE["infeasible"]
+  layers = [
+    field,
+    trials.transform_filter("isValid(datum.objective)")
+    .mark_circle(size=45, opacity=1, stroke="white", strokeWidth=0.8)
+    .encode(color=colour),
+    trials.transform_filter("datum.status === 'infeasible'").mark_point(
+      shape=shape, angle=45, color=red, size=50, filled=True
+    ),
+  ]
+  return _finish(layers)
+
+
+def _intervals(parameter, values):
+  """Ends of the tile of each value of a map, as positions; of choices names."""
+  if parameter.kind == "choice":
+    return [(str(value), None) for value in values]
+  if len(values) < importance_lib.GRID and parameter.kind == "int":
+    ends = [values[0] - 0.5, *(value + 0.5 for value in values)]
+    return list(itertools.pairwise(ends))
+  units = np.linspace(0, 1, len(values) + 1)
+  ends = [
+    float(f"{plot_rows.position(parameter, value):.6g}")
+    for value in parameter.from_units(units)
+  ]
+  return list(itertools.pairwise(ends))
+
+
+def _ends(intervals):
+  first, last = intervals[0][0], intervals[-1][1]
+  return None if last is None else (first, last)
+
+
 def _tooltip(*fields):
   return [alt.Tooltip(field) for field in fields]
 
@@ -365,10 +537,14 @@ def _finish(layers):
 
 
 def _x_axis(parameter, field, ends=None):
+  return _axis_of(parameter, field, ends, alt.X)
+
+
+def _axis_of(parameter, field, ends, channel):
   title = parameter.label
   if parameter.kind == "choice":
     order = [str(value) for value in parameter.values]
-    return alt.X(
+    return channel(
       f"{field}:N",
       title=title,
       sort=order,
@@ -392,7 +568,7 @@ def _x_axis(parameter, field, ends=None):
     axis_options["labelExpr"] = (
       "format(datum.value, abs(log(datum.value)) < 7 ? '~g' : '~e')"
     )
-  return alt.X(
+  return channel(
     f"{field}:Q",
     title=title,
     axis=alt.Axis(**axis_options),

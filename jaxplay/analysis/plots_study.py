@@ -5,7 +5,7 @@ from typing import Any
 import altair
 from altair.utils import schemapi
 
-from jaxplay.analysis import plot_rows, plots
+from jaxplay.analysis import importance, plot_rows, plots, summary
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
 
@@ -19,6 +19,16 @@ GROUPS = {
     " slice. A diamond with a bar is the mean of its reruns with other seeds"
     " and its 95% interval; a red triangle with a number is a slice whose best"
     " value lies beyond the axis.",
+  ),
+  "importance": (
+    "Importance and interaction",
+    "Left, the share of each hyperparameter, with its interactions, in what the"
+    " hyperparameters explain of the order of the trials; the dark part is its"
+    " own, without interactions, and the line a 99% interval. One below the"
+    " dotted line at 5% can be fixed. Right, what trials are expected to reach"
+    " for values of the pair that interacts most, over the others: points are"
+    " trials, red crosses those that diverged. If the best value of one"
+    " depends on the other, tune both together.",
   ),
   "curves": (
     "Training curves",
@@ -83,6 +93,15 @@ def _figures(results):
     title = f"{label}: best trial of each {slice_name(parameters[i])}"
     name, source = f"isolation: {label}", f"isolation:{i}"
     add(name, "hyperparameters", source, chart, fair, title)
+  for row in importance.importances(results):
+    of, group = row.group or results.objective, "importance"
+    advice = " ".join(summary.of_importances(row))
+    chart, title = plots.importance(row), f"{of}: what matters"
+    add(f"importance: {of}", group, "own", chart, advice, title)
+    if row.map:
+      chart = plots.interaction(results, row)
+      title = f"{of}: {' and '.join(row.map.pair)}"
+      add(f"interaction: {of}", group, "own", chart, "", title)
   logged = plot_rows.families(results)
   own = plot_rows.family(results.objective)
   for name in dict.fromkeys([own, "loss", "error_rate"]):
@@ -134,6 +153,8 @@ def charts(results: results_lib.Results) -> dict[str, Any]:
 
 def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
   """A figure with its rows as Vega-Lite, for a file or a notebook."""
+  if figure.source == "own":
+    return figure.chart.to_dict() | {"title": figure.title or figure.name}
   vega = {"datasets": {}} | figure.chart.to_dict()
   data = plot_rows.rows(results, figure.source)
   if figure.source.startswith("curves:"):

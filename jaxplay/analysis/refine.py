@@ -6,6 +6,7 @@ and/or sample more trials, or take some other corrective action". The file is
 to be edited; every change has its reason in a comment above it.
 """
 
+import itertools
 import json
 import math
 import textwrap
@@ -21,6 +22,7 @@ from jaxplay.study import suggest
 
 _MARGIN = 0.15  # units kept on both sides of the best trials
 _NARROW = 0.6  # share of the range, below which it is narrowed
+_FEWEST_TO_FIX = 40  # trials of a group in which it does not matter
 
 
 def next_study(
@@ -40,6 +42,11 @@ def next_study(
      length, unless rule 1 widened a range: trials that miss the optimum do not
      show its best length, and the two studies stay comparable. The number of
      trials is doubled if there were too few.
+  5. A nuisance hyperparameter that `importance` finds to be idle in every group
+     where it exists, each with at least 40 trials, leaves the space and keeps
+     the best trial's value, unless rule 1 widened a range, it exists only under
+     a condition, or others exist only under its values. Those that interact
+     have it in their comment.
 
   Scientific hyperparameters are kept, except by rule 1. Adaptive trials are
   ignored: they cluster around earlier good ones.
@@ -51,9 +58,15 @@ def next_study(
   study, results = results.study, results.space_filling
   findings = list(findings)
   checks = _by_check(findings)
-  domains = [_next_domain(results, p, checks) for p in results.space.parameters]
+  parameters = results.space.parameters
+  domains = [_next_domain(results, p, checks) for p in parameters]
+  domains = [
+    (domain, reason + _together(p, findings))
+    for p, (domain, reason) in zip(parameters, domains, strict=True)
+  ]
   steps, steps_reason = next_steps(study, findings)
-  if any(_moved(p, checks) for p in results.space.parameters):
+  moves = any(_moved(p, checks) for p in parameters)
+  if moves:
     steps = study["config"]["max_train_steps"]
     steps_reason = (
       "kept: first the space, then the length. Check the length again once the"
@@ -68,9 +81,20 @@ def next_study(
       f"the base config of the last study ({study['config_file']} and its"
       " overrides), from the study.json beside this file"
     )
-  parameters, old = results.space.parameters, overrides
+  old = overrides
   flat = config_lib.flatten(config_lib.from_json(study["config"]))
   overrides = old | config_lib.with_steps(flat, steps)
+  fixed = {} if moves else _fixed(results, findings)
+  if fixed:
+    values = {key: value for key, value, _ in fixed.values()}
+    left = [p.label not in fixed for p in parameters]
+    fewer = tuple(itertools.compress(parameters, left))
+    theirs = list(itertools.compress(domains, left))
+    if not _refusal(study, overrides | values, fewer, theirs):
+      parameters, domains = fewer, theirs
+      old, overrides = old | values, overrides | values
+      why = "; ".join(reason for *_, reason in fixed.values())
+      steps_reason += f". Fixed, see the finding `importance`: {why}"
   if refusal := _refusal(study, overrides, parameters, domains):
     why = f"kept: the refined space would be refused. {refusal}"
     domains = [(p.domain, why) for p in parameters]
@@ -283,6 +307,60 @@ def _fixed_domain(parameter, checks):
       )
       return _with_range(old, cut), reason
   return None
+
+
+def _fixed(results, findings):
+  """{label: (key, value, reason)} by rule 5; at least one other is left."""
+  parameters = results.space.parameters
+  rows = [
+    f.evidence
+    for f in findings
+    if f.check == "importance" and "shares" in f.evidence
+  ]
+  fixed = {}
+  for parameter in parameters:
+    label = parameter.label
+    where = [row for row in rows if label in row["shares"]]
+    is_idle = [
+      label in row["idle"] and row["num_trials"] >= _FEWEST_TO_FIX
+      for row in where
+    ]
+    valued = [t for t in results.ranked if label in t.point]
+    if (
+      not all(is_idle or [False])
+      or not valued
+      or parameter.role == "scientific"
+      or parameter.when
+      or any(parameter.key in other.when for other in parameters)
+    ):
+      continue
+    shares = ", ".join(
+      f"{estimate:.1%} ({low:.1%} to {high:.1%}) of what explains the order of"
+      f" {row['num_trials']} trials"
+      + (f" with {row['group']}" if row["group"] else "")
+      for row in where
+      for estimate, low, high in [row["shares"][label]]
+    )
+    reason = f"{label} at the best trial's value, since its share is {shares}"
+    fixed[label] = (parameter.key, valued[0].point[label], reason)
+  return fixed if len(fixed) < len(parameters) else {}
+
+
+def _together(parameter, findings):
+  """What a hyperparameter is to be tuned with, as the end of a sentence."""
+  partners = {
+    other: share
+    for f in findings
+    if f.check == "importance" and "pairs" in f.evidence
+    for *pair, share, _, _ in f.evidence["pairs"]
+    if pair in f.evidence["interact"] and parameter.label in pair
+    for other in pair
+    if other != parameter.label
+  }
+  if not partners:
+    return ""
+  names = " and ".join(f"{n} ({s:.0%})" for n, s in partners.items())
+  return f". Tune it together with {names}: they interact"
 
 
 def _moved(parameter, checks):

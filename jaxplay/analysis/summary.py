@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxplay import finding, formats
 from jaxplay.analysis import compare
+from jaxplay.analysis import importance as importance_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 
@@ -75,6 +76,36 @@ def of_comparison(comparison: compare.Comparison) -> str:
     f" {abs(improvement):.4g} {'higher' if is_higher else 'lower'} (improvement"
     f" {_interval(comparison.interval)}){changes}."
   )
+
+
+def of_importances(row: importance_lib.Importances) -> list[str]:
+  """State what matters in a group of trials, what interacts, what does not."""
+  with_group = f" with {row.group}" if row.group else ""
+  matter = [f"{name} {_share(row.shares[name])}" for name in row.matter]
+  if not matter:
+    what = "no hyperparameter explains a significant share"
+  else:
+    what = f"what explains most is {' and '.join(matter)}"
+    what = what if len(matter) == 1 else what.replace("is", "are", 1)
+  sentences = [f"Of the order of {row.num_trials} trials{with_group}, {what}."]
+  for pair in row.interact:
+    sentences.append(
+      f"Tune {' and '.join(pair)} together: they interact"
+      f" {_share(row.pairs[pair])}."
+    )
+  if row.idle:
+    idle = ", ".join(f"{n} {_share(row.shares[n])}" for n in row.idle)
+    sentences.append(f"Can be fixed at the best value: {idle}.")
+  left = [n for n in row.shares if n not in (*row.matter, *row.idle)]
+  if left:
+    sentences.append(
+      f"Undecided, for which more trials are needed: {', '.join(left)}."
+    )
+  return sentences
+
+
+def _share(share):
+  return f"({share.estimate:.0%}; {share.low:.0%} to {share.high:.0%})"
 
 
 def _verdict(comparison):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jaxplay
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
+from jaxplay.analysis.importance import Importances
 from jaxplay.api import arguments
 from jaxplay.finding import Finding
 
@@ -94,6 +95,32 @@ def check(study: arguments.Source) -> list[Finding]:
     return checklist.check_study(results_lib.read_study(study))
   results_lib.read_run(study)  # Refuses what is not a run.
   return curves.check_run(rundir.RunDir(study))
+
+
+@arguments.public()
+def importance(study: arguments.Source) -> list[Importances]:
+  """Finds which hyperparameters matter, which interact and which do not.
+
+  Args:
+    study: Study directory, or results.
+
+  Returns:
+    A row for each combination of scientific choices with at least 16 trials:
+    each hyperparameter's share of the variance of the scores of trials, that
+    of each pair's interaction, with 99% intervals, and what follows from them.
+    Empty with fewer trials, or if all have the same value.
+
+  Raises:
+    jaxplay.UserError: There is no study or run.
+
+  Examples:
+    >>> import jaxplay as jp
+    >>> for row in jp.importance("runs/study"):
+    ...   print(row.group, row.matter, row.interact, row.idle)
+  """
+  from jaxplay.analysis import importance as importance_lib
+
+  return importance_lib.importances(_results(study))
 
 
 @arguments.public("compare")

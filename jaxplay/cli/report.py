@@ -57,7 +57,7 @@ def add(verbs):
 
 def show_study(results, findings, path):
   """The result in a few lines, and where to read on."""
-  from jaxplay.analysis import compare, summary, trials
+  from jaxplay.analysis import compare, importance, summary, trials
 
   if results.ranked:
     best = results.ranked[0]
@@ -82,6 +82,8 @@ def show_study(results, findings, path):
       print(f"best {results.value(trial):.4g}{where}: {text}")
   for best, other, comparison in compare.choices(results):
     print(summary.of_choice(best, other, comparison))
+  for row in importance.importances(results):
+    print(summary.of_importances(row)[0])
   common.show_findings(findings)
   print(f"report: {path}")
   if path == results.path / "report.html":  # Else no next study is written.

@@ -19,7 +19,7 @@ const STATUSES = {
 // The figure that shows the evidence of a check.
 const SEEN_IN = {
   search_space_boundary: "axis: ", enough_trials: "best of n",
-  max_train_steps: "best step", compute_bound: "best step",
+  importance: "importance: ", max_train_steps: "best step", compute_bound: "best step",
 };
 const FIRST_ROWS = 200;
 const COLOURED = 6;  // number of trials with a colour of their own in curves

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxplay import commands, finding, rundir
-from jaxplay.analysis import compare, plot_rows, plots_study
+from jaxplay.analysis import compare, importance, plot_rows, plots_study
 from jaxplay.analysis import results as results_lib
 from jaxplay.report import page
 from jaxplay.study import space as space_lib
@@ -137,6 +137,7 @@ def as_json(
       "adaptive": [t.index for t in results.trials if t.adaptive],
       "best": best,
       "comparisons": _comparisons(results),
+      "importances": [row.as_json() for row in importance.importances(results)],
       "findings": [f.as_json() for f in findings],
     }
   )

@@ -24,6 +24,7 @@ STUDY_CHECKS = (
   "compute_bound",
   "better_than_chance",
   "fixed_caveats",
+  "importance",
   "trials_match_study",
 )
 

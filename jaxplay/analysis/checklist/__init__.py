@@ -6,6 +6,7 @@ a checklist of additional questions". `check_study` is that checklist; units and
 groups of trials are those of `trials`.
 
     boundary.py     is the search space wide enough
+    importance.py   what matters, and what can be fixed
     sampling.py     are there enough trials, is their order more than noise
     feasibility.py  infeasible trials, instability
     length.py       is training too long or too short
@@ -24,6 +25,7 @@ from jaxplay.analysis.checklist.feasibility import (
   infeasible_share,
   optimization_instability,
 )
+from jaxplay.analysis.checklist.importance import importance
 from jaxplay.analysis.checklist.length import compute_bound, max_train_steps
 from jaxplay.analysis.checklist.sampling import enough_trials, retrain_variance
 from jaxplay.analysis.checklist.scope import (
@@ -39,6 +41,7 @@ __all__ = [
   "compute_bound",
   "enough_trials",
   "fixed_caveats",
+  "importance",
   "infeasible_share",
   "max_train_steps",
   "optimization_instability",
@@ -72,6 +75,7 @@ def check_study(results: results_lib.Results) -> finding.Findings:
     enough_trials(sample),
     infeasible_share(sample),
     optimization_instability(sample, runs),
+    *importance(sample),
   ]
   if results.num_adaptive:
     left_out = {"adaptive_left_out": results.num_adaptive}
