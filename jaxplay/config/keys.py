@@ -107,6 +107,13 @@ _COMMON = {
   "num_predictions": _alike(
     64, "number of examples whose predictions are saved; 0: none", INT_FROM_0
   ),
+  "keep_examples": _alike(
+    100_000,
+    "largest validation split of which the objective of each example is saved,"
+    " at the best and the last evaluation; 0: none",
+    INT_FROM_0,
+    resume=True,
+  ),
   "export": Key(
     True,
     "export the forward function of the best checkpoint",

@@ -16,7 +16,7 @@ from jaxplay.data import dataset, images, order, own, sources
 Dataset: TypeAlias = dataset.Dataset
 Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
-from_splits = own.from_splits
+from_splits, identity = own.from_splits, dataset.identity
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 

@@ -26,6 +26,7 @@ from jaxplay.training import (
   sharding,
   weights,
 )
+from jaxplay.training import workload as workload_lib
 
 
 class Populations:
@@ -80,9 +81,15 @@ class Populations:
     """
     config, workload = self.programs.config, self.programs.workload
     dataset, task = workload.dataset, workload.task
+    examples = workload_lib.kept_examples(workload, config)
     records = [
       record.Record(
-        run, trial_config, dataset.bytes_per_token, task, self._tell
+        run,
+        trial_config,
+        dataset.bytes_per_token,
+        task,
+        self._tell,
+        examples=examples,
       )
       for run, trial_config in zip(runs, configs, strict=True)
     ]

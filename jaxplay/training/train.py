@@ -132,6 +132,7 @@ def _train(config, run, console, but, profile, workload, loaded):
     workload.dataset.bytes_per_token,
     workload.task,
     console.tell,
+    examples=workload_lib.kept_examples(workload, config),
   )
 
   def progress(lines):
@@ -251,7 +252,7 @@ class _Run:
     return feed.make_evaluator(
       workload.mesh,
       workload.dataset.splits[split],
-      evaluate.make_eval_batch(workload.model, workload.task),
+      workload_lib.make_eval_batch(workload, config),
       hparams=self._hparams,
       batch_size=config.eval_batch_size,
       device_bytes=config.dataset.device_bytes,
