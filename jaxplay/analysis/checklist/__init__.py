@@ -9,7 +9,8 @@ groups of trials are those of `trials`.
     sampling.py     are there enough trials, is their order more than noise
     feasibility.py  infeasible trials, instability
     length.py       is training too long or too short
-    scope.py        better than chance, fixed hyperparameters, damaged studies
+    scope.py        better than chance, rare classes, fixed hyperparameters,
+                    damaged studies
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from jaxplay.analysis.checklist.sampling import enough_trials, retrain_variance
 from jaxplay.analysis.checklist.scope import (
   better_than_chance,
   fixed_caveats,
+  rare_classes,
   trials_match_study,
 )
 
@@ -42,6 +44,7 @@ __all__ = [
   "infeasible_share",
   "max_train_steps",
   "optimization_instability",
+  "rare_classes",
   "retrain_variance",
   "search_space_boundary",
   "trials_match_study",
@@ -87,6 +90,7 @@ def check_study(results: results_lib.Results) -> finding.Findings:
       better_than_chance(results),
       fixed_caveats(results),
       trials_match_study(results),
+      *rare_classes(results),
       *_of_best_trials(results, runs),
       *_of_all_trials(runs),
     ]
