@@ -78,6 +78,13 @@ _COMMON = {
   "eval_batch_size": _alike(
     512, "at least batch_size; padded to divide over the devices"
   ),
+  "eval_examples": Key(
+    0,
+    "periodic evaluations use a fixed random sample of this many validation"
+    " examples, and the end the whole split, valid_full/; 0: always the whole",
+    INT_FROM_0,
+    fixed=_ALIKE,
+  ),
   "checkpoint_every": _alike(500, "steps between checkpoints for resuming"),
   "keep_best": _alike(
     1, "number of best checkpoints to keep, besides the latest two"

@@ -74,6 +74,30 @@ class Arrays:
     return digest(self.arrays.values())
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Some examples of another source.
+
+  Attributes:
+    source: All examples.
+    index: Which, ascending, int [n].
+  """
+
+  source: Source
+  index: np.ndarray
+
+  @property
+  def num_examples(self):
+    return len(self.index)
+
+  @property
+  def nbytes(self):
+    return self.source.nbytes * len(self.index) // self.source.num_examples
+
+  def fetch(self, indices):
+    return self.source.fetch(self.index[indices])
+
+
 def digest(parts: Iterable[Any]) -> str:
   """The hash of arrays or bytes, each with its length."""
   made = hashlib.sha256()

@@ -40,11 +40,13 @@ class Trials(Protocol):
     sample: The examples whose predictions are saved; see
       `workload.prediction_sample`. None: no predictions are saved.
     keeps_best: Whether `saved` contains the best states.
+    is_sampled: Whether the split "valid" is a sample of "valid_full".
   """
 
   saved_like: Any
   sample: Mapping[str, np.ndarray] | None
   keeps_best: bool
+  is_sampled: bool
 
   def init(self) -> Any:
     """The states before the first step; called if no checkpoint is intact."""
@@ -295,14 +297,22 @@ class Loop:
     """Adds the evaluation to the lines; returns whether to save."""
     trials, ranks = self._trials, {}
     sums, predictions = trials.evaluate("valid", states)
+    whole = None
+    if at == self._total and trials.is_sampled:
+      whole, _ = trials.evaluate("valid_full", states)
 
     def note(i):
       record, of_trial = self._records[i], _at(sums, i)
       if predictions is not None:
         of_sample = _at(predictions, i)
-        record.write_predictions(at, trials.sample, of_sample, of_trial[""])
+        of_whole = {} if whole is None else _at(whole, i)[""]
+        record.write_predictions(
+          at, trials.sample, of_sample, of_trial[""], of_whole
+        )
       lines[i] |= record.evaluation(of_trial)
       record.note_examples(at, self._costs_of(of_trial), lines[i])
+      if whole is not None:
+        lines[i] |= record.whole(_at(whole, i))
       cost = record.cost(lines[i])
       if np.isfinite(cost):
         ranks[i] = bisect.bisect_right(self._costs[i], cost)
@@ -371,6 +381,8 @@ class Loop:
     if best and config.report_test:
       sums, _ = self._trials.evaluate("test", states)
       tests = sums[evaluate.suffix(config.objective)]
+    if best and self._trials.is_sampled:
+      whole, _ = self._trials.evaluate("valid_full", states)
 
     def end(i):
       record, extra = self._records[i], {}
@@ -378,6 +390,9 @@ class Loop:
         extra["best"] = best[i]
         if config.report_test:
           extra["test"] = record.test(_at(tests, i), best[i]["step"])
+        if self._trials.is_sampled:
+          step = {"step": best[i]["step"]}
+          extra["full"] = record.whole(_at(whole, i)) | step
         self._trials.export(i, states)
       self._trials.ended(i)
       record.write_status("completed", **extra)

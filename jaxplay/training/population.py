@@ -163,6 +163,7 @@ class _Population:
     self._seeds = [config.seed for config in configs]
     self._hparams = programs.hparams(configs)
     self.sample = programs.sample
+    self.is_sampled = "valid_full" in programs.workload.dataset.splits
     like = programs.packed_like(len(configs))
     best = [like] * programs.config.keep_best
     self.saved_like = {"states": like, "best": best}

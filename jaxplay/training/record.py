@@ -165,6 +165,15 @@ class Record:
       )
     return line
 
+  def whole(
+    self, sums: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, float]:
+    """As `evaluation`, over the whole split where that uses a sample."""
+    line: dict[str, float] = {}
+    for suffix, of_weights in sums.items():
+      line |= self._eval_line("valid_full", suffix, of_weights)
+    return line
+
   def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
     """The test metrics of status.json, after `step` updates."""
     return self._eval_line("test", "", sums) | {"step": step}
@@ -180,11 +189,22 @@ class Record:
     sample: Mapping[str, np.ndarray],
     predictions: Mapping[str, np.ndarray],
     sums: Mapping[str, np.ndarray],
+    whole: Mapping[str, np.ndarray],
   ) -> None:
-    """Saves the predictions of the fixed sample, and counts per class."""
+    """Saves the predictions of the fixed sample, and counts per class.
+
+    Args:
+      step: Updates made.
+      sample: The examples of the fixed sample.
+      predictions: Of these.
+      sums: Over the validation split.
+      whole: Over all of it, if that is a sample; else empty.
+    """
     if self.writes:
       counts = ("class_correct", "class_count")
       of_class = {name: sums[name] for name in counts if name in sums}
+      if "class_count" in whole:
+        of_class["class_count_full"] = whole["class_count"]
       self.run.write_predictions(step, **{**sample, **predictions, **of_class})
 
   def note_examples(

@@ -180,6 +180,7 @@ class _Run:
     self._run, self._checkpoints = run, checkpoints
     self._loaded, self._tell = loaded, tell
     self.saved_like = workload.state
+    self.is_sampled = "valid_full" in workload.dataset.splits
     self.sample = workload_lib.prediction_sample(
       workload.dataset.splits["valid"], config.num_predictions
     )

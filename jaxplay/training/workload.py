@@ -326,7 +326,7 @@ def _same_dataset(config):
   """Loads the data set, and checks that all hosts have the same."""
   dataset, error = None, None
   try:
-    dataset = load_dataset(config)
+    dataset = data.sampled(load_dataset(config), config.eval_examples)
   except jaxplay.UserError as refused:
     error = refused  # Raised below: other hosts wait for this one.
   sharding.same_on_every_host(

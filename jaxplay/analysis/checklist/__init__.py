@@ -31,6 +31,7 @@ from jaxplay.analysis.checklist.scope import (
   better_than_chance,
   fixed_caveats,
   rare_classes,
+  sampled_evaluation,
   trials_match_study,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
   "optimization_instability",
   "rare_classes",
   "retrain_variance",
+  "sampled_evaluation",
   "search_space_boundary",
   "trials_match_study",
 ]
@@ -91,6 +93,7 @@ def check_study(results: results_lib.Results) -> finding.Findings:
       fixed_caveats(results),
       trials_match_study(results),
       *rare_classes(results),
+      *sampled_evaluation(results),
       *_of_best_trials(results, runs),
       *_of_all_trials(runs),
     ]

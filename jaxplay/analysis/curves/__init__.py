@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxplay import config as config_lib
 from jaxplay import finding, rundir
-from jaxplay.analysis import classes, results
+from jaxplay.analysis import classes, results, sampled
 from jaxplay.analysis.curves import findings
 from jaxplay.analysis.curves.measures import (
   clipped_share,
@@ -81,7 +81,8 @@ CHECKS = (
 def check_run(run: rundir.RunDir) -> finding.Findings:
   """Run all checks of a run directory, on the objective of its config.
 
-  Those of its curves, and `classes.rare_classes` if its task has classes.
+  Those of its curves; `classes.rare_classes` if its task has classes; and
+  `sampled.sampled_evaluation` if it evaluates a sample.
 
   Raises:
     jaxplay.UserError: This is not a run directory.
@@ -92,8 +93,13 @@ def check_run(run: rundir.RunDir) -> finding.Findings:
 
 def check_whole(trial: results.Trial, objective: str) -> finding.Findings:
   """As `check_run`, of a run that was read, on any objective."""
-  checks = check_trial(trial, objective) + classes.check_trial(trial, objective)
-  return finding.Findings(checks)
+  return finding.Findings(
+    [
+      *check_trial(trial, objective),
+      *classes.check_trial(trial, objective),
+      *sampled.check_trial(trial, objective),
+    ]
+  )
 
 
 def better_than_constant(trial: results.Trial) -> finding.Finding:
