@@ -52,7 +52,7 @@ def test_a_rare_class_that_is_missed():
   ],
 )
 def test_verdicts(count, wrong, verdict):
-  """G10, D14: what cannot be found is not called ok."""
+  """G10: what cannot be found is not called ok."""
   wrong = np.minimum(count, wrong)
   assert classes.rare_classes(_classes(count, wrong)).verdict == verdict
 
@@ -60,7 +60,7 @@ def test_verdicts(count, wrong, verdict):
 @pytest.mark.parametrize("split", made_up.SPLITS.values(), ids=made_up.SPLITS)
 @pytest.mark.parametrize("error", [0.02, 0.3])
 def test_error_rates(split, error):
-  """G10, D14: few false alarms, and a plain fault is not called ok."""
+  """G10: few false alarms, and a plain fault is not called ok."""
   for spread in made_up.HEALTHY.values():
     assert made_up.rates(100, split, error, spread)["warn"] <= 0.05
   for fault in ((3, 0.5), (9, 1)):
@@ -131,6 +131,6 @@ def test_of_a_run(tmp_path):
   [([5, 5], [6, 0]), ([5, 5], [1]), ([0, 0], [0, 0]), ([5, -1], [5, -1])],
 )
 def test_damaged_counts_are_unknown(tmp_path, counts):
-  """D14: what is no count is no verdict."""
+  """G10: what is no count is no verdict."""
   (found,) = _found(_run(tmp_path, counts))
   assert found.verdict == "unknown" and "damaged" in found.advice

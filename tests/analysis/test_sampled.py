@@ -38,7 +38,7 @@ def _drawn(rng, n, kind, *, bias=0.0):
 @pytest.mark.parametrize("kind", ["errors", "losses", "heavy"])
 @pytest.mark.parametrize("n", [50, 200, 1000])
 def test_error_rates(kind, n):
-  """G10, D14: few false alarms; a plainly skewed sample is found."""
+  """G10: few false alarms; a plainly skewed sample is found."""
   rng = np.random.default_rng(n)
   fair = [_drawn(rng, n, kind).verdict for _ in range(200)]
   assert fair.count("warn") <= 0.05 * 200
@@ -47,7 +47,7 @@ def test_error_rates(kind, n):
 
 
 def test_without_costs_it_is_unknown():
-  """D14: missing data is no verdict."""
+  """G10: missing data is no verdict."""
   options = dict(share=0.5, counts=None)
   found = sampled.sampled_evaluation(0.1, 0.1, costs=None, **options)
   assert found.verdict == "unknown"
