@@ -15,6 +15,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from jaxplay.analysis import classes as classes_lib
 from jaxplay.analysis import importance as importance_lib
 from jaxplay.analysis import plot_rows
 from jaxplay.analysis import results as results_lib
@@ -26,6 +27,7 @@ BLUE, RED, GREY = "#0072B2", "#D55E00", "#8a8f98"
 COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", RED)
 
 HEIGHT, WIDTH = 230, 420
+MOST_CLASSES = 40  # in a figure
 
 # The reader's selection, {index: true}, is one signal that the page sets in
 # every view. (A selection of Vega-Lite's own ends at its view.)
@@ -522,6 +524,39 @@ def _ends(intervals):
 
 def _tooltip(*fields):
   return [alt.Tooltip(field) for field in fields]
+
+
+def classes(of_trial: classes_lib.Classes) -> alt.LayerChart:
+  """Error rate of each class with its 95% interval, the rarest first."""
+  order = np.argsort(of_trial.count, kind="stable")[:MOST_CLASSES]
+  intervals, errors = of_trial.intervals(), of_trial.errors
+  rows = [
+    {
+      "class": of_trial.names[i],
+      "examples": int(of_trial.count[i]),
+      "error_rate": float(errors[i]) if of_trial.count[i] else None,
+      "from": float(intervals[i, 0]),
+      "to": float(intervals[i, 1]),
+    }
+    for i in order
+  ]
+  x = alt.X("class:N", sort=[row["class"] for row in rows], title="class")
+  tooltip = ["class:N", "examples:Q", alt.Tooltip("error_rate:Q", format=".4g")]
+  base = alt.Chart(alt.InlineData(rows))
+  mean = 1 - of_trial.correct.sum() / of_trial.count.sum()
+  layers = [
+    base.mark_rule(strokeWidth=1.6, color=GREY).encode(
+      x=x, y=alt.Y("from:Q", title="valid/error_rate"), y2="to:Q"
+    ),
+    base.mark_circle(size=70, color=BLUE).encode(
+      x=x, y="error_rate:Q", tooltip=tooltip
+    ),
+    alt.Chart(alt.InlineData([{"mean": float(mean)}]))
+    .mark_rule(strokeDash=[4, 3], color=RED)
+    .encode(y="mean:Q"),
+  ]
+  chart: Any = alt.layer(*layers)
+  return chart.properties(width=WIDTH, height=HEIGHT)
 
 
 def _chart():

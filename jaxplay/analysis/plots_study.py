@@ -5,6 +5,8 @@ from typing import Any
 import altair
 from altair.utils import schemapi
 
+from jaxplay import rundir
+from jaxplay.analysis import classes as classes_lib
 from jaxplay.analysis import importance, plot_rows, plots, summary
 from jaxplay.analysis import results as results_lib
 from jaxplay.study import space as space_lib
@@ -45,6 +47,12 @@ GROUPS = {
     "Gradients and learning rates",
     "Global norm of the gradient before clipping: spikes indicate instability;"
     " the 90th percentile is a good threshold for clipping.",
+  ),
+  "classes": (
+    "Classes",
+    "Share of wrong validation examples of each class (of several labels: of"
+    " the examples that have it), with its 95% interval by Wilson's score; the"
+    " line is that of all examples.",
   ),
 }
 
@@ -135,7 +143,32 @@ def _figures(results):
     ):
       source, chart = f"curves:{name}", plots.layers(name)
       add(f"layers: {name}", group, source, chart, caption, title)
+  if shown := _classes(results):
+    trial, of_trial = shown
+    num, rarest = len(of_trial.count), plots.MOST_CLASSES
+    which = f"the {rarest} rarest of {num} classes" if num > rarest else "all"
+    caption = (
+      f"Of the best trial, {trial.index}, "
+      if trial.index >= 0
+      else "Of the run "
+    ) + f"at step {of_trial.step}: {which}, the rarest first."
+    chart, title = plots.classes(of_trial), "Error rate of each class"
+    add("classes", "classes", "own", chart, caption, title)
   return drawn
+
+
+def _classes(results):
+  """(best trial, its counts of classes), or None."""
+  if not results.ranked:
+    return None
+  best = results.ranked[0]
+  try:
+    if not classes_lib.has_classes(best):
+      return None
+    found = classes_lib.read(best, results.objective, results.select)
+  except rundir.Damaged:  # A finding reports it.
+    return None
+  return None if found is None else (best, found)
 
 
 def slice_name(parameter: space_lib.Parameter) -> str:
@@ -167,5 +200,6 @@ def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
         y["scale"]["type"] = kind
         if kind == "log":
           y["scale"].pop("zero", None)
-  vega["datasets"]["data"] = data
+  if not is_own:
+    vega["datasets"]["data"] = data
   return vega | {"title": figure.title or figure.name}

@@ -343,7 +343,7 @@ def write_run(
 
   run = rundir.RunDir(path)
   judged = objective or run.objective()
-  findings = curves.check_trial(trial, judged)
+  findings = curves.check_whole(trial, judged)
   is_own = judged == run.objective()
   page = "report.html" if is_own else _page_name("best", judged)
   page_path = rundir.at(out) if out else run.path / page

@@ -76,10 +76,10 @@ def resolve(config: ml_collections.ConfigDict) -> None:
     put(config, "objective", f"valid/{default}")
 
 
-def task_name(config: ml_collections.ConfigDict) -> str:
-  """The full name of a config's task."""
-  if config.task.name:
-    return config.task.name
+def task_name(config: ml_collections.ConfigDict | Mapping[str, Any]) -> str:
+  """The full name of the task of a config, or of a nested dict as is."""
+  if config["task"]["name"]:
+    return config["task"]["name"]
   return "next_token" if own.is_text(config) else "classification"
 
 

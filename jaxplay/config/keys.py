@@ -84,6 +84,13 @@ _COMMON = {
   "eval_batch_size": _alike(
     512, "at least batch_size; padded to divide over the devices"
   ),
+  "eval_examples": Key(
+    0,
+    "periodic evaluations use a fixed random sample of this many validation"
+    " examples, and the end the whole split, valid_full/; 0: always the whole",
+    INT_FROM_0,
+    fixed=_ALIKE,
+  ),
   "checkpoint_every": _alike(500, "steps between checkpoints for resuming"),
   "keep_best": _alike(
     1, "number of best checkpoints to keep, besides the latest two"
@@ -112,6 +119,13 @@ _COMMON = {
   ),
   "num_predictions": _alike(
     64, "number of examples whose predictions are saved; 0: none", INT_FROM_0
+  ),
+  "keep_examples": _alike(
+    100_000,
+    "largest validation split of which the objective of each example is saved,"
+    " at the best and the last evaluation; 0: none",
+    INT_FROM_0,
+    resume=True,
   ),
   "export": Key(
     True,

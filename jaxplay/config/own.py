@@ -644,9 +644,14 @@ def _narrow(table, part, taken, text):
       table[name] = dataclasses.replace(key, used_by=used_by)
 
 
-def is_text(config: ml_collections.ConfigDict) -> bool:
-  """Whether a config trains on texts: for its built-in model, or its data."""
-  return _is_text(config.model.name, config.dataset.name, config.task.name)
+def is_text(config: ml_collections.ConfigDict | Mapping[str, Any]) -> bool:
+  """Whether a config trains on texts: for its built-in model, or its data.
+
+  Args:
+    config: A config, or the nested dict of a config.json.
+  """
+  parts_named = (config[part]["name"] for part in ("model", "dataset", "task"))
+  return _is_text(*parts_named)
 
 
 _OF_TEXT = ("model.name", "dataset.name", "task.name")

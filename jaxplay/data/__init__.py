@@ -6,6 +6,7 @@ device memory; `train_batches` and `eval_batches` read, decode and yield arrays
 on the host, through grain's threads or worker processes, in the same order.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -16,9 +17,37 @@ from jaxplay.data import dataset, images, order, own, sources
 Dataset: TypeAlias = dataset.Dataset
 Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
-from_splits = own.from_splits
+from_splits, identity = own.from_splits, dataset.identity
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
+
+
+def sampled(loaded: Dataset, number: int) -> Dataset:
+  """Returns a data set whose validation split is a sample of `number` examples.
+
+  The whole is the split `valid_full`. The sample does not depend on a seed, so
+  that all trials and runs share it. Without a larger split, or with 0, the data
+  set is returned as it is.
+  """
+  whole = loaded.splits.get("valid")
+  if whole is None or not 0 < number < whole.num_examples:
+    return loaded
+  seed = order.stream_seed(0, "eval_sample")
+  index = np.sort(order.batch_indices(seed, 0, number, whole.num_examples))
+  splits = {
+    **loaded.splits,
+    "valid": dataset.Sample(whole, index),
+    "valid_full": whole,
+  }
+  facts, sizes = dict(loaded.facts or {}), loaded.bytes_per_token
+  if of_splits := facts.get("splits"):
+    of_valid = {**of_splits["valid"], "sampled": number}
+    facts["splits"] = {**of_splits, "valid": of_valid}
+  if sizes:
+    sizes = {**sizes, "valid_full": sizes["valid"]}
+  return dataclasses.replace(
+    loaded, splits=splits, facts=facts or loaded.facts, bytes_per_token=sizes
+  )
 
 
 def train_examples(

@@ -14,6 +14,7 @@ Others are passed on in the batch, for the task of a user.
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -73,6 +74,30 @@ class Arrays:
     return digest(self.arrays.values())
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Some examples of another source.
+
+  Attributes:
+    source: All examples.
+    index: Which, ascending, int [n].
+  """
+
+  source: Source
+  index: np.ndarray
+
+  @property
+  def num_examples(self):
+    return len(self.index)
+
+  @property
+  def nbytes(self):
+    return self.source.nbytes * len(self.index) // self.source.num_examples
+
+  def fetch(self, indices):
+    return self.source.fetch(self.index[indices])
+
+
 def digest(parts: Iterable[Any]) -> str:
   """The hash of arrays or bytes, each with its length."""
   made = hashlib.sha256()
@@ -83,6 +108,20 @@ def digest(parts: Iterable[Any]) -> str:
     made.update(len(content).to_bytes(8, "little"))
     made.update(content)
   return made.hexdigest()
+
+
+def identity(dataset: Dataset, split: str) -> str:
+  """The hash of which examples a split has, in their order; "": unknown.
+
+  With equal hashes, results on the split can be compared example by example.
+  """
+  facts = (dataset.facts or {}).get("splits", {}).get(split)
+  if not facts:
+    return ""
+  # A text is cut into rows only when it is read.
+  rows = dataset.example.get("tokens", ((), ""))[0]
+  content = [facts, dataset.splits[split].num_examples, rows]
+  return digest([json.dumps(content, sort_keys=True).encode()])
 
 
 def spread(number: int, most: int = SAMPLE) -> np.ndarray:

@@ -26,6 +26,7 @@ STREAMS = {
   "synthetic": (5, "per example: made-up data"),
   "predictions": (6, "all hosts: the sample of saved predictions"),
   "held_out": (7, "all hosts: the validation split of a set that has none"),
+  "eval_sample": (8, "all hosts: the sample of periodic evaluations"),
 }
 
 _SORTED = 1 << 22  # examples: longer epochs are not sorted and kept

@@ -25,7 +25,7 @@ from jaxplay.study import study as study_lib
 LEARNING_RATE = "hparams.learning_rate"
 _BASE = "base_config.json"  # in the folder of a study without a config file
 # Overrides of runs of which only the learning curves are read.
-CURVES_ONLY = {"num_predictions": 0, "export": False}
+CURVES_ONLY = {"num_predictions": 0, "keep_examples": 0, "export": False}
 
 
 Train = Callable[[study_lib.StudyDir, Sequence[runners.Job]], None]

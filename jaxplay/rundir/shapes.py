@@ -90,6 +90,7 @@ class RunStatus(TypedDict):
   best: NotRequired[Best | None]
   final: NotRequired[Numbers | None]
   test: NotRequired[Numbers]
+  full: NotRequired[Numbers]
   seconds: NotRequired[Seconds]
   failures: NotRequired[Count]
   chance: NotRequired[_Chance | None]

@@ -14,7 +14,7 @@ from clu import parameter_overview
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models
-from jaxplay.training import evaluate, memory, sharding
+from jaxplay.training import memory, sharding
 from jaxplay.training import workload as workload_lib
 
 
@@ -224,7 +224,7 @@ def lower_eval_step(
   shapes = dict(workload.dataset.example, weight=((), np.float32))
   size = sharding.padded(workload.mesh, config.eval_batch_size)
   batch = _batch(workload, shapes, (size,))
-  eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+  eval_batch = workload_lib.make_eval_batch(workload, config)
   step = jax.jit(eval_batch, out_shardings=sharding.replicated(workload.mesh))
   state = workload.state
   variables = (state.params, state.batch_stats)

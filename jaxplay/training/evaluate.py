@@ -9,23 +9,35 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxplay import models, rundir
-from jaxplay.training import own_task, tasks
+from jaxplay.config import metric as metric_lib
+from jaxplay.training import own_task, scores, tasks
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def make_eval_batch(model, task) -> Callable:
+def make_eval_batch(
+  model, task, metric: metric_lib.Metric | None = None
+) -> Callable:
   """Makes `eval_batch(variables, batch, hparams) -> sums` over a padded batch.
 
   `variables` is (params, batch_stats); see `Classification.eval_sums`. Only the
   loss of a user's task may read `hparams`.
+
+  Args:
+    model: From `models.build`.
+    task: From `tasks`.
+    metric: Whose cost of each example is added as `scores.COSTS`, if it is a
+      mean over examples; None: of none.
   """
 
   def eval_batch(variables, batch, hparams=None):
     outputs, _ = models.apply(model, *variables, task.inputs(batch))
-    if isinstance(task, own_task.OwnTask):
-      return task.eval_sums(outputs, batch, hparams)
-    return task.eval_sums(outputs, batch)
+    own = (hparams,) if isinstance(task, own_task.OwnTask) else ()
+    sums = task.eval_sums(outputs, batch, *own)
+    costs = metric and task.costs(outputs, batch, metric, *own)
+    if costs:
+      sums[scores.COSTS] = {**costs, "weight": batch["weight"]}
+    return sums
 
   return eval_batch
 

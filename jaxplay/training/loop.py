@@ -25,6 +25,7 @@ from jaxplay.training import (
   host,
   metrics,
   record,
+  scores,
 )
 
 # Minimum age at which an evaluation updates status.json, times N trials.
@@ -40,12 +41,14 @@ class Trials(Protocol):
       `workload.prediction_sample`. None: no predictions are saved.
     layers: Names of the layers of the diagnostics.
     keeps_best: Whether `saved` contains the best states.
+    is_sampled: Whether the split "valid" is a sample of "valid_full".
   """
 
   saved_like: Any
   sample: Mapping[str, np.ndarray] | None
   layers: Sequence[str]
   keeps_best: bool
+  is_sampled: bool
 
   def init(self) -> Any:
     """The states before the first step; called if no checkpoint is intact."""
@@ -297,13 +300,22 @@ class Loop:
     """Adds the evaluation to the lines; returns whether to save."""
     trials, ranks = self._trials, {}
     sums, predictions = trials.evaluate("valid", states)
+    whole = None
+    if at == self._total and trials.is_sampled:
+      whole, _ = trials.evaluate("valid_full", states)
 
     def note(i):
       record, of_trial = self._records[i], _at(sums, i)
       if predictions is not None:
         of_sample = _at(predictions, i)
-        record.write_predictions(at, trials.sample, of_sample, of_trial[""])
+        of_whole = {} if whole is None else _at(whole, i)[""]
+        record.write_predictions(
+          at, trials.sample, of_sample, of_trial[""], of_whole
+        )
       lines[i] |= record.evaluation(of_trial)
+      record.note_examples(at, self._costs_of(of_trial), lines[i])
+      if whole is not None:
+        lines[i] |= record.whole(_at(whole, i))
       cost = record.cost(lines[i])
       if np.isfinite(cost):
         ranks[i] = bisect.bisect_right(self._costs[i], cost)
@@ -311,6 +323,11 @@ class Loop:
 
     each(note, lines)
     return trials.keep(states, ranks)
+
+  def _costs_of(self, of_trial):
+    """The costs of the examples, by the weights of the objective."""
+    suffix = evaluate.suffix(self._config.objective)
+    return of_trial[suffix].get(scores.COSTS)
 
   def _save(self, at, states):
     # All lines up to the step of a checkpoint must be on disk before it.
@@ -343,22 +360,32 @@ class Loop:
   def _end(self, at, states):
     """Finishes, once no trial has steps left."""
     if self._live.any():
-      self.finish(self._alive())
+      self.finish(self._alive(), states)
     elif self._trials.keeps_best:  # All trials have diverged.
       self._save(at, states)
       self._checkpoints.wait()
 
-  def finish(self, trials: Sequence[int]) -> None:
-    """Ends trials that made all steps: chooses the best, and tests it."""
+  def finish(self, trials: Sequence[int], last: Any = None) -> None:
+    """Ends trials that made all steps: chooses the best, and tests it.
+
+    Args:
+      trials: Which.
+      last: Their states after the last step; None: they had ended before.
+    """
     config = self._config
     self._checkpoints.wait()
     for i in trials:
       self._records[i].step = self._total
       self._records[i].complete()
     best, states = self._trials.best(self._records)
+    if last is not None:
+      steps = {i: best[i]["step"] for i in trials if i in best}
+      self._write_examples(steps, states, last)
     if best and config.report_test:
       sums, _ = self._trials.evaluate("test", states)
       tests = sums[evaluate.suffix(config.objective)]
+    if best and self._trials.is_sampled:
+      whole, _ = self._trials.evaluate("valid_full", states)
 
     def end(i):
       record, extra = self._records[i], {}
@@ -366,6 +393,9 @@ class Loop:
         extra["best"] = best[i]
         if config.report_test:
           extra["test"] = record.test(_at(tests, i), best[i]["step"])
+        if self._trials.is_sampled:
+          step = {"step": best[i]["step"]}
+          extra["full"] = record.whole(_at(whole, i)) | step
         self._trials.export(i, states)
       self._trials.ended(i)
       record.write_status("completed", **extra)
@@ -373,6 +403,24 @@ class Loop:
 
     each(end, trials)
     self._progress({i: {} for i in trials})
+
+  def _write_examples(self, best, states, last):
+    """Saves the costs of the examples at the steps `best` and the last one.
+
+    A run that was stopped evaluates its best states again if it found them
+    before: the same program gives the same bits.
+    """
+    for steps, of_step in (
+      (dict.fromkeys(best, self._total), last),
+      (best, states),
+    ):
+      lacking = [i for i in steps if self._records[i].lacks_examples(steps[i])]
+      if lacking:
+        sums, _ = self._trials.evaluate("valid", of_step)
+        for i in lacking:
+          costs = self._costs_of(_at(sums, i))
+          self._records[i].note_examples(steps[i], costs)
+    each(lambda i: self._records[i].write_examples(best[i]), best)
 
   def stopped_by(self, error: Exception, root: pathlib.Path) -> None:
     """Records an error that ended the loop in status.json of the trials.

@@ -34,6 +34,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay.config import files, own
+from jaxplay.config import metric as metric_lib
 from jaxplay.training import scores, tasks
 
 # Examples of the check before training; a number that no shape is likely to
@@ -264,6 +265,30 @@ class OwnTask:
       named = {f"own.{name}": array for name, array in rows.items()}
       sums[scores.ROWS] = named | {"weight": weight}
     return sums
+
+  def costs(
+    self,
+    outputs: Any,
+    batch: dict[str, Any],
+    metric: metric_lib.Metric,
+    hparams: Any,
+  ) -> dict[str, Any] | None:
+    """As for `Classification`: of the loss, and of a metric of `metrics`."""
+    features = {name: batch[name] for name in batch if name != "weight"}
+    if metric.name == "loss":
+      loss = self.loss(outputs, features, hparams)
+      return {"cost": metric.cost(loss)}
+    if self._clu is not None or not hasattr(self._user, "metrics"):
+      return None
+    pairs = self._metrics(outputs, features)
+    if metric.name not in pairs:
+      return None
+    part, whole = (
+      self._per_example("metrics", f"{metric.name!r}", array, batch)
+      for array in pairs[metric.name]
+    )
+    value = part / jnp.where(whole == 0, 1, whole)
+    return {"cost": metric.cost(value), "counts": whole}
 
   def check_outputs(self, outputs: Any, size: int, model: str) -> None:
     """Any outputs will do that his methods can read; see `check`."""

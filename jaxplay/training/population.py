@@ -26,6 +26,7 @@ from jaxplay.training import (
   sharding,
   weights,
 )
+from jaxplay.training import workload as workload_lib
 
 
 class Populations:
@@ -80,9 +81,15 @@ class Populations:
     """
     config, workload = self.programs.config, self.programs.workload
     dataset, task = workload.dataset, workload.task
+    examples = workload_lib.kept_examples(workload, config)
     records = [
       record.Record(
-        run, trial_config, dataset.bytes_per_token, task, self._tell
+        run,
+        trial_config,
+        dataset.bytes_per_token,
+        task,
+        self._tell,
+        examples=examples,
       )
       for run, trial_config in zip(runs, configs, strict=True)
     ]
@@ -156,6 +163,7 @@ class _Population:
     self._seeds = [config.seed for config in configs]
     self._hparams = programs.hparams(configs)
     self.sample, self.layers = programs.sample, programs.workload.layers
+    self.is_sampled = "valid_full" in programs.workload.dataset.splits
     like = programs.packed_like(len(configs))
     best = [like] * programs.config.keep_best
     self.saved_like = {"states": like, "best": best}

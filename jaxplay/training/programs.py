@@ -342,7 +342,7 @@ class Programs:
   @functools.cached_property
   def _sums(self):
     workload = self.workload
-    eval_batch = evaluate.make_eval_batch(workload.model, workload.task)
+    eval_batch = workload_lib.make_eval_batch(workload, self.config)
 
     def one(trial, batch):
       batch = feed.gathered(batch)

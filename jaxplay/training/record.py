@@ -29,6 +29,8 @@ class Record:
     bytes_per_token: Mapping[str, float] | None = None,
     task: Any = None,
     tell: Callable[[str], None] = print,
+    *,
+    examples: str = "",
   ):
     """Starts from the content of the run directory.
 
@@ -39,7 +41,12 @@ class Record:
       task: The run's task, which computes its metrics; None: nothing is
         evaluated.
       tell: Called with a sentence if one of `config.writers` fails.
+      examples: Which examples the validation split has, from `data.identity`;
+        empty: their costs are not saved.
     """
+    self._examples = examples
+    # Step -> costs of the examples, of the best and of the last evaluation.
+    self._of_examples: dict[int, Mapping[str, np.ndarray] | None] = {}
     self._task = task
     self._bytes_per_token = bytes_per_token or {}
     status = run.status()
@@ -99,6 +106,7 @@ class Record:
     if self.writes:
       self.run.write_packed(None)  # The checkpoints are made again.
       self.run.rewind_metrics(step, lines)
+      self.run.write_examples(None)  # Written again at the end.
     self.step = step
     self.best = self.best_line(self.lines)
     self.write_status("running")
@@ -157,6 +165,15 @@ class Record:
       )
     return line
 
+  def whole(
+    self, sums: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, float]:
+    """As `evaluation`, over the whole split where that uses a sample."""
+    line: dict[str, float] = {}
+    for suffix, of_weights in sums.items():
+      line |= self._eval_line("valid_full", suffix, of_weights)
+    return line
+
   def test(self, sums: Mapping[str, np.ndarray], step: int) -> dict[str, Any]:
     """The test metrics of status.json, after `step` updates."""
     return self._eval_line("test", "", sums) | {"step": step}
@@ -172,12 +189,76 @@ class Record:
     sample: Mapping[str, np.ndarray],
     predictions: Mapping[str, np.ndarray],
     sums: Mapping[str, np.ndarray],
+    whole: Mapping[str, np.ndarray],
   ) -> None:
-    """Saves the predictions of the fixed sample, and counts per class."""
+    """Saves the predictions of the fixed sample, and counts per class.
+
+    Args:
+      step: Updates made.
+      sample: The examples of the fixed sample.
+      predictions: Of these.
+      sums: Over the validation split.
+      whole: Over all of it, if that is a sample; else empty.
+    """
     if self.writes:
       counts = ("class_correct", "class_count")
       of_class = {name: sums[name] for name in counts if name in sums}
+      if "class_count" in whole:
+        of_class["class_count_full"] = whole["class_count"]
       self.run.write_predictions(step, **{**sample, **predictions, **of_class})
+
+  def note_examples(
+    self,
+    step: int,
+    costs: Mapping[str, np.ndarray] | None,
+    line: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Keeps the costs of the examples until the end.
+
+    Args:
+      step: Updates made.
+      costs: Of `scores.COSTS`; None: the objective is no mean over examples.
+      line: Result of the evaluation, which is not written yet: what is neither
+        the best nor the last one is forgotten. None: of an earlier evaluation,
+        made again.
+    """
+    if not self._examples:
+      return
+    known, kept = self._of_examples, {step}
+    # Copies: a view would keep the costs of all trials in memory.
+    known[step] = costs and {n: np.array(a) for n, a in costs.items()}
+    if line is None:
+      return
+    if self.best and not self.cost(line) < self.metric.cost(self.best["value"]):
+      kept.add(self.best["step"])
+    self._of_examples = {at: known[at] for at in known.keys() & kept}
+
+  def lacks_examples(self, step: int) -> bool:
+    """Whether an evaluation has to be made again for costs of examples."""
+    known = self._of_examples
+    return (
+      bool(self._examples) and step not in known and None not in known.values()
+    )
+
+  def write_examples(self, best: int) -> None:
+    """Saves the costs of the examples at step `best` and at the last one."""
+    of_best, of_last = map(self._of_examples.get, (best, self.step))
+    if not (self.writes and of_best and of_last):
+      return
+    examples = rundir.Examples(
+      step_best=best,
+      cost_best=of_best["cost"],
+      step_last=self.step,
+      cost_last=of_last["cost"],
+      weight=of_best.get("counts"),
+      metric=self._config.objective,
+      data=self._examples,
+    )
+    line = next(line for line in self.lines if line["step"] == best)
+    # A user's metric may be no mean, with denominators that are negative, or
+    # zero where the numerator is not.
+    if examples.is_mean(self.cost(line)):
+      self.run.write_examples(examples)
 
   def cost(self, line: Mapping[str, Any]) -> float:
     """The cost of a line's objective, less is better; NaN: it has none."""

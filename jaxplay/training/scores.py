@@ -4,6 +4,7 @@ A batch adds two kinds of results. Sums are added over batches, devices and
 hosts, in 64 bits on the host. `ROWS` are arrays with a row for each example (or
 each batch), which are concatenated in the order of the split, without the rows
 of weight zero: ROC AUC and average precision need the score of every example.
+`COSTS` are such rows, too: what each example adds to the objective.
 
 A metric that is undefined, such as the AUC of a split with one class, is NaN,
 which a line of metrics shows as null and which never ranks a trial.
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 ROWS = "rows"  # name -> [rows, ...], with "weight" [rows]
+# As `ROWS`: "cost" [examples] and, unless all count the same, "counts".
+COSTS = "costs"
 # Sums over batches are added on the host, in 64 bits.
 _WIDE = {"f": np.float64, "i": np.int64}
 # Metrics that need more than the sums that every evaluation has.
@@ -36,7 +39,7 @@ def total(parts: Sequence[Any]) -> Any:
   added = {}
   for name in first:
     of_name = [part[name] for part in parts]
-    added[name] = _joined(of_name) if name == ROWS else total(of_name)
+    added[name] = _joined(of_name) if name in (ROWS, COSTS) else total(of_name)
   return added
 
 

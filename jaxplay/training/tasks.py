@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Num, Shaped
 
 import jaxplay
 from jaxplay import data
-from jaxplay.config import metric
+from jaxplay.config import metric as metric_lib
 from jaxplay.data import images
 from jaxplay.training import scores
 
@@ -29,7 +29,7 @@ def of(dataset: data.Dataset, name: str = "", metrics: Sequence[str] = ()):
 
   Args:
     dataset: The data set.
-    name: Key of `metric.TASKS`; empty: that which the examples are made for.
+    name: Key of `metric_lib.TASKS`; empty: that of the data.
     metrics: Names of metrics to compute; empty: those of every run.
 
   Raises:
@@ -48,7 +48,7 @@ def of(dataset: data.Dataset, name: str = "", metrics: Sequence[str] = ()):
       f" {listed}{way}"
     )
   name = name or kinds[0]
-  names = tuple(metrics) or metric.TASKS[name].logged
+  names = tuple(metrics) or metric_lib.TASKS[name].logged
   if name == "next_token":
     return NextToken(classes, names)
   if name == "classification":
@@ -165,6 +165,28 @@ class Classification:
       }
     return sums
 
+  def costs(
+    self,
+    logits: Float32[Array, "batch classes"],
+    batch: dict[str, Array],
+    metric: metric_lib.Metric,
+  ) -> dict[str, Array] | None:
+    """The cost of each example, whose mean over the split is the metric's.
+
+    Returns:
+      cost: [batch], nats or 0 and 1; counts: how often each example counts in
+      the mean [batch], if not the same. None: the metric, such as F1, is no
+      mean over examples.
+    """
+    label = batch["label"]
+    if metric.name == "loss":
+      return {"cost": _nll(jax.nn.log_softmax(logits), label)}
+    if metric.name in ("error_rate", "accuracy"):
+      return {"cost": self.errors(logits, batch)}
+    if metric.name == "top5_accuracy":
+      return {"cost": ~_in_top(logits, label)}
+    return None
+
   def check_outputs(self, outputs, size: int, model: str) -> None:
     """Refuses outputs of a model that are not logits [size, num_classes]."""
     _check_outputs(outputs, (size, self.num_classes), model)
@@ -245,6 +267,26 @@ class NextToken:
     return sums | _more_sums(
       logits, targets, counted, self.num_classes, self.metrics
     )
+
+  def costs(
+    self,
+    logits: Float32[Array, "batch length classes"],
+    batch: dict[str, Array],
+    metric: metric_lib.Metric,
+  ) -> dict[str, Array] | None:
+    """As for `Classification`: the mean over a row's tokens, which count."""
+    targets = _targets(batch)
+    if metric.name == "loss":
+      costs = _nll(jax.nn.log_softmax(logits), targets)
+    elif metric.name in ("error_rate", "accuracy"):
+      costs = _wrong(logits, targets)
+    elif metric.name == "top5_accuracy":
+      costs = ~_in_top(logits, targets)
+    else:
+      return None
+    length = targets.shape[1]
+    counts = jnp.full(len(targets), length, jnp.float32)
+    return {"cost": costs.astype(jnp.float32).mean(-1), "counts": counts}
 
   def check_outputs(self, outputs, size: int, model: str) -> None:
     """Refuses outputs that are not logits [size, length, num_classes]."""
@@ -352,6 +394,21 @@ class MultiLabel:
       sums[scores.ROWS] = rows
     return sums
 
+  def costs(
+    self,
+    logits: Float32[Array, "batch labels"],
+    batch: dict[str, Array],
+    metric: metric_lib.Metric,
+  ) -> dict[str, Array] | None:
+    """As for `Classification`: the mean over an example's labels."""
+    if metric.name == "loss":
+      labels = _flat(batch["label"])
+      loss = optax.sigmoid_binary_cross_entropy(logits, labels)
+      return {"cost": loss.mean(-1)}
+    if metric.name in ("error_rate", "accuracy"):
+      return {"cost": self.errors(logits, batch)}
+    return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
@@ -413,6 +470,20 @@ class Regression:
         "weight": jnp.ones([1]),
       },
     }
+
+  def costs(
+    self,
+    outputs: Float32[Array, "batch ..."],
+    batch: dict[str, Array],
+    metric: metric_lib.Metric,
+  ) -> dict[str, Array] | None:
+    """As for `Classification`: the mean over an example's targets."""
+    error = _flat(outputs) - _flat(batch["target"])
+    if metric.name in ("loss", "mse"):
+      return {"cost": jnp.square(error).mean(-1)}
+    if metric.name == "mae":
+      return {"cost": jnp.abs(error).mean(-1)}
+    return None
 
   def check_outputs(self, outputs, size: int, model: str) -> None:
     """Refuses outputs of a model that are not [size, num_outputs]."""
@@ -491,14 +562,19 @@ def _more_sums(logits, labels, counted, num_classes, names):
       real.reshape(-1).astype(jnp.int32)
     )
   if "top5_accuracy" in names:
-    own = jnp.take_along_axis(logits, labels[..., None], -1)
-    index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    # Of equal logits the first is ahead, as for argmax.
-    tied = (logits == own) & (index < labels[..., None])
-    ahead = ((logits > own) | tied).sum(-1)
-    in_top5 = counted & finite & (ahead < _TOP)
+    in_top5 = counted & _in_top(logits, labels)
     more["in_top5"] = jnp.sum(in_top5, dtype=jnp.int32)
   return more
+
+
+def _in_top(logits, labels):
+  """Whether the label is among the 5 likeliest; false for NaN logits."""
+  own = jnp.take_along_axis(logits, labels[..., None], -1)
+  index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  # Of equal logits the first is ahead, as for argmax.
+  tied = (logits == own) & (index < labels[..., None])
+  ahead = ((logits > own) | tied).sum(-1)
+  return jnp.isfinite(logits).all(-1) & (ahead < _TOP)
 
 
 def _nll(log_p, labels):

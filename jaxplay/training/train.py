@@ -132,6 +132,7 @@ def _train(config, run, console, but, profile, workload, loaded):
     workload.dataset.bytes_per_token,
     workload.task,
     console.tell,
+    examples=workload_lib.kept_examples(workload, config),
   )
 
   def progress(lines):
@@ -179,6 +180,7 @@ class _Run:
     self._run, self._checkpoints = run, checkpoints
     self._loaded, self._tell = loaded, tell
     self.saved_like, self.layers = workload.state, workload.layers
+    self.is_sampled = "valid_full" in workload.dataset.splits
     self.sample = workload_lib.prediction_sample(
       workload.dataset.splits["valid"], config.num_predictions
     )
@@ -251,7 +253,7 @@ class _Run:
     return feed.make_evaluator(
       workload.mesh,
       workload.dataset.splits[split],
-      evaluate.make_eval_batch(workload.model, workload.task),
+      workload_lib.make_eval_batch(workload, config),
       hparams=self._hparams,
       batch_size=config.eval_batch_size,
       device_bytes=config.dataset.device_bytes,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -172,6 +172,24 @@ def _check_parts(config, model, task, dataset, hparams, state, train_step):
   jax.eval_shape(train_step, hparams, state, arrays)
 
 
+def make_eval_batch(
+  workload: Workload, config: ml_collections.ConfigDict
+) -> Callable:
+  """`evaluate.make_eval_batch` of a config, with the costs that it keeps."""
+  metric = None
+  if kept_examples(workload, config):
+    metric = config_lib.metric.of_config(config)
+  return evaluate.make_eval_batch(workload.model, workload.task, metric)
+
+
+def kept_examples(workload: Workload, config: ml_collections.ConfigDict) -> str:
+  """Identity of the validation split if its costs are saved, else ""."""
+  valid = workload.dataset.splits.get("valid")  # None: of a plan.
+  if valid is None or valid.num_examples > config.keep_examples:
+    return ""
+  return data.identity(workload.dataset, "valid")
+
+
 def make_task(config: ml_collections.ConfigDict, dataset: data.Dataset):
   """The task of a config on a data set; see `tasks.of`.
 
@@ -315,7 +333,7 @@ def _same_dataset(config):
   """Loads the data set, and checks that all hosts have the same."""
   dataset, error = None, None
   try:
-    dataset = load_dataset(config)
+    dataset = data.sampled(load_dataset(config), config.eval_examples)
   except jaxplay.UserError as refused:
     error = refused  # Raised below: other hosts wait for this one.
   sharding.same_on_every_host(

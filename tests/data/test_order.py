@@ -30,6 +30,7 @@ GOLDEN_SEEDS = {
   "synthetic": 3132901046,
   "predictions": 3915833994,
   "held_out": 1409396408,
+  "eval_sample": 3246981890,
 }
 
 

@@ -34,6 +34,7 @@ def compare(mode, keys, folder):
   train.train(config, str(run.path), runs.Quiet())  # Unpacks.
   runs.assert_same(runs.lines(run.path), runs.lines(folder / "alone"))
   assert run.status().get("test") == status.get("test")
+  runs.assert_same(runs.examples(run.path), runs.examples(folder / "alone"))
   runs.assert_same(
     runs.last_state(keys, run.path), runs.last_state(keys, folder / "alone")
   )

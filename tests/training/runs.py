@@ -191,6 +191,11 @@ def lines(workdir):
   ]
 
 
+def examples(workdir):
+  """The saved costs of the validation examples: name -> array."""
+  return rundir.RunDir(workdir).examples().as_arrays()
+
+
 def last_state(keys, workdir):
   """The newest checkpoint as {path: numpy array}."""
   import jax

@@ -10,7 +10,8 @@ groups of trials are those of `trials`.
     sampling.py     are there enough trials, is their order more than noise
     feasibility.py  infeasible trials, instability
     length.py       is training too long or too short
-    scope.py        better than chance, fixed hyperparameters, damaged studies
+    scope.py        better than chance, rare classes, fixed hyperparameters,
+                    damaged studies
 """
 
 import dataclasses
@@ -31,6 +32,8 @@ from jaxplay.analysis.checklist.sampling import enough_trials, retrain_variance
 from jaxplay.analysis.checklist.scope import (
   better_than_chance,
   fixed_caveats,
+  rare_classes,
+  sampled_evaluation,
   trials_match_study,
 )
 
@@ -45,7 +48,9 @@ __all__ = [
   "infeasible_share",
   "max_train_steps",
   "optimization_instability",
+  "rare_classes",
   "retrain_variance",
+  "sampled_evaluation",
   "search_space_boundary",
   "trials_match_study",
 ]
@@ -91,6 +96,8 @@ def check_study(results: results_lib.Results) -> finding.Findings:
       better_than_chance(results),
       fixed_caveats(results),
       trials_match_study(results),
+      *rare_classes(results),
+      *sampled_evaluation(results),
       *_of_best_trials(results, runs),
       *_of_all_trials(runs),
     ]

@@ -2,7 +2,7 @@
 
 from jaxplay import config as config_lib
 from jaxplay import finding
-from jaxplay.analysis import curves
+from jaxplay.analysis import classes, curves, sampled
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.analysis.checklist import shared
@@ -39,6 +39,28 @@ def better_than_chance(results: results_lib.Results) -> finding.Finding:
   if not results.ranked:
     return curves.better_than_chance(None, None, 0)
   return curves.better_than_constant(results.ranked[0])
+
+
+def rare_classes(results: results_lib.Results) -> list[finding.Finding]:
+  """Check that the best trial predicts rare classes about as well as others.
+
+  See `classes.rare_classes`. None if the task has no classes, or no trial has
+  a value.
+  """
+  if not results.ranked:
+    return []
+  best = results.ranked[0]
+  return classes.check_trial(best, results.objective, results.select)
+
+
+def sampled_evaluation(results: results_lib.Results) -> list[finding.Finding]:
+  """Check the sample that ranks trials for skew, on the best trial.
+
+  See `sampled.sampled_evaluation`. None if whole splits are evaluated.
+  """
+  if not results.ranked:
+    return []
+  return sampled.check_trial(results.ranked[0], results.objective)
 
 
 def fixed_caveats(results: results_lib.Results) -> finding.Finding:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxplay import config as config_lib
 from jaxplay import finding, rundir
-from jaxplay.analysis import results
+from jaxplay.analysis import classes, results, sampled
 from jaxplay.analysis.curves import findings
 from jaxplay.analysis.curves.measures import (
   clipped_share,
@@ -46,6 +46,7 @@ __all__ = [
   "better_than_mean",
   "check_run",
   "check_trial",
+  "check_whole",
   "clipped_share",
   "early_instability",
   "final_rate",
@@ -78,12 +79,27 @@ CHECKS = (
 
 
 def check_run(run: rundir.RunDir) -> finding.Findings:
-  """Run all checks of a run, on the objective of its config.
+  """Run all checks of a run directory, on the objective of its config.
+
+  Those of its curves; `classes.rare_classes` if its task has classes; and
+  `sampled.sampled_evaluation` if it evaluates a sample.
 
   Raises:
     jaxplay.UserError: This is not a run directory.
   """
-  return check_trial(results.read_run(run.path), run.objective())
+  trial, objective = results.read_run(run.path), run.objective()
+  return check_whole(trial, objective)
+
+
+def check_whole(trial: results.Trial, objective: str) -> finding.Findings:
+  """As `check_run`, of a run that was read, on any objective."""
+  return finding.Findings(
+    [
+      *check_trial(trial, objective),
+      *classes.check_trial(trial, objective),
+      *sampled.check_trial(trial, objective),
+    ]
+  )
 
 
 def better_than_constant(trial: results.Trial) -> finding.Finding:
@@ -104,7 +120,7 @@ def better_than_constant(trial: results.Trial) -> finding.Finding:
 
 
 def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
-  """Run all checks of a run, in the order of `CHECKS`.
+  """Run all checks of the curves of a run, in the order of `CHECKS`.
 
   Args:
     trial: The run.
