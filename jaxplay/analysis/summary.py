@@ -58,6 +58,8 @@ def of_choice(best: str, other: str, comparison: compare.Comparison) -> str:
   difference = f"{comparison.improvement:.4g} ({interval})"
   if comparison.verdict == "adopt":
     return f"{best} is better than {other} by {difference}."
+  if comparison.interval[0] > 0:
+    return f"{best} may be better than {other}; inconclusive: {difference}."
   return f"No significant difference between {best} and {other}: {difference}."
 
 
@@ -73,7 +75,8 @@ def of_comparison(comparison: compare.Comparison) -> str:
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
     f" {abs(improvement):.4g} {'higher' if is_higher else 'lower'} (improvement"
-    f" {_interval(comparison.interval)}){changes}."
+    f" {_interval(comparison.interval)}; validation examples:"
+    f" {comparison.data_from}){changes}."
   )
 
 

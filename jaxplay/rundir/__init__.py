@@ -7,6 +7,7 @@
         checkpoints/       by orbax
         checkpoints.json   of a trial of a population: where they are instead
         init.json          which weights it started from, if not random ones
+        examples.npz       cost of each validation example, best and last
         predictions/       a fixed sample of examples at each evaluation
         export/            the best checkpoint's forward function
         code/              the user's code that it was made of, if any
@@ -21,11 +22,13 @@ run; in a bucket (gs://) also etils and gcsfs.
     reading.py     JSON with checked types
     shapes.py      these types
     metrics.py     lines of metrics.jsonl
+    examples.py    costs of examples
     directory.py   what runs, studies, ladders and plans share: lock, provenance
     run.py         the run directory
 """
 
 from jaxplay.rundir.directory import Directory, absent, refuse_other
+from jaxplay.rundir.examples import Examples
 from jaxplay.rundir.metrics import Digest, as_line, best_line, best_lines
 from jaxplay.rundir.paths import (
   absolute,
@@ -88,6 +91,7 @@ __all__ = [
   "Digest",
   "Directory",
   "DONE",
+  "Examples",
   "FindingRow",
   "Init",
   "is_local",

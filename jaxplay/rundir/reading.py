@@ -3,15 +3,19 @@
 Each file's type is written down once, beside the code that writes the file.
 """
 
+import io
 import json
 import math
 import os
 import pathlib
 import stat
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
+import numpy as np
 
 import jaxplay
 from jaxplay.rundir import paths
@@ -57,6 +61,27 @@ def read_bytes(path: pathlib.Path) -> bytes | None:
   except OSError as error:
     paths.raise_storage_error(error)
     raise Damaged(path, f"it cannot be read ({error.strerror})") from None
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Returns the arrays in a .npz file by name, or None if there is no file.
+
+  Raises:
+    Damaged: It is not an archive of arrays, or cannot be read.
+  """
+  data = read_bytes(path)
+  if data is None:
+    return None
+  try:
+    with np.load(io.BytesIO(data)) as arrays:
+      return dict(arrays)
+  # ValueError: also for a pickle, which could run anything.
+  except (
+    *(ValueError, KeyError, AttributeError, EOFError, OSError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+  ) as error:
+    reason = str(error).split("\n")[0]
+    raise Damaged(path, f"it is not an archive of arrays ({reason})") from None
 
 
 def read_json(path: pathlib.Path, shape: Any) -> Any:

@@ -4,8 +4,6 @@ import contextlib
 import io
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay.rundir import directory, metrics, paths, reading, shapes, writing
+from jaxplay.rundir import examples as examples_lib
 
 _BUCKET_SECONDS = 10.0  # at most, until a line of metrics is in a bucket
 
@@ -261,18 +260,30 @@ class RunDir(directory.Directory):
       reading.Damaged: It is not an archive of arrays.
     """
     path = self.path / "predictions" / f"{step:08d}.npz"
-    data = reading.read_bytes(path)
-    if data is None:
+    arrays = reading.read_arrays(path)
+    if arrays is None:
       raise reading.Damaged(path, "there is no such file")
-    try:
-      with np.load(io.BytesIO(data)) as arrays:
-        return dict(arrays)
-    # ValueError: also for a pickle, which could run anything.
-    except (
-      *(ValueError, KeyError, AttributeError, EOFError, OSError, MemoryError),
-      *(zipfile.BadZipFile, zlib.error),
-    ) as error:
-      reason = str(error).split("\n")[0]
-      raise reading.Damaged(
-        path, f"it is not an archive of arrays ({reason})"
-      ) from None
+    return arrays
+
+  def examples(self) -> examples_lib.Examples | None:
+    """Returns the cost of each validation example, None: they are not saved.
+
+    They are if the run completed, and the objective is a mean over examples.
+
+    Raises:
+      reading.Damaged: The file holds something else.
+    """
+    path = self.path / "examples.npz"
+    arrays = reading.read_arrays(path)
+    return None if arrays is None else examples_lib.parse(path, arrays)
+
+  def write_examples(self, examples: examples_lib.Examples | None) -> None:
+    """Replaces what `examples` returns."""
+    self._check_is_there()
+    path = self.path / "examples.npz"
+    if examples is None:
+      path.unlink(missing_ok=True)
+      return
+    file = io.BytesIO()
+    np.savez_compressed(file, **examples.as_arrays())
+    writing.write_bytes(path, file.getvalue())
