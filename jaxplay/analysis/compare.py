@@ -215,6 +215,9 @@ def compare(
   more = None
   if verdict == "inconclusive" and not unlike and not unknown:
     more = _more_seeds(improvement, seeds, data, confidence)
+  advice = _advice(verdict, unlike, unknown, sides, changes, more)
+  if verdict == "inconclusive" and not (unlike or unknown or more):
+    advice += _examples_needed(improvement, data, data_from, confidence)
   most = metric.bounds[1] - metric.bounds[0]
   return Comparison(
     verdict=verdict,
@@ -235,8 +238,7 @@ def compare(
       *of_data,
       *_caveats(sides, improvement),
     ],
-    advice=_advice(verdict, unlike, unknown, sides, changes, more)
-    + _of_examples(verdict, more, improvement, data, confidence),
+    advice=advice,
     maximized=metric.maximized,
   )
 
@@ -432,7 +434,7 @@ def _seeds(sides, noises):
   """Both sides, as `difference.reach` needs them."""
   freedom = [noise.freedom for noise in noises]
   if min(side.num_reruns for side in sides) < 2:
-    freedom = [min(freedom)] * 2  # What is assumed of one is of the other.
+    freedom = [min(freedom) / 2] * 2  # One estimate serves both sides.
   return tuple(
     difference.Seeds(
       variance=noise.deviation**2,
@@ -470,12 +472,16 @@ def _data(both):
   """
   metric, caveats = both[0].metric, []
   try:
-    one, other = (_of_examples_of(results) for results in both)
+    one, other = (_examples(results) for results in both)
   except rundir.Damaged as error:
     one = other = None
     caveats.append(f"Results of single examples are not used: {error}.")
   if one and other:
-    if one[1] == other[1] and np.array_equal(one[2], other[2]):
+    if (
+      one[1] == other[1]
+      and one[0].shape[1] == other[0].shape[1]
+      and np.array_equal(one[2], other[2])
+    ):
       data = difference.paired(one[0], other[0], one[2], metric.is_share)
       number = one[0].shape[1]
       return data, f"paired on {number:,} examples", caveats
@@ -495,7 +501,7 @@ def _data(both):
   return None, "not included", caveats
 
 
-def _of_examples_of(results):
+def _examples(results):
   """Costs of single examples in all trainings of a side.
 
   Returns:
@@ -514,8 +520,10 @@ def _of_examples_of(results):
       mean, results.cost(trial), rel_tol=1e-3, abs_tol=1e-6
     ):  # Of another evaluation.
       return None
-    if costs and (
-      found.data != data or not np.array_equal(found.weight, weight)
+    if costs and not (
+      found.data == data
+      and cost.shape == costs[0].shape
+      and np.array_equal(found.weight, weight)
     ):
       return None
     costs.append(cost)
@@ -648,9 +656,9 @@ def _advice(verdict, unlike, unknown, sides, changes, seeds):
   return f"About {seeds} seeds of each would make it significant: {again}"
 
 
-def _of_examples(verdict, seeds, improvement, data, confidence):
-  """What a larger validation set could do, where seeds cannot."""
-  if verdict != "inconclusive" or seeds is not None or not data:
+def _examples_needed(improvement, data, data_from, confidence):
+  """What other validation data could do, where seeds cannot; "": nothing."""
+  if data is None:
     return ""
   exact = difference.Seeds(0.0, math.inf, 1)
   least = difference.reach((exact, exact), data, confidence)
@@ -659,7 +667,13 @@ def _of_examples(verdict, seeds, improvement, data, confidence):
   times = (least / improvement) ** 2
   if times > _MOST_TIMES:
     return ""
-  return (
-    f" The validation set is too small for this difference: it needs at least"
-    f" {max(times, 1.1):.2g} times as many examples."
+  advice = (
+    " The validation set is too small for this difference: it needs at least"
+    f" {max(times, 1.1):.2g} times as many examples"
   )
+  if not data_from.startswith("paired"):
+    advice += (
+      ", or fewer if all trainings of both sides save the results of single"
+      " examples, in examples.npz"
+    )
+  return advice + "."

@@ -63,6 +63,15 @@ def of_choice(best: str, other: str, comparison: compare.Comparison) -> str:
   return f"No significant difference between {best} and {other}: {difference}."
 
 
+def verdict_of_choice(comparison: compare.Comparison) -> str:
+  """The verdict on the best choice against another, in a word or two."""
+  if comparison.verdict == "adopt":
+    return "better"
+  if comparison.interval[0] > 0:
+    return "inconclusive"
+  return "no significant difference"
+
+
 def of_comparison(comparison: compare.Comparison) -> str:
   """State the verdict, and by how much the candidate is better."""
   improvement = comparison.improvement

@@ -58,14 +58,6 @@ def write_comparison(
   )
 
 
-def _verdict(pair):
-  if pair.verdict == "adopt":
-    return "better"
-  if pair.interval[0] > 0:
-    return "inconclusive"
-  return "no significant difference"
-
-
 def _tables(comparison, both):
   """[title, note, heads, rows] of each table of the page."""
   rows = []
@@ -115,7 +107,7 @@ def _tables(comparison, both):
       pair.improvement,
       *pair.interval,
       pair.data_from,
-      _verdict(pair),
+      summary.verdict_of_choice(pair),
     ]
     for name, results in both.items()
     for best, other, pair in compare.choices(results)

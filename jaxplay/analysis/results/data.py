@@ -69,7 +69,7 @@ class Trial:
   )
   declared: Sequence[Sequence[Any]] = ()
 
-  def examples(self) -> "rundir.Examples | None":
+  def examples(self) -> rundir.Examples | None:
     """The objective of each validation example, if the run saved it."""
     return rundir.RunDir(self.path).examples()
 
