@@ -233,13 +233,18 @@ _SEEDS = {  # noise and deviation of the baseline, and of the candidate
 
 
 def tables(repeats: int, seed: int = 0) -> Iterator[str]:
-  """The lines of all tables, in Markdown; shares in %."""
+  """The lines of all tables, in Markdown; shares in %.
+
+  Args:
+    repeats: Comparisons for each number; a fifth where nothing is near 95%.
+    seed: Of everything.
+  """
   rng = np.random.default_rng(seed)
 
-  def rates(draw, columns):
+  def rates(draw, columns, number=repeats):
     """How often `draw(column)` is true, for each column."""
     return [
-      sum(draw(column) for _ in range(repeats)) / repeats for column in columns
+      sum(draw(column) for _ in range(number)) / number for column in columns
     ]
 
   yield from _head("coverage, loss", _RERUNS)
@@ -254,7 +259,11 @@ def tables(repeats: int, seed: int = 0) -> Iterator[str]:
     yield _row(f"better by {times} deviations", rates(draw, _RERUNS))
     welch = [_power_of_welch(rng, 20 * repeats, n, times) for n in _RERUNS]
     yield _row("the same by Welch's test alone", welch)
-  for kind, are_saved in (("paired", True), ("binomial", False)):
+  few = max(repeats // 5, 1)
+  for kind, are_saved, number in (
+    ("paired", True, repeats),
+    ("binomial", False, few),
+  ):
     yield ""
     yield from _head(f"coverage, error rate, {kind}", _RERUNS)
     for num_valid in (300, 500, 10_000):
@@ -262,22 +271,22 @@ def tables(repeats: int, seed: int = 0) -> Iterator[str]:
         data = num_valid, agreement(correlation), are_saved
         draw = functools.partial(_covered_rate, rng, *data)
         name = f"{num_valid:,} examples, correlation {correlation}"
-        yield _row(name, rates(draw, _RERUNS))
+        yield _row(name, rates(draw, _RERUNS, number))
     yield ""
     yield from _head(f"power, error rate, {kind}, correlation 0.5", _RERUNS)
     for num_valid, better in ((500, 0.03), (10_000, 0.01)):
       data = num_valid, agreement(0.5), are_saved
       draw = functools.partial(_adopted_rate, rng, *data, better)
       name = f"{num_valid:,} examples, better by {better}"
-      yield _row(name, rates(draw, _RERUNS))
+      yield _row(name, rates(draw, _RERUNS, number))
   yield ""
   yield from _head("a significant difference, loss", _CHOICES, "choices")
   for noise in NOISES:
     draw = functools.partial(of_choices, rng, noise, 5, 0.0)
-    yield _row(f"all equal, {noise}", rates(draw, _CHOICES))
+    yield _row(f"all equal, {noise}", rates(draw, _CHOICES, few))
   for times in (3, 5):
     draw = functools.partial(of_choices, rng, "normal", 5, times * DEVIATION)
-    yield _row(f"one better by {times} deviations", rates(draw, _CHOICES))
+    yield _row(f"one better by {times} deviations", rates(draw, _CHOICES, few))
 
 
 def _head(name, columns, noun="reruns"):
