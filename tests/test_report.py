@@ -495,7 +495,8 @@ def test_answer_comes_first(page, study):
   cells = texts(page, "#comparisons td")
   assert cells[:2] == [winner, loser]
   assert float(cells[2]) == pytest.approx(found.improvement, rel=1e-3)
-  assert (cells[4] == "yes") == (found.verdict == "adopt")
+  assert cells[4] == found.data_from
+  assert cells[5].startswith("better") == (found.verdict == "adopt")
 
 
 @needs_browser

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 import jaxplay
 from jaxplay import commands, formats, rundir
 from jaxplay import config as config_lib
 from jaxplay import provenance as provenance_lib
+from jaxplay.analysis import difference
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -26,6 +26,7 @@ from jaxplay.study import space as space_lib
 Verdict = Literal["adopt", "do not adopt", "inconclusive"]
 
 _MOST_SEEDS = 100  # more than anybody will run
+_MOST_TIMES = 100  # as many examples; more than anybody will label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,11 @@ class Comparison:
     improvement: By how much the candidate is better than the baseline: lower,
       or higher if the objective is maximized.
     interval: Confidence interval of the improvement, at 95% by default.
+    data_deviation: Standard deviation of the improvement over samples of as
+      many validation examples; None: not known, so not in the interval.
+    data_from: What that was estimated from.
     more_seeds: Reruns of each side that would make an improvement of this size
-      significant; None: it is, or more than 100.
+      significant; None: it is, or more than 100, or that is not known.
     alike: Whether the two are comparable; if not, the verdict is inconclusive.
     changes: Config key -> [of the baseline's best trial, of the candidate's]:
       the complexity that the change adds.
@@ -91,6 +95,8 @@ class Comparison:
   candidate: Side
   improvement: float
   interval: tuple[float, float]
+  data_deviation: float | None
+  data_from: str
   more_seeds: int | None
   alike: bool
   changes: Mapping[str, list[Any]]
@@ -150,14 +156,20 @@ def compare(
 ) -> Comparison:
   """Compare the candidate's best trial with the baseline's.
 
-  The rule: the improvement and its interval, by Welch's t-test on the
-  reruns where both have 2 or more. Otherwise from the best values themselves,
-  which are biased by selection: then the interval also includes the variance of
-  the search, and a side without reruns is assumed to vary between seeds at
-  least as much as the other. `adopt` if the whole interval lies above 0 and the
-  improvement is at least `smallest`; `do not adopt` if no improvement in the
-  interval is above `smallest`; else `inconclusive`, and also if the two are not
-  comparable.
+  The rule: the improvement and its interval, from the reruns where both sides
+  have 2 or more. Otherwise from the best values themselves, which are biased by
+  selection: then the interval also includes the variance of the search, and a
+  side without reruns is assumed to vary between seeds at least as much as the
+  other. The interval includes the sampling of the validation examples: that of
+  the same examples where all trainings saved their results (`RUN/examples.npz`)
+  else, of shares such as error rates, as if each side had examples of its own,
+  which is too much; for other metrics a caveat says that it is not included.
+  See `difference`.
+
+  `adopt` if the whole interval lies above 0 and the improvement is at least
+  `smallest`; `do not adopt` if no improvement in the interval is above
+  `smallest`; else `inconclusive`, and also if the two are not comparable, or
+  nothing shows how much trainings vary.
 
   Args:
     baseline: A study or, from `read`, a run.
@@ -182,51 +194,51 @@ def compare(
       f"{baseline.objective!r} is maximized in only one of the baseline and the"
       " candidate; choose another objective for both with --objective"
     )
-  one, other = _side(baseline), _side(candidate)
-  sides = one, other = _at_least(one, other), _at_least(other, one)
-  improvement = metric.cost(one.mean) - metric.cost(other.mean)
-  reruns = [side.num_reruns for side in sides]
-  from_reruns = min(reruns) >= 2
-  variances = [
-    side.deviation**2 / max(side.num_reruns, 1)
-    + (0 if side.num_reruns else side.search_deviation**2)
-    for side in sides
-  ]
-  freedom = math.inf
-  if from_reruns:
-    freedom = _welch(variances, [num - 1 for num in reruns])
-  elif max(reruns) >= 2:
-    freedom = max(reruns) - 1
-  error = math.sqrt(sum(variances))
-  reach = float(stats.t.isf((1 - confidence) / 2, freedom)) * error
+  both = baseline, candidate
+  noises = _noises(both)
+  sides = tuple(_side(r, n) for r, n in zip(both, noises, strict=True))
+  improvement = metric.cost(sides[0].mean) - metric.cost(sides[1].mean)
+  data, data_from, of_data = _data(both)
+  configs = [_flat_config(results) for results in both]
+  unlike = _unlike(both, configs)
+  unknown = _unknown(both, noises, data)
+  seeds = _seeds(sides, noises)
+  reach = difference.reach(seeds, data, confidence)
   low, high = improvement - reach, improvement + reach
-  unlike = _unlike(baseline, candidate)
   verdict: Verdict = "inconclusive"
-  if not unlike and low > 0 and improvement >= smallest:
-    verdict = "adopt"
-  elif not unlike and high <= smallest and high < math.inf:
-    verdict = "do not adopt"
-  changes = _changes(baseline, candidate)
-  seeds = None
-  if verdict == "inconclusive" and not unlike:
-    deviation = math.hypot(one.deviation, other.deviation)
-    seeds = _seeds(improvement, deviation, confidence)
+  if not unlike and not unknown:
+    if low > 0 and improvement >= smallest:
+      verdict = "adopt"
+    elif high <= smallest and high < math.inf:
+      verdict = "do not adopt"
+  changes = _changes(configs)
+  more = None
+  if verdict == "inconclusive" and not unlike and not unknown:
+    more = _more_seeds(improvement, seeds, data, confidence)
+  advice = _advice(verdict, unlike, unknown, sides, changes, more)
+  if verdict == "inconclusive" and not (unlike or unknown or more):
+    advice += _examples_needed(improvement, data, data_from, confidence)
+  most = metric.bounds[1] - metric.bounds[0]
   return Comparison(
     verdict=verdict,
     objective=baseline.objective,
-    baseline=one,
-    candidate=other,
+    baseline=sides[0],
+    candidate=sides[1],
     improvement=improvement,
-    interval=(low, high),
-    more_seeds=seeds,
+    interval=(max(low, -most), min(high, most)),
+    data_deviation=None if data is None else math.sqrt(data.variance),
+    data_from=data_from,
+    more_seeds=more,
     alike=not unlike,
     changes=changes,
     caveats=[
       *unlike,
+      *unknown,
       *_doubts(baseline, candidate),
-      *_caveats(sides, improvement, from_reruns),
+      *of_data,
+      *_caveats(sides, improvement),
     ],
-    advice=_advice(verdict, unlike, sides, changes, seeds),
+    advice=advice,
     maximized=metric.maximized,
   )
 
@@ -251,7 +263,7 @@ def choices(results: results_lib.Results) -> list[tuple[str, str, Comparison]]:
   if len(sides) < 2:
     return []
   best, *others = sorted(
-    sides, key=lambda name: results.metric.cost(_side(sides[name]).mean)
+    sides, key=lambda name: results.metric.cost(_mean(sides[name]))
   )
   confidence = 1 - 0.05 / math.comb(len(sides), 2)
   return [
@@ -289,7 +301,8 @@ def log_entry(comparison: Comparison, date: str) -> str:
       f"## {date}: {comparison.verdict} {comparison.candidate.name}",
       "",
       f"It improves {comparison.objective} by {comparison.improvement:.4g}"
-      f" (95%: {formats.interval(low, high)}). {comparison.advice}",
+      f" (95%: {formats.interval(low, high)}; validation examples:"
+      f" {comparison.data_from}). {comparison.advice}",
       "",
       f"| | | trial | {comparison.objective} | commit |",
       "|---|---|---|---|---|",
@@ -323,7 +336,8 @@ def files_commit(path: str | os.PathLike) -> str:
   return (" and ".join(commits) or "none") + (" and changes" if changed else "")
 
 
-def _side(results) -> Side:
+def _trainings(results) -> list[results_lib.Trial]:
+  """What stands for a side: reruns of its best trial, or that trial."""
   if not results.ranked:
     why = " ".join(_doubts(results)).rstrip(".")
     raise jaxplay.UserError(
@@ -332,20 +346,40 @@ def _side(results) -> Side:
     )
   best = results.ranked[0]
   reruns = results.reruns.get(best.index, ())
-  again = results.values_of(reruns)
-  noise = trials_lib.noise(results)
-  deviation, source = noise.deviation, noise.source
-  if len(again) >= 2:
-    deviation, source = float(again.std(ddof=1)), f"{len(again)} reruns"
+  return [t for t in reruns if np.isfinite(results.value(t))] or [best]
+
+
+def _num_reruns(results):
+  trainings = _trainings(results)
+  return 0 if trainings[0] is results.ranked[0] else len(trainings)
+
+
+def _mean(results):
+  return float(results.values_of(_trainings(results)).mean())
+
+
+def _noise(results) -> trials_lib.Noise:
+  """Noise between trainings of the best trial."""
+  values = results.values_of(_trainings(results))
+  if len(values) < 2:
+    return trials_lib.noise(results)
+  # Rounding in the mean of equal values would be a variance.
+  deviation = float(values.std(ddof=1)) if np.ptp(values) else 0.0
+  return trials_lib.Noise(deviation, len(values) - 1, f"{len(values)} reruns")
+
+
+def _side(results, noise) -> Side:
+  best = results.ranked[0]
+  reruns = results.reruns.get(best.index, ())
   return Side(
     name=str(results.path),
     best=results.value(best),
     trial=best.index,
-    mean=float(again.mean()) if len(again) else results.value(best),
-    num_reruns=len(again),
+    mean=_mean(results),
+    num_reruns=_num_reruns(results),
     diverged=sum(trial.status == "infeasible" for trial in reruns),
-    deviation=deviation,
-    deviation_from=source,
+    deviation=noise.deviation,
+    deviation_from=noise.source,
     search_deviation=_search_deviation(trials_lib.outcomes(results)),
     rerun=_rerun(results, best),
     commit=commit(results.path),
@@ -370,17 +404,16 @@ def _rerun(results, best):
   return results_lib.rerun_command(results, study, best.index)
 
 
-def _at_least(side, other):
-  """A side whose variance, without reruns, is at least that of `other`."""
-  if side.num_reruns >= 2 or other.num_reruns < 2:
-    return side
-  if side.deviation >= other.deviation:
-    return side
-  return dataclasses.replace(
-    side,
-    deviation=other.deviation,
-    deviation_from=f"as {other.num_reruns} reruns of {other.name}",
-  )
+def _noises(both):
+  """Noise of each side; without reruns at least that of the other's reruns."""
+  own = [_noise(results) for results in both]
+  numbers = [_num_reruns(results) for results in both]
+  noises = list(own)
+  for i, j in ((0, 1), (1, 0)):
+    if numbers[i] < 2 <= numbers[j] and own[i].deviation < own[j].deviation:
+      source = f"as {numbers[j]} reruns of {both[j].path}"
+      noises[i] = dataclasses.replace(own[j], source=source)
+  return noises
 
 
 def _search_deviation(values):
@@ -397,30 +430,128 @@ def _search_deviation(values):
   return math.sqrt(float(np.average((values - mean) ** 2, weights=weights)))
 
 
-def _welch(variances, freedoms):
-  """Degrees of freedom of a difference of means (Welch 1947)."""
-  terms = zip(variances, freedoms, strict=True)
-  below = sum(v**2 / f for v, f in terms)
-  return sum(variances) ** 2 / below if below else math.inf
+def _seeds(sides, noises):
+  """Both sides, as `difference.reach` needs them."""
+  freedom = [noise.freedom for noise in noises]
+  if min(side.num_reruns for side in sides) < 2:
+    freedom = [min(freedom) / 2] * 2  # One estimate serves both sides.
+  return tuple(
+    difference.Seeds(
+      variance=noise.deviation**2,
+      freedom=free,
+      number=max(side.num_reruns, 1),
+      search=0.0 if side.num_reruns else side.search_deviation**2,
+    )
+    for side, noise, free in zip(sides, noises, freedom, strict=True)
+  )
 
 
-def _seeds(improvement, deviation, confidence):
+def _more_seeds(improvement, seeds, data, confidence):
   """Reruns of each side for an interval that excludes 0; None: too many.
 
   Args:
     improvement: Assumed to be the true one.
-    deviation: Standard deviation of the difference of two trainings.
+    seeds: Of both sides, now.
+    data: Of both sides, now.
   """
-  for num in range(3, _MOST_SEEDS + 1):
-    quantile = float(stats.t.isf((1 - confidence) / 2, 2 * (num - 1)))
-    if quantile * deviation / math.sqrt(num) < abs(improvement):
-      return num
+  for number in range(3, _MOST_SEEDS + 1):
+    then = tuple(
+      difference.Seeds(side.variance, number - 1, number) for side in seeds
+    )
+    sampling = data and data.after([side.number for side in seeds], number)
+    if difference.reach(then, sampling, confidence) < abs(improvement):
+      return number
   return None
 
 
-def _unlike(baseline, candidate):
+def _data(both):
+  """The sampling of the validation examples.
+
+  Returns:
+    (its variance, what that is from, caveats); the variance may be None.
+  """
+  metric, caveats = both[0].metric, []
+  try:
+    one, other = (_examples(results) for results in both)
+  except rundir.Damaged as error:
+    one = other = None
+    caveats.append(f"Results of single examples are not used: {error}.")
+  if one and other:
+    if (
+      one[1] == other[1]
+      and one[0].shape[1] == other[0].shape[1]
+      and np.array_equal(one[2], other[2])
+    ):
+      data = difference.paired(one[0], other[0], one[2], metric.is_share)
+      number = one[0].shape[1]
+      return data, f"paired on {number:,} examples", caveats
+    caveats.append(
+      "The two sides saved results of different examples, so these cannot be"
+      " compared one by one."
+    )
+  number = min(results.ranked[0].num_valid for results in both)
+  if metric.is_share and number and both[0].objective.startswith("valid"):
+    shares = [metric.cost(_mean(results)) for results in both]
+    data = difference.independent(shares, number)
+    return data, f"binomial, {number:,} examples for each side", caveats
+  caveats.append(
+    f"The sampling of the examples of {both[0].objective} is not included in"
+    " the interval, as not all trainings saved the results of single examples."
+  )
+  return None, "not included", caveats
+
+
+def _examples(results):
+  """Costs of single examples in all trainings of a side.
+
+  Returns:
+    (costs [trainings, n], digest of the examples, weights [n] or None); None:
+    they are not known, or not of the values that are compared.
+  """
+  costs, data, weight = [], None, None
+  for trial in _trainings(results):
+    found = trial.examples()
+    if found is None or found.metric != results.objective:
+      return None
+    cost = found.cost_best if results.select == "best" else found.cost_last
+    cost = np.asarray(cost, np.float64)
+    mean = np.average(cost, weights=found.weight)
+    if not math.isclose(
+      mean, results.cost(trial), rel_tol=1e-3, abs_tol=1e-6
+    ):  # Of another evaluation.
+      return None
+    if costs and not (
+      found.data == data
+      and cost.shape == costs[0].shape
+      and np.array_equal(found.weight, weight)
+    ):
+      return None
+    costs.append(cost)
+    data, weight = found.data, found.weight
+  return (np.stack(costs), data, weight) if len(costs[0]) > 1 else None
+
+
+def _unknown(both, noises, data):
+  """Reasons why nothing shows how much trainings vary."""
+  reasons = []
+  for results, noise in zip(both, noises, strict=True):
+    counted = results.metric.is_share and results.ranked[0].num_valid
+    if not counted and all(math.isinf(noise.freedom) for noise in noises):
+      reasons.append(
+        f"The variance of {results.objective} between seeds is not known for"
+        f" {results.path}."
+      )
+    elif not noise.deviation and data is None:
+      reasons.append(
+        f"The reruns of {results.path} have equal values, so their variance is"
+        " not known: log more digits, or rerun it with more seeds."
+      )
+  return reasons
+
+
+def _unlike(both, configs):
   """Reasons why the two are not comparable."""
-  one, other = (_flat_config(r) for r in (baseline, candidate))
+  one, other = configs
   reasons = []
   for key, why in (
     ("max_train_steps", "the longer one has an advantage"),
@@ -436,7 +567,7 @@ def _unlike(baseline, candidate):
         f" candidate: {why}."
       )
   names = [flat["dataset.name"] for flat in (one, other)]
-  sizes = [r.ranked[0].num_valid for r in (baseline, candidate)]
+  sizes = [r.ranked[0].num_valid for r in both]
   if names[0] != names[1] or sizes[0] != sizes[1]:
     reasons.append(
       f"They are validated on different data: {sizes[0]:,} examples of"
@@ -445,11 +576,9 @@ def _unlike(baseline, candidate):
   return reasons
 
 
-def _changes(baseline, candidate):
+def _changes(configs):
   """Config keys in which the two best trials differ."""
-  different = config_lib.differences(
-    _flat_config(baseline), _flat_config(candidate)
-  )
+  different = config_lib.differences(*configs)
   return {k: list(pair) for k, pair in different.items() if k != "seed"}
 
 
@@ -470,14 +599,14 @@ def _doubts(*studies):
   ]
 
 
-def _caveats(sides, improvement, from_reruns):
+def _caveats(sides, improvement):
   caveats = []
   one, other = (side.commit for side in sides)
   if one != other:
     caveats.append(
       f"The code differs: {one} in the baseline, {other} in the candidate."
     )
-  if not from_reruns:
+  if min(side.num_reruns for side in sides) < 2:
     caveats.append(
       "Best values are too optimistic, because they were selected; reruns with"
       " other seeds are not."
@@ -502,7 +631,7 @@ def _caveats(sides, improvement, from_reruns):
   return caveats
 
 
-def _advice(verdict, unlike, sides, changes, seeds):
+def _advice(verdict, unlike, unknown, sides, changes, seeds):
   if unlike:
     return f"Repeat one of them to make them comparable. {unlike[0]}"
   if verdict == "adopt":
@@ -513,7 +642,7 @@ def _advice(verdict, unlike, sides, changes, seeds):
   if verdict == "do not adopt":
     return "Keep the baseline."
   lacking = [side for side in sides if side.num_reruns < (seeds or 3)]
-  if seeds is None and not lacking:
+  if seeds is None and not lacking and not unknown:
     return (
       f"Even {_MOST_SEEDS} seeds would not make so small a difference"
       " significant. Keep the simpler one."
@@ -525,3 +654,26 @@ def _advice(verdict, unlike, sides, changes, seeds):
   if seeds is None or min(side.num_reruns for side in sides) < 2:
     return f"Measure the variance between seeds: {again}"
   return f"About {seeds} seeds of each would make it significant: {again}"
+
+
+def _examples_needed(improvement, data, data_from, confidence):
+  """What other validation data could do, where seeds cannot; "": nothing."""
+  if data is None:
+    return ""
+  exact = difference.Seeds(0.0, math.inf, 1)
+  least = difference.reach((exact, exact), data, confidence)
+  if abs(improvement) >= least or not improvement:
+    return ""
+  times = (least / improvement) ** 2
+  if times > _MOST_TIMES:
+    return ""
+  advice = (
+    " The validation set is too small for this difference: it needs at least"
+    f" {max(times, 1.1):.2g} times as many examples"
+  )
+  if not data_from.startswith("paired"):
+    advice += (
+      ", or fewer if all trainings of both sides save the results of single"
+      " examples, in examples.npz"
+    )
+  return advice + "."

@@ -200,6 +200,5 @@ def spec(figure: plots.Figure, results: results_lib.Results) -> dict[str, Any]:
         y["scale"]["type"] = kind
         if kind == "log":
           y["scale"].pop("zero", None)
-  if not is_own:
-    vega["datasets"]["data"] = data
+  vega["datasets"]["data"] = data
   return vega | {"title": figure.title or figure.name}

@@ -59,7 +59,18 @@ def of_choice(best: str, other: str, comparison: compare.Comparison) -> str:
   difference = f"{comparison.improvement:.4g} ({interval})"
   if comparison.verdict == "adopt":
     return f"{best} is better than {other} by {difference}."
+  if comparison.interval[0] > 0:
+    return f"{best} may be better than {other}; inconclusive: {difference}."
   return f"No significant difference between {best} and {other}: {difference}."
+
+
+def verdict_of_choice(comparison: compare.Comparison) -> str:
+  """The verdict on the best choice against another, in a word or two."""
+  if comparison.verdict == "adopt":
+    return "better"
+  if comparison.interval[0] > 0:
+    return "inconclusive"
+  return "no significant difference"
 
 
 def of_comparison(comparison: compare.Comparison) -> str:
@@ -74,7 +85,8 @@ def of_comparison(comparison: compare.Comparison) -> str:
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
     f" {abs(improvement):.4g} {'higher' if is_higher else 'lower'} (improvement"
-    f" {_interval(comparison.interval)}){changes}."
+    f" {_interval(comparison.interval)}; validation examples:"
+    f" {comparison.data_from}){changes}."
   )
 
 

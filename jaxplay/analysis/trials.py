@@ -112,7 +112,8 @@ def rerun_interval(
 ) -> tuple[float, float, float]:
   """Mean over the reruns of a trial, and its 95% interval: (mean, low, high).
 
-  By Student's t; NaN without two reruns that have a value.
+  By Student's t, within the metric's bounds; NaN without two reruns that have a
+  value. Of other seeds, on the same validation examples.
   """
   reruns = () if index is None else results.reruns.get(index, ())
   values = results.values_of(reruns)
@@ -121,7 +122,8 @@ def rerun_interval(
   error = float(values.std(ddof=1)) / math.sqrt(len(values))
   reach = float(stats.t.isf(0.025, len(values) - 1)) * error
   mean = float(values.mean())
-  return mean, mean - reach, mean + reach
+  low, high = results.metric.bounds
+  return mean, max(mean - reach, low), min(mean + reach, high)
 
 
 def groups(

@@ -5,6 +5,7 @@ for the better of two, and show the value.
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +21,14 @@ class Metric:
     most: Its best possible value if it is maximized and has one, such as 1.
     is_share: Whether it is a share of the examples that were evaluated, so that
       its sampling error is that of a share.
+    bounds: Its smallest and its largest possible value.
   """
 
   name: str
   maximized: bool = False
   most: float | None = None
   is_share: bool = False
+  bounds: tuple[float, float] = (-math.inf, math.inf)
 
   def cost(self, value: Any) -> Any:
     """What is minimized: the value, or its distance below the best one.
@@ -46,8 +49,12 @@ class Metric:
     return maximized if self.maximized else minimized
 
 
-def _at_most_1(name, **facts):
-  return Metric(name, maximized=True, most=1.0, **facts)
+def _at_most_1(name, least=0.0, **facts):
+  bounds = (least, 1.0)
+  return Metric(name, maximized=True, most=1.0, bounds=bounds, **facts)
+
+
+_FROM_0 = (0.0, math.inf)
 
 
 METRICS: Mapping[str, Metric] = types.MappingProxyType(
@@ -55,7 +62,7 @@ METRICS: Mapping[str, Metric] = types.MappingProxyType(
     metric.name: metric
     for metric in (
       Metric("loss"),
-      Metric("error_rate", is_share=True),
+      Metric("error_rate", is_share=True, bounds=(0.0, 1.0)),
       _at_most_1("accuracy", is_share=True),
       _at_most_1("top5_accuracy", is_share=True),
       _at_most_1("precision"),
@@ -64,12 +71,12 @@ METRICS: Mapping[str, Metric] = types.MappingProxyType(
       _at_most_1("f1_micro"),
       _at_most_1("roc_auc"),
       _at_most_1("average_precision"),
-      Metric("perplexity"),
-      Metric("bits_per_byte"),
-      Metric("mse"),
-      Metric("rmse"),
-      Metric("mae"),
-      _at_most_1("r2"),
+      Metric("perplexity", bounds=(1.0, math.inf)),
+      Metric("bits_per_byte", bounds=_FROM_0),
+      Metric("mse", bounds=_FROM_0),
+      Metric("rmse", bounds=_FROM_0),
+      Metric("mae", bounds=_FROM_0),
+      _at_most_1("r2", least=-math.inf),
     )
   }
 )
@@ -89,7 +96,8 @@ def of(objective: str, declared: Any = ()) -> Metric:
   for kind, _, declared_name, *facts in declared:
     if kind == "metric" and declared_name == name:
       maximized, most = facts[:2]
-      return Metric(name, bool(maximized), most)
+      bounds = (-math.inf, math.inf if most is None else most)
+      return Metric(name, bool(maximized), most, bounds=bounds)
   return METRICS.get(name, Metric(name))
 
 

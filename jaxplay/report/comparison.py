@@ -106,17 +106,20 @@ def _tables(comparison, both):
       other,
       pair.improvement,
       *pair.interval,
-      "better" if pair.verdict == "adopt" else "no significant difference",
+      pair.data_from,
+      summary.verdict_of_choice(pair),
     ]
     for name, results in both.items()
     for best, other, pair in compare.choices(results)
   ]
   if choices:
-    heads = ["", "best", "against", "improvement", "from", "to", "verdict"]
+    heads = ["", "best", "against", "improvement", "from", "to"]
+    heads += ["validation examples", "verdict"]
     tables.append(
       [
         "Best scientific values",
-        "Improvement with its 95% interval.",
+        "Improvement with its 95% interval, which includes the sampling of the"
+        " validation examples as the table says.",
         heads,
         choices,
       ]

@@ -219,18 +219,17 @@ function comparisons() {
     el("h3", {}, "Comparison with the best"),
     el("table", {id: "comparisons"},
       el("thead", {}, el("tr", {}, ["best", "against", "improvement",
-        "95% interval", "verdict"].map((head) => el("th", {}, head)))),
+        "95% interval", "validation examples", "verdict"].map((head) => el("th", {}, head)))),
       el("tbody", {}, report.comparisons.map((pair) => el("tr", {},
         [pair.best, pair.other, pair.improvement,
-          pair.interval.map(text).join(" to "), verdict(pair)]
+          pair.interval.map(text).join(" to "), pair.data_from, verdict(pair)]
           .map((cell) => el("td", {}, text(cell))))))));
 }
 
 function verdict(pair) {
-  if (pair.better) return "better";
-  const none = "no significant difference";
   return pair.more_seeds
-    ? `${none}; it would take ${pair.more_seeds} seeds of each` : none;
+    ? `${pair.verdict}; it would take ${pair.more_seeds} seeds of each`
+    : pair.verdict;
 }
 
 function noResult() {

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from jaxplay import commands, finding, rundir
-from jaxplay.analysis import compare, importance, plot_rows, plots_study
+from jaxplay.analysis import (
+  compare,
+  importance,
+  plot_rows,
+  plots_study,
+  summary,
+)
 from jaxplay.analysis import results as results_lib
 from jaxplay.report import page
 from jaxplay.study import space as space_lib
@@ -248,9 +254,10 @@ def _comparisons(results):
     {
       "best": best,
       "other": other,
-      "better": pair.verdict == "adopt",
+      "verdict": summary.verdict_of_choice(pair),
       "improvement": pair.improvement,
       "interval": pair.interval,
+      "data_from": pair.data_from,
       "more_seeds": pair.more_seeds,
     }
     for best, other, pair in compare.choices(results)

@@ -69,6 +69,10 @@ class Trial:
   )
   declared: Sequence[Sequence[Any]] = ()
 
+  def examples(self) -> rundir.Examples | None:
+    """The objective of each validation example, if the run saved it."""
+    return rundir.RunDir(self.path).examples()
+
   def costs(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """A curve as (steps, costs): less is better, see `config.metric`."""
     steps, values = self.curves.get(metric, _NO_CURVE)
