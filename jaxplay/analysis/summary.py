@@ -111,7 +111,7 @@ def _edges(findings):
   if bad:
     return " " + " ".join(_edge(f) for f in bad)
   if findings and all(f.verdict == "ok" for f in findings):
-    return " Its best trials lie inside the space."
+    return " The optimum lies inside its space."
   return ""
 
 
@@ -121,8 +121,8 @@ def _edge(boundary):
     return f"Check {boundary.subject}: {boundary.advice}"
   low, high = evidence["range"]
   return (
-    f"Its space may be too narrow: the {evidence['num_best']} best trials lie"
-    f" at the {evidence['side']} edge of {boundary.subject}, {low:g} to"
+    "Its space may be too narrow: it improves up to the"
+    f" {evidence['side']} edge of {boundary.subject}, {low:g} to"
     f" {high:g} (p = {evidence['p_value']:.2g})."
   )
 

@@ -45,7 +45,6 @@ def test_a_space_that_is_too_narrow():
   assert found.verdict == "warn"
   for part in (
     f"{results.value(results.ranked[0]):.4g}",
-    f"the {found.evidence['num_best']} best trials",
     "high edge of hparams.learning_rate, 0.0001 to 0.003",
     f"p = {found.evidence['p_value']:.2g}",
   ):
