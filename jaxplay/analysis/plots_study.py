@@ -7,7 +7,11 @@ from altair.utils import schemapi
 
 from jaxplay.analysis import plot_rows, plots
 from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
+
+# Advantage of the fullest slice over the emptiest that is told, in deviations.
+_UNEQUAL = 0.3
 
 GROUPS = {
   "hyperparameters": (
@@ -70,7 +74,9 @@ def _figures(results):
     chart = plots.isolation(results, i)
     title = f"{label}: best trial of each {slice_name(parameters[i])}"
     name, source = f"isolation: {label}", f"isolation:{i}"
-    add(name, "hyperparameters", source, chart, fair, title)
+    unequal = _unequal(results, parameters[i])
+    caption = " ".join(part for part in (fair, unequal) if part)
+    add(name, "hyperparameters", source, chart, caption, title)
   logged = plot_rows.families(results)
   own = plot_rows.family(results.objective)
   for name in dict.fromkeys([own, "loss", "error_rate"]):
@@ -98,6 +104,31 @@ def _figures(results):
     title = "Learning rate during training"
     add("learning rate", group, "curves:learning_rate", chart, title=title)
   return drawn
+
+
+def _unequal(results, parameter):
+  """How unequal numbers of trials favour some slices, or "" if they do not."""
+  rows = [
+    row
+    for row in trials_lib.isolation(results, parameter.label)
+    if row["trial"] is not None
+  ]
+  if not rows:
+    return ""
+  few, many = (f(rows, key=lambda row: row["luck"]) for f in (min, max))
+  advantage = many["luck"] - few["luck"]
+  if advantage < _UNEQUAL:
+    return ""
+  noise = trials_lib.noise(results)
+  amount = ""
+  if not noise.is_assumed:
+    amount = f", here {advantage * noise.deviation:.2g}"
+  numbers = [row["count"] - row["infeasible"] for row in (many, few)]
+  return (
+    f"The best of {numbers[0]} trials is by luck {advantage:.2f} standard"
+    f" deviations of the noise{amount} better than the best of {numbers[1]}:"
+    " slices with more trials have more chances."
+  )
 
 
 def slice_name(parameter: space_lib.Parameter) -> str:

@@ -10,6 +10,7 @@ numbers where there are trials enough to estimate them.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -57,8 +58,8 @@ def slopes(
   results: results_lib.Results,
   label: str,
   indices: np.ndarray,
-  values: np.ndarray,
-) -> tuple[Slope, Slope] | None:
+  targets: Sequence[np.ndarray],
+) -> list[tuple[Slope, Slope]]:
   """Measure the slope towards either edge of a number, the others explained.
 
   By least squares on as rich a surface as the number of trials allows.
@@ -67,15 +68,15 @@ def slopes(
     results: The study.
     label: Of the hyperparameter, which has an order.
     indices: Places of the trials, all of which have a value of it.
-    values: What to explain, [len(indices)].
+    targets: What to explain, each [len(indices)].
 
   Returns:
-    (towards the low edge, towards the high edge), each outwards; None if the
-    trials do not determine them.
+    (towards the low edge, towards the high edge), each outwards, for each
+    target; [] if the trials do not determine them.
   """
   terms = _terms(results, indices)
   if label not in terms:
-    return None
+    return []
   own = terms.pop(label)
   lines = [columns[:, :1] for columns in terms.values()]
   curves = [columns[:, 1:] for columns in terms.values()]
@@ -92,19 +93,25 @@ def slopes(
     if len(indices) < each * rank or freedom < _FEWEST_FREE:
       continue
     inverse = np.linalg.pinv(x.T @ x)
-    left = values - x @ (inverse @ (x.T @ values))
+    contrasts = np.zeros((2, x.shape[1]))
+    contrasts[:, 1] = (-1, 1)
+    if own.shape[1] > 1:
+      contrasts[:, 2] = 2 * _AT
+    weights = contrasts @ inverse
+    if not np.allclose(weights @ (x.T @ x), contrasts, atol=1e-6):
+      return []  # It goes together with another hyperparameter.
+    scale = np.einsum("ij,ij->i", weights, contrasts)
     found = []
-    for sign in (-1, 1):
-      contrast = np.zeros(x.shape[1])
-      contrast[1 : 1 + own.shape[1]] = (sign, 2 * _AT)[: own.shape[1]]
-      weights = contrast @ inverse
-      if not np.allclose(weights @ (x.T @ x), contrast, atol=1e-6):
-        return None  # It goes together with another hyperparameter.
-      value = float(weights @ (x.T @ values))
-      variance = float(weights @ contrast) * float(left @ left) / freedom
-      found.append(Slope(value, float(np.sqrt(max(variance, 0))), freedom))
-    return found[0], found[1]
-  return None
+    for values in targets:
+      left = values - x @ (inverse @ (x.T @ values))
+      errors = np.sqrt(np.maximum(scale * (left @ left) / freedom, 0))
+      low, high = (
+        Slope(float(slope), float(error), freedom)
+        for slope, error in zip(weights @ (x.T @ values), errors, strict=True)
+      )
+      found.append((low, high))
+    return found
+  return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +123,14 @@ class Smooth:
     deviation: Of the trials around it: noise, and what no quadratic follows.
     leverage: Variance of each height, in units of `deviation` squared.
     explained: Share of the variance of the trials that it explains.
+    p_value: Probability of explaining as much without any effect.
   """
 
   values: np.ndarray
   deviation: float
   leverage: np.ndarray
   explained: float
+  p_value: float
 
 
 def smooth(
@@ -154,7 +163,8 @@ def smooth(
   variances = ((along**2 / growth).sum(axis=1) + rest) / num
   tiny = np.finfo(float).tiny
   likelihood = -num * np.log(np.maximum(variances, tiny))
-  best = int(np.argmax(likelihood - np.log(growth).sum(axis=1)))
+  likelihood -= np.log(growth).sum(axis=1)
+  best = int(np.argmax(likelihood))
   kept = 1 - 1 / growth[best]
   heights = values.mean() + left @ (kept * along)
   total = float(centred @ centred) / len(indices)
@@ -163,6 +173,10 @@ def smooth(
     deviation=float(np.sqrt(variances[best])),
     leverage=(left**2 * kept).sum(axis=1) + 1 / len(indices),
     explained=float(heights.var() / total) if total else 0.0,
+    # At the edge of its range a variance ratio is 0 half of the time.
+    p_value=0.5 * float(stats.chi2.sf(likelihood[best] - likelihood[0], 1))
+    if best
+    else 1.0,
   )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxplay import commands, finding, rundir
-from jaxplay.analysis import compare, plot_rows, plots_study
+from jaxplay.analysis import compare, expected, plot_rows, plots_study
 from jaxplay.analysis import results as results_lib
 from jaxplay.report import page
 from jaxplay.study import space as space_lib
@@ -121,6 +121,7 @@ def as_json(
     best = {
       "trial": trial.index,
       "value": results.value(trial),
+      "expected": dataclasses.asdict(expected.of_best(results)),
       "step": getattr(trial, results.select)(results.objective)[1],
       "point": dict(trial.point),
       "seed": trial.seed,
@@ -176,6 +177,7 @@ def _payload(results, findings):
   return {"steps": steps, "curves": curves} | rundir.plain(
     {
       "maximized": plot_rows.maximized(results),
+      "expected": expected.of_best(results).in_words(),
       "metric": results.objective,
       "select": results.select,
       "trials": plot_rows.trial_columns(results)

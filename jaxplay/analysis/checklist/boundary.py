@@ -94,11 +94,8 @@ def _edge(results, parameter, group, threshold, plain) -> Edge:
   num = len(values)
   units = trials_lib.units(parameter, results.column(parameter.label))
   top = values <= np.sort(values)[max(5, num // 8) - 1]
-  found = [
-    slopes
-    for scale in _scales(values)
-    if (slopes := surface.slopes(results, parameter.label, indices, scale))
-  ]
+  scales = _scales(values)
+  found = surface.slopes(results, parameter.label, indices, scales)
   side, p_value, beyond, inside = "low", 1.0, False, False
   if found:
     p_values = np.array([[slope.p_value for slope in both] for both in found])
@@ -198,7 +195,7 @@ def _boundary(results, parameter, located):
   where = f" with {groups}" if groups else ""
   range_ = _show(parameter, _range(parameter))
   improves = (
-    f"Over {worst.count} trials{where}, {results.objective} improves up to the"
+    f"Over {worst.count} trials{where}, the objective improves up to the"
     f" {worst.side} end of {range_} (p = {worst.p_value:.2g})"
   )
   verdict: finding.Verdict = "ok"

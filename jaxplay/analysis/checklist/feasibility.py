@@ -220,7 +220,7 @@ def optimization_instability(
     label, edge = at_edge[0]
     group = f" ({edge.group})" if edge.group else ""
     advice = (
-      f"Over {edge.count} trials{group}, {results.objective} improves up to the"
+      f"Over {edge.count} trials{group}, the objective improves up to the"
       f" {edge.side} end of the feasible values of {label}, beyond"
       " which training diverges. Plot the training loss at 5 to 10 times the"
       " best learning rate; warmup, gradient clipping or another optimizer may"
