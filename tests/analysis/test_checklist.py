@@ -166,12 +166,30 @@ def test_divergence_far_from_the_best_is_no_instability():
   values = 0.1 + (np.linspace(0, 1, 40) - 0.4) ** 2
   study = by_hand.line(values, infeasible=range(32, 40))
   assert _boundary(study).verdict == "ok"
-  assert (
-    checklist.optimization_instability(
-      study, checklist.check_runs(study)
-    ).verdict
-    == "ok"
-  )
+  found = checklist.optimization_instability(study, checklist.check_runs(study))
+  assert found.verdict != "warn"
+
+
+def test_runs_without_a_training_curve_are_not_called_stable():
+  """D2: what was not logged is unknown, never ok."""
+  healthy = generated.study(0, 20)
+  bare = [
+    dataclasses.replace(
+      t, curves={k: v for k, v in t.curves.items() if k.startswith("valid/")}
+    )
+    for t in healthy.trials
+  ]
+  for trials_, verdict in ((healthy.trials, "ok"), (bare, "unknown")):
+    study = dataclasses.replace(healthy, trials=trials_)
+    runs = checklist.check_runs(study)
+    assert checklist.optimization_instability(study, runs).verdict == verdict
+
+
+def test_what_another_program_fixed_is_unknown():
+  """C1: without a base config nothing is known of what is fixed."""
+  study = by_hand.line(np.linspace(0.1, 0.2, 20))
+  study.study["config"] = {"theirs": {"lr": 0.1}}
+  assert checklist.fixed_caveats(study).verdict == "unknown"
 
 
 @pytest.mark.parametrize(

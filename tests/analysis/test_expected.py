@@ -7,65 +7,13 @@ import pytest
 
 from jaxplay.analysis import checklist, expected, trials
 from jaxplay.study import space as space_lib
-from tests.analysis import by_hand
-
-KEYS = ("hparams.label_smoothing", "hparams.rho", "hparams.momentum")
-EXAMPLES, EVALUATIONS = 500, 20
-
-
-def study(seed, kind, num, metric="valid/error_rate"):
-  """(a study, the true value of each trial): flat, a bowl, or one needle.
-
-  Error rates on 500 examples, which share half of their variance between
-  trials; 20 evaluations, correlated by 0.7; 1% between seeds.
-  """
-  rng = np.random.default_rng([seed, num])
-  units = rng.uniform(size=(num, 3))
-  truth = np.full(num, 0.1)
-  if kind == "bowl":
-    best = rng.uniform(0.3, 0.7, 3)
-    truth = 0.1 * (1 + ((units - best) ** 2 * (3, 1.5, 0)).sum(axis=1))
-  elif kind == "needle":
-    truth[rng.integers(num)] = 0.05
-  wave = rng.standard_normal((num, EVALUATIONS))
-  for i in range(1, EVALUATIONS):
-    wave[:, i] = 0.7 * wave[:, i - 1] + np.sqrt(0.51) * wave[:, i]
-  line = np.arange(1, EVALUATIONS + 1) / EVALUATIONS
-  curves = truth[:, None] * (1 + 4 * np.exp(-8 * line))
-  deviation = np.sqrt(curves * (1 - curves) / EXAMPLES)
-  shared, own = rng.standard_normal(), rng.standard_normal((num, 1))
-  curves = curves * (1 + 0.01 * rng.standard_normal((num, 1)))
-  curves += deviation * (0.7 * shared + 0.5 * own + 0.5 * wave)
-  curves = np.round(curves * EXAMPLES) / EXAMPLES
-  mapping = {key: space_lib.Float(0.0, 0.9) for key in KEYS}
-  points = [dict(zip(KEYS, row, strict=True)) for row in (0.9 * units).tolist()]
-  made = by_hand.study(mapping, points, curves.min(axis=1), num_valid=EXAMPLES)
-  steps = np.arange(1, EVALUATIONS + 1) * 5
-  found = [
-    dataclasses.replace(trial, curves={metric: (steps, curve)})
-    for trial, curve in zip(made.trials, curves, strict=True)
-  ]
-  return dataclasses.replace(made, trials=found, objective=metric), truth
-
-
-def errors(kind, num, seeds, **more):
-  """[seeds, 3]: error of the best value, of the estimate; whether covered."""
-  rows = []
-  for seed in range(seeds):
-    results, truth = study(seed, kind, num, **more)
-    best, found = results.ranked[0], expected.of_best(results)
-    true = truth[best.index]
-    low, high = found.interval
-    rows.append(
-      [results.value(best) - true, found.value - true, low <= true <= high]
-    )
-  return np.array(rows)
+from tests.analysis import by_hand, lucky
 
 
 @pytest.mark.parametrize("num", [16, 64])
 def test_equal_trials_are_worth_what_they_all_are(num):
   """E1: of 64 equal trials of 0.1 on 500 examples the best reports 0.073."""
-  found = errors("flat", num, 30)
+  found = lucky.errors("flat", num, 30)
   assert found[:, 0].mean() < -0.018
   assert abs(found[:, 1].mean()) < 0.005
   assert found[:, 2].mean() >= 0.9
@@ -74,19 +22,19 @@ def test_equal_trials_are_worth_what_they_all_are(num):
 def test_independent_evaluations_are_selected_too():
   """E1: as above, each of 20 evaluations of a trial with its own luck."""
   rng = np.random.default_rng(0)
-  made = by_hand.line([0.1] * 64, num_valid=EXAMPLES)
+  made = by_hand.line([0.1] * 64, num_valid=lucky.EXAMPLES)
   steps = np.arange(1, 21) * 5
-  lucky, fair = [], []
+  reported, fair = [], []
   for _ in range(20):
-    curves = rng.binomial(EXAMPLES, 0.1, (64, 20)) / EXAMPLES
+    curves = rng.binomial(lucky.EXAMPLES, 0.1, (64, 20)) / lucky.EXAMPLES
     each = [
       dataclasses.replace(t, curves={made.objective: (steps, curve)})
       for t, curve in zip(made.trials, curves, strict=True)
     ]
     results = dataclasses.replace(made, trials=each)
-    lucky.append(results.value(results.ranked[0]))
+    reported.append(results.value(results.ranked[0]))
     fair.append(expected.of_best(results).value)
-  assert np.mean(lucky) < 0.075
+  assert np.mean(reported) < 0.075
   assert np.mean(fair) == pytest.approx(0.1, abs=0.002)
 
 
@@ -94,14 +42,14 @@ def test_independent_evaluations_are_selected_too():
 @pytest.mark.parametrize("num", [16, 64])
 def test_what_is_truly_better_stays_better(kind, num):
   """E1: a bowl and a needle are not taken for luck, and are covered."""
-  found = errors(kind, num, 30)
+  found = lucky.errors(kind, num, 30)
   assert abs(found[:, 1].mean()) < (0.02 if kind == "needle" else 0.01)
   assert found[:, 2].mean() >= 0.9
 
 
 def test_reruns_decide():
   """E1: with two reruns of the best their mean, wider by the examples."""
-  results, _ = study(0, "flat", 20)
+  results, _ = lucky.study(0, "flat", 20)
   best = results.ranked[0]
   steps, _ = best.curves[results.objective]
   again = [
@@ -128,7 +76,7 @@ def test_too_little_is_told():
 
 def test_a_maximized_objective_is_mirrored():
   """E1: an accuracy is expected to be lower, as its error rate is higher."""
-  results, _ = study(0, "flat", 30)
+  results, _ = lucky.study(0, "flat", 30)
   mirrored = []
   for trial in results.trials:
     steps, values = trial.curves[results.objective]
@@ -149,7 +97,7 @@ def test_a_maximized_objective_is_mirrored():
 def test_luck_is_no_reason_for_more_trials(kind, num):
   """D3: a healthy study on 500 examples is left alone without reruns."""
   verdicts = [
-    checklist.enough_trials(study(seed, kind, num)[0]).verdict
+    checklist.enough_trials(lucky.study(seed, kind, num)[0]).verdict
     for seed in range(10)
   ]
   assert "warn" not in verdicts
@@ -158,7 +106,7 @@ def test_luck_is_no_reason_for_more_trials(kind, num):
 def test_assumed_noise_decides_nothing():
   """D3: of a loss without reruns it is not known which trials are as good."""
   for seed in range(5):
-    results, _ = study(seed, "bowl", 40, metric="valid/loss")
+    results, _ = lucky.study(seed, "bowl", 40, metric="valid/loss")
     found = checklist.enough_trials(results)
     assert found.verdict == "unknown" and "--seeds" in found.advice
     assert found.evidence["noise_from"].startswith("assumed")

@@ -189,8 +189,9 @@ def optimization_instability(
   too small." The rule: `warn` if the objective improves, as in
   `search_space_boundary`, up to the edge of the feasible values of some
   hyperparameter (Figure 7a); or if more than half of the best fifth of the
-  trials, at least 3 of 5, show early or mid-training instability. Needs 10
-  trials with a value.
+  trials, at least 3 of 5, show early or mid-training instability. Else
+  `unknown` if half of these cannot be judged, and `ok`. Needs 10 trials with a
+  value.
 
   Args:
     results: The study.
@@ -232,9 +233,26 @@ def optimization_instability(
       " training curves. Try warmup against early instability, gradient"
       " clipping against both kinds."
     )
+  verdict: finding.Verdict = "warn" if advice else "ok"
+  unjudged = [
+    t.index
+    for t in top
+    if t.index not in unstable
+    and any(
+      runs[t.index][check].verdict == "unknown"
+      for check in ("early_instability", "mid_training_instability")
+    )
+  ]
+  if not advice and len(unstable) + len(unjudged) > len(top) / 2:
+    verdict = "unknown"
+    advice = (
+      f"{len(unjudged)} of the {len(top)} best trials logged too little to tell"
+      " whether they are unstable:"
+      f" {runs[unjudged[0]]['early_instability'].advice}"
+    )
   return finding.Finding(
     "optimization_instability",
-    "warn" if advice else "ok",
+    verdict,
     at_edge[0][0] if at_edge else results.objective,
     dict(
       at_edge_of_feasible=[
@@ -243,6 +261,7 @@ def optimization_instability(
       ],
       num_best=len(top),
       unstable_best=unstable,
+      not_judged=unjudged,
     ),
     advice,
     "Playbook, how can optimization failures be debugged and mitigated",
