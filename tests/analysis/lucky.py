@@ -42,7 +42,7 @@ def study(seed, kind, num, metric="valid/error_rate"):
   for i in range(1, EVALUATIONS):
     wave[:, i] = 0.7 * wave[:, i - 1] + np.sqrt(0.51) * wave[:, i]
   line = np.arange(1, EVALUATIONS + 1) / EVALUATIONS
-  curves = truth[:, None] * (1 + 4 * np.exp(-8 * line))
+  curves = np.minimum(truth[:, None] * (1 + 4 * np.exp(-8 * line)), 0.9)
   deviation = np.sqrt(curves * (1 - curves) / EXAMPLES)
   shared, own = rng.standard_normal(), rng.standard_normal((num, 1))
   curves = curves * (1 + 0.01 * rng.standard_normal((num, 1)))

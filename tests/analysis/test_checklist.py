@@ -171,7 +171,7 @@ def test_divergence_far_from_the_best_is_no_instability():
 
 
 def test_runs_without_a_training_curve_are_not_called_stable():
-  """D2: what was not logged is unknown, never ok."""
+  """D2, D14: what was not logged is unknown, never ok."""
   healthy = generated.study(0, 20)
   bare = [
     dataclasses.replace(
@@ -186,7 +186,7 @@ def test_runs_without_a_training_curve_are_not_called_stable():
 
 
 def test_what_another_program_fixed_is_unknown():
-  """C1: without a base config nothing is known of what is fixed."""
+  """C1, D14: without a base config nothing is known of what is fixed."""
   study = by_hand.line(np.linspace(0.1, 0.2, 20))
   study.study["config"] = {"theirs": {"lr": 0.1}}
   assert checklist.fixed_caveats(study).verdict == "unknown"
@@ -237,7 +237,7 @@ def test_legal_bounds(key, domain, values, verdict, proposed):
 
 @pytest.mark.parametrize("dropout", [True, False])
 def test_a_config_that_is_refused_hides_no_edge(dropout):
-  """D2: an edge is the key's own bound by that key's interval alone, not
+  """D2, D14: an edge is the key's own bound by that key's interval alone, not
   because the config is refused for another reason."""
   rng = np.random.default_rng(0)
   mapping = {
@@ -263,7 +263,7 @@ def test_a_config_that_is_refused_hides_no_edge(dropout):
 @pytest.mark.parametrize("config", [{}, {"theirs": {"lr": 0.1}}])
 @pytest.mark.parametrize("key", ["lr", "hparams.learning_rate"])
 def test_a_study_of_another_program_has_edges(config, key):
-  """D2: without a config of ours nothing is the bound of a key."""
+  """D2, D14: without a config of ours nothing is the bound of a key."""
   mapping = {key: space_lib.Float(1e-4, 1e-2, "log")}
   points = [{key: float(rate)} for rate in np.geomspace(1e-4, 1e-2, 20)]
   study = by_hand.study(mapping, points, np.linspace(0.5, 0.1, 20))
@@ -289,9 +289,9 @@ def test_a_pair_that_must_agree_is_no_bound():
 @pytest.mark.parametrize("num", [16, 40, 100])
 @pytest.mark.parametrize("num_dims", [1, 2, 3, 4, 5])
 def test_no_plain_edge_is_passed(num, num_dims):
-  """D2: with the optimum beyond an edge of one of 1 to 5 hyperparameters, on
-  any scale, it is told, or unknown, never ok; healthy studies are left alone,
-  under heavy tails, on few examples, with noise that grows with the error."""
+  """D2, D14: an optimum beyond an edge of one of 1 to 5 hyperparameters, on any
+  scale, is told, or unknown, never ok; healthy studies are left alone, under
+  heavy tails, on few examples, with noise that grows with the error."""
   keys = ["learning_rate", "momentum", "weight_decay", "label_smoothing", "rho"]
   domains = [
     space_lib.Float(1e-4, 1e-1, "log"),

@@ -12,7 +12,7 @@ from tests.analysis import by_hand, lucky
 
 @pytest.mark.parametrize("num", [16, 64])
 def test_equal_trials_are_worth_what_they_all_are(num):
-  """E1: of 64 equal trials of 0.1 on 500 examples the best reports 0.073."""
+  """D15: of 64 equal trials of 0.1 on 500 examples the best reports 0.073."""
   found = lucky.errors("flat", num, 30)
   assert found[:, 0].mean() < -0.018
   assert abs(found[:, 1].mean()) < 0.005
@@ -20,7 +20,7 @@ def test_equal_trials_are_worth_what_they_all_are(num):
 
 
 def test_independent_evaluations_are_selected_too():
-  """E1: as above, each of 20 evaluations of a trial with its own luck."""
+  """D15: as above, each of 20 evaluations of a trial with its own luck."""
   rng = np.random.default_rng(0)
   made = by_hand.line([0.1] * 64, num_valid=lucky.EXAMPLES)
   steps = np.arange(1, 21) * 5
@@ -41,14 +41,14 @@ def test_independent_evaluations_are_selected_too():
 @pytest.mark.parametrize("kind", ["bowl", "needle"])
 @pytest.mark.parametrize("num", [16, 64])
 def test_what_is_truly_better_stays_better(kind, num):
-  """E1: a bowl and a needle are not taken for luck, and are covered."""
+  """D15: a bowl and a needle are not taken for luck, and are covered."""
   found = lucky.errors(kind, num, 30)
   assert abs(found[:, 1].mean()) < (0.02 if kind == "needle" else 0.01)
   assert found[:, 2].mean() >= 0.9
 
 
 def test_reruns_decide():
-  """E1: with two reruns of the best their mean, wider by the examples."""
+  """D15: with two reruns of the best their mean, wider by the examples."""
   results, _ = lucky.study(0, "flat", 20)
   best = results.ranked[0]
   steps, _ = best.curves[results.objective]
@@ -67,7 +67,7 @@ def test_reruns_decide():
 
 
 def test_too_little_is_told():
-  """E1: no estimate without reruns or a surface, and why."""
+  """D15: no estimate without reruns or a surface, and why."""
   found = expected.of_best(by_hand.line([0.1, 0.2]))
   assert found.value is None and found.interval is None
   assert "2 reruns" in found.method and found.method in found.in_words()
@@ -75,7 +75,7 @@ def test_too_little_is_told():
 
 
 def test_a_maximized_objective_is_mirrored():
-  """E1: an accuracy is expected to be lower, as its error rate is higher."""
+  """D15: an accuracy is expected to be lower, as its error rate is higher."""
   results, _ = lucky.study(0, "flat", 30)
   mirrored = []
   for trial in results.trials:
@@ -104,7 +104,7 @@ def test_luck_is_no_reason_for_more_trials(kind, num):
 
 
 def test_assumed_noise_decides_nothing():
-  """D3: of a loss without reruns it is not known which trials are as good."""
+  """D3, D14: of a loss without reruns no trial is known to be as good."""
   for seed in range(5):
     results, _ = lucky.study(seed, "bowl", 40, metric="valid/loss")
     found = checklist.enough_trials(results)
@@ -143,7 +143,7 @@ def test_trials_that_vary_as_their_examples_do_tie():
 
 
 def test_the_luck_of_unequal_counts():
-  """D10: the best of 9 and of 32 draws, as drawing them gives."""
+  """D15: the best of 9 and of 32 draws, as drawing them gives."""
   draws = np.random.default_rng(0).standard_normal((20_000, 32))
   assert trials.luck(32) == pytest.approx(draws.max(axis=1).mean(), abs=0.02)
   nine = draws[:, :9].max(axis=1).mean()

@@ -56,7 +56,7 @@ def test_a_space_that_is_too_narrow():
 
 
 def test_the_best_comes_with_what_to_expect():
-  """E1: without luck, by reruns or by the other trials, and its interval."""
+  """D15: without luck, by reruns or by the other trials, and its interval."""
   alone = _valley(1e-4, 3)
   for results in (alone, _rerun(alone, [0.11, 0.112, 0.117])):
     (said,) = _said(results)

@@ -16,7 +16,7 @@ from jaxplay.analysis.checklist import shared
 from jaxplay.study import study as study_lib
 
 # Chance of a false alarm in a study, over its hyperparameters and groups.
-_FALSE_ALARMS = 0.04
+_FALSE_ALARMS = 0.03
 # What counts as plain: a slope, in standard deviations per half of the range,
 # for one hyperparameter; of several, each explains its share of the variance.
 _PLAIN = 0.8
@@ -152,7 +152,7 @@ def search_space_boundary(
   the costs' ranks, and one to the costs without outliers (`surface.slopes`).
   Their slopes an eighth of the range from either edge decide, by Student's t:
 
-  1. `warn` if the objective significantly improves towards an edge: at 4%,
+  1. `warn` if the objective significantly improves towards an edge: at 3%,
      divided by both surfaces and both edges of all hyperparameters and groups.
      So one without effect passes, whatever the noise, and an optimum well
      inside does too;
