@@ -120,7 +120,8 @@ def fit(results: results_lib.Results) -> Fit | None:
   Of a trial's distance from it that share is kept which is not noise: by the
   variance between reruns where it is known, and by the non-negative garrote
   with the universal threshold of n trials, sqrt(2 log n) deviations (Donoho and
-  Johnstone 1994), which the noise of all of them rarely exceeds.
+  Johnstone 1994), which the noise of all of them rarely exceeds. A trial with 2
+  reruns costs what they do on average.
   """
   indices = np.flatnonzero(np.isfinite(results.costs))
   num = len(indices)
@@ -157,6 +158,11 @@ def fit(results: results_lib.Results) -> Fit | None:
     kept = np.maximum(kept, 1 - (spread / deviation) ** 2)
   variance = deviation**2 * leverage + kept * spread**2 + own**2
   costs = heights + kept * left
+  for at, i in enumerate(indices.tolist()):
+    again = results.reruns.get(results.trials[i].index, ())
+    again = results.metric.cost(results.values_of(again))
+    if len(again) >= 2:
+      costs[at] = again.mean()
   return Fit(indices, costs, levels, np.sqrt(variance), own)
 
 
