@@ -18,12 +18,13 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
 
   The rule, in each group: by the bootstrap of the budget (`best_of`), an
   unlucky (75%) study of half the trials ends no further above the best trial
-  than two trainings of one point differ at 95% (`noise`); in other words, about
-  3 trials lie in the good region. Else `warn`. Each trial counts by what fresh
-  data and seeds would give (`expected.fit`), so a lucky one is no reason to
-  search on; where without reruns the verdict hangs on whether the best one was
-  lucky, it is `unknown`. Needs 16 trials in each group, and a measured noise:
-  reruns, or an objective that is a share of a known number of examples.
+  than two trainings of one point differ at 95% (`noise`) and its own value is
+  uncertain; in other words, about 3 trials lie in the good region. Else `warn`.
+  Each trial counts by what fresh data and seeds would give (`expected.fit`), so
+  a lucky one is no reason to search on; where without reruns the verdict hangs
+  on whether the best one was lucky, it is `unknown`. Needs 16 trials in each
+  group, and a measured noise: reruns, or an objective that is a share of a
+  known number of examples.
   Source: Playbook, not sampling enough points in the search space; how many
   trials are needed to get good results.
   """
@@ -31,8 +32,9 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   tolerance = between.tolerance
   fitted = expected.fit(results)
   costs = np.where(results.infeasible, np.inf, results.costs)
-  lucky = costs.copy()
+  lucky, errors = costs.copy(), np.zeros(len(costs))
   if fitted:
+    errors[fitted.indices] = fitted.errors
     costs[fitted.indices] = fitted.costs
     lucky[fitted.indices] = fitted.levels
   groups: list[dict[str, Any]] = []
@@ -52,6 +54,8 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
         cell=name,
         num_trials=len(values),
         num_good=int((values <= best + tolerance).sum()),
+        # Nor is the value of the best exactly known.
+        margin=math.hypot(tolerance, 1.96 * errors[indices[values.argmin()]]),
         loss_of_half=loss,
         loss_if_not_lucky=of_lucky,
       )
@@ -61,7 +65,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
       "enough_trials", 0, results.objective, shared.FEWEST_IN_GROUP
     )
   few, unclear = (
-    [g for g in groups if g[name] is None or g[name] > tolerance]
+    [g for g in groups if g[name] is None or g[name] > g["margin"]]
     for name in ("loss_of_half", "loss_if_not_lucky")
   )
   verdict: finding.Verdict = "warn" if few else "ok"
