@@ -122,7 +122,8 @@ def isolation_rows(
   """Best trial in each slice of hyperparameter `i`, for `isolation`.
 
   `index` is None in a slice without a value; `mean`, `from` and `to` are the
-  mean over its reruns and its interval, None without two reruns.
+  mean over its reruns and its interval, None without two reruns; `luck` is by
+  how many deviations of the noise its value is expected to be too good.
   """
   parameter = results.space.parameters[i]
   groups = {trial.index: _group(results, trial) for trial in results.trials}
@@ -138,6 +139,7 @@ def isolation_rows(
       "label": row["x"] if row["low"] is None else _range(row),
       "count": str(row["count"]),
       "infeasible": row["infeasible"],
+      "luck": _finite([row["luck"]])[0],
     }
     for row in trials_lib.isolation(results, parameter.label)
   ]

@@ -135,7 +135,7 @@ def isolation(
   inside = valued.transform_filter("sign * datum.objective <= sign * worst")
   beyond = valued.transform_filter("sign * datum.objective > sign * worst")
   reruns = inside.transform_filter("isValid(datum.mean)")
-  tooltip = _tooltip("index:O", "objective:Q", "count:N")
+  tooltip = _tooltip("index:O", "objective:Q", "count:N", "luck:Q")
   layers = [
     inside.mark_circle(size=80).encode(
       x=x,

@@ -9,7 +9,11 @@ from jaxplay import rundir
 from jaxplay.analysis import classes as classes_lib
 from jaxplay.analysis import importance, plot_rows, plots, summary
 from jaxplay.analysis import results as results_lib
+from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
+
+# Advantage of the fullest slice over the emptiest that is told, in deviations.
+_UNEQUAL = 0.3
 
 GROUPS = {
   "hyperparameters": (
@@ -100,7 +104,9 @@ def _figures(results):
     chart = plots.isolation(results, i)
     title = f"{label}: best trial of each {slice_name(parameters[i])}"
     name, source = f"isolation: {label}", f"isolation:{i}"
-    add(name, "hyperparameters", source, chart, fair, title)
+    unequal = _unequal(results, parameters[i])
+    caption = " ".join(part for part in (fair, unequal) if part)
+    add(name, "hyperparameters", source, chart, caption, title)
   for row in importance.importances(results):
     of, group = row.group or results.objective, "importance"
     advice = " ".join(summary.of_importances(row))
@@ -169,6 +175,31 @@ def _classes(results):
   except rundir.Damaged:  # A finding reports it.
     return None
   return None if found is None else (best, found)
+
+
+def _unequal(results, parameter):
+  """How unequal numbers of trials favour some slices, or "" if they do not."""
+  rows = [
+    row
+    for row in trials_lib.isolation(results, parameter.label)
+    if row["trial"] is not None
+  ]
+  if not rows:
+    return ""
+  few, many = (f(rows, key=lambda row: row["luck"]) for f in (min, max))
+  advantage = many["luck"] - few["luck"]
+  if advantage < _UNEQUAL:
+    return ""
+  noise = trials_lib.noise(results)
+  amount = ""
+  if not noise.is_assumed:
+    amount = f", here {advantage * noise.deviation:.2g}"
+  numbers = [row["count"] - row["infeasible"] for row in (many, few)]
+  return (
+    f"The best of {numbers[0]} trials is by luck {advantage:.2f} standard"
+    f" deviations of the noise{amount} better than the best of {numbers[1]}:"
+    " slices with more trials have more chances."
+  )
 
 
 def slice_name(parameter: space_lib.Parameter) -> str:

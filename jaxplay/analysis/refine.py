@@ -283,9 +283,8 @@ def _fixed_domain(parameter, checks):
   if proposed:
     edge = boundary.evidence["side"]
     reason = (
-      f"moved: the {boundary.evidence['num_best']} best of"
-      f" {boundary.evidence['num_trials']} trials cluster at the {edge} edge of"
-      f" {_show(old)}"
+      f"moved: over {boundary.evidence['num_trials']} trials the objective"
+      f" improves up to the {edge} edge of {_show(old)}"
     )
     return _with_range(old, proposed), reason
   if boundary and boundary.evidence.get("infeasible_beyond"):

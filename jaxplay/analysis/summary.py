@@ -1,17 +1,19 @@
 """Sentences that summarize a study, or the comparison of two.
 
-For the terminal and the first lines of a page: the best value, whether it can
-be trusted, and what was compared. They restate `compare` and the findings;
-nothing is decided here.
+For the terminal, the first lines of a page and the table of all studies: the
+best value, whether it can be trusted, and what was compared. They restate
+`compare`, `expected` and the findings; nothing is decided here.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jaxplay import finding, formats
-from jaxplay.analysis import compare
+from jaxplay import commands, finding, formats
+from jaxplay import provenance as provenance_lib
+from jaxplay.analysis import compare, expected
 from jaxplay.analysis import importance as importance_lib
 from jaxplay.analysis import results as results_lib
-from jaxplay.analysis import trials as trials_lib
+from jaxplay.study import study as study_lib
 
 
 def of_study(
@@ -24,8 +26,9 @@ def of_study(
     findings: Its checklist; empty: not checked.
 
   Returns:
-    The value of its best trial and whether its space contains the optimum; then
-    a sentence for each scientific choice that the best one is compared with.
+    The value of its best trial, what fresh data and seeds would give, and
+    whether its space contains the optimum; then a sentence for each scientific
+    choice that the best one is compared with.
   """
   edges = [f for f in findings if f.check == "search_space_boundary"]
   choices = [of_choice(*choice) for choice in compare.choices(results)]
@@ -120,6 +123,40 @@ def _share(share):
   return f"({share.estimate:.0%}; {share.low:.0%} to {share.high:.0%})"
 
 
+def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
+  """Make a study's row in the table of all studies (G8)."""
+  results = results_lib.read_study(directory.path)
+  study, provenance = results.study, directory.provenance() or {}
+  diff = provenance.get("git_diff")
+  done = sum(trial.status in results_lib.ENDED for trial in results.trials)
+  row = {
+    "study": str(directory.path),
+    "goal": study["goal"],
+    "notes": study["notes"],
+    "config": study["config_file"],
+    "trials": f"{done}/{len(results.trials)}",
+    "adaptive": results.num_adaptive or None,
+    "objective": f"{results.select} {results.objective}",
+    "best": None,
+    "expected": None,
+    "best_trial": None,
+    "command": commands.line(study["command"]),
+    "commit": provenance.get("git_commit"),
+    "uncommitted_changes": None if diff is None else bool(diff),
+    "changed_files": provenance_lib.is_changed(provenance),
+  }
+  if results.ranked:
+    best = results.ranked[0]
+    row |= {
+      "best": results.value(best),
+      "expected": expected.of_best(results).in_words(),
+      "best_trial": best.index,
+    }
+  if sentences := results_lib.in_words(results_lib.doubts(results)):
+    row["damaged"] = " ".join(sentences)
+  return row
+
+
 def _verdict(comparison):
   low, high = comparison.interval
   if comparison.verdict == "adopt":
@@ -138,14 +175,7 @@ def _best(results):
     return f"none of {number} trials has a value of {results.objective}."
   of = f" of {number} trials" if number > 1 else ""
   text = f"best {results.objective}{of} {results.value(best):.4g}"
-  again = results.values_of(results.reruns.get(best.index, ()))
-  if len(again) > 1:
-    mean, low, high = trials_lib.rerun_interval(results, best.index)
-    text += (
-      f", and {mean:.4g} on average over {len(again)} other seeds"
-      f" ({_interval((low, high))})"
-    )
-  return text + "."
+  return f"{text}; {expected.of_best(results).in_words()}."
 
 
 def _edges(findings):
@@ -154,7 +184,7 @@ def _edges(findings):
   if bad:
     return " " + " ".join(_edge(f) for f in bad)
   if findings and all(f.verdict == "ok" for f in findings):
-    return " Its best trials lie inside the space."
+    return " The optimum lies inside its space."
   return ""
 
 
@@ -164,8 +194,8 @@ def _edge(boundary):
     return f"Check {boundary.subject}: {boundary.advice}"
   low, high = evidence["range"]
   return (
-    f"Its space may be too narrow: the {evidence['num_best']} best trials lie"
-    f" at the {evidence['side']} edge of {boundary.subject}, {low:g} to"
+    "Its space may be too narrow: it improves up to the"
+    f" {evidence['side']} edge of {boundary.subject}, {low:g} to"
     f" {high:g} (p = {evidence['p_value']:.2g})."
   )
 

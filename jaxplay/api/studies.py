@@ -514,10 +514,12 @@ def find_studies(root: arguments.Place) -> list[dict[str, Any]]:
     >>> [row["goal"] for row in jp.find_studies("runs/study")]
     ['Which learning rate?']
   """
+  from jaxplay.analysis import summary
+
   rows = []
   for directory in study_lib.find(root):
     try:
-      rows.append(results_lib.tracking_row(directory))
+      rows.append(summary.tracking_row(directory))
     except rundir.Damaged as error:  # The others can be listed.
       rows.append({"study": str(directory.path), "damaged": str(error)})
   return rows

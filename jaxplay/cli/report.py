@@ -57,7 +57,7 @@ def add(verbs):
 
 def show_study(results, findings, path):
   """The result in a few lines, and where to read on."""
-  from jaxplay.analysis import compare, importance, summary, trials
+  from jaxplay.analysis import compare, expected, importance, summary, trials
 
   if results.ranked:
     best = results.ranked[0]
@@ -66,6 +66,7 @@ def show_study(results, findings, path):
       f"best {results.objective} {results.value(best):.4g}, trial"
       f" {best.index}{adaptive}:"
     )
+    print(f"  {expected.of_best(results).in_words()}")
     width = max(map(len, best.point), default=0) + 2
     for label, value in best.point.items():
       print(f"  {label:<{width}}{short(value)}")

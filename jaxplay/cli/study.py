@@ -199,11 +199,14 @@ def _status(arguments, rest):
   if reruns:
     print(f"  {'reruns':<12}{reruns}")
   if results.ranked:
+    from jaxplay.analysis import expected
+
     best = results.ranked[0]
     print(
       f"best {results.objective} {results.value(best):.4g}, trial {best.index}"
       f" of {len(results.ranked)}"
     )
+    print(f"  {expected.of_best(results).in_words()}")
   _print_doubts(results)
   return 0
 

@@ -181,6 +181,7 @@ function answer() {
         el("div", {class: "soft"}, `${objectiveTitle()}, ${
           isMaximized(state.metric) ? "higher" : "lower"} is better`),
         el("div", {class: "value", id: "best-value"}, text(best.objective)),
+        isOwnObjective() ? el("p", {id: "expected"}, `${report.expected}.`) : null,
         el("p", {id: "best-trial"}, isStudy ? `Trial ${best.index}`
           + `${best.kind === "adaptive" ? " (adaptive)" : ""}; ` : "",
           `best at step ${best.at} of ${best.max_train_steps}`,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxplay import commands, finding, rundir
 from jaxplay.analysis import (
   compare,
+  expected,
   importance,
   plot_rows,
   plots_study,
@@ -127,6 +128,7 @@ def as_json(
     best = {
       "trial": trial.index,
       "value": results.value(trial),
+      "expected": dataclasses.asdict(expected.of_best(results)),
       "step": getattr(trial, results.select)(results.objective)[1],
       "point": dict(trial.point),
       "seed": trial.seed,
@@ -186,6 +188,7 @@ def _payload(results, findings):
   return {"steps": steps, "curves": curves} | rundir.plain(
     {
       "maximized": plot_rows.maximized(results),
+      "expected": expected.of_best(results).in_words(),
       "metric": results.objective,
       "select": results.select,
       "trials": plot_rows.trial_columns(results)

@@ -153,19 +153,28 @@ class Parameter:
     Raises:
       ValueError: The choice does not have this value.
     """
-    if self.kind == "choice":
-      last = len(self.values) - 1
-      return self.values.index(plain(value)) / last if last else 0.0
-    value = min(max(value, self.low), self.high)
-    low, high = self._scaled(self.low), self._scaled(self.high)
-    return min(max((self._scaled(value) - low) / (high - low), 0.0), 1.0)
+    return float(self.to_units([value])[0])
 
-  def _scaled(self, value: float) -> float:
+  def to_units(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """`to_unit` of each of many values, float64; NaN for None."""
+    if self.kind == "choice":
+      last = max(len(self.values) - 1, 1)
+      units = [
+        math.nan if v is None else self.values.index(plain(v)) / last
+        for v in values
+      ]
+      return np.array(units, np.float64)
+    numbers = np.array([math.nan if v is None else v for v in values])
+    numbers = np.clip(numbers.astype(np.float64), self.low, self.high)
+    low, high = self._scaled(np.array([self.low, self.high], np.float64))
+    return np.clip((self._scaled(numbers) - low) / (high - low), 0.0, 1.0)
+
+  def _scaled(self, values: np.ndarray) -> np.ndarray:
     if self.scale == "log":
-      return math.log(value)
+      return np.log(values)
     if self.scale == "log_one_minus":
-      return -math.log1p(-value)
-    return float(value)
+      return -np.log1p(-values)
+    return values
 
   def from_unit(self, unit: float) -> Any:
     """The value at `unit` in [0, 1]; undoes `to_unit` up to rounding.

@@ -142,7 +142,9 @@ def test_findings_are_the_same(metric, fault):
       warned.add(ours.check)
     if ours.check not in ("overfitting", "saturated_early"):
       assert _without_numbers(theirs.advice) == _without_numbers(ours.advice)
-  assert not fault or generated.FAULTS[fault][0] in warned
+  # Of a loss the noise is not known without reruns.
+  if fault and (fault, metric) != ("needle", "valid/loss"):
+    assert generated.FAULTS[fault][0] in warned
 
 
 def test_overfitting_is_said_in_the_direction_of_the_metric():
@@ -202,6 +204,11 @@ def test_ranking_and_tables(pair):
     )
     assert theirs["best_step"] == ours["best_step"]
   best = [study_page.as_json(r, ())["best"] for r in (one, other)]
+  ours, theirs = (b.pop("expected") for b in best)
+  assert theirs["value"] == pytest.approx(mirror(ours["value"]))
+  assert theirs["interval"] == pytest.approx(
+    [mirror(end) for end in reversed(ours["interval"])]
+  )
   assert best[1] == best[0] | {"value": mirror(best[0]["value"])}
 
 

@@ -54,7 +54,7 @@ def test_a_range_moves_where_the_best_are(next_study, seed):
   rate = space["hparams.learning_rate"]
   best = results.ranked[0].point["hparams.learning_rate"]
   assert (rate.high > 1.0) if best > 0.01 else (rate.low < 1e-4)
-  assert "moved: the 8 best of 64 trials cluster" in " ".join(text.split())
+  assert "moved: over 64 trials" in " ".join(text.split())
 
 
 def test_a_range_narrows_around_the_best(next_study):

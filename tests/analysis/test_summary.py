@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxplay.analysis import checklist, compare, summary
-from jaxplay.analysis import trials as trials_lib
+from jaxplay.analysis import checklist, compare, expected, summary
 from jaxplay.study import space as space_lib
 from tests.analysis import by_hand, generated
 
@@ -45,7 +44,6 @@ def test_a_space_that_is_too_narrow():
   assert found.verdict == "warn"
   for part in (
     f"{results.value(results.ranked[0]):.4g}",
-    f"the {found.evidence['num_best']} best trials",
     "high edge of hparams.learning_rate, 0.0001 to 0.003",
     f"p = {found.evidence['p_value']:.2g}",
   ):
@@ -57,13 +55,15 @@ def test_a_space_that_is_too_narrow():
   assert "inside" not in said
 
 
-def test_reruns_come_with_their_interval():
-  """E2: mean and interval over seeds, next to the best value."""
-  results = _rerun(_valley(1e-4, 3), [0.11, 0.112, 0.117])
-  numbers = trials_lib.rerun_interval(results, results.ranked[0].index)
-  (said,) = _said(results)
-  assert "3 other seeds" in said
-  assert all(f"{number:.4g}" in said for number in numbers)
+def test_the_best_comes_with_what_to_expect():
+  """D15: without luck, by reruns or by the other trials, and its interval."""
+  alone = _valley(1e-4, 3)
+  for results in (alone, _rerun(alone, [0.11, 0.112, 0.117])):
+    (said,) = _said(results)
+    found = expected.of_best(results)
+    assert found.method in said
+    assert all(f"{n:.4g}" in said for n in (found.value, *found.interval))
+  assert "3 reruns" in said
 
 
 @pytest.mark.parametrize("improvement", [0.0, 0.2])

@@ -186,11 +186,12 @@ def optimization_instability(
   """Check whether instability keeps the study from better hyperparameters.
 
   "Instability is only an issue when it forces us to use a learning rate that's
-  too small." The rule: `warn` if the best trials cluster, as in
-  `search_space_boundary`, at the edge of the feasible values of some
+  too small." The rule: `warn` if the objective improves, as in
+  `search_space_boundary`, up to the edge of the feasible values of some
   hyperparameter (Figure 7a); or if more than half of the best fifth of the
-  trials, at least 3 of 5, show early or mid-training instability. Needs 10
-  trials with a value.
+  trials, at least 3 of 5, show early or mid-training instability. Else
+  `unknown` if half of these cannot be judged, and `ok`. Needs 10 trials with a
+  value.
 
   Args:
     results: The study.
@@ -201,10 +202,10 @@ def optimization_instability(
       "optimization_instability", len(results.ranked), results.objective
     )
   at_edge = [
-    (parameter, edge)
-    for parameter in filter(trials_lib.is_ordered, results.space.parameters)
-    for edge in boundary.edges(results, parameter)
-    if edge.clustered and edge.infeasible_beyond
+    (label, edge)
+    for label, found in boundary.edges(results).items()
+    for edge in found
+    if edge.beyond and edge.infeasible_beyond
   ]
   top = results.ranked[: max(5, len(results.ranked) // 5)]
   unstable = [
@@ -217,14 +218,14 @@ def optimization_instability(
   ]
   advice = ""
   if at_edge:
-    parameter, edge = at_edge[0]
+    label, edge = at_edge[0]
     group = f" ({edge.group})" if edge.group else ""
     advice = (
-      f"The best {edge.top} of {edge.count} trials lie at the {edge.side} end"
-      f" of the feasible values of {parameter.label}{group}, beyond which"
-      " training diverges. Plot the training loss at 5 to 10 times the best"
-      " learning rate; warmup, gradient clipping or another optimizer may make"
-      " better values feasible."
+      f"Over {edge.count} trials{group}, the objective improves up to the"
+      f" {edge.side} end of the feasible values of {label}, beyond"
+      " which training diverges. Plot the training loss at 5 to 10 times the"
+      " best learning rate; warmup, gradient clipping or another optimizer may"
+      " make better values feasible."
     )
   elif len(unstable) > len(top) / 2:
     advice = (
@@ -232,17 +233,35 @@ def optimization_instability(
       " training curves. Try warmup against early instability, gradient"
       " clipping against both kinds."
     )
+  verdict: finding.Verdict = "warn" if advice else "ok"
+  unjudged = [
+    t.index
+    for t in top
+    if t.index not in unstable
+    and any(
+      runs[t.index][check].verdict == "unknown"
+      for check in ("early_instability", "mid_training_instability")
+    )
+  ]
+  if not advice and len(unstable) + len(unjudged) > len(top) / 2:
+    verdict = "unknown"
+    advice = (
+      f"{len(unjudged)} of the {len(top)} best trials logged too little to tell"
+      " whether they are unstable:"
+      f" {runs[unjudged[0]]['early_instability'].advice}"
+    )
   return finding.Finding(
     "optimization_instability",
-    "warn" if advice else "ok",
-    at_edge[0][0].label if at_edge else results.objective,
+    verdict,
+    at_edge[0][0] if at_edge else results.objective,
     dict(
       at_edge_of_feasible=[
-        dict(hyperparameter=p.label, cell=e.group, side=e.side)
-        for p, e in at_edge
+        dict(hyperparameter=label, cell=e.group, side=e.side)
+        for label, e in at_edge
       ],
       num_best=len(top),
       unstable_best=unstable,
+      not_judged=unjudged,
     ),
     advice,
     "Playbook, how can optimization failures be debugged and mitigated",

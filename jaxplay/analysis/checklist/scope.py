@@ -71,8 +71,19 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
   and names fixed for all. The rule: `warn` if values of a scientific
   hyperparameter are compared with the learning rate fixed in one of their
   groups, since optimizer hyperparameters "shouldn't be fixed" then; else `ok`.
+  `unknown` without a base config of jaxplay's, which alone tells what is fixed.
   """
   base = config_lib.flatten(results.study["config"])
+  if not any(key in base for key in config_lib.KEYS):
+    return finding.Finding(
+      "fixed_caveats",
+      "unknown",
+      results.objective,
+      {},
+      "The study has no base config of jaxplay's, so which hyperparameters were"
+      " fixed, and to what, is not known.",
+      _ROLES,
+    )
   scientific = [
     p.label for p in results.space.parameters if p.role == "scientific"
   ]

@@ -15,7 +15,6 @@ from jaxplay.analysis.results.reading import curves, flat, read_run, read_study
 from jaxplay.analysis.results.tables import (
   rerun_command,
   step_rows,
-  tracking_row,
   trial_rows,
 )
 
@@ -33,6 +32,5 @@ __all__ = [
   "refuse_doubts",
   "rerun_command",
   "step_rows",
-  "tracking_row",
   "trial_rows",
 ]

@@ -1,14 +1,11 @@
-"""Rows of tables of trials and of studies, and the command of a rerun."""
+"""Rows of tables of trials, and the command of a rerun."""
 
 import math
 import pathlib
 from typing import Any
 
 from jaxplay import commands, rundir
-from jaxplay import provenance as provenance_lib
-from jaxplay.analysis.results import integrity, reading
-from jaxplay.analysis.results.data import ENDED, Results, Trial
-from jaxplay.study import study as study_lib
+from jaxplay.analysis.results.data import Results, Trial
 
 
 def trial_rows(results: Results) -> list[dict[str, Any]]:
@@ -48,35 +45,6 @@ def step_rows(trial: Trial) -> list[dict[str, Any]]:
     for step, value in zip(steps.tolist(), values.tolist(), strict=True):
       rows.setdefault(step, {"step": step})[name] = _or_none(value)
   return [rows[step] for step in sorted(rows)]
-
-
-def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
-  """Make a study's row in the table of all studies (G8)."""
-  results = reading.read_study(directory.path)
-  study, provenance = results.study, directory.provenance() or {}
-  diff = provenance.get("git_diff")
-  done = sum(trial.status in ENDED for trial in results.trials)
-  row = {
-    "study": str(directory.path),
-    "goal": study["goal"],
-    "notes": study["notes"],
-    "config": study["config_file"],
-    "trials": f"{done}/{len(results.trials)}",
-    "adaptive": results.num_adaptive or None,
-    "objective": f"{results.select} {results.objective}",
-    "best": None,
-    "best_trial": None,
-    "command": commands.line(study["command"]),
-    "commit": provenance.get("git_commit"),
-    "uncommitted_changes": None if diff is None else bool(diff),
-    "changed_files": provenance_lib.is_changed(provenance),
-  }
-  if results.ranked:
-    best = results.ranked[0]
-    row |= {"best": results.value(best), "best_trial": best.index}
-  if sentences := integrity.in_words(integrity.doubts(results)):
-    row["damaged"] = " ".join(sentences)
-  return row
 
 
 def rerun_command(

@@ -179,8 +179,12 @@ def moved(
   """
   shift = units[1] - units[0]
   has_moved = abs(shift) > 0.25
+  verdict: finding.Verdict = "warn" if has_moved else "ok"
   advice = ""
-  if has_moved:
+  if math.isnan(shift):
+    verdict = "unknown"
+    advice = "One of the rounds has no best value of it."
+  elif has_moved:
     advice = (
       f"The best value moved from {formats.number(values[0])} to"
       f" {formats.number(values[1])} with the"
@@ -188,7 +192,7 @@ def moved(
     )
   return finding.Finding(
     "best_value_moves",
-    "warn" if has_moved else "ok",
+    verdict,
     key,
     dict(shorter=values[0], longer=values[1], share_of_range=shift),
     advice,
