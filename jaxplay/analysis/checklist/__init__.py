@@ -98,7 +98,9 @@ def check_runs(results: results_lib.Results) -> shared.Runs:
   return {
     trial.index: {
       result.check: result
-      for result in curves.check_trial(trial, results.objective)
+      for result in curves.check_trial(
+        trial, results.objective, results.config_of(trial)
+      )
       if result.check != "better_than_chance"
     }
     for trial in results.trials
