@@ -130,6 +130,14 @@ def _of_all_trials(runs):
     if share is None:
       verdict = "unknown"
       advice = "No trial has curves long enough for this check."
+    elif len(judged) < len(by_trial) / 2:
+      # Which can be judged is no accident: those that diverged, perhaps.
+      verdict = "unknown"
+      advice = (
+        f"Only {len(judged)} of {len(by_trial)} trials can be judged, of which"
+        f" {len(faulty)} show this. Trial {min(by_trial.keys() - judged)}:"
+        f" {by_trial[min(by_trial.keys() - judged)].advice}"
+      )
     elif share > limit:
       verdict = "warn"
       advice = (

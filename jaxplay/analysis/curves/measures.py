@@ -134,11 +134,11 @@ def jumps(
   times. What is usual is the median over the last 50 values: a smooth fall
   counts nothing, and noise that is correlated, has heavy tails or changes with
   time counts as it acts on the rise. Noise that is large in some batches only,
-  as with mixup, is not seen by a median: a rise must also exceed 1.5 times (a
-  single value 2.5 times) what a tenth of these values do. It must exceed 5
-  standard deviations of the noise nearby (a single value 8), and 3 times the
-  largest drop nearby: a burst of noise goes in both directions. The factors
-  are our own, and chosen on simulated noise.
+  as with mixup, is not seen by a median: a level must also rise by more than
+  1.5 times the second largest of these, and a single value by twice that. A
+  rise must exceed 5 standard deviations of the noise nearby (a single value
+  8), and 3 times the largest drop nearby: a burst of noise goes in both
+  directions. The factors are our own, and chosen on simulated noise.
 
   Args:
     values: [lines], finite.
@@ -158,7 +158,7 @@ def jumps(
   before = np.lib.stride_tricks.sliding_window_view(padded, 8)
   lowest = before.min(axis=1)[: len(values)]
   lowest[:2] = values[:2]
-  factors = ((level, 1.0, 6, 1.5, 5), (values, 1.5, 10, 2.5, 8))
+  factors = ((level, 1.0, 6, 1.5, 5), (values, 1.5, 10, 2.0, 8))
   for curve, share, *_ in factors:
     marks |= curve - lowest > share * least
   marks[:after] = False
@@ -168,7 +168,7 @@ def jumps(
   second = np.abs(np.diff(np.pad(values, 1, mode="reflect"), 2))
   noise = _nearby(second, 10, np.median) / 1.65
   drop = _nearby(medians(values, 5) - values, 10, np.max)
-  large = _before(np.maximum(values - lowest, 0), after, 90)
+  large = _before(np.maximum(values - lowest, 0), after, 98)
   exceeds = np.zeros(len(values), bool)
   for curve, share, usual, often, deviations in factors:
     rise = curve - lowest

@@ -18,7 +18,7 @@ def training_loss_rises(steps: np.ndarray, loss: np.ndarray) -> finding.Finding:
   """Check whether the training loss ends above a level that it had reached.
 
   The rule: the level of the last tenth of the lines is above the lowest such
-  level by more than 15%, 5 standard errors of the noise, and 0.5% of the fall
+  level by more than 10%, 5 standard errors of the noise, and 0.5% of the fall
   before: `warn`; `fail` if half of the fall is undone. A loss that ends in NaN
   is left to the checks of instability. Needs 10 lines.
 
@@ -39,7 +39,7 @@ def training_loss_rises(steps: np.ndarray, loss: np.ndarray) -> finding.Finding:
   rise, fall = end - low, max(float(loss[: at + 1].max()) - low, 0.0)
   error = measures.noise(loss[len(loss) // 5 :]) * math.sqrt(2 / width)
   verdict: finding.Verdict = "ok"
-  if rise > max(0.15 * abs(low), 5 * error, 0.005 * fall):
+  if rise > max(0.1 * abs(low), 5 * error, 0.005 * fall):
     verdict = "fail" if rise > 0.5 * fall else "warn"
   until = int(steps[at + width - 1])
   return findings.make(

@@ -174,8 +174,9 @@ def late_variance(
 
   The rule, over the last third: `warn` if the standard deviation between
   neighbours is above 5% of the level, and above the resolution by more than
-  chance (2.5 standard errors of a deviation). It is estimated from the median
-  difference of neighbours, so that most of them have to differ: one drop, one
+  chance (2.5 standard errors of a deviation), and at least twice the objective
+  turns around between two moves of 5% or more. The deviation is estimated from
+  the median difference of neighbours, so that most have to differ: a drop, a
   burst or a few outliers are no variance. Needs 15 evaluations.
 
   Args:
@@ -203,6 +204,9 @@ def late_variance(
   elif final_rate > 0.5:
     remedy = "decay the learning rate, average the weights"
   varies = deviation > max(0.05 * abs(level), chance * resolution)
+  moves = np.diff(late)
+  moves = np.sign(moves) * (np.abs(moves) > 0.05 * abs(level))
+  varies &= int((moves[1:] * moves[:-1] < 0).sum()) >= 2
   return findings.make(
     "late_variance",
     "warn" if varies else "ok",
@@ -375,8 +379,8 @@ def periodic_validation(
   The rule: after the first fifth, without a smooth trend and first-order
   autocorrelation, one frequency of at least 3 cycles (with its neighbour)
   holds more of the variance than chance explains, by Fisher's test of the
-  periodogram at 0.1%, with an amplitude above 0.3% of the level. And a wave of
-  that frequency explains more than chance, by an F-test at 1%, in each half,
+  periodogram at 0.5%, with an amplitude above 0.3% of the level. And a wave of
+  that frequency explains more than chance, by an F-test at 2%, in each half,
   and with the same phase (within 0.3 turns): one drop, one step and one burst
   have no period. Needs 30 evaluations at equal
   distances. Source: Playbook, examining the training curves ("additional
@@ -414,7 +418,7 @@ def periodic_validation(
   )
   cycles = 3 + at + float(power[at + 1]) / max(float(pairs[at]), 1e-300)
   period = len(white) / cycles * float(gaps[0])
-  oscillates = p_value < 1e-3 and matters and _has_wave(white, cycles)
+  oscillates = p_value < 5e-3 and matters and _has_wave(white, cycles)
   return findings.make(
     check,
     "warn" if oscillates else "ok",
@@ -442,7 +446,7 @@ def _has_wave(values, cycles):
     rest = centered - explained
     freedom = len(centered) - 3
     ratio = explained @ explained / max(rest @ rest, 1e-300) * freedom / 2
-    if ratio < stats.f.isf(0.01, 2, freedom):
+    if ratio < stats.f.isf(0.02, 2, freedom):
       return False
     phases.append(math.atan2(b, a))
   # A frequency that is off by half a bin shifts the halves by a quarter turn.
