@@ -205,11 +205,19 @@ def loss_jumps(loss: np.ndarray) -> np.ndarray:
 
 
 def rises_by_half(loss: np.ndarray) -> np.ndarray:
-  """Marks losses above the lowest so far by half, and by 5% of the first."""
+  """Marks losses above the lowest so far by half, and by 5% of the first.
+
+  Of single values among the first 10, which `jumps` does not judge, and of the
+  running median of 9: some batches are much harder than others.
+  """
   if not len(loss):
     return np.zeros(0, bool)
-  lowest = np.minimum.accumulate(loss)
-  return loss - lowest > np.maximum(0.5 * np.abs(lowest), 0.05 * abs(loss[0]))
+  marks = np.zeros(len(loss), bool)
+  for curve, here in ((loss, slice(0, 10)), (medians(loss, 9), slice(None))):
+    lowest = np.minimum.accumulate(curve)
+    least = np.maximum(0.5 * np.abs(lowest), 0.05 * abs(loss[0]))
+    marks[here] |= (curve - lowest > least)[here]
+  return marks
 
 
 def _before(values, least, percentile):
