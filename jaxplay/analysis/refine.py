@@ -95,6 +95,13 @@ def next_study(
       old, overrides = old | values, overrides | values
       why = "; ".join(reason for *_, reason in fixed.values())
       steps_reason += f". Fixed, see the finding `importance`: {why}"
+  length = checks.get(("max_train_steps", "max_train_steps"))
+  if length is not None and "evaluations" in length.evidence:
+    overrides |= config_lib.with_evaluations(flat, steps)
+    steps_reason += (
+      ". Evaluated more often: the best step, and so the best length, were"
+      f" not known from {length.evidence['evaluations']} evaluations"
+    )
   if refusal := _refusal(study, overrides, parameters, domains):
     why = f"kept: the refined space would be refused. {refusal}"
     domains = [(p.domain, why) for p in parameters]

@@ -343,7 +343,8 @@ def write_run(
 
   run = rundir.RunDir(path)
   judged = objective or run.objective()
-  findings = curves.check_whole(trial, judged)
+  config = results_lib.flat(run.config() or {})
+  findings = curves.check_whole(trial, judged, config)
   is_own = judged == run.objective()
   page = "report.html" if is_own else _page_name("best", judged)
   page_path = rundir.at(out) if out else run.path / page

@@ -40,6 +40,7 @@ from jaxplay.config.checks import (
 from jaxplay.config.edits import (
   changes,
   differences,
+  final_rate,
   is_kept,
   is_resumable,
   longest_warmup,
@@ -50,6 +51,7 @@ from jaxplay.config.edits import (
   settled,
   stored,
   with_batch_size,
+  with_evaluations,
   with_steps,
   with_warmup,
   without,

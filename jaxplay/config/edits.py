@@ -44,6 +44,21 @@ def with_steps(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
   return {key: value for key, value in changes.items() if value != flat[key]}
 
 
+def with_evaluations(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
+  """The changes that give a run of some length 10 evaluations or more.
+
+  "Retrospectively selecting the best checkpoint" requires frequent ones
+  (Playbook, saving checkpoints and retrospectively selecting the best one).
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+    steps: Length of the run.
+  """
+  if steps // flat["eval_every"] >= 10:
+    return {}
+  return {"eval_every": max(1, steps // 20)}
+
+
 def with_warmup(flat: Mapping[str, Any], steps: int) -> dict[str, Any]:
   """The changes that give a config another warmup, and the same length.
 
@@ -70,6 +85,34 @@ def longest_warmup(flat: Mapping[str, Any], steps: int) -> int:
   if flat["schedule"] != "wsd":
     return steps
   return steps - checks.cooldown_steps(steps, flat["hparams.cooldown_fraction"])
+
+
+def final_rate(flat: Mapping[str, Any]) -> float | None:
+  """The planned last learning rate as a share of the peak, in [0, 1].
+
+  By the formulas of `training.schedules`; None: the schedule is a function of
+  the user's, or the keys that it reads are missing.
+
+  Args:
+    flat: The config's dotted keys and values, as from `flatten`.
+  """
+  try:
+    schedule, steps = flat["schedule"], flat["max_train_steps"]
+    if flat["hparams.warmup_steps"] >= steps or schedule == "constant":
+      return 1.0  # The last rate is the largest.
+    if schedule in ("linear", "cosine"):
+      return float(flat["hparams.final_factor"])
+    if schedule == "wsd":
+      fraction = flat["hparams.cooldown_fraction"]
+      has_cooldown = checks.cooldown_steps(steps, fraction) > 0
+      return float(flat["hparams.final_factor"]) if has_cooldown else 1.0
+    if schedule == "rsqrt":
+      timescale = flat["hparams.decay_timescale"]
+      begin = max(flat["hparams.warmup_steps"], timescale)
+      return float(begin / max(steps, begin)) ** 0.5
+  except KeyError:
+    pass
+  return None
 
 
 def other_seeds(seed: int, number: int) -> list[int]:

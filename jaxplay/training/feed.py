@@ -46,6 +46,8 @@ class Chunks:
 class DeviceFeed:
   """Trains on a split that lives on the device, several steps per dispatch."""
 
+  reads = False  # examples, on the host
+
   def __init__(
     self,
     mesh,
@@ -125,6 +127,8 @@ def examples(
 
 class HostFeed:
   """Trains on a split that the host reads, one step per dispatch."""
+
+  reads = True  # examples, on the host
 
   def __init__(
     self,

@@ -43,11 +43,16 @@ class Clock:
     }
 
   @contextlib.contextmanager
-  def waiting_for_data(self):
-    """Counts the time inside as waiting."""
+  def waiting_for_data(self, reads):
+    """Counts the time inside as waiting, if the host `reads` examples.
+
+    Examples that lie on the devices are not waited for: what the host does
+    then, it does while they compute.
+    """
     since = time.monotonic()
     yield
-    self._waited += time.monotonic() - since
+    if reads:
+      self._waited += time.monotonic() - since
 
 
 class Preemption:

@@ -72,6 +72,9 @@ class Trials(Protocol):
   def next_stop(self, at: int) -> int:
     """The furthest step that one call can go to."""
 
+  def reads(self) -> bool:
+    """Whether the host reads the training examples."""
+
   def arguments(self, at: int, stop: int) -> Any:
     """The examples from the host for steps [at, stop)."""
 
@@ -172,7 +175,7 @@ class Loop:
         # the results of earlier ones.
         if at < self._total:
           stop = self._next_stop(at)
-          with clock.waiting_for_data():
+          with clock.waiting_for_data(trials.reads()):
             arguments = trials.arguments(at, stop)
         rests_here = rests(at, config)
         while len(in_flight) > (0 if rests_here else 1):

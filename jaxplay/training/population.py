@@ -204,6 +204,9 @@ class _Population:
   def next_stop(self, at):
     return self._feed.next_stop(at)
 
+  def reads(self):
+    return self._feed.reads
+
   def arguments(self, at, stop):
     return self._feed.arguments(at, stop)
 

@@ -19,6 +19,8 @@ from jaxplay.training import workload as workload_lib
 class DeviceFeed:
   """A split on the device, gathered there, many steps per call."""
 
+  reads = False  # examples, on the host
+
   def __init__(
     self,
     workload: workload_lib.Workload,
@@ -74,6 +76,8 @@ class DeviceFeed:
 
 class HostFeed:
   """A split that the host reads, one step per call."""
+
+  reads = True  # examples, on the host
 
   def __init__(
     self,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxplay import config as config_lib
-from jaxplay.analysis import checklist, curves, trials
+from jaxplay.analysis import checklist, curves, refine, trials
 from jaxplay.study import space as space_lib
 from tests.analysis import by_hand, generated
 
@@ -519,6 +519,83 @@ def test_best_steps_of_a_decay_are_late_by_nature():
   found = checklist.max_train_steps(decayed)
   assert found.verdict == "unknown" and "twice as long" in found.advice
   assert found.evidence["late_because_rate_decays"]
+
+
+def _changed(study, change):
+  """The study with the curves of every trial changed."""
+  trials = [
+    dataclasses.replace(t, curves=change(dict(t.curves))) for t in study.trials
+  ]
+  return dataclasses.replace(study, trials=trials)
+
+
+@pytest.mark.parametrize("num, told", [(1, False), (9, False), (50, True)])
+def test_few_evaluations_do_not_show_the_best_step(num, told):
+  """D14, F1: below 10 evaluations of a run, evaluate more often first."""
+
+  def change(curves):
+    for name in ("valid/error_rate", "valid/loss"):
+      steps, values = curves[name]
+      kept = np.linspace(0, len(steps) - 1, num + 1).astype(int)[1:]
+      curves[name] = steps[kept], values[kept]
+    return curves
+
+  long = generated.faulty(0, "too_short", 1.0, 20)
+  config = long.study["config"]
+  config = config | {"eval_every": config["max_train_steps"] // num}
+  long = dataclasses.replace(long, study=long.study | {"config": config})
+  found = checklist.max_train_steps(_changed(long, change))
+  assert found.verdict == ("warn" if told else "unknown")
+  assert ("eval_every" in found.advice) == (not told)
+  findings = checklist.check_study(_changed(long, change))
+  steps, _ = refine.next_steps(long.study, findings)
+  old = long.study["config"]["max_train_steps"]
+  assert steps == (2 * old if told else old)
+  text = refine.next_study(_changed(long, change), findings)
+  assert ("eval_every" in text) == (not told)
+
+
+@pytest.mark.parametrize(
+  "schedule, verdict",
+  [("constant", "warn"), ("cosine", "unknown"), ("a.py:mine", "unknown")],
+)
+def test_length_by_the_schedule_of_the_config(schedule, verdict):
+  """D14, F1, F3: a rate that was not logged is not taken for constant."""
+
+  def change(curves):
+    del curves["learning_rate"]
+    return curves
+
+  long = _changed(generated.faulty(0, "too_short", 1.0, 20), change)
+  config = long.study["config"] | {"schedule": schedule}
+  study = dict(long.study, config=config)
+  long = dataclasses.replace(long, study=study)
+  assert checklist.max_train_steps(long).verdict == verdict
+  assert checklist.compute_bound(long).verdict == verdict
+
+
+def test_a_few_trials_that_can_be_judged_do_not_stand_for_all():
+  """D14, D5: those that diverged have an early verdict whatever is logged."""
+  study = generated.study(0, 20)
+  assert study.infeasible.any()
+
+  def coarse(curves):
+    every = slice(9, None, 10)
+    return {k: (x[every], y[every]) for k, (x, y) in curves.items()}
+
+  trials = [
+    t
+    if t.status == "infeasible"
+    else dataclasses.replace(t, curves=coarse(t.curves))
+    for t in study.trials
+  ]
+  found = checklist.check_study(dataclasses.replace(study, trials=trials))
+  (early,) = [
+    f
+    for f in found
+    if (f.check, f.subject) == ("early_instability", "all trials")
+  ]
+  assert early.verdict == "unknown"
 
 
 def test_a_fitted_training_set_is_not_compute_bound():

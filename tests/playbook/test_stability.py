@@ -46,6 +46,29 @@ def test_kinds_of_instability(kind, seed):
   assert stability.unstable(noisy) == kind
 
 
+def test_a_spike_in_nats_is_unstable():
+  """D14, I2: 1 nat for 5 of 200 lines, of a loss that falls from 10.8 to 3.3;
+  also in the run that is evaluated at every step."""
+  at = np.arange(1, 201)
+  fall = 3.28 + 6 * np.exp(-at / 7) + 1.5 * np.exp(-at / 50)
+  for seed in range(10):
+    noise = 1 + 0.01 * np.random.default_rng(seed).standard_normal(200)
+    for spike, kind in ((0.0, ""), (1.0, "rises"), (3.0, "rises")):
+      loss = fall * noise
+      loss[120:125] += spike
+      run = stability.Run(0.1, "completed", at, loss, np.ones(200))
+      assert stability.unstable(run) == kind
+      found = stability.every_step(run, 100)
+      assert found.verdict == ("warn" if spike else "ok")
+
+
+def test_a_check_at_every_step_without_evaluations():
+  """D14, I3: nothing was evaluated, so nothing is known."""
+  none = np.zeros(0)
+  run = stability.Run(0.1, "failed", none, none, none)
+  assert stability.every_step(run, 100).verdict == "unknown"
+
+
 def test_only_up_to_a_step():
   """I4: a run is judged up to a step after its warmup."""
   assert stability.unstable(_run(0.1, "rises"), until=40) == ""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay.playbook.steps import decide as steps
 
 _TARGET = steps.Target("train/error_rate", 0.0)
@@ -151,3 +152,16 @@ def test_the_closest_trial_of_a_maximized_metric():
   number, (finding,) = steps.initial(trials, target, 1000)
   assert number is None and finding.evidence["largest"] == 0.75
   assert finding.evidence["at_rate"] == 0.1
+
+
+@pytest.mark.parametrize("found, every", [(54, 2), (500, 25), (5_000, None)])
+def test_a_short_run_is_evaluated_often_enough(found, every):
+  """D14, F2: 54 steps of a config that evaluates every 100 have no best one."""
+  config = config_lib.base()
+  config.max_train_steps = 300
+  flat = config_lib.flatten(config)
+  trials = _trials([found + 1, found, 2 * found])
+  result = steps.as_result(trials, {}, _TARGET, 10_000, {}, flat)
+  assert result.settings["max_train_steps"] == found
+  assert result.settings.get("eval_every") == every
+  assert any("eval_every" in line for line in result.summary) == bool(every)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxplay import config as config_lib
 from jaxplay.training import schedules
 
 TOTAL = 100
@@ -222,3 +223,18 @@ def test_the_rate_is_a_multiple_of_the_base():
       _curve(schedule, shape, learning_rate=0.25),
       rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("schedule, shape", EVERY)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_the_final_rate_of_a_config(schedule, shape, warmup):
+  """D14, S1: what checks read off a config is how its schedule ends."""
+  curve = _curve(schedule, shape, warmup_steps=warmup)
+  flat = {f"hparams.{key}": value for key, value in HPARAMS.items()} | {
+    "max_train_steps": HPARAMS["max_train_steps"],
+    "hparams.warmup_steps": warmup,
+    "schedule": schedule,
+  }
+  expected = curve[HPARAMS["max_train_steps"]] / curve.max()
+  assert config_lib.final_rate(flat) == pytest.approx(expected, abs=0.01)
+  assert config_lib.final_rate(flat | {"schedule": "mine.py:f"}) is None

@@ -141,6 +141,12 @@ def test_host_feed_equals_device_feed(whole, tmp_path):
   runs.assert_close(
     runs.lines(workdir), runs.lines(tmp_path / "run"), 2e-3, 1e-4
   )
+  # D14, G1: only what the host reads is waited for.
+  on_device, read = (
+    [line["data_wait"] for line in rundir.RunDir(path).metrics()]
+    for path in (workdir, tmp_path / "run")
+  )
+  assert max(on_device) == 0 < max(read)
 
 
 def test_finished_run_is_left_alone(whole):

@@ -109,7 +109,9 @@ def check_runs(results: results_lib.Results) -> shared.Runs:
   return {
     trial.index: {
       result.check: result
-      for result in curves.check_trial(trial, results.objective)
+      for result in curves.check_trial(
+        trial, results.objective, results.config_of(trial)
+      )
       if result.check != "better_than_chance"
     }
     for trial in results.trials
@@ -139,6 +141,14 @@ def _of_all_trials(runs):
     if share is None:
       verdict = "unknown"
       advice = "No trial has curves long enough for this check."
+    elif len(judged) < len(by_trial) / 2:
+      # Which can be judged is no accident: those that diverged, perhaps.
+      verdict = "unknown"
+      advice = (
+        f"Only {len(judged)} of {len(by_trial)} trials can be judged, of which"
+        f" {len(faulty)} show this. Trial {min(by_trial.keys() - judged)}:"
+        f" {by_trial[min(by_trial.keys() - judged)].advice}"
+      )
     elif share > limit:
       verdict = "warn"
       advice = (

@@ -2,11 +2,24 @@
 
 import numpy as np
 
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.analysis.checklist import shared
+
+# Evaluations of a run that show where its best step lies.
+FEWEST_EVALUATIONS = 10
+
+_LENGTH = (
+  "Playbook, deciding how long to train when training is not compute-bound"
+)
+# By whether the learning rate decays.
+_CAVEAT = {
+  True: "",
+  None: " (whether it decays is unknown: it was not logged, and the config does"
+  " not tell)",
+}
 
 
 def max_train_steps(results: results_lib.Results) -> finding.Finding:
@@ -16,15 +29,36 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   2% (or two validation examples) of their best in the first tenth of the steps
   (too long), or 85% not before the last quarter (train longer and re-tune the
   decay). A learning rate that ends below a fifth of its peak makes the best
-  step late whatever the length: then the second is `unknown`. Needs 5 trials in
-  that half.
+  step late whatever the length: then the second is `unknown`, as where the
+  learning rate was not logged and the config does not tell. Needs 5 trials in
+  that half, with 10 evaluations each: the best step is known as exactly as
+  steps are evaluated.
   """
   shares = trials_lib.best_steps(results, tolerance=0.02)
   half = shares[: max((len(shares) + 1) // 2, 5)]
   if len(half) < 5:
     return shared.too_few("max_train_steps", len(half), "max_train_steps", 5)
+  evaluations = [
+    int(np.isfinite(trial.costs(results.objective)[1]).sum())
+    for trial in results.ranked[: len(half)]
+  ]
+  if (has := int(np.median(evaluations))) < FEWEST_EVALUATIONS:
+    return finding.Finding(
+      "max_train_steps",
+      "unknown",
+      "max_train_steps",
+      dict(
+        evaluations=has,
+        needs=FEWEST_EVALUATIONS,
+        max_train_steps=results.ranked[0].max_train_steps,
+      ),
+      f"The better trials have {formats.count(has, 'evaluation')} each, of at"
+      f" least {FEWEST_EVALUATIONS} that show where the best step lies."
+      " Evaluate more often (config.eval_every).",
+      _LENGTH,
+    )
   early, late = float((half <= 0.1).mean()), float((half > 0.75).mean())
-  decays = _decays(results.ranked)
+  decays = _decays(results)
   steps = results.ranked[0].max_train_steps
   verdict: finding.Verdict = "ok"
   advice = ""
@@ -35,13 +69,13 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
       f" tenth of {steps:,} steps. Train for far fewer steps, and check for"
       " overfitting."
     )
-  elif late >= 0.85 and decays:
+  elif late >= 0.85 and decays is not False:
     verdict = "unknown"
     advice = (
       f"{late:.0%} of the better trials reach their best step in the last"
       f" quarter of {steps:,} steps, which a decaying learning rate causes at"
-      " any length. To find out, train the best trials twice as long, and"
-      " re-tune the decay schedule."
+      f" any length{_CAVEAT[decays]}. To find out, train the best trials twice"
+      " as long, and re-tune the decay schedule."
     )
   elif late >= 0.85:
     verdict = "warn"
@@ -60,10 +94,11 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
       num_trials=len(half),
       median_best_step=float(np.median(half)) * steps,
       max_train_steps=steps,
+      rate_decays=decays,
       late_because_rate_decays=bool(decays and late >= 0.85),
     ),
     advice,
-    "Playbook, deciding how long to train when training is not compute-bound",
+    _LENGTH,
   )
 
 
@@ -76,8 +111,9 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
   fitted: training error above 0.5% in the last tenth or, where that is not
   logged, training loss above 2% of the first. `warn` if most are; but
   `unknown` if the learning rate ends below a fifth of its peak, because a
-  decay lowers the end of every curve. Needs 10 evaluations. Source: Playbook,
-  determining the number of steps for each training run.
+  decay lowers the end of every curve, or if that is not known. Needs 10
+  evaluations. Source: Playbook, determining the number of steps for each
+  training run.
   """
   rank = {trial.index: i for i, trial in enumerate(results.ranked)}
   votes = []
@@ -98,15 +134,15 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
       source,
     )
   bound = sum(judged)
-  decays = _decays(results.ranked)
+  decays = _decays(results)
   verdict: finding.Verdict = "ok"
   advice = ""
-  if bound > len(judged) / 2 and decays:
+  if bound > len(judged) / 2 and decays is not False:
     verdict = "unknown"
     advice = (
       f"{bound} of the {len(judged)} best trials improve until the end, which a"
-      " decaying learning rate causes at any length. To find out, train the"
-      " best one for twice the steps."
+      f" decaying learning rate causes at any length{_CAVEAT[decays]}. To find"
+      " out, train the best one for twice the steps."
     )
   elif bound > len(judged) / 2:
     verdict = "warn"
@@ -143,12 +179,19 @@ def _is_compute_bound(trial, objective):
   return bool(values[-max(1, len(values) // 10) :].mean() > 0.02 * values[0])
 
 
-def _decays(trials):
-  """Whether most of the best end below a fifth of their peak learning rate."""
+def _decays(results):
+  """Whether most of the best end below a fifth of their peak learning rate.
+
+  None: it is not known of most.
+  """
+  empty = (None, np.zeros(0))
   shares = [
-    curves.final_rate(t.curves["learning_rate"][1])
-    for t in trials[:5]
-    if "learning_rate" in t.curves
+    curves.final_rate(
+      trial.curves.get("learning_rate", empty)[1], results.config_of(trial)
+    )
+    for trial in results.ranked[:5]
   ]
   known = [share for share in shares if share is not None]
+  if len(known) <= len(shares) / 2:
+    return None
   return sum(share < 0.2 for share in known) > len(known) / 2

@@ -8,6 +8,8 @@ Each check takes arrays and returns one Finding.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,9 @@ from jaxplay.analysis.curves.measures import (
   clipped_share,
   final_rate,
   last_gain,
+  loss_jumps,
   resolution,
+  rises_by_half,
 )
 from jaxplay.analysis.curves.training import (
   aggressive_clipping,
@@ -53,10 +57,12 @@ __all__ = [
   "input_bound",
   "last_gain",
   "late_variance",
+  "loss_jumps",
   "mid_training_instability",
   "overfitting",
   "periodic_validation",
   "resolution",
+  "rises_by_half",
   "saturated_early",
   "still_improving",
   "training_loss_rises",
@@ -87,15 +93,19 @@ def check_run(run: rundir.RunDir) -> finding.Findings:
   Raises:
     jaxplay.UserError: This is not a run directory.
   """
-  trial, objective = results.read_run(run.path), run.objective()
-  return check_whole(trial, objective)
+  trial, config = results.read_run(run.path), run.config() or {}
+  return check_whole(trial, run.objective(), results.flat(config))
 
 
-def check_whole(trial: results.Trial, objective: str) -> finding.Findings:
+def check_whole(
+  trial: results.Trial,
+  objective: str,
+  config: Mapping[str, Any] | None = None,
+) -> finding.Findings:
   """As `check_run`, of a run that was read, on any objective."""
   return finding.Findings(
     [
-      *check_trial(trial, objective),
+      *check_trial(trial, objective, config),
       *classes.check_trial(trial, objective),
       *sampled.check_trial(trial, objective),
     ]
@@ -119,12 +129,18 @@ def better_than_constant(trial: results.Trial) -> finding.Finding:
   return better_than_chance(error_rate, trial.chance, trial.num_valid)
 
 
-def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
+def check_trial(
+  trial: results.Trial,
+  objective: str,
+  config: Mapping[str, Any] | None = None,
+) -> finding.Findings:
   """Run all checks of the curves of a run, in the order of `CHECKS`.
 
   Args:
     trial: The run.
     objective: The logged metric to check.
+    config: Its dotted keys and values, for a schedule whose learning rates are
+      not logged; None: unknown.
   """
 
   def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +148,8 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
 
   steps, values = curve(objective)
   loss_steps, loss = curve("train/loss")
-  _, norms = curve("train/grad_norm_max")
-  _, rates = curve("learning_rate")
+  norms = _at(loss_steps, *curve("train/grad_norm_max"))
+  rate = final_rate(curve("learning_rate")[1], config)
   metric = config_lib.metric.of(objective, trial.declared)
   num_examples = trial.num_valid if metric.is_share else 0
   # The loss is not quantized, so it shows a period that an error rate hides.
@@ -147,14 +163,14 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
   if diverged_at is None:
     checks += [
       overfitting(steps, values, num_examples, metric),
-      late_variance(steps, values, num_examples, rates, metric),
+      late_variance(steps, values, num_examples, rate, metric),
     ]
   else:
     names = ("overfitting", "late_variance")
     checks += [findings.after_divergence(name) for name in names]
   if trial.status == "completed":
     checks += [
-      still_improving(steps, values, num_examples, rates, metric),
+      still_improving(steps, values, num_examples, rate, metric),
       saturated_early(steps, values, loss, metric),
     ]
   else:
@@ -175,3 +191,11 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
       input_bound(curve("data_wait")[1], curve("examples_per_second")[1]),
     ]
   )
+
+
+def _at(steps, logged, values):
+  """The values of a curve at some steps; NaN where it was not logged."""
+  found = np.full(len(steps), np.nan)
+  at = dict(zip(logged.tolist(), values.tolist(), strict=True))
+  found[:] = [at.get(step, math.nan) for step in steps.tolist()]
+  return found

@@ -45,3 +45,9 @@ def after_divergence(check: str, subject: str = "objective") -> finding.Finding:
   """Make the finding of a check that a diverged run does not allow."""
   advice = "The run diverged; see early_instability, mid_training_instability."
   return make(check, "unknown", {}, advice, subject=subject)
+
+
+def ends_without_value(check: str) -> finding.Finding:
+  """Make the finding of a check of a curve that does not end in a number."""
+  advice = "The last evaluation of the objective is not finite."
+  return make(check, "unknown", {}, advice)

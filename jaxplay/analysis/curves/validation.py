@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import stats
 
 from jaxplay import config as config_lib
 from jaxplay import finding
@@ -117,8 +118,9 @@ def overfitting(
   """Check whether the validation objective becomes worse again.
 
   The rule, for an objective that is minimized: `warn` if the level of the last
-  fifth is above the lowest level of any such window by more than 10%, 5
-  standard errors of the noise, and the resolution. Needs 10 evaluations. One
+  tenth is above the lowest level of any such window by more than 10%, 5
+  standard errors of the noise, and the resolution; `unknown` if the last value
+  is not finite. Needs 10 evaluations. One
   that is maximized is judged by its cost, see `config.metric`, here and in the
   other checks of the objective.
 
@@ -128,10 +130,12 @@ def overfitting(
     num_examples: Validation examples if the objective is a share, else 0.
     metric: Of the objective.
   """
+  if len(values) and not np.isfinite(values[-1]):
+    return findings.ends_without_value("overfitting")
   steps, costs = measures.finite(steps, metric.cost(values))
   if len(costs) < 10:
     return findings.too_short("overfitting", len(costs), 10)
-  width = max(3, len(costs) // 5)
+  width = max(3, len(costs) // 10)
   levels = measures.levels(costs, width)
   at = int(np.argmin(levels))
   low, end = levels[at], levels[-1]
@@ -163,35 +167,46 @@ def late_variance(
   steps: np.ndarray,
   values: np.ndarray,
   num_examples: int = 0,
-  learning_rates: np.ndarray | None = None,
+  final_rate: float | None = None,
   metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
   """Check whether the objective jumps between evaluations late in training.
 
-  The rule: `warn` if over the last third the standard deviation around a
-  straight line is above 5% of the level and above the resolution. Needs 15
-  evaluations.
+  The rule, over the last third: `warn` if the standard deviation between
+  neighbours is above 5% of the level, and above the resolution by more than
+  chance (2.5 standard errors of a deviation), and at least twice the objective
+  turns around between two moves of 5% or more. The deviation is estimated from
+  the median difference of neighbours, so that most have to differ: a drop, a
+  burst or a few outliers are no variance. Needs 15 evaluations.
 
   Args:
     steps: [evaluations], updates.
     values: [evaluations], the objective.
     num_examples: Validation examples if the objective is a share, else 0.
-    learning_rates: As logged, to choose the advice; None: not logged.
+    final_rate: The last learning rate as a share of the largest, to choose the
+      advice; None: unknown.
     metric: Of the objective.
   """
   steps, costs = measures.finite(steps, metric.cost(values))
+  if len(values) and not np.isfinite(values[-1]):
+    return findings.ends_without_value("late_variance")
   if len(costs) < 15:
     return findings.too_short("late_variance", len(costs), 15)
   late = costs[-(len(costs) // 3) :]
-  residuals = measures.residuals(late, 2)
-  deviation = math.sqrt(residuals @ residuals / (len(late) - 2))
+  deviation = measures.scatter(late)
   level = float(late.mean())
   resolution = measures.resolution(level, num_examples)
-  share = measures.final_rate(learning_rates)
+  # The median has 37% of the efficiency of a standard deviation.
+  chance = 1 + 2.5 / math.sqrt(2 * 0.37 * len(late))
   remedy = "average the weights, increase the batch size"
-  if share is None or share > 0.5:
+  if final_rate is None:
+    remedy = "decay the learning rate if it is constant, average the weights"
+  elif final_rate > 0.5:
     remedy = "decay the learning rate, average the weights"
-  varies = deviation > max(0.05 * abs(level), resolution)
+  varies = deviation > max(0.05 * abs(level), chance * resolution)
+  moves = np.diff(late)
+  moves = np.sign(moves) * (np.abs(moves) > 0.05 * abs(level))
+  varies &= int((moves[1:] * moves[:-1] < 0).sum()) >= 2
   return findings.make(
     "late_variance",
     "warn" if varies else "ok",
@@ -199,7 +214,7 @@ def late_variance(
       standard_deviation=deviation,
       level=metric.value(level),
       resolution=resolution,
-      final_learning_rate_share=share,
+      final_learning_rate_share=final_rate,
     ),
     "Over the last third of the evaluations the objective has a standard"
     f" deviation of {deviation:.2g} around {metric.value(level):.3g}, so its"
@@ -212,7 +227,7 @@ def still_improving(
   steps: np.ndarray,
   values: np.ndarray,
   num_examples: int = 0,
-  learning_rates: np.ndarray | None = None,
+  final_rate: float | None = None,
   metric: config_lib.metric.Metric = _MINIMIZED,
 ) -> finding.Finding:
   """Check whether the objective still improves when training ends.
@@ -220,23 +235,25 @@ def still_improving(
   The rule: the level of the last fifth lies below that of the fifth before by
   more than 4%, 4 standard errors of the noise, and the resolution. Then
   `warn`; but `unknown` if the learning rate ends below a fifth of its peak,
-  because a decay lowers the end of every curve. Needs 10 evaluations.
+  because a decay lowers the end of every curve, or if that is not known. Needs
+  10 evaluations.
 
   Args:
     steps: [evaluations], updates.
     values: [evaluations], the objective.
     num_examples: Validation examples if the objective is a share, else 0.
-    learning_rates: As logged, to detect a decay; None: not logged.
+    final_rate: The last learning rate as a share of the largest; None: unknown.
     metric: Of the objective.
   """
   check = "still_improving"
+  if len(values) and not np.isfinite(values[-1]):
+    return findings.ends_without_value(check)
   steps, costs = measures.finite(steps, metric.cost(values))
   if len(costs) < 10:
     return findings.too_short(check, len(costs), 10)
   gain, error = measures.last_gain(costs)
   level = float(costs[-(len(costs) // 5) :].mean())
   resolution = measures.resolution(level, num_examples)
-  share = measures.final_rate(learning_rates)
   improved = f"The objective improved by {gain:.2g} over the last fifth of the"
   verdict: finding.Verdict = "warn"
   advice = (
@@ -245,7 +262,15 @@ def still_improving(
   )
   if gain <= max(0.04 * abs(level), 4 * error, resolution):
     verdict = "ok"
-  elif share is not None and share < 0.2:
+  elif final_rate is None:
+    verdict = "unknown"
+    advice = (
+      f"{improved} steps, and whether the learning rate decays, which causes"
+      " that at any length, is unknown: it was not logged, and the config does"
+      " not tell. To find out whether more steps help, train the best trial for"
+      " twice the steps."
+    )
+  elif final_rate < 0.2:
     verdict = "unknown"
     advice = (
       f"{improved} steps, which a decaying learning rate causes at any length."
@@ -257,7 +282,7 @@ def still_improving(
     level=metric.value(level),
     standard_error=error,
     resolution=resolution,
-    final_learning_rate_share=share,
+    final_learning_rate_share=final_rate,
   )
   return findings.make(check, verdict, evidence, advice)
 
@@ -270,10 +295,12 @@ def saturated_early(
 ) -> finding.Finding:
   """Check whether training and validation saturated long before the end.
 
-  The rule, on the steps after the first 40%: `warn` if between the first and
-  the second half of them the objective gains at most 2%, surely (at two
-  standard errors of the noise) less than 5%, and the training loss falls by
-  less than 1% of its whole fall. Needs 20 evaluations and 20 training losses.
+  The rule: `warn` if the level of the objective from 30 to 50% of the steps is
+  surely (at two standard errors of the noise) less than 5% above that of the
+  rest, and above that of the last fifth, and the training loss falls after it
+  by less than 1% of its whole fall. `ok` if it gains more than 2%; between
+  them the noise does not decide: `unknown`. Needs 20 evaluations and 20
+  training losses.
 
   Args:
     steps: [evaluations], updates.
@@ -281,32 +308,48 @@ def saturated_early(
     loss: [lines], the training loss at equal intervals over the same steps.
     metric: Of the objective.
   """
+  if len(values) and not np.isfinite(values[-1]):
+    return findings.ends_without_value("saturated_early")
   steps, costs = measures.finite(steps, metric.cost(values))
   loss = loss[np.isfinite(loss)]
   has = min(len(costs), len(loss))
   if has < 20:
     return findings.too_short("saturated_early", has, 20)
 
-  def halves(curve):
-    late = curve[int(0.4 * len(curve)) :]
-    return late[: len(late) // 2], late[len(late) // 2 :]
+  def parts(curve):
+    num = len(curve)
+    since, half = int(0.3 * num), num // 2
+    return curve[since:half], curve[half:], curve[-(num // 5) :]
 
-  middle, last = halves(costs)
-  gain, level = float(middle.mean() - last.mean()), float(last.mean())
-  noise = measures.noise(np.concatenate([middle, last]))
-  error = noise * math.sqrt(1 / len(middle) + 1 / len(last))
-  loss_middle, loss_last = halves(loss)
-  loss_gain = float(loss_middle.mean() - loss_last.mean())
-  fall = float(loss[0] - loss_last.mean())
-  flat = gain <= 0.02 * abs(level) and gain + 2 * error < 0.05 * abs(level)
-  since = int(steps[int(0.4 * len(steps))])
+  middle, *later = parts(costs)
+  noise = measures.noise(costs[len(costs) // 3 :])
+  level = float(later[0].mean())
+  gains = [
+    (
+      float(middle.mean() - part.mean()),
+      noise * math.sqrt(1 / len(middle) + 1 / len(part)),
+    )
+    for part in later
+  ]
+  gain, error = max(gains)
+  loss_middle, *loss_later = parts(loss)
+  loss_last = min(float(part.mean()) for part in loss_later)
+  loss_gain = float(loss_middle.mean()) - loss_last
+  fall = float(loss[0]) - loss_last
+  flat = all(g + 2 * e < 0.05 * abs(level) for g, e in gains)
+  verdict: finding.Verdict = "ok"
+  if loss_gain < 0.01 * fall and gain <= 0.02 * abs(level):
+    verdict = "warn" if flat else "unknown"
+  elif loss_gain < 0.01 * fall and flat:
+    verdict = "warn"
+  since = int(steps[len(steps) // 2])
   reached = metric.value(level)
   of = f"{reached:.3g}"
   if metric.most is not None:
     of = f"{level:.3g}, the distance of {of} from {metric.most:g}"
   return findings.make(
     "saturated_early",
-    "warn" if flat and loss_gain < 0.01 * fall else "ok",
+    verdict,
     dict(
       objective_gain=gain,
       objective_level=reached,
@@ -315,9 +358,16 @@ def saturated_early(
       training_loss_fall=fall,
       since_step=since,
     ),
-    f"After step {since:,} the objective improves by only {gain:.2g} of"
-    f" {of}, and the training loss hardly falls. Decrease"
-    " max_train_steps, and run more trials instead.",
+    (
+      f"After step {since:,} the objective improves by only {gain:.2g} of"
+      f" {of}, and the training loss hardly falls. Decrease"
+      " max_train_steps, and run more trials instead."
+    )
+    if verdict == "warn"
+    else (
+      f"After step {since:,} the objective improves by {gain:.2g} (standard"
+      f" error {error:.2g}) of {of}: too noisy to tell whether it is flat."
+    ),
   )
 
 
@@ -329,10 +379,12 @@ def periodic_validation(
   The rule: after the first fifth, without a smooth trend and first-order
   autocorrelation, one frequency of at least 3 cycles (with its neighbour)
   holds more of the variance than chance explains, by Fisher's test of the
-  periodogram at 0.1%, with an amplitude above 0.3% of the level. Needs 30
-  evaluations at equal distances. Source: Playbook, examining the training
-  curves ("additional behaviors"); Fisher 1929, tests of significance in
-  harmonic analysis.
+  periodogram at 0.5%, with an amplitude above 0.3% of the level. And a wave of
+  that frequency explains more than chance, by an F-test at 2%, in each half,
+  and with the same phase (within 0.3 turns): one drop, one step and one burst
+  have no period. Needs 30 evaluations at equal
+  distances. Source: Playbook, examining the training curves ("additional
+  behaviors"); Fisher 1929, tests of significance in harmonic analysis.
 
   Args:
     steps: [evaluations], updates.
@@ -366,9 +418,10 @@ def periodic_validation(
   )
   cycles = 3 + at + float(power[at + 1]) / max(float(pairs[at]), 1e-300)
   period = len(white) / cycles * float(gaps[0])
+  oscillates = p_value < 5e-3 and matters and _has_wave(white, cycles)
   return findings.make(
     check,
-    "warn" if p_value < 1e-3 and matters else "ok",
+    "warn" if oscillates else "ok",
     dict(
       period_steps=period, amplitude=amplitude, share=share, p_value=p_value
     ),
@@ -377,3 +430,25 @@ def periodic_validation(
     " in each epoch, or evaluations may use different examples in turn; compare"
     " the period with the steps per epoch.",
   )
+
+
+def _has_wave(values, cycles):
+  """Whether a wave of that many cycles is significant in both halves."""
+  turns = np.arange(len(values)) * 2 * math.pi * cycles / len(values)
+  half = len(values) // 2
+  phases = []
+  for part in (slice(0, half), slice(half, None)):
+    waves = np.stack([np.cos(turns[part]), np.sin(turns[part])], axis=1)
+    centered = values[part] - values[part].mean()
+    waves -= waves.mean(axis=0)
+    (a, b), *_ = np.linalg.lstsq(waves, centered, rcond=None)
+    explained = waves @ [a, b]
+    rest = centered - explained
+    freedom = len(centered) - 3
+    ratio = explained @ explained / max(rest @ rest, 1e-300) * freedom / 2
+    if ratio < stats.f.isf(0.02, 2, freedom):
+      return False
+    phases.append(math.atan2(b, a))
+  # A frequency that is off by half a bin shifts the halves by a quarter turn.
+  turn = abs((phases[1] - phases[0] + math.pi) % (2 * math.pi) - math.pi)
+  return turn < 0.3 * 2 * math.pi

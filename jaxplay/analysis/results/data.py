@@ -207,6 +207,18 @@ class Results:
     keys = {p.label: p.key for p in self.space.parameters}
     return {keys[label]: value for label, value in trial.point.items()}
 
+  def config_of(self, trial: Trial) -> dict[str, Any]:
+    """The config of a trial, dotted keys and values, by study.json.
+
+    Empty if study.json holds no config.
+    """
+    trained = {key: value for key, (_, value) in trial.different.items()}
+    return self._config | self.by_key(trial) | trained
+
+  @functools.cached_property
+  def _config(self) -> dict[str, Any]:
+    return config_lib.flatten(self.study.get("config") or {})
+
   @functools.cached_property
   def metrics(self) -> list[str]:
     """Every metric that any trial logged, sorted."""

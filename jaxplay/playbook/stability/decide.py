@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxplay import config as config_lib
 from jaxplay import finding, formats
+from jaxplay.analysis import curves
 from jaxplay.playbook import result as result_lib
 
 _UNSTABLE = "Playbook, identifying unstable workloads"
@@ -60,7 +61,8 @@ def unstable(run: Run, until: int | None = None) -> str:
   not finite. "above start": the mean loss exceeds the first loss by 10%. "never
   trains": no quarter of the lines has a mean below 90% of the first loss.
   "rises": the mean loss rises by more than half of its decrease so far, and by
-  10% of the first loss ("loss goes up not down during periods of training").
+  10% of the first loss ("loss goes up not down during periods of training"), or
+  the loss jumps by more than its noise, as in `curves.loss_jumps`.
   Source: Playbook, identifying unstable workloads; the thresholds are our own.
 
   Args:
@@ -84,7 +86,8 @@ def unstable(run: Run, until: int | None = None) -> str:
     return "never trains"
   lowest = np.minimum.accumulate(means)
   least = np.maximum(0.5 * (first - lowest), 0.1 * first)
-  return "rises" if (means - lowest > least).any() else ""
+  rises = (means - lowest > least).any() or curves.loss_jumps(loss).any()
+  return "rises" if rises else ""
 
 
 def _means(values, width):
@@ -168,18 +171,24 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
   """Checks for early instability, which the config's evaluations may miss.
 
   The rule: in a run of about 500 steps at twice the best learning rate, the
-  loss exceeds its lowest value so far by half, and by 5% of its first value.
+  loss exceeds its lowest value so far by half, and by 5% of its first value, or
+  jumps as in `curves.loss_jumps`. `unknown` if nothing was evaluated.
 
   Args:
     run: That run; `loss` is the validation loss at every step.
     usual_every: Steps between the evaluations of the config.
   """
   loss = run.loss
-  jumps = _jumps(loss, loss[0]) | ~np.isfinite(loss)
+  if not len(loss) and run.status != "infeasible":
+    return finding.not_enough(
+      *("early_instability_check", "valid/loss", 0, 1),
+      *("evaluations at twice the best learning rate", _UNSTABLE),
+    )
+  jumps = _jumps(loss)
   if run.status == "infeasible":
     jumps[-1:] = True
   at = run.steps[jumps]
-  is_seen = bool(_jumps(loss[run.steps % usual_every == 0], loss[0]).any())
+  is_seen = bool(_jumps(loss[run.steps % usual_every == 0]).any())
   advice = ""
   if len(at):
     advice = (
@@ -206,11 +215,12 @@ def every_step(run: Run, usual_every: int) -> finding.Finding:
   )
 
 
-def _jumps(loss, first):
-  """Marks losses above the lowest so far by half, and by 5% of the first."""
-  lowest = np.minimum.accumulate(loss)
-  with np.errstate(invalid="ignore"):
-    return loss - lowest > np.maximum(0.5 * lowest, 0.05 * first)
+def _jumps(loss):
+  """Marks losses that jump, or are above the lowest so far by half."""
+  marks = ~np.isfinite(loss)
+  known = loss[~marks]
+  marks[~marks] = curves.loss_jumps(known) | curves.rises_by_half(known)
+  return marks
 
 
 def warmup_lengths(max_train_steps: int) -> list[int]:

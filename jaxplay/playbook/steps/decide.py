@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxplay
 from jaxplay import config as config_lib
-from jaxplay import finding
+from jaxplay import finding, formats
 from jaxplay.playbook import result as result_lib
 
 _SWEEP = (
@@ -252,6 +252,16 @@ def as_result(
       f" training set ({target}) in {steps:,} steps, at a constant learning"
       f" rate of {fastest.rate:g}."
     ]
+  settings = {}
+  if steps is not None:
+    often = config_lib.with_evaluations(dict(flat), steps)
+    settings = config_lib.with_steps(flat, steps) | often
+    if often:
+      summary.append(
+        f"Evaluate every {formats.count(often['eval_every'], 'step')}: with"
+        f" eval_every = {flat['eval_every']:,}, {steps:,} steps have too few"
+        " evaluations to select the best checkpoint, or to judge the length."
+      )
   if off:
     changed = ", ".join(
       f"{key}={value}"
@@ -298,7 +308,7 @@ def as_result(
   rows = [[t.rate, t.steps or "-", t.best, t.status] for t in trials]
   return result_lib.ProcedureResult(
     summary=summary,
-    settings={} if steps is None else config_lib.with_steps(flat, steps),
+    settings=settings,
     findings=findings,
     tables=[
       result_lib.Table(
