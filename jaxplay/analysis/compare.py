@@ -510,24 +510,18 @@ def _examples(results):
   """
   costs, data, weight = [], None, None
   for trial in _trainings(results):
-    found = trial.examples()
-    if found is None or found.metric != results.objective:
+    found = results.example_costs(trial)
+    if found is None:
       return None
-    cost = found.cost_best if results.select == "best" else found.cost_last
-    cost = np.asarray(cost, np.float64)
-    mean = np.average(cost, weights=found.weight)
-    if not math.isclose(
-      mean, results.cost(trial), rel_tol=1e-3, abs_tol=1e-6
-    ):  # Of another evaluation.
-      return None
+    cost, its_weight, its_data = found
     if costs and not (
-      found.data == data
+      its_data == data
       and cost.shape == costs[0].shape
-      and np.array_equal(found.weight, weight)
+      and np.array_equal(its_weight, weight)
     ):
       return None
     costs.append(cost)
-    data, weight = found.data, found.weight
+    data, weight = its_data, its_weight
   return (np.stack(costs), data, weight) if len(costs[0]) > 1 else None
 
 

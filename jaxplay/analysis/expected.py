@@ -19,7 +19,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from jaxplay import formats
+from jaxplay import formats, rundir
 from jaxplay.analysis import curves, surface
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
@@ -36,8 +36,8 @@ class Expected:
   Attributes:
     value: In the objective's unit; None: it cannot be estimated.
     interval: Its 95% interval. It holds the noise of the validation set if the
-      objective is a share of its examples; of others that is not known. None:
-      as `value`.
+      objective is a share of its examples, or the run saved the cost of each;
+      else `method` says that it does not. None: as `value`.
     method: How it was estimated, or why it was not.
   """
 
@@ -167,10 +167,19 @@ def fit(results: results_lib.Results) -> Fit | None:
 
 
 def _of_data(results, trial, cost):
-  """Standard error of a share on the validation set; else 0."""
-  if not results.metric.is_share:
+  """Standard error of a cost on the validation examples; 0: not known."""
+  if results.metric.is_share:
+    return curves.resolution(cost, trial.num_valid)
+  try:
+    found = results.example_costs(trial)
+  except rundir.Damaged:
+    found = None
+  if found is None or len(found[0]) < 2:
     return 0.0
-  return curves.resolution(cost, trial.num_valid)
+  costs, weight, _ = found
+  scale = np.ones(len(costs)) if weight is None else weight / weight.mean()
+  parts = (costs - np.average(costs, weights=weight)) * scale
+  return float(parts.std(ddof=1)) / math.sqrt(len(costs))
 
 
 def _level(results, trial):

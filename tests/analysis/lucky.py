@@ -11,9 +11,10 @@ import dataclasses
 
 import numpy as np
 
+from jaxplay import rundir
 from jaxplay.analysis import expected
 from jaxplay.study import space as space_lib
-from tests.analysis import by_hand
+from tests.analysis import by_hand, comparisons
 
 KEYS = ("hparams.label_smoothing", "hparams.rho", "hparams.momentum")
 EXAMPLES, EVALUATIONS = 500, 20
@@ -22,11 +23,12 @@ EXAMPLES, EVALUATIONS = 500, 20
 KINDS = ("flat", "bowl", "needle", "rough")
 
 
-def study(seed, kind, num, metric="valid/error_rate"):
+def study(seed, kind, num, metric="valid/error_rate", are_saved=False):
   """(a study, the true value of each trial), of one of `KINDS`.
 
   Error rates on 500 examples, which share half of their variance between
-  trials; 20 evaluations, correlated by 0.7; 1% between seeds.
+  trials; 20 evaluations, correlated by 0.7; 1% between seeds. With `are_saved`
+  the trials have the costs of their examples.
   """
   rng = np.random.default_rng([seed, num])
   units = rng.uniform(size=(num, 3))
@@ -56,7 +58,18 @@ def study(seed, kind, num, metric="valid/error_rate"):
     dataclasses.replace(trial, curves={metric: (steps, curve)})
     for trial, curve in zip(made.trials, curves, strict=True)
   ]
+  if are_saved:
+    found = [
+      comparisons.Trial(**vars(trial), saved=_saved(curve, metric))
+      for trial, curve in zip(found, curves, strict=True)
+    ]
   return dataclasses.replace(made, trials=found, objective=metric), truth
+
+
+def _saved(curve, metric):
+  wrong = round(curve.min() * EXAMPLES)
+  costs = np.float32(np.arange(EXAMPLES) < wrong)
+  return rundir.Examples(5, costs, 5, costs, None, metric, "examples")
 
 
 def errors(kind, num, seeds, **more):
@@ -81,12 +94,18 @@ def main():
   print(f"| {' | '.join(heads)} | coverage, % |")
   print("|---|---|---|---|---|---|")
   for kind in KINDS:
-    for metric in ("valid/error_rate", "valid/loss"):
+    for metric, are_saved in (
+      ("valid/error_rate", False),
+      ("valid/loss", False),
+      ("valid/loss", True),
+    ):
+      of = metric + ", examples saved" * are_saved
       for num in (16, 64):
-        found = errors(kind, num, num_studies, metric=metric)
+        more = dict(metric=metric, are_saved=are_saved)
+        found = errors(kind, num, num_studies, **more)
         best, left, covered = found.mean(axis=0)
         print(
-          f"| {kind} | {metric} | {num} | {best:.4f} | {left:.4f} |"
+          f"| {kind} | {of} | {num} | {best:.4f} | {left:.4f} |"
           f" {100 * covered:.0f} |",
           flush=True,
         )

@@ -38,6 +38,15 @@ def test_independent_evaluations_are_selected_too():
   assert np.mean(fair) == pytest.approx(0.1, abs=0.002)
 
 
+def test_the_costs_of_examples_widen_the_interval_of_a_loss():
+  """D15: without them it holds no noise of the validation set, and says so."""
+  known, unknown = (
+    lucky.errors("flat", 16, 30, metric="valid/loss", are_saved=are_saved)
+    for are_saved in (True, False)
+  )
+  assert known[:, 2].mean() >= 0.9 > unknown[:, 2].mean()
+
+
 @pytest.mark.parametrize("kind", ["bowl", "needle"])
 @pytest.mark.parametrize("num", [16, 64])
 def test_what_is_truly_better_stays_better(kind, num):

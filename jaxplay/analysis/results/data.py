@@ -196,6 +196,28 @@ class Results:
     """Number of adaptive trials."""
     return sum(trial.adaptive for trial in self.trials)
 
+  def example_costs(
+    self, trial: Trial
+  ) -> tuple[np.ndarray, np.ndarray | None, str] | None:
+    """What each validation example adds to the cost of a trial's value.
+
+    Returns:
+      (costs float64 [n], weights [n] or None, digest of the examples), as
+      `rundir.Examples`; None: not saved, or of another evaluation or metric.
+
+    Raises:
+      rundir.Damaged: The file is not what a run writes.
+    """
+    found = trial.examples()
+    if found is None or found.metric != self.objective:
+      return None
+    at_best = self.select == "best"
+    costs = found.cost_best if at_best else found.cost_last
+    mean = np.average(costs.astype(np.float64), weights=found.weight)
+    if not math.isclose(mean, self.cost(trial), rel_tol=1e-3, abs_tol=1e-6):
+      return None
+    return costs.astype(np.float64), found.weight, found.data
+
   def column(self, label: str) -> np.ndarray:
     """Values of one hyperparameter, object [trials]; None: it has none."""
     column = np.empty(len(self.trials), object)
