@@ -85,6 +85,7 @@ from jaxplay.config.own import (
 from jaxplay.config.parts import (
   ACTIVATIONS,
   AVERAGES,
+  CONTINUED,
   COOLDOWN_SHAPES,
   MESH_AXES,
   MESH_PRESETS,

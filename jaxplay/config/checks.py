@@ -451,7 +451,8 @@ def _validate_transformer(model):
 
 def _validate_dataset(dataset, is_text):
   named_by = {dataset.name: "name"}
-  for name, _ in _mixed(dataset.mixtures):
+  mixed = [name for name, _ in _mixed(dataset.mixtures)]
+  for name in mixed:
     named_by.setdefault(name, "mixtures")
   for name, key in named_by.items():
     both = name.startswith("tfds:") or (key == "name" and is_own_data(name))
@@ -466,6 +467,12 @@ def _validate_dataset(dataset, is_text):
           " path) or your own function, FILE.py:NAME"
         )
       )
+  if dataset.fold_validation and mixed and dataset.name not in mixed:
+    raise jaxplay.UserError(
+      f"config.dataset.fold_validation is True, and config.dataset.mixtures do"
+      f" not train on {dataset.name!r}, whose validation split it is; name"
+      " another config.dataset.name, or leave fold_validation out"
+    )
   if is_text and dataset.augment != "none":
     raise jaxplay.UserError(
       f"config.dataset.augment is {dataset.augment!r}, an augmentation of"

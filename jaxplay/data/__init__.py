@@ -17,6 +17,7 @@ Dataset: TypeAlias = dataset.Dataset
 Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
 from_splits = own.from_splits
+folded = dataset.folded
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 
