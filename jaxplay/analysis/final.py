@@ -140,6 +140,11 @@ def fixed_steps(
   }
 
 
+NOT_MEASURED = (
+  "Trained on training and validation examples: it has no validation metric, no"
+  " best step chosen afterwards, and no check of overfitting; only the test set"
+  " can measure it, once."
+)
 # What nothing can measure once the validation examples are trained on.
 UNMEASURED = (
   "validation metrics of this model",
@@ -170,8 +175,8 @@ def folded(
 
   Returns:
     `final` with folded: what `fixed_steps` returns, seeds (of the completed
-    runs), diverged, examples (of training in all, and of validation among
-    them), unmeasured, date, command.
+    runs), diverged, examples (train in all, valid of them), unmeasured, date,
+    command.
 
   Raises:
     jaxplay.UserError: All runs diverged.
@@ -183,14 +188,12 @@ def folded(
       " is nothing to test; final.json has the model without"
     )
   of_set = (completed[0].provenance() or {}).get("dataset") or {}
-  held = of_set.get("fold_validation")
-  examples = {} if held is None else {"validation": held}
   return dict(final) | {
     "folded": dict(length)
     | {
       "seeds": [int(run.path.name) for run in completed],
       "diverged": len(runs) - len(completed),
-      "examples": examples,
+      "examples": of_set.get("fold_validation"),
       "unmeasured": list(UNMEASURED),
       "date": date,
       "command": command,
@@ -254,18 +257,18 @@ def folded_lines(final: Mapping[str, Any]) -> list[str]:
   if of_fold["at_steps"]:
     row = of_fold["at_steps"]
     text.append(
-      f"before validation data were trained on, {final['objective']} at that"
-      f" step was {formats.spread(row['mean'], row['std'])}, and"
-      f" {formats.spread(final['valid']['mean'], final['valid']['std'])} as"
-      " chosen"
+      f"at that step {final['objective'].split()[-1]} of the reruns was"
+      f" {formats.spread(row['mean'], row['std'])}, and as chosen"
+      f" {formats.spread(final['valid']['mean'], final['valid']['std'])}"
     )
   for name, row in of_fold["test"].items():
-    without = final["test"][name]
-    text.append(
-      f"{name} {formats.spread(row['mean'], row['std'])} over {seeds} seeds;"
-      f" without validation data"
-      f" {formats.spread(without['mean'], without['std'])}"
+    line = (
+      f"{name} {formats.spread(row['mean'], row['std'])} over {seeds} seeds"
     )
+    if without := final["test"].get(name):
+      spread = formats.spread(without["mean"], without["std"])
+      line += f"; without validation data {spread}"
+    text.append(line)
   if of_fold["diverged"]:
     text.append(f"{of_fold['diverged']} runs diverged and are left out")
   text.append("no longer measured: " + "; ".join(of_fold["unmeasured"]))
@@ -279,13 +282,14 @@ def _why_steps(of_fold):
     why = "the median best step of its reruns"
     if not of_fold["best_steps"]:
       why = "all steps, as no rerun has a best step"
-  held = of_fold["examples"].get("validation")
-  with_held = (
-    "the validation examples"
-    if held is None
-    else (f"{held:,} validation examples")
-  )
-  return f"{steps} of {length} steps, {why}, with {with_held}"
+  examples = of_fold["examples"]
+  text = f"{steps} of {length} steps ({why})"
+  if examples:
+    text += (
+      f" on {examples['train']:,} examples, {examples['valid']:,} of them from"
+      " validation"
+    )
+  return text
 
 
 def folded_entry(study: str, final: Mapping[str, Any]) -> str:

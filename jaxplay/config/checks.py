@@ -159,6 +159,13 @@ def notes(config: ml_collections.ConfigDict) -> list[str]:
       f"config.microbatches={config.microbatches} saves memory, not time:"
       " gradient accumulation does not increase throughput"
     )
+  if config.dataset.fold_validation:
+    warnings.append(
+      "config.dataset.fold_validation=True trains on the validation examples:"
+      " there are no validation metrics, no best step and no check of"
+      " overfitting: the last step is the result, which only the test set can"
+      " measure"
+    )
   return warnings
 
 

@@ -98,7 +98,7 @@ class Concatenated:
     out: dict[str, np.ndarray] = {}
     for i, source in enumerate(self.sources):
       here = which == i
-      if not here.any():
+      if len(indices) and not here.any():
         continue
       own = {name: array[here] for name, array in of_each.items()}
       part = source.fetch(indices[here] - (ends[i] - sizes[i]), **own)
@@ -144,7 +144,9 @@ def without_valid(dataset: Dataset, splits: Mapping[str, Source]) -> Dataset:
       f" {facts.get('name')!r} is its test split, which would be trained on;"
       " name another split, or leave fold_validation out"
     )
-  facts["fold_validation"] = splits["valid"].num_examples
+  facts["fold_validation"] = {
+    split: splits[split].num_examples for split in ("train", "valid")
+  }
   kept = {name: of for name, of in splits.items() if name != "valid"}
   return dataclasses.replace(dataset, splits=kept, facts=facts)
 

@@ -143,6 +143,11 @@ class _Metric(TypedDict):
   values: list[float]
 
 
+class _Examples(TypedDict):
+  train: rundir.Count
+  valid: rundir.Count
+
+
 class _Folded(TypedDict):
   """The final model, trained on the validation examples as well."""
 
@@ -155,7 +160,7 @@ class _Folded(TypedDict):
   at_steps: _Metric | None
   seeds: list[rundir.Count]
   diverged: rundir.Count
-  examples: dict[str, rundir.Count]
+  examples: _Examples | None
   unmeasured: list[str]
   test: NotRequired[dict[str, _Metric]]
   log: NotRequired[str]

@@ -7,6 +7,7 @@ Each check takes arrays and returns one Finding.
     measures.py    noise, level and resolution of a curve
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -77,6 +78,17 @@ CHECKS = (
 )
 
 
+# What a run cannot be checked for that was trained on its validation data.
+_OF_VALIDATION = (
+  "better_than_chance",
+  "overfitting",
+  "late_variance",
+  "still_improving",
+  "saturated_early",
+  "periodic_validation",
+)
+
+
 def check_run(run: rundir.RunDir) -> finding.Findings:
   """Run all checks of a run, on the objective of its config.
 
@@ -110,6 +122,14 @@ def check_trial(trial: results.Trial, objective: str) -> finding.Findings:
     trial: The run.
     objective: The logged metric to check.
   """
+  if trial.folded and not objective.startswith("train"):
+    others = check_trial(dataclasses.replace(trial, folded=False), objective)
+    return finding.Findings(
+      findings.folded(found.check, objective)
+      if found.check in _OF_VALIDATION
+      else found
+      for found in others
+    )
 
   def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     return trial.curves.get(name, (np.zeros(0, np.int64), np.zeros(0)))
