@@ -560,6 +560,44 @@ def _tfds_records(builder, name, splits, with_test=True):
   return records
 
 
+def check_apart(name: str, data_dir: str, splits: dict[str, str]) -> None:
+  """Refuses to train on a TFDS validation split that others share (E6).
+
+  Args:
+    name: `tfds:<name>`.
+    data_dir: As in `load`.
+    splits: TFDS split strings under `valid`, and under those that must have no
+      example of it.
+
+  Raises:
+    jaxplay.UserError: They share examples.
+  """
+  name = name.removeprefix("tfds:")
+  known = _tfds_builder(name, data_dir).info.splits
+  parts = {}
+  for split, wanted in splits.items():
+    try:
+      found = known[wanted].file_instructions
+    except (ValueError, KeyError):
+      return  # Loading it says what is wrong.
+    parts[split] = [
+      (one.filename, one.skip, one.skip + one.take if one.take >= 0 else np.inf)
+      for one in found
+    ]
+  valid = parts.pop("valid")
+  for split, others in parts.items():
+    for (file, first, stop), (other, begin, end) in itertools.product(
+      valid, others
+    ):
+      if file == other and first < end and begin < stop:
+        raise jaxplay.UserError(
+          "config.dataset.fold_validation is True, and"
+          f" config.dataset.valid_split={splits['valid']!r} shares examples"
+          f" with {split}_split={splits[split]!r}; name splits that do not"
+          " overlap, or leave fold_validation out"
+        )
+
+
 def _first_line(error):
   return str(error).strip().split("\n")[0]
 

@@ -243,6 +243,11 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
+  if dataset.fold_validation and dataset.name.startswith("tfds:"):
+    held = dict(common["splits"])
+    if not config.report_test:
+      held.pop("test")
+    data.check_apart(dataset.name, dataset.data_dir, held)
   is_text = config_lib.is_text(config)
   if is_text and not config_lib.is_own_data(dataset.name):
     return data.load_text(

@@ -9,6 +9,7 @@ import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data, finding, rundir
 from jaxplay.analysis import compare, curves
+from jaxplay.scaling import ladder
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
 from jaxplay.training import evaluate, population, train, weights
@@ -240,6 +241,37 @@ def test_nothing_else_can_be_said_of_it(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  "train, valid, test, shares",
+  [
+    ("train", "validation", "test", ""),
+    ("train", "test[:50%]", "test[50%:]", ""),
+    ("train[:20]", "train[20:]", "test", ""),
+    ("train", "test", "test", "test_split"),
+    ("train", "test[:2]", "test[1:]", "test_split"),
+    ("train", "train[20:]+validation", "test", "train_split"),
+  ],
+)
+def test_tfds_splits_are_apart(tiny_tfds_dir, train, valid, test, shares):
+  """E6: nothing is trained on twice, or tested on."""
+  keys = KEYS | {
+    "dataset.name": "tfds:tiny_tfds/fixed",
+    "dataset.data_dir": tiny_tfds_dir,
+    "dataset.train_split": train,
+    "dataset.valid_split": valid,
+    "dataset.test_split": test,
+    "report_test": True,
+  }
+  config = runs.make_config(keys)
+  if shares:
+    with pytest.raises(jaxplay.UserError, match=f"fold_validation .* {shares}"):
+      workload_lib.load_dataset(config)
+    return
+  source = workload_lib.load_dataset(config).splits["train"]
+  pictures = _all(source)["image"].reshape(source.num_examples, -1)
+  assert len(np.unique(pictures, axis=0)) == source.num_examples
+
+
 def test_refusals(tmp_path):
   """E6: where nothing could be selected, or the test set be trained on."""
   config = tmp_path / "config.py"
@@ -264,6 +296,15 @@ def test_refusals(tmp_path):
   varied = {"dataset.fold_validation": space_lib.Choice((True, False))}
   with pytest.raises(jaxplay.UserError, match="fold_validation"):
     study("", varied)
+  write = "from jaxplay.scaling.ladder import Ladder\n\n\ndef get_ladder():\n"
+  sizes = {f"w{n}": {"model.width": n} for n in (8, 16, 32)}
+  given = f"goal='?', config='config.py', sizes={sizes}, steps=(9, 18)"
+  overrides = {"objective": "valid/loss"} | FOLD
+  (tmp_path / "ladder.py").write_text(
+    f"{write}  return Ladder({given}, overrides={overrides})\n"
+  )
+  with pytest.raises(jaxplay.UserError, match="fold_validation"):
+    ladder.load(str(tmp_path / "ladder.py"))
   mixtures = ((0, (("text:b", 1.0),)),)
   mixed = runs.LM | FOLD | {"dataset.mixtures": mixtures}
   with pytest.raises(jaxplay.UserError, match="fold_validation .* 'pythonlib'"):
