@@ -104,8 +104,8 @@ def fixed_steps(
 
   The median of the steps whose checkpoints were the best of the reruns, if the
   learning rate does not depend on the length; of an even number the lower of
-  the two in the middle, so that it was evaluated. Else all steps, as the decay
-  ends there. The number of steps is kept and not that of epochs: rate, warmup
+  the two in the middle, so that it was evaluated. Else all steps, for which the
+  decay was tuned. The number of steps is kept and not that of epochs: rate, warmup
   and regularization were tuned for it.
 
   Args:
@@ -277,8 +277,9 @@ def folded_lines(final: Mapping[str, Any]) -> list[str]:
 
 def _why_steps(of_fold):
   steps, length = of_fold["steps"], of_fold["of_steps"]
-  why = f"all steps, as schedule {of_fold['schedule']!r} decays until the end"
-  if of_fold["schedule"] in config_lib.CONTINUED:
+  schedule = of_fold["schedule"]
+  why = f"all, as the learning rate of schedule {schedule!r} may depend on them"
+  if schedule in config_lib.CONTINUED:
     why = "the median best step of its reruns"
     if not of_fold["best_steps"]:
       why = "all steps, as no rerun has a best step"
