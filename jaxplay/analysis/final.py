@@ -104,9 +104,9 @@ def fixed_steps(
 
   The median of the steps whose checkpoints were the best of the reruns, if the
   learning rate does not depend on the length; of an even number the lower of
-  the two in the middle, so that it was evaluated. Else all steps, for which the
-  decay was tuned. The number of steps is kept and not that of epochs: rate, warmup
-  and regularization were tuned for it.
+  the two in the middle, so that it was evaluated. Else all steps. The number of
+  steps is kept and not that of epochs: rate, warmup, decay and regularization
+  were tuned for it.
 
   Args:
     results: The study.
