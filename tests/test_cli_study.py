@@ -462,6 +462,62 @@ def test_final_looks_at_the_test_set_once(explored, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_final_trains_on_validation_data(explored, capsys, monkeypatch):
+  """E6: after the usual final, with its seeds, for the median best step; tested
+  once; what nothing measures any more is printed, kept and reported."""
+  monkeypatch.chdir(explored.parent)
+  directory = study_lib.StudyDir(explored)
+  usual = ("study", "final", explored, "--seeds=3")
+  assert studies.call(*usual) == 0
+  final, tested = directory.final(), _tested(explored)
+  assert "folded" not in final
+  capsys.readouterr()
+  command = (*usual, "--fold_validation")
+  assert studies.call(*command) == 0
+  told = capsys.readouterr().out
+  folded = directory.final().pop("folded")
+  # The usual one is as it was.
+  assert {k: v for k, v in directory.final().items() if k != "folded"} == final
+  assert tested.items() <= _tested(explored).items()
+  # The steps of the checkpoints that were tested.
+  index = final["trial"]
+  best = [
+    directory.rerun(index, seed).status()["best"]["step"] for seed in (1, 2, 3)
+  ]
+  assert folded["steps"] == sorted(best)[1] and folded["seeds"] == [1, 2, 3]
+  errors = []
+  for seed in folded["seeds"]:
+    run = directory.folded(index, seed)
+    config, point = run.config(), final["point"]
+    assert config["dataset"]["fold_validation"] and config["seed"] == seed
+    assert config["hparams"]["learning_rate"] == point[_RATE]
+    assert config["max_train_steps"] == folded["steps"]
+    errors.append(run.status()["test"]["test/error_rate"])
+  test = folded["test"]["test/error_rate"]
+  assert test["values"] == errors and test["mean"] == np.mean(errors)
+  assert folded["examples"] == {"train": 1497, "valid": 300}
+  log = explored / "LOG.md"
+  for text in (told, log.read_text()):
+    assert f"{np.mean(errors):.4g}" in text and "1,497" in text
+    assert all(what in text for what in folded["unmeasured"])
+  # They are no reruns, and no trials.
+  results = results_lib.read_study(explored)
+  assert len(results.reruns[index]) == 3 and not results.strays
+  # Twice is once; killed before the record, what was trained is not trained
+  # again.
+  entry, kept = log.read_text(), _tested(explored)
+  assert studies.call(*command) == 0
+  whole = directory.final()
+  assert (log.read_text(), _tested(explored)) == (entry, kept)
+  directory.write_final({k: v for k, v in whole.items() if k != "folded"})
+  assert studies.call(*command) == 0
+  assert directory.final()["folded"]["test"] == folded["test"]
+  assert _tested(explored) == kept
+  assert studies.call("report", explored) == 0
+  assert "1,497" in (explored / "report.html").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["test", "log", "rerun"])
 def test_final_ends_what_is_missing(explored, tmp_path, monkeypatch, lost):
   """C10: killed at any moment, the same command ends what is missing, for the

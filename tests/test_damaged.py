@@ -435,6 +435,13 @@ SHAPES = {
       **{"date": "2026-01-01", "trial": 3, "num_trials": 8, "adaptive": False},
       **{"point": {"x": 0.5}, "objective": "best valid/loss", "seeds": [1]},
       **{"diverged": 0, "valid": _SPREAD, "commit": "", "command": "jaxplay"},
+      "folded": {
+        **{"date": "2026-01-01", "command": "jaxplay", "schedule": "cosine"},
+        **{"steps": 8, "of_steps": 8, "best_steps": [8], "at_steps": None},
+        **{"seeds": [1], "diverged": 0, "unmeasured": ["overfitting"]},
+        "examples": {"train": 9, "valid": 1},
+        "test": {"test/loss": {"mean": 0.5, "std": None, "values": [0.5]}},
+      },
     },
   ),
   "findings.json": (

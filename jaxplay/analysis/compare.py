@@ -137,7 +137,15 @@ def read(
   config = rundir.RunDir(path).config()
   objective = objective or rundir.RunDir(path).objective()
   if objective not in trial.curves:
-    raise jaxplay.UserError(f"the run in {str(path)!r} logged no {objective!r}")
+    why = ""
+    if trial.folded:
+      why = (
+        ", as it was trained on its validation examples, and so is not"
+        " comparable; compare runs without config.dataset.fold_validation"
+      )
+    raise jaxplay.UserError(
+      f"the run in {str(path)!r} logged no {objective!r}{why}"
+    )
   return results_lib.Results(
     path=trial.path,
     study={"config": config, "objective": objective},

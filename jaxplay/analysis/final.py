@@ -5,12 +5,14 @@ before the test set is evaluated, and every result stays recorded.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import jaxplay
+from jaxplay import config as config_lib
 from jaxplay import formats, rundir
 from jaxplay.analysis import compare
 from jaxplay.analysis import results as results_lib
@@ -92,17 +94,145 @@ def tested(
   }
 
 
-def _spread(values, trial):
-  """Statistics over seeds; the trial is apart, as it was selected."""
+def fixed_steps(
+  results: results_lib.Results,
+  final: Mapping[str, Any],
+  runs: Sequence[rundir.RunDir],
+  config: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Fix the number of steps of a model that no validation split will stop.
+
+  The median of the steps whose checkpoints were the best of the reruns, if the
+  learning rate does not depend on the length; of an even number the lower of
+  the two in the middle, so that it was evaluated. Else all steps. The number of
+  steps is kept and not that of epochs: rate, warmup, decay and regularization
+  were tuned for it.
+
+  Args:
+    results: The study.
+    final: As from `chosen`.
+    runs: The reruns, one for each seed of `final`.
+    config: Nested config of one of them.
+
+  Returns:
+    steps, of_steps (those of a rerun), schedule, best_steps (of each rerun),
+    at_steps (mean, std and values of the objective of the reruns at `steps`, if
+    all were evaluated there).
+  """
+  length, schedule = config["max_train_steps"], config["schedule"]
+  best = [run.status().get("best") for run in runs]
+  best_steps = [line["step"] for line in best if line]
+  steps = length
+  if schedule in config_lib.CONTINUED and best_steps:
+    steps = statistics.median_low(best_steps)
+  at_steps = []
+  for trial in results.reruns.get(final["trial"], ()):
+    if trial.seed in final["seeds"]:
+      logged, values = trial.curves.get(results.objective, ((), ()))
+      at_steps += [v for s, v in zip(logged, values, strict=True) if s == steps]
+  is_whole = len(at_steps) == len(runs) and np.isfinite(at_steps).all()
+  return {
+    "steps": steps,
+    "of_steps": length,
+    "schedule": schedule,
+    "best_steps": best_steps,
+    "at_steps": _over_seeds(at_steps) if is_whole else None,
+  }
+
+
+NOT_MEASURED = (
+  "Trained on training and validation examples: it has no validation metric, no"
+  " best step chosen afterwards, and no check of overfitting; only the test set"
+  " can measure it, once."
+)
+# What nothing can measure once the validation examples are trained on.
+UNMEASURED = (
+  "validation metrics of this model",
+  "its best step: the number of steps was fixed before",
+  "whether it overfits",
+  "which seed is best",
+  "whether it is better than the model without validation data: choosing"
+  " between the two on the test set would make that a validation set",
+)
+
+
+def folded(
+  final: Mapping[str, Any],
+  length: Mapping[str, Any],
+  runs: Sequence[rundir.RunDir],
+  *,
+  date: str,
+  command: str,
+) -> dict[str, Any]:
+  """Record a final model trained on validation data, before it is tested (E6).
+
+  Args:
+    final: As from `tested`, of the model without.
+    length: From `fixed_steps`.
+    runs: The runs that were trained so, one for each seed of `final`.
+    date: Date of the training.
+    command: The command that made it.
+
+  Returns:
+    `final` with folded: what `fixed_steps` returns, seeds (of the completed
+    runs), diverged, examples (train in all, valid of them), unmeasured, date,
+    command.
+
+  Raises:
+    jaxplay.UserError: All runs diverged.
+  """
+  completed = _completed(runs)
+  if not completed:
+    raise jaxplay.UserError(
+      f"all {len(runs)} runs on training and validation data diverged, so there"
+      " is nothing to test; final.json has the model without"
+    )
+  of_set = (completed[0].provenance() or {}).get("dataset") or {}
+  return dict(final) | {
+    "folded": dict(length)
+    | {
+      "seeds": [int(run.path.name) for run in completed],
+      "diverged": len(runs) - len(completed),
+      "examples": of_set.get("fold_validation"),
+      "unmeasured": list(UNMEASURED),
+      "date": date,
+      "command": command,
+    }
+  }
+
+
+def folded_tested(
+  final: Mapping[str, Any], runs: Sequence[rundir.RunDir]
+) -> dict[str, Any]:
+  """Add the test metrics of the model that was trained on validation data.
+
+  Args:
+    final: As from `folded`.
+    runs: Its runs, one for each of its seeds, whose status holds test metrics.
+  """
+  tests = [run.status()["test"] for run in runs]
+  test = {
+    name: _over_seeds([of_run[name] for of_run in tests])
+    for name in tests[0]
+    if name.startswith("test/")
+  }
+  return dict(final) | {"folded": final["folded"] | {"test": test}}
+
+
+def _completed(runs):
+  return [run for run in runs if run.status().get("status") == "completed"]
+
+
+def _over_seeds(values):
   deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return rundir.plain(
-    {
-      "mean": float(np.mean(values)),
-      "std": deviation,
-      "values": values,
-      "trial": trial,
-    }
+    {"mean": float(np.mean(values)), "std": deviation, "values": values}
   )
+
+
+def _spread(values, trial):
+  """Statistics over seeds; the trial is apart, as it was selected."""
+  return _over_seeds(values) | rundir.plain({"trial": trial})
 
 
 def lines(final: Mapping[str, Any]) -> list[str]:
@@ -117,6 +247,65 @@ def lines(final: Mapping[str, Any]) -> list[str]:
   if final["diverged"]:
     text.append(f"{final['diverged']} reruns diverged and are left out")
   return text
+
+
+def folded_lines(final: Mapping[str, Any]) -> list[str]:
+  """Format the model trained on validation data, and what is not measured."""
+  of_fold = final["folded"]
+  seeds = len(of_fold["seeds"])
+  text = [_why_steps(of_fold)]
+  if of_fold["at_steps"]:
+    row = of_fold["at_steps"]
+    text.append(
+      f"at that step {final['objective'].split()[-1]} of the reruns was"
+      f" {formats.spread(row['mean'], row['std'])}, and as chosen"
+      f" {formats.spread(final['valid']['mean'], final['valid']['std'])}"
+    )
+  for name, row in of_fold["test"].items():
+    line = (
+      f"{name} {formats.spread(row['mean'], row['std'])} over {seeds} seeds"
+    )
+    if without := final["test"].get(name):
+      spread = formats.spread(without["mean"], without["std"])
+      line += f"; without validation data {spread}"
+    text.append(line)
+  if of_fold["diverged"]:
+    text.append(f"{of_fold['diverged']} runs diverged and are left out")
+  text.append("no longer measured: " + "; ".join(of_fold["unmeasured"]))
+  return text
+
+
+def _why_steps(of_fold):
+  steps, length = of_fold["steps"], of_fold["of_steps"]
+  schedule = of_fold["schedule"]
+  why = f"all, as the learning rate of schedule {schedule!r} may depend on them"
+  if schedule in config_lib.CONTINUED:
+    why = "the median best step of its reruns"
+    if not of_fold["best_steps"]:
+      why = "all steps, as no rerun has a best step"
+  examples = of_fold["examples"]
+  text = f"{steps} of {length} steps ({why})"
+  if examples:
+    text += (
+      f" on {examples['train']:,} examples, {examples['valid']:,} of them from"
+      " validation"
+    )
+  return text
+
+
+def folded_entry(study: str, final: Mapping[str, Any]) -> str:
+  """As `log_entry`, of the model trained on validation data."""
+  of_fold = final["folded"]
+  entry = [
+    f"## {of_fold['date']}: final {study}, trial {final['trial']}, with"
+    " validation data",
+    "",
+    f"Trained again with seeds {', '.join(map(str, of_fold['seeds']))}, and"
+    " evaluated once on the test set, after its last step.",
+    "",
+    *(f"- {line}" for line in folded_lines(final)),
+  ]
+  return "\n".join([*entry, "", f"`{of_fold['command']}`", "", ""])
 
 
 def log_entry(study: str, final: Mapping[str, Any]) -> str:

@@ -361,9 +361,16 @@ def choose_final(
   seeds: arguments.Seeds = 5,
   log: arguments.Log | None = None,
   again: bool = False,
+  fold_validation: bool = False,
   runner: Runner = Runner(),  # noqa: B008
 ) -> dict[str, Any]:
   """Trains the best trial with other seeds; evaluates it once on the test set.
+
+  With `fold_validation` the same seeds are then trained once more, on training
+  and validation examples together, for a number of steps that is fixed before:
+  the median best step of the reruns, or all steps if the learning rate decays
+  over the run. The test set is evaluated once for these models as well. Nothing
+  else can measure them, and none may be chosen by it.
 
   Args:
     study: Study directory.
@@ -371,14 +378,18 @@ def choose_final(
     log: Log of launches to append to; default: STUDY/LOG.md.
     again: Evaluate the test set again after the study continued; it is recorded
       how often.
+    fold_validation: Then train the final model on validation data, too.
     runner: What trains the reruns.
 
   Returns:
-    What STUDY/final.json holds: trial, seeds, validation and test values.
+    What STUDY/final.json holds: trial, seeds, validation and test values; under
+    "folded" steps, seeds and test values of the models trained on validation
+    data, and what is no longer measured.
 
   Raises:
     jaxplay.UserError: No trial is completed, there is no test set, or it was
-      evaluated before and the study continued.
+      evaluated before and the study continued; or validation data cannot be
+      trained on.
     jaxplay.RunError: A rerun crashed.
     jaxplay.Stopped: A signal asked to stop.
 
@@ -422,13 +433,53 @@ def choose_final(
     reading.append(path, final_lib.log_entry(str(study), final))
     final["log"] = str(path)
     directory.write_final(final)
+  return (
+    _folded(directory, study, final, log, runner) if fold_validation else final
+  )
+
+
+def _folded(directory, study, final, log, runner):
+  """Adds the model that is trained on validation data, and tests it (E6)."""
+  from jaxplay.analysis import final as final_lib
+
+  trial = final["trial"]
+  if "folded" not in final:
+    reruns = [directory.rerun(trial, seed) for seed in final["seeds"]]
+    length = final_lib.fixed_steps(
+      results_lib.read_study(directory.path), final, reruns, reruns[0].config()
+    )
+    jobs = runners.folded_jobs(
+      directory, trial, final["seeds"], length["steps"]
+    )
+    for job in jobs:
+      job.check(ended=True)
+    _finished(directory, jobs, runner, "runs on validation data")
+    final = final_lib.folded(
+      final,
+      length,
+      [job.run for job in jobs],
+      date=time.strftime("%Y-%m-%d"),
+      command=commands.line(commands.typed()),
+    )
+    if devices.is_first():
+      directory.write_final(final)
+  if "test" not in final["folded"]:
+    runs = [directory.folded(trial, s) for s in final["folded"]["seeds"]]
+    _evaluate_on_test_set(runs)
+    final = final_lib.folded_tested(final, runs)
+    if devices.is_first():
+      directory.write_final(final)
+  if devices.is_first() and not final["folded"].get("log"):
+    path = log or directory.path / "LOG.md"
+    reading.append(path, final_lib.folded_entry(str(study), final))
+    final["folded"]["log"] = str(path)
+    directory.write_final(final)
   return final
 
 
 def _chosen(directory, results, seeds, runner):
   """The best trial, trained with other seeds, as final.json keeps it."""
   from jaxplay.analysis import final as final_lib
-  from jaxplay.training import workload as workload_lib
 
   results_lib.refuse_doubts(results)
   path = str(directory.path)
@@ -438,6 +489,19 @@ def _chosen(directory, results, seeds, runner):
     )
   best = results.ranked[0].index
   jobs = runners.rerun_jobs(directory, [best], seeds)
+  _finished(directory, jobs, runner, "reruns")
+  return final_lib.chosen(
+    results_lib.read_study(directory.path),
+    trial=best,
+    date=time.strftime("%Y-%m-%d"),
+    command=commands.line(commands.typed()),
+  )
+
+
+def _finished(directory, jobs, runner, what):
+  """Trains what is to be tested to its end."""
+  from jaxplay.training import workload as workload_lib
+
   workload_lib.load_dataset(_with_test(jobs[0].config))  # Before anything runs.
   _forgive(jobs, runner)
   if any(job.is_open() for job in jobs):
@@ -449,15 +513,9 @@ def _chosen(directory, results, seeds, runner):
     if status.get("status") == "failed":
       reason = f"crashed: {status.get('reason')}; --retry_failed tries again"
     raise jaxplay.RunError(
-      f"{len(missing)} of {len(jobs)} reruns of trial {best} are not finished;"
+      f"{len(missing)} of {len(jobs)} {what} are not finished;"
       f" {missing[0].name} {reason}"
     )
-  return final_lib.chosen(
-    results_lib.read_study(directory.path),
-    trial=best,
-    date=time.strftime("%Y-%m-%d"),
-    command=commands.line(commands.typed()),
-  )
 
 
 def _with_test(config):

@@ -83,7 +83,7 @@ def add(verbs):
     "final",
     "train the best trial with other seeds; evaluate it once on the test set",
     studies.choose_final,
-    *("seeds", "log", "again"),
+    *("seeds", "log", "again", "fold_validation"),
   )
   final.set_defaults(verb=_final)
 
@@ -172,7 +172,9 @@ def _close(outcome):
 def _final(arguments, rest):
   common.no_more(rest, arguments)
   final = studies.choose_final(
-    **common.given(arguments, "study", "seeds", "log", "again"),
+    **common.given(
+      arguments, "study", "seeds", "log", "again", "fold_validation"
+    ),
     runner=_runner(arguments),
   )
   if not devices.is_first():
@@ -182,6 +184,11 @@ def _final(arguments, rest):
   print(f"final: trial {final['trial']}, on {final['date']}")
   for line in final_lib.lines(final):
     print(f"  {line}")
+  if "folded" in final:
+    place = f"folded/{final['trial']:04d}"
+    print(f"with validation data, on {final['folded']['date']}: {place}")
+    for line in final_lib.folded_lines(final):
+      print(f"  {line}")
   print(f"log: {final['log']}")
   return 0
 

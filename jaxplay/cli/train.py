@@ -107,8 +107,9 @@ def _close(run, workdir):
     rows.append((f"best {best['metric']}", f"{best['value']:.4g}"))
     rows.append(("at step", f"{best['step']} of {status['max_train_steps']}"))
   if test:
-    metric = best["metric"].split("/")[1]
-    name = f"test {metric.removesuffix('_rate')} there"
+    metric = run.objective().split("/")[1]
+    where = " there" if best else ", last step"
+    name = f"test {metric.removesuffix('_rate')}{where}"
     rows.append((name, f"{test[f'test/{metric}']:.4g}"))
   rows.append(("run directory", os.fspath(workdir)))
   for name, value in rows:

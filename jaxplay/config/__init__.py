@@ -87,6 +87,7 @@ from jaxplay.config.own import (
 from jaxplay.config.parts import (
   ACTIVATIONS,
   AVERAGES,
+  CONTINUED,
   COOLDOWN_SHAPES,
   DIAGNOSTICS,
   MESH_AXES,

@@ -159,6 +159,13 @@ def notes(config: ml_collections.ConfigDict) -> list[str]:
       f"config.microbatches={config.microbatches} saves memory, not time:"
       " gradient accumulation does not increase throughput"
     )
+  if config.dataset.fold_validation:
+    warnings.append(
+      "config.dataset.fold_validation=True trains on the validation examples:"
+      " there are no validation metrics, no best step and no check of"
+      " overfitting: the last step is the result, which only the test set can"
+      " measure"
+    )
   return warnings
 
 
@@ -455,7 +462,8 @@ def _validate_transformer(model):
 
 def _validate_dataset(dataset, is_text):
   named_by = {dataset.name: "name"}
-  for name, _ in _mixed(dataset.mixtures):
+  mixed = [name for name, _ in _mixed(dataset.mixtures)]
+  for name in mixed:
     named_by.setdefault(name, "mixtures")
   for name, key in named_by.items():
     both = name.startswith("tfds:") or (key == "name" and is_own_data(name))
@@ -470,6 +478,12 @@ def _validate_dataset(dataset, is_text):
           " path) or your own function, FILE.py:NAME"
         )
       )
+  if dataset.fold_validation and mixed and dataset.name not in mixed:
+    raise jaxplay.UserError(
+      f"config.dataset.fold_validation is True, and config.dataset.mixtures do"
+      f" not train on {dataset.name!r}, whose validation split it is; name"
+      " another config.dataset.name, or leave fold_validation out"
+    )
   if is_text and dataset.augment != "none":
     raise jaxplay.UserError(
       f"config.dataset.augment is {dataset.augment!r}, an augmentation of"

@@ -296,6 +296,11 @@ _COMMON = {
     " default of TFDS, and the cache folder of the user",
     resume=True,
   ),
+  "dataset.fold_validation": data(
+    False,
+    "train on the validation examples as well, for a final model: then only the"
+    " test set measures it, and its last step is the result",
+  ),
   "dataset.train_split": data("train", "tfds: split string"),
   "dataset.valid_split": data("validation", "tfds: split string"),
   "dataset.test_split": data("test", "tfds: split string"),

@@ -99,6 +99,8 @@ _OPTIMIZERS: dict[str, Part] = {
 }
 
 COOLDOWN_SHAPES = ("1-sqrt", "linear", "cosine", "square", "mirror_cosine")
+# Their learning rate does not depend on the length of the run.
+CONTINUED = ("constant", "rsqrt")
 _FINAL = {
   "hparams.final_factor": number(
     0.0,

@@ -18,6 +18,7 @@ Dataset: TypeAlias = dataset.Dataset
 Source: TypeAlias = dataset.Source
 load, load_text = sources.load, sources.load_text
 from_splits, identity = own.from_splits, dataset.identity
+folded, check_apart = dataset.folded, sources.check_apart
 tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 

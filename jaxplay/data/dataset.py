@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+import jaxplay
+
 # Number of records, evenly spread, that are read before a run begins: to
 # identify the set, and to check the labels.
 SAMPLE = 256
@@ -43,7 +45,7 @@ class Source(Protocol):
 class Dataset:
   """Its splits, and what a model must know about their examples."""
 
-  splits: dict[str, Source]  # train, valid, and test unless there is none
+  splits: dict[str, Source]  # train, valid unless folded, test if there is one
   num_classes: int  # or of different tokens, or of outputs of a regression
   example: dict[str, tuple[tuple[int, ...], str]]  # feature: (shape, dtype)
   pixel_max: int = 0  # uint8 images: largest value; the smallest is 0.
@@ -96,6 +98,82 @@ class Sample:
 
   def fetch(self, indices):
     return self.source.fetch(self.index[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenated:
+  """Sources one after the other, under one index."""
+
+  sources: tuple[Source, ...]
+
+  @property
+  def num_examples(self):
+    return sum(source.num_examples for source in self.sources)
+
+  @property
+  def nbytes(self):
+    return sum(source.nbytes for source in self.sources)
+
+  def fetch(self, indices, **of_each):
+    """As in `Source`; `of_each`: arrays with an entry for each example."""
+    indices = np.asarray(indices)
+    sizes = [source.num_examples for source in self.sources]
+    ends = np.cumsum(sizes)
+    which = np.searchsorted(ends, indices, side="right")
+    out: dict[str, np.ndarray] = {}
+    for i, source in enumerate(self.sources):
+      here = which == i
+      if len(indices) and not here.any():
+        continue
+      own = {name: array[here] for name, array in of_each.items()}
+      part = source.fetch(indices[here] - (ends[i] - sizes[i]), **own)
+      for name, array in part.items():
+        shape = (len(indices), *array.shape[1:])
+        out.setdefault(name, np.empty(shape, array.dtype))[here] = array
+    return out
+
+
+def folded(dataset: Dataset) -> Dataset:
+  """The data set with its validation examples at the end of training's (E6).
+
+  It has no validation split. What was computed from the training split, such as
+  the mean of standardized columns, stays as it was.
+
+  Raises:
+    jaxplay.UserError: The validation split is the test split.
+  """
+  train, valid = (dataset.splits[split] for split in ("train", "valid"))
+  return without_valid(
+    dataset, dataset.splits | {"train": Concatenated((train, valid))}
+  )
+
+
+def without_valid(dataset: Dataset, splits: Mapping[str, Source]) -> Dataset:
+  """The data set with other splits, whose training split holds validation's.
+
+  Args:
+    dataset: As it was loaded.
+    splits: The validation split among them, which is left out.
+
+  Raises:
+    jaxplay.UserError: As `folded`.
+  """
+  facts = dict(dataset.facts or {})
+  hashes = {
+    split: of_split.get("tokens_sha256") or of_split["sha256"]
+    for split, of_split in facts.get("splits", {}).items()
+  }
+  if "valid" in hashes and hashes["valid"] == hashes.get("test"):
+    raise jaxplay.UserError(
+      f"config.dataset.fold_validation is True, and the validation split of"
+      f" {facts.get('name')!r} is its test split, which would be trained on;"
+      " name another split, or leave fold_validation out"
+    )
+  facts["fold_validation"] = {
+    split: splits[split].num_examples for split in ("train", "valid")
+  }
+  kept = {name: of for name, of in splits.items() if name != "valid"}
+  return dataclasses.replace(dataset, splits=kept, facts=facts)
 
 
 def digest(parts: Iterable[Any]) -> str:

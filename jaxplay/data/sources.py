@@ -560,6 +560,44 @@ def _tfds_records(builder, name, splits, with_test=True):
   return records
 
 
+def check_apart(name: str, data_dir: str, splits: dict[str, str]) -> None:
+  """Refuses to train on a TFDS validation split that others share (E6).
+
+  Args:
+    name: `tfds:<name>`.
+    data_dir: As in `load`.
+    splits: TFDS split strings under `valid`, and under those that must have no
+      example of it.
+
+  Raises:
+    jaxplay.UserError: They share examples.
+  """
+  name = name.removeprefix("tfds:")
+  known = _tfds_builder(name, data_dir).info.splits
+  parts = {}
+  for split, wanted in splits.items():
+    try:
+      found = known[wanted].file_instructions
+    except (ValueError, KeyError):
+      return  # Loading it says what is wrong.
+    parts[split] = [
+      (one.filename, one.skip, one.skip + one.take if one.take >= 0 else np.inf)
+      for one in found
+    ]
+  valid = parts.pop("valid")
+  for split, others in parts.items():
+    for (file, first, stop), (other, begin, end) in itertools.product(
+      valid, others
+    ):
+      if file == other and first < end and begin < stop:
+        raise jaxplay.UserError(
+          "config.dataset.fold_validation is True, and"
+          f" config.dataset.valid_split={splits['valid']!r} shares examples"
+          f" with {split}_split={splits[split]!r}; name splits that do not"
+          " overlap, or leave fold_validation out"
+        )
+
+
 def _first_line(error):
   return str(error).strip().split("\n")[0]
 
@@ -576,6 +614,7 @@ def load_text(
   mixtures: Sequence,
   vocab_size: int = 0,
   with_test: bool = True,
+  fold_validation: bool = False,
 ) -> Dataset:
   """Loads a text, or a mixture of several, as rows of tokens.
 
@@ -593,6 +632,8 @@ def load_text(
       each step on; empty: `name` alone.
     vocab_size: Different tokens of the model; 0: those of the tokenizer.
     with_test: Whether the test split is needed; if not, it may be absent.
+    fold_validation: Whether the validation rows are trained on, as rows of
+      `name`, which the mixtures then contain; see `dataset.folded`.
 
   Raises:
     jaxplay.UserError: There is no such text, or it cannot be used.
@@ -630,23 +671,39 @@ def load_text(
         f"the {split} split of dataset {name!r} shares {shared} with"
         f" {source!r}, which is trained on; leave it out of one of them"
       )
+  # Otherwise they were drawn so that none is in two splits.
+  if fold_validation and "test" in main.splits and valid_files and test_files:
+    shared = text.shared_document(main, main, "test", trained="valid")
+    if shared is not None:
+      raise jaxplay.UserError(
+        f"config.dataset.fold_validation is True, and {shared} is in both"
+        " config.dataset.valid_files and test_files, so the model would be"
+        " trained on test data; leave it out of one of them"
+      )
   if 0 < vocab_size < main.vocab_size:
     raise jaxplay.UserError(
       f"config.dataset.vocab_size is {vocab_size}, and the tokenizer has"
       f" {main.vocab_size} tokens; use at least that number"
     )
-  rows = [loaded.splits["train"] for loaded in texts.values()]
+  rows = [
+    dataset_lib.Concatenated((loaded.splits["train"], main.splits["valid"]))
+    if fold_validation and source == name
+    else loaded.splits["train"]
+    for source, loaded in texts.items()
+  ]
   sizes = [split.num_examples for split in rows]
   first = itertools.accumulate([0, *sizes[:-1]])
   place = dict(zip(trained, zip(first, sizes, strict=True), strict=True))
-  train: Source = rows[0] if len(rows) == 1 else _Concatenated(tuple(rows))
+  train: Source = rows[0]
+  if len(rows) > 1:
+    train = dataset_lib.Concatenated(tuple(rows))
   facts = dict(main.facts)
   if mixtures:
     facts["mixture"] = [loaded.facts for loaded in texts.values()]
-  return Dataset(
+  made = Dataset(
     splits={**main.splits, "train": train},
     num_classes=vocab_size or main.vocab_size,
-    example={"tokens": ((sequence_length + 1,), rows[0].dtype)},
+    example={"tokens": ((sequence_length + 1,), main.facts["dtype"])},
     bytes_per_token=main.bytes_per_token,
     phases=tuple(
       (step, tuple((*place[n], weight) for n, weight in parts))
@@ -654,35 +711,9 @@ def load_text(
     ),
     facts=facts,
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Concatenated:
-  """Sources one after the other, under one index."""
-
-  sources: tuple[Source, ...]
-
-  @property
-  def num_examples(self):
-    return sum(source.num_examples for source in self.sources)
-
-  @property
-  def nbytes(self):
-    return sum(source.nbytes for source in self.sources)
-
-  def fetch(self, indices):
-    indices = np.asarray(indices)
-    sizes = [source.num_examples for source in self.sources]
-    ends = np.cumsum(sizes)
-    which = np.searchsorted(ends, indices, side="right")
-    out = {}
-    for i, source in enumerate(self.sources):
-      here = which == i
-      part = source.fetch(indices[here] - (ends[i] - sizes[i]))
-      for name, array in part.items():
-        shape = (len(indices), *array.shape[1:])
-        out.setdefault(name, np.empty(shape, array.dtype))[here] = array
-    return out
+  if fold_validation:
+    return dataset_lib.without_valid(made, made.splits)
+  return made
 
 
 def tfds_documents(name: str, data_dir: str, split: str) -> Iterator[str]:

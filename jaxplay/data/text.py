@@ -170,11 +170,20 @@ def load(
   return _read(folder, name, sequence_length, splits)
 
 
-def shared_document(train: Text, held_out: Text, split: str) -> str | None:
-  """Returns the name of a held-out document that is also trained on, if any."""
-  trained = np.fromfile(train.folder / "train.documents", np.uint64)
+def shared_document(
+  train: Text, held_out: Text, split: str, trained: str = "train"
+) -> str | None:
+  """Returns the name of a held-out document that is also trained on, if any.
+
+  Args:
+    train: The text that is trained on.
+    held_out: The text that is held out.
+    split: The split of `held_out`.
+    trained: The split of `train`.
+  """
+  ours = np.fromfile(train.folder / f"{trained}.documents", np.uint64)
   held = np.fromfile(held_out.folder / f"{split}.documents", np.uint64)
-  common = np.flatnonzero(np.isin(held, trained))
+  common = np.flatnonzero(np.isin(held, ours))
   if not len(common):
     return None
   names = (held_out.folder / f"{split}.names").read_text(encoding="utf-8")

@@ -17,9 +17,11 @@ from jaxplay.analysis import (
   plots_study,
   summary,
 )
+from jaxplay.analysis import final as final_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.report import page
 from jaxplay.study import space as space_lib
+from jaxplay.study import study as study_lib
 
 # Points of all curves in a page, about seven bytes each, and of one curve:
 # trials that are drawn first get many, the others share the rest. A thinned
@@ -69,7 +71,7 @@ def write(
     "kind": "study",
     "title": f"Study {results.path.name}",
     "goal": study.get("goal", ""),
-    "notes": study.get("notes", ""),
+    "notes": _notes(results),
     "live": live,
     "next_study": next_study,
     "provenance": page.provenance_rows(facts, provenance),
@@ -107,7 +109,7 @@ def write_run(
     "kind": "run",
     "title": f"Run {trial.path.name}",
     "goal": "",
-    "notes": "",
+    "notes": final_lib.NOT_MEASURED if trial.folded else "",
     "live": live,
     "next_study": None,
     "provenance": page.provenance_rows(facts, provenance),
@@ -149,6 +151,16 @@ def as_json(
       "findings": [f.as_json() for f in findings],
     }
   )
+
+
+def _notes(results):
+  """Those of the study file, and on a model trained on validation data."""
+  final = study_lib.StudyDir(results.path).final() or {}
+  notes = [results.study.get("notes", "")]
+  if "test" in final.get("folded", {}):
+    lines = "; ".join(final_lib.folded_lines(final))
+    notes.append(f"Final model, trained on validation data as well: {lines}.")
+  return " ".join(filter(None, notes))
 
 
 def _as_study(trial, objective):

@@ -109,6 +109,11 @@ def load(path: str) -> dict[str, Any]:
       f"ladder file {path!r}: expected a loss as config.objective, got"
       f" {config.objective!r}"
     )
+  if config.dataset.fold_validation:
+    raise jaxplay.UserError(
+      f"ladder file {path!r}: config.dataset.fold_validation is True, so its"
+      f" runs have no {config.objective!r} to fit; leave it out"
+    )
   steps = ladder.steps
   if not isinstance(steps, Mapping):
     steps = {name: steps for name in ladder.sizes}

@@ -62,13 +62,17 @@ class Job:
       return status.get("failures", 0) < _ATTEMPTS
     return status.get("status") not in rundir.DONE
 
-  def check(self) -> None:
+  def check(self, ended: bool = False) -> None:
     """Refuses to resume a run that has trained another config.
+
+    Args:
+      ended: Whether to look at a run that has ended, too.
 
     Raises:
       jaxplay.UserError: Its config.json has another point, or base config.
     """
-    if not self.is_open() or (here := self.run.config()) is None:
+    here = self.run.config() if ended or self.is_open() else None
+    if here is None:
       return
     changed = config_lib.differences(here, config_lib.as_json(self.config))
     changed.pop("code", None)  # Whoever started the study has allowed it.
@@ -216,6 +220,24 @@ class Group(Protocol):
 
   def close(self) -> None:
     """Frees its programs; the group cannot be used afterwards."""
+
+
+def folded_jobs(
+  directory: study_lib.StudyDir, index: int, seeds: Iterable[int], steps: int
+) -> list[Job]:
+  """Returns jobs that train a point for `steps` on validation data as well."""
+  study, points = directory.study(), directory.points()
+  changes = {"dataset.fold_validation": True, "max_train_steps": steps}
+  return [
+    Job(
+      f"folded/{index:04d}/{seed}",
+      directory.folded(index, seed),
+      study_lib.trial_config(
+        study["config"], points[index], seed=seed, **changes
+      ),
+    )
+    for seed in seeds
+  ]
 
 
 def run_populations(

@@ -4,6 +4,7 @@
           provenance.json what made it, as in a run
           trials/0007/    a run directory
           reruns/0007/3/  trial 7 again with seed 3, a run directory
+          folded/0007/3/  the same, trained on the validation examples as well
           final.json      of the best trial, the test set included
           code/           the user's code that its parts are made of, if any
           trials.csv      derived: a row per trial
@@ -136,6 +137,35 @@ class _Chosen(TypedDict):
   num_trials: rundir.Count
 
 
+class _Metric(TypedDict):
+  mean: float
+  std: float | None
+  values: list[float]
+
+
+class _Examples(TypedDict):
+  train: rundir.Count
+  valid: rundir.Count
+
+
+class _Folded(TypedDict):
+  """The final model, trained on the validation examples as well."""
+
+  date: str
+  command: str
+  steps: rundir.Positive
+  of_steps: rundir.Positive
+  schedule: str
+  best_steps: list[rundir.Count]
+  at_steps: _Metric | None
+  seeds: list[rundir.Count]
+  diverged: rundir.Count
+  examples: _Examples | None
+  unmeasured: list[str]
+  test: NotRequired[dict[str, _Metric]]
+  log: NotRequired[str]
+
+
 class FinalFile(_Chosen):
   """final.json; `analysis.final` explains its content."""
 
@@ -149,6 +179,7 @@ class FinalFile(_Chosen):
   command: str
   test: NotRequired[dict[str, _Spread]]
   earlier: NotRequired[list[_Chosen]]
+  folded: NotRequired[_Folded]
   log: NotRequired[str]
 
 
@@ -217,6 +248,13 @@ def define(
   space.check(config, points, study.overrides if path else ())
   objective = study.objective or config.objective
   _, metric = parse_objective(objective)
+  if config.dataset.fold_validation and metric not in _TRAIN_OBJECTIVES:
+    raise jaxplay.UserError(
+      f"{_named(path)}: config.dataset.fold_validation is True, so trials have"
+      f" no {metric!r} that could rank them; leave it out: jaxplay study final"
+      " STUDY --fold_validation trains the chosen point so, once the study is"
+      " over"
+    )
   if metric not in (config.objective, *_TRAIN_OBJECTIVES):
     # So that the best checkpoint is the best by the study's objective.
     config_lib.override(config, "objective", metric)
@@ -543,6 +581,11 @@ class StudyDir(rundir.Directory):
     path = self.path / "reruns" / f"{index:04d}" / f"{seed}"
     return rundir.RunDir(path, self.path)
 
+  def folded(self, index: int, seed: int) -> rundir.RunDir:
+    """As `rerun`, trained on the validation examples as well."""
+    path = self.path / "folded" / f"{index:04d}" / f"{seed}"
+    return rundir.RunDir(path, self.path)
+
   def reruns(self) -> list[tuple[int, rundir.RunDir]]:
     """(trial, run directory) of every rerun that was begun."""
     names = [
@@ -554,7 +597,9 @@ class StudyDir(rundir.Directory):
 
 
 _INDEX = "(?:0[0-9]{3}|[1-9][0-9]{3,})"
-_RUN = re.compile(f"trials/{_INDEX}|reruns/{_INDEX}/(?:0|[1-9][0-9]*)")
+_RUN = re.compile(
+  f"trials/{_INDEX}|(?:reruns|folded)/{_INDEX}/(?:0|[1-9][0-9]*)"
+)
 
 
 def is_run(name: Any) -> bool:

@@ -104,7 +104,7 @@ class Trials(Protocol):
     """
 
   def best(self, records: Sequence[record.Record]) -> tuple[dict, Any]:
-    """(trial -> its `rundir.best_line`, states of these steps)."""
+    """(trial -> its `Record.result`, states of these steps)."""
 
   def ended(self, i: int) -> None:
     """Called when trial `i` ends: writes where its checkpoints are."""
@@ -302,6 +302,9 @@ class Loop:
   def _evaluate(self, at, states, lines):
     """Adds the evaluation to the lines; returns whether to save."""
     trials, ranks = self._trials, {}
+    if self._config.dataset.fold_validation:  # There is nothing to evaluate on.
+      is_last = at == self._total
+      return is_last and trials.keep(states, dict.fromkeys(lines, 0))
     sums, predictions = trials.evaluate("valid", states)
     whole = None
     if at == self._total and trials.is_sampled:
@@ -393,7 +396,8 @@ class Loop:
     def end(i):
       record, extra = self._records[i], {}
       if i in best:  # Else every evaluation was NaN.
-        extra["best"] = best[i]
+        if not config.dataset.fold_validation:
+          extra["best"] = best[i]
         if config.report_test:
           extra["test"] = record.test(_at(tests, i), best[i]["step"])
         if self._trials.is_sampled:

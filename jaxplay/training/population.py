@@ -234,7 +234,7 @@ class _Population:
     return False
 
   def best(self, records):
-    lines = {i: record.best for i, record in enumerate(records)}
+    lines = {i: record.result(record.lines) for i, record in enumerate(records)}
     return {i: line for i, line in lines.items() if line}, self._best[0]
 
   def ended(self, i):

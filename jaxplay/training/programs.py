@@ -67,7 +67,7 @@ class Programs:
     if self._on_device:
       self._arrays = feed.on_device(self.mesh, splits["train"])
     self.sample = workload_lib.prediction_sample(
-      splits["valid"], config.num_predictions
+      self.workload.dataset, config.num_predictions
     )
     self._choose_size(len(configs), device_bytes, tell)
 

@@ -116,6 +116,16 @@ class Record:
     maximized = self.metric.maximized
     return rundir.best_line(lines, self._config.objective, maximized)
 
+  def result(self, lines: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of the weights that are the result, if it is one of `lines`.
+
+    The best one or, of a run without validation split, that of the last step.
+    """
+    if not self._config.dataset.fold_validation:
+      return self.best_line(lines)
+    last = self._config.max_train_steps
+    return next((line for line in lines if line["step"] == last), None)
+
   def complete(self) -> None:
     """Ensures, at the end, that exactly these lines are on disk."""
     there = self.run.metrics_until(self.step, None)

@@ -17,7 +17,7 @@ def check_extends(
   earlier, made = run.config(), run.status().get("step", 0)
   if earlier is None:
     raise jaxplay.UserError(f"workdir {str(run.path)!r} holds no run to extend")
-  if config.schedule not in ("constant", "rsqrt"):
+  if config.schedule not in config_lib.CONTINUED:
     raise jaxplay.UserError(
       f"a run of schedule {config.schedule!r} cannot be extended: its learning"
       " rate depends on its length; extend a run of schedule 'constant', and"

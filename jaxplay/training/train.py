@@ -166,8 +166,8 @@ def _lacks(run, config, status):
     return False
   if config.report_test and "test" not in status:
     return True
-  is_exported = evaluate.exported(run.export)
-  return config.export and bool(status.get("best")) and not is_exported
+  has_result = bool(status.get("best")) or config.dataset.fold_validation
+  return config.export and has_result and not evaluate.exported(run.export)
 
 
 class _Run:
@@ -182,7 +182,7 @@ class _Run:
     self.saved_like, self.layers = workload.state, workload.layers
     self.is_sampled = "valid_full" in workload.dataset.splits
     self.sample = workload_lib.prediction_sample(
-      workload.dataset.splits["valid"], config.num_predictions
+      workload.dataset, config.num_predictions
     )
     # Placed on the devices once, not at every call.
     self._hparams = {
@@ -280,8 +280,8 @@ class _Run:
     while True:
       kept = self._checkpoints.steps()
       lines = [line for line in records[0].lines if line["step"] in kept]
-      best = records[0].best_line(lines)
-      if best is None and records[0].best is not None:
+      best = records[0].result(lines)
+      if best is None and records[0].result(records[0].lines) is not None:
         raise jaxplay.StorageError(
           f"all candidates for the best checkpoint in"
           f" {str(self._run.checkpoints)!r} are damaged; run the same command"

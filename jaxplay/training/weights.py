@@ -364,7 +364,10 @@ def _of_run(run: rundir.RunDir, at: int | None) -> _Source:
 
 
 def _state(run, config, at):
-  """(step, its state as numpy arrays), of the best step by default."""
+  """(step, its state as numpy arrays), of the run's result by default.
+
+  That is the best step or, of a run without validation split, the last.
+  """
   if run.packed() is not None:
     like = _like(packed.specs(run), config)
     states = packed.states(run, like)
@@ -383,6 +386,8 @@ def _chosen(run, at, steps):
     maximized = config_lib.metric.of_config(flat).maximized
     best = rundir.best_line(lines, run.objective(), maximized)
     at = best and best["step"]
+    if flat.get("dataset.fold_validation"):
+      at = max(steps, default=None)
   if at not in steps:
     listed = ", ".join(map(str, sorted(steps))) or "none"
     what = "best step" if at is None else f"step {at}"

@@ -268,6 +268,11 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       "test": dataset.test_split,
     },
   )
+  if dataset.fold_validation and dataset.name.startswith("tfds:"):
+    held = dict(common["splits"])
+    if not config.report_test:
+      held.pop("test")
+    data.check_apart(dataset.name, dataset.data_dir, held)
   is_text = config_lib.is_text(config)
   if is_text and not config_lib.is_own_data(dataset.name):
     return data.load_text(
@@ -279,6 +284,7 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       test_files=dataset.test_files,
       mixtures=dataset.mixtures,
       with_test=config.report_test,
+      fold_validation=dataset.fold_validation,
       **common,
     )
   of_set = dict(
@@ -307,8 +313,9 @@ def load_dataset(config: ml_collections.ConfigDict) -> data.Dataset:
       **of_set,
       **common,
     )
-  is_text = is_text and "tokens" in loaded.example
-  return _text(loaded, dataset) if is_text else loaded
+  if is_text and "tokens" in loaded.example:
+    loaded = _text(loaded, dataset)
+  return data.folded(loaded) if dataset.fold_validation else loaded
 
 
 def _text(loaded, dataset):
@@ -452,12 +459,16 @@ def steps_per_call(workload: Workload) -> int:
 
 
 def prediction_sample(
-  source: data.Source, number: int
+  dataset: data.Dataset, number: int
 ) -> dict[str, np.ndarray] | None:
   """The fixed examples whose predictions are saved: "index", and targets.
 
   They do not depend on the seed, so that runs can be compared by example.
+  None: there are none, or no validation split.
   """
+  if "valid" not in dataset.splits:
+    return None
+  source = dataset.splits["valid"]
   number = min(number, source.num_examples)
   if not number:
     return None

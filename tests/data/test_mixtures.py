@@ -8,7 +8,7 @@ import pytest
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import data
-from jaxplay.data import order, sources
+from jaxplay.data import dataset, order
 
 BATCH = 12
 # Three sets with odd weights; from step 30 on, two others of another size.
@@ -204,7 +204,7 @@ class _Numbers:
 def test_concatenated_equals_its_parts():
   """Data: an index of the whole is that of one part, less those before it."""
   parts = (_Numbers(100, 5), _Numbers(200, 1), _Numbers(300, 8))
-  whole = sources._Concatenated(parts)
+  whole = dataset.Concatenated(parts)
   assert whole.num_examples == 14 and whole.nbytes == 14 * 16
   expected = [*range(100, 105), 200, *range(300, 308)]
   for index in (
@@ -356,6 +356,54 @@ def test_no_text_holds_what_is_held_out(tmp_path, split):
   assert repr(str(held_out)) in message
   held_out.write_text("b" * 777)
   _load(names["a"], tmp_path, mixtures, **files)
+
+
+@pytest.mark.parametrize("weight", [None, 0.25])
+def test_validation_rows_can_be_trained_on(tmp_path, weight):
+  """E6: as rows of their text, whose epochs then hold each row once, and whose
+  share of a mixture stays."""
+  names = _texts(tmp_path, "ab")
+  mixtures = ()
+  if weight is not None:
+    mixtures = ((0, ((names["b"], 1.0), (names["a"], weight))),)
+  usual = _load(names["a"], tmp_path, mixtures)
+  folded = _load(names["a"], tmp_path, mixtures, fold_validation=True)
+  assert folded.splits.keys() == {"train", "test"}
+
+  def rows(loaded, split):
+    source = loaded.splits[split]
+    return source.fetch(np.arange(source.num_examples))["tokens"].tolist()
+
+  expected = sorted(rows(usual, "train") + rows(usual, "valid"))
+  assert sorted(rows(folded, "train")) == expected
+  assert rows(folded, "test") == rows(usual, "test")
+  if weight is None:
+    assert folded.phases == ()
+    return
+  (_, before), (_, after) = usual.phases[0], folded.phases[0]
+  number = usual.splits["valid"].num_examples
+  assert after == (before[0], (before[1][0], before[1][1] + number, weight))
+  first, size, _ = after[1]
+  letters = folded.splits["train"].fetch(np.arange(first, first + size))
+  assert _letters(letters["tokens"]) == {"a": size}
+
+
+def test_validation_files_that_are_tested_on_stay_out(tmp_path):
+  """E6: both may name one file, but not if it would be trained on."""
+  names = _texts(tmp_path, "ab")
+  files = {"valid_files": names["b"][5:], "test_files": names["b"][5:]}
+  _load(names["a"], tmp_path, (), **files)
+  fold = {"fold_validation": True}
+  message = _refused(_load, names["a"], tmp_path, (), **files, **fold)
+  assert "fold_validation" in message
+  files["test_files"] = str(tmp_path / "b" / "7.txt")
+  shorter = {"sequence_length": 3}
+  message = _refused(
+    _load, names["a"], tmp_path, (), **files, **fold, **shorter
+  )
+  assert "7.txt" in message and "test_files" in message
+  unread = {"with_test": False}  # Then nothing is tested on it.
+  _load(names["a"], tmp_path, (), **files, **fold, **shorter, **unread)
 
 
 def test_a_cut_file_is_not_trained_on_as_a_whole(tmp_path):

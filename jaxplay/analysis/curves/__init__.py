@@ -7,6 +7,7 @@ Each check takes arrays and returns one Finding.
     measures.py    noise, level and resolution of a curve
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -84,6 +85,17 @@ CHECKS = (
 )
 
 
+# What a run cannot be checked for that was trained on its validation data.
+_OF_VALIDATION = (
+  "better_than_chance",
+  "overfitting",
+  "late_variance",
+  "still_improving",
+  "saturated_early",
+  "periodic_validation",
+)
+
+
 def check_run(run: rundir.RunDir) -> finding.Findings:
   """Run all checks of a run directory, on the objective of its config.
 
@@ -142,6 +154,14 @@ def check_trial(
     config: Its dotted keys and values, for a schedule whose learning rates are
       not logged; None: unknown.
   """
+  if trial.folded and not objective.startswith("train"):
+    others = check_trial(dataclasses.replace(trial, folded=False), objective)
+    return finding.Findings(
+      findings.folded(found.check, objective)
+      if found.check in _OF_VALIDATION
+      else found
+      for found in others
+    )
 
   def curve(name: str) -> tuple[np.ndarray, np.ndarray]:
     return trial.curves.get(name, (np.zeros(0, np.int64), np.zeros(0)))

@@ -41,6 +41,16 @@ def unfinished(check: str) -> finding.Finding:
   return make(check, "unknown", {}, "The run did not reach its last step.")
 
 
+def folded(check: str, subject: str) -> finding.Finding:
+  """Make the finding of a check that requires validation data."""
+  advice = (
+    "The run was trained on its validation examples, so only the test set can"
+    " measure it; check the runs of the same config without"
+    " dataset.fold_validation."
+  )
+  return make(check, "unknown", {}, advice, subject=subject)
+
+
 def after_divergence(check: str, subject: str = "objective") -> finding.Finding:
   """Make the finding of a check that a diverged run does not allow."""
   advice = "The run diverged; see early_instability, mid_training_instability."

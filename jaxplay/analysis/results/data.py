@@ -49,6 +49,8 @@ class Trial:
     different: Config key -> (value in study.json, value that was trained), for
       values that differ.
     declared: `config.declared`, for the direction of metrics.
+    folded: Whether validation data were trained on, so that nothing measures
+      it but the test set.
   """
 
   index: int
@@ -68,6 +70,7 @@ class Trial:
     default_factory=dict
   )
   declared: Sequence[Sequence[Any]] = ()
+  folded: bool = False
 
   def examples(self) -> rundir.Examples | None:
     """The objective of each validation example, if the run saved it."""

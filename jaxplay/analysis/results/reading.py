@@ -204,6 +204,7 @@ def _trial(run, index, point, config, status, lines) -> Trial:
     num_valid=chance.get("num_valid", 0),
     declared=_declared(run, config),
     mean_mse=chance.get("mean_mse"),
+    folded=bool((config.get("dataset") or {}).get("fold_validation")),
   )
 
 
