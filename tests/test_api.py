@@ -80,7 +80,11 @@ def prepared(tmp_path_factory):
       goal="Which learning rate?",
       config=f"{mlp}/config.py",
       space={"hparams.learning_rate": jp.Float(0.01, 1.0, scale="log")},
-      overrides={"max_train_steps": 20},
+      overrides={
+        "max_train_steps": 20,
+        "eval_every": 2,
+        "schedule": "constant",
+      },
       num_trials=8,
     )
     jp.run_study(study, "runs/study")

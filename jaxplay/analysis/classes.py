@@ -110,9 +110,9 @@ def read(
 
 
 def has_classes(trial: results_lib.Trial) -> bool:
-  """Whether the task of a run has classes or labels, by its config."""
+  """Whether a run validates classes or labels, by its config."""
   config = rundir.RunDir(trial.path).config()
-  if config is None:
+  if config is None or trial.folded:
     return False
   flat = results_lib.flat(config)  # An older one may lack keys.
   parts = ("model", "dataset", "task")

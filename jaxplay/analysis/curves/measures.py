@@ -24,8 +24,9 @@ def resolution(error_rate: float, num_examples: int) -> float:
   """Standard error of an error rate on `num_examples`; 0 for other metrics."""
   if not num_examples:
     return 0.0
-  # At least one error: no validation set is infinitely precise.
-  share = min(max(float(error_rate), 1 / num_examples), 1.0)
+  # At least one error, and one that is none: no share is certain.
+  edge = min(1 / num_examples, 0.5)
+  share = min(max(float(error_rate), edge), 1 - edge)
   return math.sqrt(share * (1 - share) / num_examples)
 
 
