@@ -22,7 +22,6 @@ def get_study():
       "log_every": 20,
       "model.width": 128,
       "optimizer": "adamw",
-      "dataset.augment": "none",
     },
     space={
       "hparams.weight_decay": space.Choice(

@@ -1,14 +1,16 @@
 """Warmups of the unstable WideResNet to a learning rate that is too high.
 
 The Playbook's Figure 6: the loss rises in the middle of a warmup that is too
-short.
+short, and of one that is long enough.
 
-Cost    8 trials of 600 steps, one compilation; two minutes of CPU time
+Cost    4 trials of 600 steps, one compilation; 30 s of CPU time
+Expect  validation error 0.5 to 0.9 with the three shorter warmups, 0.12 with
+        300 steps; one seed each
 """
 
 from jaxplay.study import space, study
 
-RATES, LENGTHS = (0.16, 0.27), (10, 30, 100, 300)
+RATE, LENGTHS = 0.27, (10, 30, 100, 300)
 
 
 def get_study():
@@ -19,18 +21,13 @@ def get_study():
     overrides={
       "max_train_steps": 600,
       "log_every": 2,
-      "eval_every": 50,
+      "hparams.learning_rate": RATE,
       "num_predictions": 0,
       "export": False,
     },
     space={
-      "hparams.learning_rate": space.Float(*RATES, scale="log"),
       "hparams.warmup_steps": space.Int(min(LENGTHS), max(LENGTHS) + 1, "log"),
     },
     algorithm="explicit",
-    points=[
-      {"hparams.learning_rate": rate, "hparams.warmup_steps": length}
-      for rate in RATES
-      for length in LENGTHS
-    ],
+    points=[{"hparams.warmup_steps": length} for length in LENGTHS],
   )
