@@ -24,7 +24,7 @@ def tool():
 
 
 def test_the_page_has_the_nine_figures_of_the_tool(tool):
-  """D11, I3: each with its place, and at least one file, after its words."""
+  """D16: each with its place, and at least one file, after its words."""
   text = _PAGE.read_text()
   headings = re.findall(r"^## Figure (\d+):", text, re.M)
   assert headings == [str(number) for number in range(1, 10)]
@@ -38,7 +38,7 @@ def test_the_page_has_the_nine_figures_of_the_tool(tool):
 
 
 def test_the_files_are_those_of_the_page():
-  """D11: no figure is missing, none is left over, and together they load."""
+  """D16: no figure is missing, none is left over, and together they load."""
   named = set(re.findall(r"\(figures/(\w+\.svg)\)", _PAGE.read_text()))
   files = list((_ROOT / "docs" / "figures").iterdir())
   assert {path.name for path in files} == named
@@ -50,7 +50,7 @@ def test_the_files_are_those_of_the_page():
 
 
 def test_a_place_is_filled_again_and_others_are_kept(tool):
-  """D11: with --only the figures that are not made stay as they are."""
+  """D16: with --only the figures that are not made stay as they are."""
   text = (
     "words\n<!-- figure 1: by tools/figures.py -->\n<!-- end -->\n"
     "more\n<!-- figure 2: by tools/figures.py -->\nold\n<!-- end -->\nlast\n"
@@ -67,7 +67,7 @@ def test_a_place_is_filled_again_and_others_are_kept(tool):
 
 @pytest.mark.slow
 def test_figure_one_is_made_end_to_end(tmp_path):
-  """D1, D2: two studies, their figures and the numbers; then only read."""
+  """D16: two studies, their figures and the numbers; then only read."""
   page = tmp_path / "page.md"
   page.write_text("<!-- figure 1: by tools/figures.py -->\n<!-- end -->\n")
   command = [sys.executable, "tools/figures.py", "--only=1", f"--page={page}"]
