@@ -34,6 +34,7 @@ _EXPERIMENTS = ROOT / "experiments"
 _ROUNDS = 4  # of moving a search space, at the most
 _TRIALS = 100  # of the study of Figure 3, as in the playbook
 _SEEDS = 5
+_SEEDS_OF_PLAN = 3  # the default of `plan stability`
 _TRAINS = 0.1  # most error of a run that trains, in Figure 4
 _LAST = 10  # lines whose mean is the loss at the end
 _RATE = "hparams.learning_rate"
@@ -102,10 +103,6 @@ class Work:
       name: jp.plan_stability(f"{file}:{name}", self.path / name)
       for name in ("stable", "unstable")
     }
-
-  def runs(self, name):
-    """The runs of a sweep of a plan, as PLAN/SWEEP."""
-    return figures_lib.runs(jp.read(self.path / name))
 
 
 def _edges(results):
@@ -204,25 +201,29 @@ def _best_of(work):
 
 
 def _strides(work):
-  plans = work.plans
-  sweeps = {
-    stride: work.runs(f"{name}/sweep")
-    for stride, name in (("2x2", "stable"), ("1x1", "unstable"))
-  }
+  plan = work.plans["unstable"]
+  # The plan has run the best of each of its fixes again, with as many seeds.
+  work.reruns("stable/sweep", seeds=_SEEDS_OF_PLAN, best=True)
+  paths = {"2x2": "stable/sweep", "1x1": "unstable/sweep"}
   if (work.path / "unstable" / "warmup").exists():  # One was long enough.
-    sweeps["1x1 with warmup"] = work.runs("unstable/warmup")
+    paths["1x1 with warmup"] = "unstable/warmup"
+  swept = {name: jp.read(work.path / path) for name, path in paths.items()}
   figure = figures_lib.sweeps(
     "strides of one residual block",
-    sweeps,
-    _named(plans["unstable"], "best value against the learning rate").y,
+    {name: figures_lib.runs(results) for name, results in swept.items()},
+    _named(plan, "best value against the learning rate").y,
   )
   sentences = []
-  for name, runs in sweeps.items():
-    best = min(runs, key=lambda run: np.nan_to_num(run.cost, nan=np.inf))
-    trains = [run.rate for run in runs if run.value <= _TRAINS]
+  for name, results in swept.items():
+    best = results.ranked[0]
+    again = results.values_of(results.reruns[best.index])
+    rates = [
+      run.rate for run in figures_lib.runs(results) if run.value <= _TRAINS
+    ]
     sentences.append(
-      f"{name}: best error {best.value:.3g} at {best.rate:g}, at most"
-      f" {_TRAINS:g} up to learning rate {max(trains, default=np.nan):g}"
+      f"{name}: best error {results.value(best):.3g} at learning rate"
+      f" {best.point[_RATE]:g}, {_spread(again)} with {len(again)} other seeds,"
+      f" and at most {_TRAINS:g} up to {max(rates, default=np.nan):g}"
     )
   return {"4_strides": _of_plan(figure)}, "; ".join(sentences) + "."
 
@@ -264,7 +265,7 @@ def _during_warmup(work):
 def _rates(work):
   plan = work.plans["unstable"]
   details, kinds = plan.details, {}
-  for run in work.runs("unstable/sweep"):
+  for run in figures_lib.runs(jp.read(work.path / "unstable" / "sweep")):
     kinds[run.rate] = decide.unstable(run) or "stable"
   between = [rate for rate in kinds if rate > details["best_rate"]][:2]
   above = ", ".join(f"{kinds[rate]} at {rate:g}" for rate in between)
