@@ -18,6 +18,7 @@ from jaxplay.report.files import (
   answer_figures,
   figures,
   ladder_figures,
+  write_figure,
 )
 from jaxplay.report.ladder import write_ladder
 from jaxplay.report.study import as_json, write, write_run
@@ -31,6 +32,7 @@ __all__ = [
   "write",
   "write_answer",
   "write_comparison",
+  "write_figure",
   "write_ladder",
   "write_run",
 ]

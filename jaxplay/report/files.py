@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from typing import Any
 
 import vl_convert
 
@@ -81,15 +82,26 @@ def _write_figures(specs, folder, format):
   for number, (name, spec) in enumerate(specs.items(), 1):
     stem = re.sub(r"[^\w.=-]+", "_", name).strip("_")
     path = folder / f"{number:02d}_{stem}.{format}"
-    config = {"background": "white", "font": _FONT, "padding": _padding(spec)}
-    options = dict(config=config, show_warnings=False)
-    if format == "png":
-      png = vl_convert.vegalite_to_png(spec, scale=2, **options)
-      rundir.write_bytes(path, png)
-    else:
-      rundir.write_text(path, vl_convert.vegalite_to_svg(spec, **options))
+    write_figure(spec, path)
     written.append(path)
   return written
+
+
+def write_figure(spec: dict[str, Any], path: str | os.PathLike) -> None:
+  """Write a figure into a file.
+
+  Args:
+    spec: Vega-Lite, with its rows.
+    path: Its suffix is one of `FORMATS`.
+  """
+  path = rundir.at(path)
+  config = {"background": "white", "font": _FONT, "padding": _padding(spec)}
+  options: dict[str, Any] = dict(config=config, show_warnings=False)
+  if path.suffix == ".png":
+    png = vl_convert.vegalite_to_png(spec, scale=2, **options)
+    rundir.write_bytes(path, png)
+  else:
+    rundir.write_text(path, vl_convert.vegalite_to_svg(spec, **options))
 
 
 def _padding(spec):

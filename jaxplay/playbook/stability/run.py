@@ -7,11 +7,11 @@ import numpy as np
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import formats, rundir
-from jaxplay.analysis import curves
 from jaxplay.analysis import results as results_lib
 from jaxplay.playbook import result as result_lib
 from jaxplay.playbook import study_runner
 from jaxplay.playbook.stability import decide
+from jaxplay.playbook.stability import figures as figures_lib
 from jaxplay.playbook.stability import sharpness as sharpness_lib
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
@@ -33,7 +33,7 @@ def clip(run: rundir.RunDir) -> result_lib.ProcedureResult:
     jaxplay.UserError: It logged too few norms, or the path is no run.
   """
   trial = results_lib.read_run(run.path)
-  found = _run(trial, 0.0)
+  found = figures_lib.run_of(trial, 0.0)
   logged = int(np.isfinite(found.norms).sum())
   if logged < 10:
     raise jaxplay.UserError(
@@ -84,7 +84,7 @@ def stability(
     **study_runner.CURVES_ONLY,
   }
   swept = runner.sweep("sweep", rates, config, goal=GOAL, overrides=logged)
-  runs = _runs(swept)
+  runs = figures_lib.runs(swept)
   sweep, finding = decide.judge(runs, objective)
   metric = config_lib.metric.of_config(config)
   axis = result_lib.objective_axis(metric, objective)
@@ -120,7 +120,7 @@ def stability(
     found = runner.sweep(
       "warmup", warm_rates, config, goal=GOAL, overrides=logged | warm
     )
-    fix = decide.Fix("warmup", warm, _runs(found), length)
+    fix = decide.Fix("warmup", warm, figures_lib.runs(found), length)
     fixes.append(_with_seeds(runner, found, fix, seeds))
   limit = decide.threshold(best_run.norms)
   for divisor in _DIVISORS:
@@ -133,7 +133,7 @@ def stability(
       goal=GOAL,
       overrides=logged | clipping,
     )
-    fix = decide.Fix("clipping", clipping, _runs(found))
+    fix = decide.Fix("clipping", clipping, figures_lib.runs(found))
     at = fix.at(unstable_rate)
     if divisor == _DIVISORS[-1] or (at is not None and not decide.unstable(at)):
       break
@@ -152,7 +152,9 @@ def stability(
     goal=GOAL,
     overrides=logged | settings,
   )
-  fix = decide.Fix("warmup and clipping", settings, _runs(found), length)
+  fix = decide.Fix(
+    "warmup and clipping", settings, figures_lib.runs(found), length
+  )
   both = _with_seeds(runner, found, fix, seeds)
   findings.append(decide.together(fixes[1:], both, unstable_rate))
   fixes.append(both)
@@ -162,7 +164,7 @@ def stability(
   findings.append(finding)
   figures += [
     _fixes_figure(fixes, axis),
-    _before_after(runs, fixes, unstable_rate),
+    _before_after(fixes, unstable_rate),
     decide.norms_figure(
       best_run.norms, {f"{decide.PERCENTILE:.0f}th percentile": limit}
     ),
@@ -181,28 +183,6 @@ def _prepended(config, length):
     cooldown = config_lib.cooldown_steps(total, fraction)
     changes["hparams.cooldown_fraction"] = cooldown / (total + length)
   return changes
-
-
-def _run(trial, rate, results=None):
-  """Returns the logged metrics of a trial, with its objective in `results`."""
-  empty = (np.zeros(0, np.int64), np.zeros(0))
-  steps, loss = trial.curves.get("train/loss", empty)
-  norms = trial.curves.get("train/grad_norm", empty)[1]
-  share = curves.clipped_share(*trial.curves.get("train/clipped", empty)) or 0.0
-  run = decide.Run(rate, trial.status, steps, loss, norms, share)
-  if results is None:
-    return run
-  value, metric = results.value(trial), results.metric
-  return dataclasses.replace(run, value=value, metric=metric)
-
-
-def _runs(results):
-  """Returns the runs of a sweep that ended, sorted by learning rate."""
-  return [
-    _run(trial, trial.point[_RATE], results)
-    for trial in sorted(results.trials, key=lambda t: t.point[_RATE])
-    if trial.status in ("completed", "infeasible")
-  ]
 
 
 def _with_seeds(runner, results, fix, seeds):
@@ -309,7 +289,7 @@ def _warmup(runner, config, sweep, logged):
   )
   results = runner.study("warmup_ladder", study, config)
   runs = [
-    (trial.point[_WARMUP], _run(trial, trial.point[_RATE]))
+    (trial.point[_WARMUP], figures_lib.run_of(trial, trial.point[_RATE]))
     for trial in results.trials
     if trial.status in ("completed", "infeasible")
   ]
@@ -360,46 +340,22 @@ def _sweep_figure(runs, axis, metric, sweep):
 
 def _curves_figure(runs, sweep):
   shown = [run for run in runs if run.rate >= sweep.best][:4]
-  return result_lib.FigureData(
+  return figures_lib.losses(
     "training loss at and above the best learning rate",
-    result_lib.Axis("step"),
-    result_lib.Axis("train/loss, nats"),
-    lines=_lines(shown, lambda run: f"{run.rate:g}"),
+    {f"{run.rate:g}": run for run in shown},
     caption="Training is unstable if the loss rises for a period (Playbook,"
     " Figures 4 and 7b).",
   )
 
 
-def _lines(runs, series):
-  """Returns rows of losses, limited to three times the largest first loss."""
-  first = max((run.loss[0] for run in runs if len(run.loss)), default=1.0)
-  return [
-    dict(x=int(x), y=float(min(y, 3 * first)), series=series(run))
-    for run in runs
-    for x, y in zip(run.steps, run.loss, strict=True)
-    if np.isfinite(y)
-  ]
-
-
 def _fixes_figure(fixes, axis):
-  return result_lib.FigureData(
+  return figures_lib.sweeps(
     "best value against the learning rate, with each fix",
-    result_lib.Axis("learning rate", log=True),
+    {_named(fix): fix.runs for fix in fixes},
     axis,
-    lines=_points(fixes),
-    points=_points(fixes),
     caption="Each fix has its own sweep of the learning rate. Diverged runs are"
     " not shown.",
   )
-
-
-def _points(fixes):
-  return [
-    dict(x=run.rate, y=run.value, series=_named(fix))
-    for fix in fixes
-    for run in fix.runs
-    if np.isfinite(run.value)
-  ]
 
 
 def _named(fix):
@@ -411,16 +367,10 @@ def _named(fix):
   return " and ".join(parts) or "without a fix"
 
 
-def _before_after(runs, fixes, rate):
-  shown = {
-    _named(fix): run for fix in fixes for run in fix.runs if run.rate == rate
-  }
-  names = {id(run): name for name, run in shown.items()}
-  return result_lib.FigureData(
+def _before_after(fixes, rate):
+  return figures_lib.losses(
     f"training loss with and without fixes, learning rate {rate:g}",
-    result_lib.Axis("step"),
-    result_lib.Axis("train/loss, nats"),
-    lines=_lines(list(shown.values()), lambda run: names[id(run)]),
+    {_named(fix): run for fix in fixes for run in fix.runs if run.rate == rate},
     caption="The lowest unstable learning rate, with and without the fixes"
     " (Playbook, Figures 8 and 9).",
   )
