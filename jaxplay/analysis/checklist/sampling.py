@@ -21,8 +21,9 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   than two trainings of one point differ at 95% (`noise`) and its own value is
   uncertain; in other words, about 3 trials lie in the good region. Else `warn`.
   Each trial counts by what fresh data and seeds would give (`expected.fit`), so
-  a lucky one is no reason to search on; where without reruns the verdict hangs
-  on whether the best one was lucky, it is `unknown`. Needs 16 trials in each
+  a lucky one is no reason to search on, and by its evaluations alone, as a few
+  trials do not show how luck is to be taken out; where the two disagree, it is
+  `unknown`, or with reruns `ok` if it was luck. Needs 16 trials in each
   group, and a measured noise: reruns, or an objective that is a share of a
   known number of examples.
   Source: Playbook, not sampling enough points in the search space; how many
@@ -64,10 +65,15 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
     return shared.too_few(
       "enough_trials", 0, results.objective, shared.FEWEST_IN_GROUP
     )
-  few, unclear = (
+  without_luck, as_seen = (
     [g for g in groups if g[name] is None or g[name] > g["margin"]]
     for name in ("loss_of_half", "loss_if_not_lucky")
   )
+  few = [group for group in without_luck if group in as_seen]
+  unclear = as_seen != without_luck
+  # With reruns it is known how lucky a trial can be.
+  if not without_luck and math.isfinite(between.freedom):
+    unclear = False
   verdict: finding.Verdict = "warn" if few else "ok"
   advice = ""
   if between.is_assumed or fitted is None:
@@ -76,7 +82,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
       "How far two trainings of one point differ is not known, so nor is which"
       f" trials are as good as the best: `{_rerun(results)} --seeds=5`."
     )
-  elif unclear and not few and not math.isfinite(between.freedom):
+  elif unclear and not few:
     verdict = "unknown"
     advice = (
       "The best trial is either lucky or hard to find, which reruns of it tell:"
