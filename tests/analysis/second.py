@@ -22,15 +22,17 @@ healthy study in which one thing is wrong, in all of its trials.
 import argparse
 import collections
 import dataclasses
+import itertools
 import math
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent import futures
 
 import numpy as np
 
 from jaxplay import config as config_lib
-from jaxplay.analysis import checklist, results
+from jaxplay.analysis import checklist, importance, results
 from jaxplay.study import sampling
 from jaxplay.study import space as space_lib
 
@@ -761,7 +763,7 @@ def is_told(seed, name, strength, num_trials):
   fault = FAULTS[name]
   study, world = _faulty(seed, fault, strength, num_trials)
   subject = world.edge if fault.at_edge else ""
-  said = judged(checklist.check_study(study), subject)
+  said = judged(_check(study), subject)
   return said.get(fault.check, "absent")
 
 
@@ -773,16 +775,33 @@ def _print_table(heads, rows):
   print(flush=True)
 
 
-def _print_healthy(num_studies, only):
+def _check(study):
+  # It never warns, and takes longer than all others.
+  importance._done[study] = []
+  return checklist.check_study(study)
+
+
+def _said(kind, size, num_studies):
+  """What the checks say of healthy studies."""
+  studies = (healthy(seed, kind, size) for seed in range(num_studies))
+  return [judged(_check(study)) for study in studies]
+
+
+def _told(name, strength, size, num_studies):
+  return [is_told(seed, name, strength, size) for seed in range(num_studies)]
+
+
+def _print_healthy(pool, num_studies, only):
   """False alarms, and where nothing is known."""
   said = collections.defaultdict(collections.Counter)
-  for kind in HEALTHY:
-    for size in SIZES:
-      for seed in range(num_studies):
-        study = healthy(seed, kind, size)
-        for check, verdict in judged(checklist.check_study(study)).items():
-          if only in ("", check):
-            said[check, kind][size, verdict] += 1
+  each = list(itertools.product(HEALTHY, SIZES))
+  found = pool.map(
+    _said, *zip(*each, strict=True), itertools.repeat(num_studies)
+  )
+  for (kind, size), studies in zip(each, found, strict=True):
+    for check, verdict in (item for one in studies for item in one.items()):
+      if only in ("", check):
+        said[check, kind][size, verdict] += 1
 
   def rows(verdict, by):
     total = collections.defaultdict(collections.Counter)
@@ -804,25 +823,31 @@ def _print_healthy(num_studies, only):
   _print_table(["check", *sizes], rows("unknown", lambda c, _: (f"`{c}`",)))
 
 
-def _print_faulty(num_studies, only):
+def _print_faulty(pool, num_studies, only):
   """Misses, and how many of these are `unknown`."""
-
-  def cell(name, strength, size):
-    told = [is_told(i, name, strength, size) for i in range(num_studies)]
-    missed = 100 * sum(x != "warn" for x in told) / num_studies
-    unknown = 100 * told.count("unknown") / num_studies
-    return f"{missed:.0f}" + (f" ({unknown:.0f})" if unknown else "")
-
-  rows = [
-    (
-      f"`{fault.check}`",
-      name,
-      strength,
-      *(cell(name, strength, size) for size in SIZES),
-    )
+  each = [
+    (name, strength, size)
     for name, fault in FAULTS.items()
     if only in ("", fault.check)
     for strength in fault.strengths
+    for size in SIZES
+  ]
+  found = pool.map(
+    _told, *zip(*each, strict=True), itertools.repeat(num_studies)
+  )
+  cells = {}
+  for key, told in zip(each, found, strict=True):
+    missed = 100 * sum(x != "warn" for x in told) / num_studies
+    unknown = 100 * told.count("unknown") / num_studies
+    cells[key] = f"{missed:.0f}" + (f" ({unknown:.0f})" if unknown else "")
+  rows = [
+    (
+      f"`{FAULTS[name].check}`",
+      name,
+      strength,
+      *(cells[name, strength, size] for size in SIZES),
+    )
+    for name, strength in dict.fromkeys(key[:2] for key in each)
   ]
   print(f"Misses, % of {num_studies} studies by trials (`unknown`):\n")
   _print_table(["check", "fault", "strength", *map(str, SIZES)], rows)
@@ -834,8 +859,9 @@ def main():
   parser.add_argument("--studies", type=int, default=20)
   parser.add_argument("--check", default="")
   args = parser.parse_args()
-  _print_healthy(args.studies, args.check)
-  _print_faulty(args.studies, args.check)
+  with futures.ProcessPoolExecutor() as pool:
+    _print_healthy(pool, args.studies, args.check)
+    _print_faulty(pool, args.studies, args.check)
 
 
 if __name__ == "__main__":
