@@ -9,14 +9,14 @@ the loss at a time t is modelled as
 S(t) the sum of the learning rates so far. D(t) is what lower rates have gained
 so far, the sum over the drops of the rate of
 
-    drop * (1 - (1 + (S(t) - S(drop)) / (c sqrt(rate after it)))^-1/2),
+    drop * (1 - (1 + (S(t) - S(drop)) / (c (rate after it)^g))^-1/2),
 
 since a drop acts over the steps after it. That is the multi-power law of Luo et
-al. (2025, arXiv 2503.12811) with both exponents of D fixed, so that few
-trials suffice. Each trial has an E and an A of its own; a, s, c, B are those of
-the study.
+al. (2025, arXiv 2503.12811) with one exponent of D fixed and the other, g, 0 or
+1: time counts by S, as for plain SGD, or by steps. So few trials suffice. Each
+trial has an E and an A of its own; a, s, c, g, B are those of the study.
 
-The law is no theorem, so it has to predict first: for each schedule, a, s, c
+The law is no theorem, so it has to predict first: for each schedule, a, s, c, g
 and B are fitted to the trials of the other schedules, E and A to the first half
 of a trial, and its second half must be met within 1%. A study of one schedule
 has nothing to show that by, and gets no estimate.
@@ -44,10 +44,12 @@ _DIFFERENT = 0.1  # mean difference of two schedules, in units of the peak
 # Choices that may differ between the trials of a fit.
 _OF_SCHEDULE = ("schedule", "cooldown_shape")
 
-# The grid of a, s, c; S and c in units of the steps times the largest rate.
+# The grid of a, s, c, g; S and c in units of the steps times the largest rate.
 _POWERS = np.array([0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0, 3.0])
 _SHIFTS = np.array([0.003, 0.02, 0.08, 0.2])
 _SCALES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+_EXPONENTS = (0, 1)
+_ACTING = [(c, g) for c in _SCALES for g in _EXPONENTS]
 _A, _S = (x.ravel()[:, None] for x in np.meshgrid(_POWERS, _SHIFTS))
 
 
@@ -245,7 +247,7 @@ def _predict(runs, terms, fits, largest, worst, num_schedules, steps):
 
 
 class _Terms(NamedTuple):
-  """(S + s)^-a and D, [scales, powers and shifts, times]."""
+  """(S + s)^-a and D, [c and g, a and s, times]."""
 
   powers: np.ndarray
   drops: np.ndarray
@@ -259,7 +261,7 @@ class _Terms(NamedTuple):
 class _Sums(NamedTuple):
   """Weighted least squares of one run's costs on 1, its power and its drops.
 
-  Arrays have the shape of the grid, [scales, powers and shifts]. The weights
+  Arrays have the shape of the grid, [c and g, a and s]. The weights
   make errors relative.
   """
 
@@ -349,14 +351,14 @@ def _terms(run, largest, shares, stretch=1.0):
   places = np.flatnonzero(drops > 1e-9)
   places = places[places > np.argmax(rates)]
   since = np.maximum(done[:, None] - sums[places], 0)
-  root = np.sqrt(np.maximum(rates[places], 1e-6))
+  after = np.maximum(rates[places], 1e-6)
   gains = np.stack(
     [
-      (1 - (1 + since / (scale * root)) ** -0.5) @ drops[places]
-      for scale in _SCALES
+      (1 - (1 + since / (c * after**g)) ** -0.5) @ drops[places]
+      for c, g in _ACTING
     ]
   )
-  shape = (len(_SCALES), len(_A), len(shares))
+  shape = (len(_ACTING), len(_A), len(shares))
   return _Terms(
     np.broadcast_to(powers, shape), np.broadcast_to(gains[:, None], shape)
   )

@@ -190,6 +190,8 @@ def still_improving(
   if found.verdict != "unknown" or share is None:
     return found
   verdict, evidence, estimated = _by_twice(results)
+  if not evidence:
+    return found
   return dataclasses.replace(
     found,
     verdict=verdict,
@@ -208,7 +210,7 @@ def _by_twice(results):
     return (
       "unknown",
       {},
-      "To find out, train the best trial for twice the steps. (Whether that"
+      "To find out, train the best trial twice as long. (Whether that"
       f" helps cannot be estimated from these trials. {twice})",
     )
   low, high = twice.interval
