@@ -115,19 +115,23 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
   each by 4% and 4 standard errors of its noise, and the training set is not
   fitted: training error above 0.5% in the last tenth or, where that is not
   logged, training loss above 2% of the first. `warn` if most are. If the
-  learning rate ends below a fifth of its peak, which lowers the end of every
-  curve, what twice the steps are expected to gain decides, see `longer`;
-  without that, or if the schedule is not known, it is `unknown`. Needs 10
-  evaluations. Source: Playbook, determining the number of steps for each
-  training run.
+  learning rate ends below a fifth of its peak, it lowers the end of every curve
+  and flattens the last steps: then what twice the steps are expected to gain
+  decides, see `longer`. Without that, or if the schedule is not known, it is
+  `unknown`; but `ok` if most have fitted the training set, or not even the
+  decay improved them by 4% since the middle of the steps. Needs 10 evaluations.
+  Source: Playbook, determining the number of steps for each training run.
   """
   rank = {trial.index: i for i, trial in enumerate(results.ranked)}
+  decays = _decays(results)
+  # The last steps of a decay are flat, because the rate is low.
+  fifths = 1 if decays is False else 2
   votes = []
   for indices in trials_lib.groups(results, slices=False).values():
     trials = (results.trials[i] for i in indices)
     valued = [t for t in trials if t.index in rank]
     best = sorted(valued, key=lambda t: rank[t.index])[:3]
-    votes += [_is_compute_bound(t, results.objective) for t in best]
+    votes += [_is_compute_bound(t, results.objective, fifths) for t in best]
   judged = [vote for vote in votes if vote is not None]
   source = "Playbook, determining the number of steps for each training run"
   if not judged:
@@ -140,20 +144,19 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
       source,
     )
   bound = sum(judged)
-  decays = _decays(results)
   verdict: finding.Verdict = "ok"
   advice = ""
   evidence = {}
   if decays is not False:
     verdict, evidence, estimated = _by_twice(results)
     if not evidence and bound <= len(judged) / 2:
-      # Not even a decay improved the end.
       verdict = "ok"
     advice = estimated
     if bound > len(judged) / 2:
       advice = (
-        f"{bound} of the {len(judged)} best trials improve until the end, which"
-        f" a decaying learning rate causes at any length{_CAVEAT[decays]}."
+        f"{bound} of the {len(judged)} best trials improve after the middle of"
+        " the steps, which a decaying learning rate causes at any"
+        f" length{_CAVEAT[decays]}."
         f" {estimated}"
       )
   elif bound > len(judged) / 2:
@@ -234,14 +237,14 @@ def _by_twice(results):
   return "warn", evidence, f"{gain}: train longer, and re-tune the decay."
 
 
-def _is_compute_bound(trial, objective):
+def _is_compute_bound(trial, objective, fifths):
   """Whether a trial is compute-bound; None: its curves are too short."""
   for metric in (objective, "train/loss"):
     _, values = trial.costs(metric)
     values = values[np.isfinite(values)]
     if len(values) < 10:
       return None
-    gain, error = curves.last_gain(values)
+    gain, error = curves.last_gain(values, fifths)
     level = abs(float(values[-(len(values) // 5) :].mean()))
     if gain <= max(0.04 * level, 4 * error):
       return False
