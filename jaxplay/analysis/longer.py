@@ -41,6 +41,9 @@ SINCE = 0.15  # share of the steps that the law leaves out: warmup, first fall
 _CELLS = 512  # of a schedule
 _OF_EACH = 4  # trials of each schedule, the best ones
 _DIFFERENT = 0.1  # mean difference of two schedules, in units of the peak
+# Largest ratio of two peak learning rates. Further apart, losses differ by more
+# than the law knows.
+_ALIKE = 2.0
 # Choices that may differ between the trials of a fit.
 _OF_SCHEDULE = ("schedule", "cooldown_shape")
 
@@ -146,8 +149,9 @@ def estimate(runs: Sequence[Run], steps: int) -> Longer | str:
   schedules = _schedules(runs)
   if len(schedules) < 2:
     return (
-      "All comparable trials have the same schedule, so nothing shows whether a"
-      " law of the loss under schedules holds here."
+      "All comparable trials (the same other choices, peak learning rates"
+      f" within a factor of {_ALIKE:g}) have the same schedule, so nothing"
+      " shows whether a law of the loss under schedules holds here."
     )
   kept = sorted(i for of_one in schedules for i in of_one[:_OF_EACH])
   schedules = [[kept.index(i) for i in s[:_OF_EACH]] for s in schedules]
@@ -365,7 +369,10 @@ def _terms(run, largest, shares, stretch=1.0):
 
 
 def _runs(results):
-  """The comparable trials, best first; none if the best is not one."""
+  """The comparable trials, best first; none if the best is not one.
+
+  They have the same choices, but for the schedule, and similar rates.
+  """
   runs = []
   if not results.ranked:
     return runs
@@ -383,7 +390,12 @@ def _runs(results):
       return []
     if run is not None:
       runs.append(run)
-  return runs
+  peaks = [run.rates.max() for run in runs]
+  return [
+    run
+    for run, peak in zip(runs, peaks, strict=True)
+    if peaks[0] / _ALIKE <= peak <= peaks[0] * _ALIKE
+  ]
 
 
 def _run(trial, objective):

@@ -213,3 +213,26 @@ def test_published_studies_have_one_schedule_or_none():
     pytest.skip("the published trials are not here")
   for path in studies:
     assert isinstance(longer.longer(published.read(path)), str)
+
+
+def test_a_decay_that_ends_flat_is_not_finished():
+  """D14, F3: a loss that follows the sum of the rates is flat at the end."""
+  made, _ = quadratic.study(0, ("linear",) * 5, 1e-3)
+  steps = made.trials[0].curves["valid/loss"][0]
+  left = 1 - steps / quadratic.STEPS
+  rng = np.random.default_rng(0)
+
+  def study(clean):
+    noisy = clean * (1 + 1e-3 * rng.normal(size=len(steps)))
+    curve = dict.fromkeys(("valid/loss", "train/loss"), (steps, noisy))
+    trials = [
+      dataclasses.replace(t, curves=dict(t.curves) | curve) for t in made.trials
+    ]
+    return dataclasses.replace(made, trials=trials)
+
+  # Twice the steps would lower it by 47%.
+  found = checklist.compute_bound(study(1 / (1.05 - left**2)))
+  assert found.verdict == "unknown" and found.evidence["rate_decays"]
+  # Flat since the middle.
+  finished = study(1 + np.exp(-20 * (1 - left)))
+  assert checklist.compute_bound(finished).verdict == "ok"
