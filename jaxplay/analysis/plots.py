@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxplay.analysis import classes as classes_lib
 from jaxplay.analysis import importance as importance_lib
+from jaxplay.analysis import longer as longer_lib
 from jaxplay.analysis import plot_rows
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
@@ -353,6 +354,49 @@ def gradient_norm_histogram() -> alt.LayerChart:
       .encode(x=x, tooltip=alt.Tooltip("from:Q", title="90th percentile")),
     ]
   )
+
+
+def longer(
+  results: results_lib.Results, twice: longer_lib.Longer
+) -> alt.LayerChart:
+  """The best trial, as fitted, and twice its steps; it holds its rows."""
+  steps, values = results.ranked[0].curves[results.objective]
+  value = results.metric.value
+  # Not the first fall, which the law leaves out and which is the tallest.
+  since = longer_lib.SINCE * twice.steps
+  curves = {
+    "evaluated": (steps, values),
+    "fitted": (twice.curve[0], value(twice.curve[1])),
+    "expected of twice the steps": (
+      twice.curve_of_twice[0],
+      value(twice.curve_of_twice[1]),
+    ),
+  }
+  rows = [
+    {"curve": name, "step": int(step), "value": float(v)}
+    for name, (steps, values) in curves.items()
+    for step, v in zip(steps, values, strict=True)
+    if step > since and math.isfinite(v)
+  ]
+  names = list(curves)
+  colour = alt.Color(
+    "curve:N",
+    title=None,
+    scale=alt.Scale(domain=names, range=[GREY, BLUE, RED]),
+    legend=alt.Legend(orient="top"),
+  )
+  base = alt.Chart(alt.InlineData(rows)).encode(
+    x=alt.X("step:Q", axis=_STEPS),
+    y=alt.Y("value:Q", title=results.objective, scale=alt.Scale(zero=False)),
+    color=colour,
+    tooltip=_tooltip("curve:N", "step:Q", "value:Q"),
+  )
+  is_evaluated = f"datum.curve === '{names[0]}'"
+  layers = [
+    base.transform_filter(is_evaluated).mark_circle(size=22),
+    base.transform_filter(f"!({is_evaluated})").mark_line(strokeWidth=1.8),
+  ]
+  return _finish(layers)
 
 
 def importance(row: importance_lib.Importances) -> alt.LayerChart:

@@ -8,6 +8,7 @@ from altair.utils import schemapi
 from jaxplay import rundir
 from jaxplay.analysis import classes as classes_lib
 from jaxplay.analysis import importance, plot_rows, plots, summary
+from jaxplay.analysis import longer as longer_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
@@ -130,6 +131,16 @@ def _figures(results):
       "Step at which each trial was best",
     )
     add("best step", "search", "trials", chart, title=title)
+  twice = longer_lib.longer(results)
+  if not isinstance(twice, str):
+    low, high = twice.interval
+    caption = (
+      f"Expected gain {twice.gain:.1%} (95% interval {low:.1%} to {high:.1%}),"
+      f" by a law of the loss under schedules that predicts the held-out ones"
+      f" of {twice.num_schedules} within {twice.held_out:.1%}."
+    )
+    chart, title = plots.longer(results, twice), "Twice the steps"
+    add("twice the steps", "search", "own", chart, caption, title)
   group = "optimization"
   if "grad_norm" in logged:
     source, chart = "curves:grad_norm", plots.curves(results, "grad_norm")

@@ -27,7 +27,11 @@ from jaxplay.analysis.checklist.feasibility import (
   optimization_instability,
 )
 from jaxplay.analysis.checklist.importance import importance
-from jaxplay.analysis.checklist.length import compute_bound, max_train_steps
+from jaxplay.analysis.checklist.length import (
+  compute_bound,
+  max_train_steps,
+  still_improving,
+)
 from jaxplay.analysis.checklist.sampling import enough_trials, retrain_variance
 from jaxplay.analysis.checklist.scope import (
   better_than_chance,
@@ -126,6 +130,8 @@ def _of_best_trials(results, runs):
   for name, best in each.items():
     subject = f"trial {best.index}" + (f" ({name})" if name else "")
     for result in runs[best.index].values():
+      if best is results.ranked[0] and result.check == "still_improving":
+        result = still_improving(result, results)
       yield dataclasses.replace(result, subject=subject)
 
 

@@ -1,9 +1,12 @@
 """Is training too long or too short?"""
 
+import dataclasses
+
 import numpy as np
 
 from jaxplay import finding, formats
 from jaxplay.analysis import curves
+from jaxplay.analysis import longer as longer_lib
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.analysis.checklist import shared
@@ -29,10 +32,11 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   2% (or two validation examples) of their best in the first tenth of the steps
   (too long), or 85% not before the last quarter (train longer and re-tune the
   decay). A learning rate that ends below a fifth of its peak makes the best
-  step late whatever the length: then the second is `unknown`, as where the
-  learning rate was not logged and the config does not tell. Needs 5 trials in
-  that half, with 10 evaluations each: the best step is known as exactly as
-  steps are evaluated.
+  step late whatever the length: then the second is decided by what twice the
+  steps are expected to gain, see `longer`, and without that is `unknown`, as
+  where the learning rate was not logged and the config does not tell. Needs 5
+  trials in that half, with 10 evaluations each: the best step is known as
+  exactly as steps are evaluated.
   """
   shares = trials_lib.best_steps(results, tolerance=0.02)
   half = shares[: max((len(shares) + 1) // 2, 5)]
@@ -62,6 +66,7 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   steps = results.ranked[0].max_train_steps
   verdict: finding.Verdict = "ok"
   advice = ""
+  evidence = {}
   if early >= 0.9:
     verdict = "warn"
     advice = (
@@ -70,12 +75,11 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
       " overfitting."
     )
   elif late >= 0.85 and decays is not False:
-    verdict = "unknown"
+    verdict, evidence, estimated = _by_twice(results)
     advice = (
       f"{late:.0%} of the better trials reach their best step in the last"
       f" quarter of {steps:,} steps, which a decaying learning rate causes at"
-      f" any length{_CAVEAT[decays]}. To find out, train the best trials twice"
-      " as long, and re-tune the decay schedule."
+      f" any length{_CAVEAT[decays]}. {estimated}"
     )
   elif late >= 0.85:
     verdict = "warn"
@@ -96,8 +100,9 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
       max_train_steps=steps,
       rate_decays=decays,
       late_because_rate_decays=bool(decays and late >= 0.85),
-    ),
-    advice,
+    )
+    | evidence,
+    "" if verdict == "ok" else advice,
     _LENGTH,
   )
 
@@ -109,19 +114,24 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
   last fifth of the steps still improves the objective and the training loss,
   each by 4% and 4 standard errors of its noise, and the training set is not
   fitted: training error above 0.5% in the last tenth or, where that is not
-  logged, training loss above 2% of the first. `warn` if most are; but
-  `unknown` if the learning rate ends below a fifth of its peak, because a
-  decay lowers the end of every curve, or if that is not known. Needs 10
-  evaluations. Source: Playbook, determining the number of steps for each
-  training run.
+  logged, training loss above 2% of the first. `warn` if most are. If the
+  learning rate ends below a fifth of its peak, it lowers the end of every curve
+  and flattens the last steps: then what twice the steps are expected to gain
+  decides, see `longer`. Without that, or if the schedule is not known, it is
+  `unknown`; but `ok` if most have fitted the training set, or not even the
+  decay improved them by 4% since the middle of the steps. Needs 10 evaluations.
+  Source: Playbook, determining the number of steps for each training run.
   """
   rank = {trial.index: i for i, trial in enumerate(results.ranked)}
+  decays = _decays(results)
+  # The last steps of a decay are flat, because the rate is low.
+  fifths = 1 if decays is False else 2
   votes = []
   for indices in trials_lib.groups(results, slices=False).values():
     trials = (results.trials[i] for i in indices)
     valued = [t for t in trials if t.index in rank]
     best = sorted(valued, key=lambda t: rank[t.index])[:3]
-    votes += [_is_compute_bound(t, results.objective) for t in best]
+    votes += [_is_compute_bound(t, results.objective, fifths) for t in best]
   judged = [vote for vote in votes if vote is not None]
   source = "Playbook, determining the number of steps for each training run"
   if not judged:
@@ -134,16 +144,21 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
       source,
     )
   bound = sum(judged)
-  decays = _decays(results)
   verdict: finding.Verdict = "ok"
   advice = ""
-  if bound > len(judged) / 2 and decays is not False:
-    verdict = "unknown"
-    advice = (
-      f"{bound} of the {len(judged)} best trials improve until the end, which a"
-      f" decaying learning rate causes at any length{_CAVEAT[decays]}. To find"
-      " out, train the best one for twice the steps."
-    )
+  evidence = {}
+  if decays is not False:
+    verdict, evidence, estimated = _by_twice(results)
+    if not evidence and bound <= len(judged) / 2:
+      verdict = "ok"
+    advice = estimated
+    if bound > len(judged) / 2:
+      advice = (
+        f"{bound} of the {len(judged)} best trials improve after the middle of"
+        " the steps, which a decaying learning rate causes at any"
+        f" length{_CAVEAT[decays]}."
+        f" {estimated}"
+      )
   elif bound > len(judged) / 2:
     verdict = "warn"
     advice = (
@@ -156,20 +171,80 @@ def compute_bound(results: results_lib.Results) -> finding.Finding:
     "compute_bound",
     verdict,
     results.objective,
-    dict(compute_bound=bound, judged=len(judged), rate_decays=decays),
-    advice,
+    dict(compute_bound=bound, judged=len(judged), rate_decays=decays)
+    | evidence,
+    "" if verdict == "ok" else advice,
     source,
   )
 
 
-def _is_compute_bound(trial, objective):
+def still_improving(
+  found: finding.Finding, results: results_lib.Results
+) -> finding.Finding:
+  """Decide the `still_improving` of the best trial, if a decay prevented that.
+
+  By what twice the steps are expected to gain, see `longer`.
+
+  Args:
+    found: The finding of the trial alone.
+    results: The study, for its other schedules.
+  """
+  share = found.evidence.get("final_learning_rate_share")
+  if found.verdict != "unknown" or share is None:
+    return found
+  verdict, evidence, estimated = _by_twice(results)
+  if not evidence:
+    return found
+  return dataclasses.replace(
+    found,
+    verdict=verdict,
+    evidence=found.evidence | evidence,
+    advice="" if verdict == "ok" else f"{found.advice} {estimated}",
+  )
+
+
+def _by_twice(results):
+  """(verdict, evidence, advice) by the expected gain of twice the steps.
+
+  The evidence is empty if there is no estimate.
+  """
+  twice = longer_lib.longer(results)
+  if isinstance(twice, str):
+    return (
+      "unknown",
+      {},
+      "To find out, train the best trial twice as long. (Whether that"
+      f" helps cannot be estimated from these trials. {twice})",
+    )
+  low, high = twice.interval
+  evidence = dict(
+    gain_of_twice_the_steps=twice.gain,
+    interval=[low, high],
+    held_out_error=twice.held_out,
+    schedules=twice.num_schedules,
+    fitted_trials=twice.num_trials,
+  )
+  gain = (
+    f"Twice the steps, with the schedule stretched, are expected to lower the"
+    f" cost of trial {twice.trial} by {twice.gain:.1%} (95% interval"
+    f" {low:.1%} to {high:.1%}; held-out schedules were predicted within"
+    f" {twice.held_out:.1%})"
+  )
+  if twice.helps is None:
+    return "unknown", evidence, f"{gain}, which does not decide. Train it."
+  if not twice.helps:
+    return "ok", evidence, ""
+  return "warn", evidence, f"{gain}: train longer, and re-tune the decay."
+
+
+def _is_compute_bound(trial, objective, fifths):
   """Whether a trial is compute-bound; None: its curves are too short."""
   for metric in (objective, "train/loss"):
     _, values = trial.costs(metric)
     values = values[np.isfinite(values)]
     if len(values) < 10:
       return None
-    gain, error = curves.last_gain(values)
+    gain, error = curves.last_gain(values, fifths)
     level = abs(float(values[-(len(values) // 5) :].mean()))
     if gain <= max(0.04 * level, 4 * error):
       return False

@@ -46,15 +46,20 @@ def final_rate(
   return None if config is None else config_lib.final_rate(config)
 
 
-def last_gain(values: np.ndarray) -> tuple[float, float]:
-  """How far the last fifth of a curve lies below the fifth before.
+def last_gain(values: np.ndarray, fifths: int = 1) -> tuple[float, float]:
+  """How far the last fifth of a curve lies below an earlier fifth.
+
+  Args:
+    values: [n], at least 10.
+    fifths: How many fifths earlier, 1 to 4.
 
   Returns:
     (the difference of levels, its standard error from the noise).
   """
   width = len(values) // 5
-  before, last = values[-2 * width : -width], values[-width:]
-  error = noise(values[-3 * width :]) * math.sqrt(2 / width)
+  end = len(values) - fifths * width
+  before, last = values[end - width : end], values[-width:]
+  error = noise(values[max(end - 2 * width, 0) :]) * math.sqrt(2 / width)
   return float(before.mean() - last.mean()), error
 
 

@@ -118,11 +118,17 @@ def from_study(results: results_lib.Results) -> result_lib.ProcedureResult:
   if bound.verdict in ("ok", "warn"):
     count, judged = bound.evidence["compute_bound"], bound.evidence["judged"]
     is_bound = "is" if bound.verdict == "warn" else "is not"
-    summary.append(
-      f"The workload {is_bound} compute-bound: {count} of the {judged} best"
-      " trials still improve at their end and have not fitted the training"
-      " set."
+    why = (
+      f"{count} of the {judged} best trials still improve at their end and have"
+      " not fitted the training set"
     )
+    if (gain := bound.evidence.get("gain_of_twice_the_steps")) is not None:
+      low, high = bound.evidence["interval"]
+      why = (
+        f"twice the steps are expected to lower the cost by {gain:.1%} (95%"
+        f" interval {low:.1%} to {high:.1%})"
+      )
+    summary.append(f"The workload {is_bound} compute-bound: {why}.")
   shares = trials_lib.best_steps(results)
   values = [results.value(trial) for trial in results.ranked]
   late = np.mean(shares > 0.75)
