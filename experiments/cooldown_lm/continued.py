@@ -16,6 +16,8 @@ import sys
 import paired
 
 import jaxplay as jp
+from jaxplay import report
+from jaxplay.playbook import result
 
 HALF = 800
 SEEDS = (0, 1, 2)
@@ -30,7 +32,8 @@ def losses(workdir, seed):
   config.max_train_steps = 2 * HALF
   folder, found = workdir / f"seed_{seed}", {}
   for name in ("cosine", "restarted", "held"):
-    config.schedule = name if name == "cosine" else f"schedules.py:{name}"
+    own = f"{HERE / 'schedules.py'}:{name}"
+    config.schedule = "cosine" if name == "cosine" else own
     run = jp.train(config, folder / name)
     found[f"{name} at 2N"] = paired.loss_at(run, 2 * HALF)
     found[f"{name} at N"] = paired.loss_at(run, HALF)
@@ -51,6 +54,44 @@ def losses(workdir, seed):
   return found
 
 
+def figure(workdir):
+  """Validation losses along the runs: means of the seeds, and their range."""
+  ways = {
+    "cosine planned for 2N": "cosine",
+    "cosine for N, restarted": "restarted",
+    "cosine for N, its rate held": "held",
+    "constant": "constant",
+    "cooldown to N": f"cooldowns/{round(HALF * (1 - COOLDOWN)):08d}",
+    "cooldown to 2N": f"cooldowns/{round(2 * HALF * (1 - COOLDOWN)):08d}",
+  }
+  lines = []
+  for name, folder in ways.items():
+    runs = [jp.RunDir(workdir / f"seed_{seed}" / folder) for seed in SEEDS]
+    first = int(runs[0].path.name) if "cooldowns" in folder else HALF // 4
+    losses = {}
+    for line in (line for run in runs for line in run.metrics()):
+      if "valid/loss" in line and line["step"] >= first:
+        losses.setdefault(line["step"], []).append(line["valid/loss"])
+    lines += [
+      {
+        "x": step,
+        "y": sum(values) / len(values),
+        "low": min(values),
+        "high": max(values),
+        "series": name,
+      }
+      for step, values in losses.items()
+    ]
+  return result.FigureData(
+    "A cosine run and a constant one, continued",
+    result.Axis("step"),
+    result.Axis("validation loss, nats per byte"),
+    lines=lines,
+    rules={"N": HALF, "2N": 2 * HALF},
+    caption="Means of the seeds, and their range.",
+  )
+
+
 def main(workdir):
   """Trains all runs, and prints their losses and differences."""
   rows = [losses(workdir, seed) for seed in SEEDS]
@@ -68,6 +109,8 @@ def main(workdir):
       ("held at 2N", "cooldown at 2N"),
     ],
   )
+  answer = result.ProcedureResult(summary=[], figures=[figure(workdir)])
+  print(*report.answer_figures(answer, workdir / "figures"))
 
 
 if __name__ == "__main__":

@@ -70,13 +70,20 @@ class Gap:
     return f"{text} (95%: {formats.number(low)} to {formats.number(high)})"
 
 
-def gap(one: Point, other: Point) -> Gap:
-  """By how much the loss of `one` is above that of `other`."""
+def gap(one: Point, other: Point, number: int = 1) -> Gap:
+  """By how much the loss of `one` is above that of `other`.
+
+  Args:
+    one: A point.
+    other: Another, on the same examples.
+    number: Of how many it is the highest, or lowest: the interval holds for all
+      of them together (Bonferroni).
+  """
   value = one.loss - other.loss
   if one.costs is None or other.costs is None or len(one.costs) < 2:
     return Gap(value, None)
   data = difference.paired(one.costs[None], other.costs[None], one.counts)
-  quantile = stats.t.ppf((1 + _LEVEL) / 2, len(one.costs) - 1)
+  quantile = stats.t.isf((1 - _LEVEL) / 2 / number, len(one.costs) - 1)
   reach = float(quantile * math.sqrt(data.variance))
   return Gap(value, (value - reach, value + reach))
 
@@ -112,13 +119,14 @@ def line(
   inside = [point for point in judged if 0 <= point.position <= 1]
   top = max(inside, key=_height)
   higher = max(first, last, key=_height)
-  barrier, fall = gap(top, higher), gap(first, last)
+  barrier = gap(top, higher, max(len(inside) - 2, 1))
+  fall = gap(first, last)
   lowest = min(judged, key=_height)
   number = None if first.costs is None else len(first.costs)
   names = [_name(end) for end in ends]
   summary = [_barrier(barrier, top), _fall(fall, names, split)]
   if lowest not in (first, last) and math.isfinite(lowest.loss):
-    lower = gap(min(first, last, key=_height), lowest)
+    lower = gap(min(first, last, key=_height), lowest, len(judged) - 2)
     clear = "" if lower.is_clear else ", which may be chance"
     summary.append(
       f"The lowest loss of the line is at {lowest.position:.2f},"

@@ -161,6 +161,7 @@ class Landscape:
   def _recomputed(self, params, batch_stats):
     """The mean of the statistics of fixed batches, in training mode."""
     workload = self._workload
+    like = workload.state.batch_stats
     averages = models.averages_statistics(workload.model)
     parts = []
     for batch in workload_lib.fixed_batches(workload, self._config, EXAMPLES):
@@ -168,12 +169,20 @@ class Landscape:
         name: sharding.place_everywhere(workload.mesh, array)
         for name, array in batch.items()
       }
-      parts.append(self._of_batch(params, batch_stats, batch))
+      # On the host: emulated devices can lock where programs queue up.
+      found = self._of_batch(params, batch_stats, batch)
+      parts.append(sharding.to_host(found))
       if averages:  # The model itself averages, over batches.
-        batch_stats = parts[-1]
+        batch_stats = jax.tree.map(sharding.place_like, like, parts[-1])
     if averages:
       return batch_stats
-    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *parts)
+    return jax.tree.map(
+      lambda leaf, *leaves: sharding.place_like(
+        leaf, np.mean(leaves, axis=0, dtype=np.float64).astype(leaf.dtype)
+      ),
+      like,
+      *parts,
+    )
 
 
 def between(
