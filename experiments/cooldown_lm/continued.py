@@ -51,6 +51,14 @@ def losses(workdir, seed):
   for name, run in zip(("N", "2N"), branches, strict=True):
     steps = HALF if name == "N" else 2 * HALF
     found[f"cooldown at {name}"] = paired.loss_at(run, steps)
+  # In place of the cooldown: the constant rate to the end, and a mean of the
+  # checkpoints of what would have been the cooldown.
+  merged = list(range(starts[-1], 2 * HALF + 1, HALF // 20))[1:]
+  config.keep_steps = (*starts, *merged)
+  run = jp.train(config, folder / "constant", extend_steps=2 * HALF)
+  found["constant at 2N"] = paired.loss_at(run, 2 * HALF)
+  mean = jp.merge(run.path, steps=merged)
+  found["merge at 2N"] = mean.details["means"][-1]["loss"]
   return found
 
 
@@ -107,6 +115,8 @@ def main(workdir):
       ("held at 2N", "cosine at 2N"),
       ("restarted at 2N", "cooldown at 2N"),
       ("held at 2N", "cooldown at 2N"),
+      ("merge at 2N", "constant at 2N"),
+      ("merge at 2N", "cooldown at 2N"),
     ],
   )
   answer = result.ProcedureResult(summary=[], figures=[figure(workdir)])
