@@ -13,7 +13,11 @@ The same command resumes.
 
 Data    the modules of the standard library that are no packages; the topics of
         pydoc, every eighth for validation
-Cost    3 seeds, 3,300 steps each; five minutes on 2 busy CPU cores
+Cost    3 seeds, 3,300 steps each; twelve minutes on 2 CPU cores with much
+        other load
+Expect  validation loss on prose, nats per byte: same 1.724 +- 0.016, more 1.575
+        +- 0.013, even 1.641 +- 0.012, mean and standard deviation of the seeds
+        (Python 3.11.7; other versions have other texts)
 """
 
 import pathlib

@@ -225,3 +225,28 @@ def test_another_model_is_refused(constant, tmp_path):
   weights.write_safetensors(arrays, file)
   with pytest.raises(jaxplay.UserError, match="Dense_0/bias"):
     jp.landscape(constant, file)
+
+
+@pytest.mark.slow
+def test_a_trial_of_a_population_has_checkpoints_to_merge(tmp_path):
+  """S8: they are with its population, and are left there."""
+  file = studies.write(
+    tmp_path,
+    num_trials=2,
+    overrides={
+      "schedule": "constant",
+      "max_train_steps": 8,
+      "checkpoint_every": 4,
+      "keep_steps": (4, 8),
+    },
+  )
+  jp.run_study(file, tmp_path / "study", report=False)
+  trial = tmp_path / "study" / "trials" / "0000"
+  assert rundir.RunDir(trial).packed() is not None
+  merged = jp.merge(trial)
+  assert [row["step"] for row in merged.details["checkpoints"]] == [4, 8]
+  line = jp.landscape(f"{trial}:4", f"{trial}:8", points=2)
+  ends = [row["loss"] for row in merged.details["checkpoints"]]
+  (points,) = line.details["lines"].values()
+  np.testing.assert_allclose([p["loss"] for p in points], ends, rtol=1e-6)
+  assert rundir.RunDir(trial).packed() is not None
