@@ -160,7 +160,7 @@ def _procedure(
     positional=positional,
     required=("workdir",) if trains else (),
     rename=rename,
-    metavars=_METAVARS | {"study": "STUDY", "run": "RUN"},
+    metavars=_METAVARS | {"study": "STUDY", "run": "RUN", "other": "RUN|FILE"},
   )
   verb.add_argument("--json", action="store_true", help="the result as JSON")
   verb.add_argument(

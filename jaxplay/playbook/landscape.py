@@ -19,6 +19,7 @@ from jaxplay.analysis import difference
 from jaxplay.playbook import result as result_lib
 
 _LEVEL = 0.95
+_SPLITS = {"valid": "validation", "train": "training"}
 INTERPOLATED = "batch statistics interpolated"
 RECOMPUTED = "batch statistics recomputed"
 
@@ -150,9 +151,9 @@ def line(
     },
   }
   figure = result_lib.FigureData(
-    f"{split} loss on the line between two checkpoints",
+    f"{_SPLITS[split]} loss on the line between two checkpoints",
     result_lib.Axis("position: 0 is the first checkpoint, 1 the second"),
-    result_lib.Axis(f"{split} loss"),
+    result_lib.Axis(f"{_SPLITS[split]} loss"),
     lines=[
       {"x": point.position, "y": point.loss, "series": name}
       for name, points in series.items()
@@ -218,7 +219,7 @@ def _fall(fall, names, split):
   way = "lower" if fall.value > 0 else "higher"
   clear = "" if fall.is_clear or fall.interval is None else ", no clear change"
   return (
-    f"The {split} loss of {names[1]} is {way} by {fall} than that of"
+    f"The {_SPLITS[split]} loss of {names[1]} is {way} by {fall} than that of"
     f" {names[0]}{clear}."
   )
 
@@ -279,13 +280,13 @@ def merge(
   way = "lower" if fall.value > 0 else "higher"
   clear = "" if fall.is_clear or fall.interval is None else ", no clear change"
   summary = [
-    f"The mean of the last {len(steps)} checkpoints (steps"
-    f" {', '.join(map(str, steps))}) has a {split} loss that is {way} by"
-    f" {fall} than that of the last alone{clear}."
+    f"The mean of {len(steps)} checkpoints (steps"
+    f" {', '.join(map(str, steps))}) has a {_SPLITS[split]} loss that is {way}"
+    f" by {fall} than that of the last alone{clear}."
   ]
   if best is not whole:
     summary.append(
-      f"Of these means that of the last {best.position:.0f} is the lowest,"
+      f"Of all means that of the last {best.position:.0f} is the lowest,"
       f" {formats.number(best.loss)}; chosen on the same examples, it flatters."
     )
   if recomputed:
@@ -316,9 +317,9 @@ def merge(
     heads[2:2] = [f"{split} {metric.name}"]
     heads += [f"{split} {metric.name} of the mean"]
   figure = result_lib.FigureData(
-    f"{split} loss of means of checkpoints",
+    f"{_SPLITS[split]} loss of means of checkpoints",
     result_lib.Axis("step of the first checkpoint", whole=True),
-    result_lib.Axis(f"{split} loss"),
+    result_lib.Axis(f"{_SPLITS[split]} loss"),
     lines=drawn,
     points=drawn,
     caption="Each checkpoint alone, and the uniform mean of it and all later"
