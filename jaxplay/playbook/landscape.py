@@ -122,7 +122,8 @@ def line(
   higher = max(first, last, key=_height)
   barrier = gap(top, higher, max(len(inside) - 2, 1))
   fall = gap(first, last)
-  lowest = min(judged, key=_height)
+  # Of equal points an end.
+  lowest = min(first, last, *judged, key=_height)
   number = None if first.costs is None else len(first.costs)
   names = [_name(end) for end in ends]
   summary = [_barrier(barrier, top), _fall(fall, names, split)]
@@ -216,6 +217,8 @@ def _barrier(barrier, top):
 
 
 def _fall(fall, names, split):
+  if not math.isfinite(fall.value):
+    return f"The {_SPLITS[split]} loss of one of the two is not finite."
   way = "lower" if fall.value > 0 else "higher"
   clear = "" if fall.is_clear or fall.interval is None else ", no clear change"
   return (
@@ -230,10 +233,11 @@ def _statistics(series):
     for one, other in zip(series[RECOMPUTED], series[INTERPOLATED], strict=True)
     if 0 <= one.position <= 1
   ]
+  most = formats.number(max(filter(math.isfinite, gaps), default=math.nan))
   return (
     "The averages of batch statistics were computed again at every point, as"
     " those between two models are not the mean of theirs; with interpolated"
-    f" ones the loss differs by up to {formats.number(max(gaps))} between the"
+    f" ones the loss differs by up to {most} between the"
     " ends, which are then what the runs have evaluated."
   )
 

@@ -100,6 +100,8 @@ def test_without_costs_nothing_is_called_significant():
   assert "not known" in answer.summary[0]
   points[3] = landscape.Point(0.5, math.nan, 0.0)
   assert "not finite" in _line(points).summary[0]
+  points[1] = landscape.Point(0.0, math.inf, 0.0)
+  assert "not finite" in _line(points).summary[1]
 
 
 def test_a_model_with_batch_statistics_shows_both_ways():
