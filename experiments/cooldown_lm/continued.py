@@ -7,7 +7,12 @@ length of a run before it starts; a constant rate does not, as a cooldown can be
 added at any step. A run of 800 steps is wanted, and then one of 1,600. The same
 command resumes.
 
-Cost    3 seeds, 6,600 steps each; ten minutes on 2 busy CPU cores
+Cost    3 seeds, 6,900 steps each; 25 minutes on 2 CPU cores with much other
+        load
+Expect  validation loss at 1,600 steps, nats per byte: cooldown 1.422 +- 0.014,
+        cosine planned so 1.451 +- 0.019, a mean of checkpoints 1.466 +- 0.011,
+        cosine restarted 1.469 +- 0.015, cosine held 1.551 +- 0.017, mean and
+        standard deviation of the seeds (Python 3.11.7)
 """
 
 import pathlib
@@ -72,7 +77,7 @@ def figure(workdir):
     "cooldown to N": f"cooldowns/{round(HALF * (1 - COOLDOWN)):08d}",
     "cooldown to 2N": f"cooldowns/{round(2 * HALF * (1 - COOLDOWN)):08d}",
   }
-  lines = []
+  lines, ends = [], []
   for name, folder in ways.items():
     runs = [jp.RunDir(workdir / f"seed_{seed}" / folder) for seed in SEEDS]
     first = int(runs[0].path.name) if "cooldowns" in folder else HALF // 4
@@ -80,7 +85,7 @@ def figure(workdir):
     for line in (line for run in runs for line in run.metrics()):
       if "valid/loss" in line and line["step"] >= first:
         losses.setdefault(line["step"], []).append(line["valid/loss"])
-    lines += [
+    of_way = [
       {
         "x": step,
         "y": sum(values) / len(values),
@@ -90,11 +95,14 @@ def figure(workdir):
       }
       for step, values in losses.items()
     ]
+    lines += of_way
+    ends.append(of_way[-1])
   return result.FigureData(
     "A cosine run and a constant one, continued",
     result.Axis("step"),
     result.Axis("validation loss, nats per byte"),
     lines=lines,
+    points=ends,
     rules={"N": HALF, "2N": 2 * HALF},
     caption="Means of the seeds, and their range.",
   )
