@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # As `_PUBLIC` has it; a test compares them.
   from jaxplay.api.exports import (  # noqa: F401
     export,
   )
+  from jaxplay.api.landscapes import (  # noqa: F401
+    landscape,
+    merge,
+  )
   from jaxplay.api.plans import (  # noqa: F401
     plan_batch_size,
     plan_clip,
@@ -135,6 +139,7 @@ _PUBLIC = {
     "jaxplay.api.studies",
   ),
   "export": "jaxplay.api.exports",
+  **dict.fromkeys(("landscape", "merge"), "jaxplay.api.landscapes"),
   **dict.fromkeys(
     (
       *("read", "read_run", "check", "compare", "figures"),

@@ -1,8 +1,12 @@
 """Every experiment loads, fits its pod, and trains, shrunk to this machine."""
 
+import importlib
 import importlib.util
 import pathlib
+import shutil
+import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +14,7 @@ from jaxplay import config as config_lib
 from jaxplay.api import devices
 from jaxplay.pods import topology
 from jaxplay.study import study as study_lib
-from jaxplay.training import train
+from jaxplay.training import schedules, train
 from tests.training import runs
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
@@ -154,3 +158,78 @@ def test_each_fits_its_pod(name):
   pod = topology.topology(EXPERIMENTS[name][0])
   compiled = topology.compile_for(_load(name, {}), pod.devices)
   assert not compiled.too_large, compiled.too_large
+
+
+@pytest.fixture
+def cooldown_lm(tmp_path, monkeypatch):
+  """Imports a script of that folder, with a smaller config."""
+  folder = tmp_path / "cooldown_lm"
+  shutil.copytree(_FOLDER / "cooldown_lm", folder)
+  path = folder / "config.py"
+  text = path.read_text()
+  for changed in (
+    "width = 32",
+    "eval_every = 20",
+    "eval_batch_size = 256",
+    "warmup_steps = 4",
+  ):
+    name = changed.partition(" ")[0]
+    before = next(x for x in text.split("\n") if f".{name} = " in x)
+    start = before.index(f".{name} = ") + 1
+    text = text.replace(before, before[:start] + changed)
+  path.write_text(text)
+  monkeypatch.syspath_prepend(folder)
+  monkeypatch.setattr(devices, "start", lambda **kwargs: None)
+  names = ("paired", "continued", "mixture")
+  yield importlib.import_module
+  for name in names:
+    sys.modules.pop(name, None)
+
+
+def test_a_restarted_cosine_begins_as_the_short_one():
+  """S9: until the middle it is the cosine of half the length."""
+  where = _FOLDER / "cooldown_lm" / "schedules.py"
+  spec = importlib.util.spec_from_file_location("own_schedules", where)
+  own = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(own)
+  steps = jnp.arange(120.0)
+  hparams = {
+    "max_train_steps": 60,
+    "warmup_steps": 10,
+    "learning_rate": 1.0,
+    "final_factor": 0.0,
+    "decay_timescale": 1,
+    "cooldown_fraction": 0.2,
+    **schedules.numbers("cosine", "linear"),
+  }
+  short = schedules.learning_rate(steps[:60], hparams)
+  hparams = hparams | {"max_train_steps": 120, "schedule": np.int32(5)}
+
+  restarted, held = (
+    schedules.learning_rate(steps, hparams, [curve])
+    for curve in (own.restarted, own.held)
+  )
+  np.testing.assert_allclose(restarted[:60], short, atol=1e-6)
+  np.testing.assert_allclose(held[60:], 0.1, atol=1e-3)
+  again = np.asarray(restarted[60:])
+  assert again.argmax() in (9, 10) and again.max() == pytest.approx(1, abs=1e-3)
+  assert again[-1] < 0.01
+
+
+@pytest.mark.pods
+def test_a_finished_run_is_continued(cooldown_lm, tmp_path, capsys):
+  """S9: each way is trained, compared within a seed, and drawn."""
+  script = cooldown_lm("continued")
+  script.HALF, script.SEEDS = 20, (0, 1)
+  script.main(tmp_path / "runs")
+  assert "merge at 2N - cooldown at 2N" in capsys.readouterr().out
+  assert len(list((tmp_path / "runs" / "figures").glob("*.svg"))) == 1
+
+
+@pytest.mark.pods
+def test_a_better_mixture_in_the_cooldown(cooldown_lm, tmp_path, capsys):
+  """S6: three ways to spend the steps, compared within a seed."""
+  script = cooldown_lm("mixture")
+  script.STEPS, script.SEEDS = 20, (0, 1)
+  script.main(tmp_path / "runs")
+  assert "more - even" in capsys.readouterr().out

@@ -62,7 +62,7 @@ TRAINING = (
   ("workload",),
   ("population_feed", "loop"),
   ("programs",),
-  ("train", "population", "branch", "sharpness"),
+  ("train", "population", "branch", "sharpness", "landscape"),
   ("dry_run",),
 )
 

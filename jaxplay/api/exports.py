@@ -95,15 +95,12 @@ def export(
     safetensors=None if safetensors is None else rundir.at(safetensors),
   )
   if safetensors is not None:
-    if rundir.at(safetensors).exists():
-      raise jaxplay.UserError(
-        f"{str(safetensors)!r} exists, and is not overwritten; name a new file"
-      )
+    refuse_existing(safetensors)
     devices.start()
 
     from jaxplay.training import weights
 
-    weights.write_safetensors(path, safetensors)
+    weights.write_safetensors(weights.read(path)[0], safetensors)
   if isinstance(content, results_lib.Results):
     doubts = results_lib.in_words(results_lib.doubts(content))
     exported = dataclasses.replace(exported, doubts=tuple(doubts))
@@ -122,3 +119,11 @@ def export(
       rows = results_lib.step_rows(content)
     rundir.write_text(exported.csv, study_lib.as_csv(rows))
   return exported
+
+
+def refuse_existing(file: arguments.Safetensors) -> None:
+  """Refuses to write over a file."""
+  if rundir.at(file).exists():
+    raise jaxplay.UserError(
+      f"{str(file)!r} exists, and is not overwritten; name a new file"
+    )

@@ -202,7 +202,7 @@ def plan_clip(
 
   answer = run_lib.clip(rundir.RunDir(run))
   goal = "At which norm should the gradient be clipped?"
-  return _keep(workdir, "clip", {"run": os.fspath(run)}, goal, answer)
+  return keep(workdir, "clip", {"run": os.fspath(run)}, goal, answer)
 
 
 @arguments.public("plan", "rounds")
@@ -481,7 +481,7 @@ def run_playbook(
     if result is None:
       reading.write_study(results_lib.read_study(folder))
     else:
-      _keep(folder, name, options, result.summary[0], result)
+      keep(folder, name, options, result.summary[0], result)
 
   return _procedure(
     workdir,
@@ -565,7 +565,7 @@ def plan_longest_run(
     for name, value in {**vars(rates), **asked}.items()
   }
   goal = "How long is a training run worth starting, by growth rates alone?"
-  return _keep(workdir, "longest-run", options, goal, answer)
+  return keep(workdir, "longest-run", options, goal, answer)
 
 
 def _config(config):
@@ -625,7 +625,13 @@ def _procedure(
   return answer
 
 
-def _keep(workdir, name, options, goal, answer):
+def keep(
+  workdir: arguments.Folder | None,
+  name: str,
+  options: Mapping[str, Any],
+  goal: str,
+  answer: result_lib.ProcedureResult,
+) -> result_lib.ProcedureResult:
   """Writes an answer that took no training, if there is a folder."""
   if workdir is not None:
     directory = result_lib.PlanDir(workdir)

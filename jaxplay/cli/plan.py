@@ -8,12 +8,19 @@ import sys
 import jaxplay
 from jaxplay import rundir
 from jaxplay.api import arguments as arguments_lib
-from jaxplay.api import plans, runs
+from jaxplay.api import landscapes, plans, runs
 from jaxplay.cli import common, topology
 from jaxplay.playbook import result as result_lib
 
 _METAVARS = {"workdir": "PLAN", "config": "CONFIG"}
 _SWEEP = ("learning_rates", "seeds")
+_ROUNDS = ("study", "steps", "rounds")
+_LONGEST = (
+  *("hardware", "investment", "software", "spread", "seed"),
+  *("deadline", "today", "budget"),
+)
+_LINE = ("run", "other", "points", "split", "weights")
+_MEAN = ("run", "last", "steps", "split", "weights", "safetensors")
 
 
 def add(verbs):
@@ -51,18 +58,19 @@ def add(verbs):
     "run",
     positional=("run",),
     trains=False,
+    computes=False,
   )
-  clip.set_defaults(verb=_clip)
+  clip.set_defaults(verb=_reads(plans.plan_clip, ("run",)))
 
   rounds = _procedure(
     plan,
     "rounds",
     "from the best of a short study to longer training",
     plans.plan_rounds,
-    *("study", "steps", "rounds"),
+    *_ROUNDS,
     positional=("study",),
   )
-  rounds.set_defaults(verb=_rounds)
+  rounds.set_defaults(verb=_reads(plans.plan_rounds, _ROUNDS))
 
   batch_size = _procedure(
     plan,
@@ -79,12 +87,12 @@ def add(verbs):
     "longest-run",
     "how long a run is worth starting, while all else grows",
     plans.plan_longest_run,
-    *("hardware", "investment", "software", "spread", "seed"),
-    *("deadline", "today", "budget"),
+    *_LONGEST,
     trains=False,
+    computes=False,
   )
   longest.epilog = "Model and derivations: docs/longest_run.md."
-  longest.set_defaults(verb=_longest_run)
+  longest.set_defaults(verb=_reads(plans.plan_longest_run, _LONGEST))
   topology.add(plan)
 
   _procedure(
@@ -96,6 +104,27 @@ def add(verbs):
     positional=("config",),
   )
 
+  line = _procedure(
+    verbs,
+    "landscape",
+    "the loss on the line between two checkpoints: is there a barrier",
+    landscapes.landscape,
+    *_LINE,
+    positional=("run", "other"),
+    trains=False,
+  )
+  line.set_defaults(verb=_reads(landscapes.landscape, _LINE))
+  mean = _procedure(
+    verbs,
+    "merge",
+    "uniform means of the kept checkpoints of a run, evaluated",
+    landscapes.merge,
+    *_MEAN,
+    positional=("run",),
+    trains=False,
+  )
+  mean.set_defaults(verb=_reads(landscapes.merge, _MEAN))
+
 
 def _procedure(
   parent,
@@ -106,8 +135,12 @@ def _procedure(
   positional=(),
   rename=None,
   trains=True,
+  computes=True,
 ):
-  """A verb of a procedure, with the function that it calls."""
+  """A verb of a procedure, with the function that it calls.
+
+  Only what trains requires a workdir; only what computes has devices.
+  """
   takes_config = "config" in arguments_lib.of(function)
   verb = parent.add_parser(
     name,
@@ -127,7 +160,7 @@ def _procedure(
     positional=positional,
     required=("workdir",) if trains else (),
     rename=rename,
-    metavars=_METAVARS | {"study": "STUDY", "run": "RUN"},
+    metavars=_METAVARS | {"study": "STUDY", "run": "RUN", "other": "RUN|FILE"},
   )
   verb.add_argument("--json", action="store_true", help="the result as JSON")
   verb.add_argument(
@@ -136,7 +169,7 @@ def _procedure(
     metavar="DIR",
     help="write each figure as an SVG file, too",
   )
-  if trains:
+  if computes:
     common.add_devices(verb)
 
   def run(arguments, rest):
@@ -163,15 +196,14 @@ def _steps(arguments, rest):
   return _call(plans.plan_steps, arguments, names, config=config)
 
 
-def _clip(arguments, rest):
-  common.no_more(rest, arguments)
-  return _call(plans.plan_clip, arguments, ("run", "workdir"))
+def _reads(function, names):
+  """What runs a procedure that takes no config."""
 
+  def run(arguments, rest):
+    common.no_more(rest, arguments)
+    return _call(function, arguments, ("workdir", *names))
 
-def _rounds(arguments, rest):
-  common.no_more(rest, arguments)
-  names = ("study", "workdir", "steps", "rounds")
-  return _call(plans.plan_rounds, arguments, names)
+  return run
 
 
 def _batch_size(arguments, rest):
@@ -189,14 +221,6 @@ def _batch_size(arguments, rest):
     arguments,
     (*names, "steps"),
     config=_load_config(arguments, rest),
-  )
-
-
-def _longest_run(arguments, rest):
-  common.no_more(rest, arguments)
-  names = ("workdir", "hardware", "investment", "software", "spread", "seed")
-  return _call(
-    plans.plan_longest_run, arguments, (*names, "deadline", "today", "budget")
   )
 
 

@@ -23,6 +23,15 @@ tfds_documents = sources.tfds_documents
 planned_images, planned_text = sources.planned_images, sources.planned_text
 
 
+def sample(source: Source, number: int) -> Source:
+  """Returns fixed random examples of a source: `number`, or all it has."""
+  if number >= source.num_examples:
+    return source
+  seed = order.stream_seed(0, "eval_sample")
+  index = order.batch_indices(seed, 0, number, source.num_examples)
+  return dataset.Sample(source, np.sort(index))
+
+
 def sampled(loaded: Dataset, number: int) -> Dataset:
   """Returns a data set whose validation split is a sample of `number` examples.
 
@@ -33,11 +42,9 @@ def sampled(loaded: Dataset, number: int) -> Dataset:
   whole = loaded.splits.get("valid")
   if whole is None or not 0 < number < whole.num_examples:
     return loaded
-  seed = order.stream_seed(0, "eval_sample")
-  index = np.sort(order.batch_indices(seed, 0, number, whole.num_examples))
   splits = {
     **loaded.splits,
-    "valid": dataset.Sample(whole, index),
+    "valid": sample(whole, number),
     "valid_full": whole,
   }
   facts, sizes = dict(loaded.facts or {}), loaded.bytes_per_token

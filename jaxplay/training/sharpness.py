@@ -21,7 +21,6 @@ from scipy.sparse import linalg
 import jaxplay
 from jaxplay import config as config_lib
 from jaxplay import models, usercode
-from jaxplay.data import order
 from jaxplay.training import parts, schedules, step, weights
 from jaxplay.training import workload as workload_lib
 
@@ -110,7 +109,10 @@ def _measure(config, steps):
   workload = workload_lib.make_workload(config, devices=jax.local_devices()[:1])
   state = workload.init(weights.load(config, workload.state).arrays)
   feed = workload_lib.make_feed(workload, config, 0)
-  batches = _batches(workload, config)
+  batches = [
+    jax.tree.map(jnp.asarray, batch)
+    for batch in workload_lib.fixed_batches(workload, config, EXAMPLES)
+  ]
   # Half precision would hide small eigenvalues, and its kernels have no second
   # derivative.
   exact = config.copy_and_resolve_references()
@@ -157,22 +159,6 @@ def _measure(config, steps):
       }
     )
   return rows
-
-
-def _batches(workload, config):
-  """Fixed batches of training examples, as large as those of a step.
-
-  Those of a step with microbatches are as large as these.
-  """
-  source = workload.dataset.splits["train"]
-  size = config.batch_size // config.microbatches
-  number = max(1, min(-(-EXAMPLES // size), source.num_examples // size))
-  seed = order.stream_seed(0, "predictions")
-  index = order.batch_indices(seed, 0, size, source.num_examples, number)
-  return [
-    jax.tree.map(jnp.asarray, source.fetch(part))
-    for part in index.reshape(number, size)
-  ]
 
 
 def _products(model, task, frozen):

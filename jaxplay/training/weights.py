@@ -166,7 +166,7 @@ def load(
   if not config.init_from:
     return Loaded({}, {})
   arrays, facts, error = {}, {}, None
-  model = _flat(state.params, state.batch_stats)
+  model = named(state.params, state.batch_stats)
   try:
     with _opened(config.init_from) as source:
       found = match(source.arrays, model, config.init_map)
@@ -259,7 +259,7 @@ def _refuse_nothing(init_from, source, model, found):
   )
 
 
-def _flat(params, batch_stats):
+def named(params: Any, batch_stats: Any) -> dict[str, Any]:
   """Name -> leaf, of the parameters and the batch statistics."""
   flat = {}
   for prefix, tree in (("", params), (_STATS, batch_stats)):
@@ -268,23 +268,33 @@ def _flat(params, batch_stats):
   return flat
 
 
-def write_safetensors(run: str | os.PathLike, file: str | os.PathLike) -> None:
-  """Writes the weights that `init_from` would load from a run to a file.
+def nested(arrays: Mapping[str, Any], like: tuple[Any, Any]) -> tuple[Any, Any]:
+  """(params, batch_stats) of named arrays; undoes `named`.
 
   Args:
-    run: A run, or RUN:STEP.
-    file: Where to write; the names in it are those of the parameters, and
-      "batch_stats/..." of batch statistics.
+    arrays: Name -> leaf.
+    like: (params, batch_stats) of the same structure.
+  """
+  return jax.tree.unflatten(
+    jax.tree.structure(like), [arrays[name] for name in named(*like)]
+  )
+
+
+def write_safetensors(
+  arrays: Mapping[str, np.ndarray], file: str | os.PathLike
+) -> None:
+  """Writes weights to a file that `init_from` can load.
+
+  Args:
+    arrays: As from `read`.
+    file: Where to write; it has the names of `arrays`.
 
   Raises:
-    jaxplay.UserError: There is no such run or checkpoint, the file cannot be
-      written, or the library is not installed.
+    jaxplay.UserError: The file cannot be written, or the library is not
+      installed.
   """
   library = _safetensors()
-  with _opened(os.fspath(run)) as source:
-    arrays = {
-      name: np.ascontiguousarray(source.read(name)) for name in source.arrays
-    }
+  arrays = {name: np.ascontiguousarray(arrays[name]) for name in arrays}
   path = rundir.at(file)
   with rundir.written(path, "use another file"):
     rundir.write_bytes(path, library.numpy.save(arrays))
@@ -301,20 +311,71 @@ def _safetensors():
   return safetensors
 
 
-@contextlib.contextmanager
-def _opened(init_from: str) -> Iterator[_Source]:
-  """The source of weights that a text names; nothing is written there."""
-  path, at = rundir.at(init_from), None
-  folder, _, tail = init_from.rpartition(":")
+def read(
+  source: str | os.PathLike, weights: str = ""
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Reads all weights of a source.
+
+  Args:
+    source: What `config.init_from` may be.
+    weights: Of a run: "raw", "ema" or "window"; empty: those that its objective
+      ranks.
+
+  Returns:
+    (name -> array, facts): its parameters, and "batch_stats/..." of batch
+    statistics. Of a run the facts have the step and the weights.
+
+  Raises:
+    jaxplay.UserError: The source is missing or damaged, or has no such weights.
+  """
+  with _opened(os.fspath(source), weights) as opened:
+    return {name: opened.read(name) for name in opened.arrays}, dict(
+      opened.facts
+    )
+
+
+def split_step(source: str | os.PathLike) -> tuple[pathlib.Path, int | None]:
+  """(path, step) of RUN:STEP; the step is None of another source."""
+  text = os.fspath(source)
+  path = rundir.at(text)
+  folder, _, tail = text.rpartition(":")
   if folder and tail.isdecimal() and tail.isascii() and not path.exists():
-    path, at = rundir.at(folder), int(tail)
+    return rundir.at(folder), int(tail)
+  return path, None
+
+
+def steps(run: rundir.RunDir) -> list[int]:
+  """Steps of the checkpoints that RUN:STEP can name, ascending.
+
+  Raises:
+    jaxplay.UserError: It is no run, or its checkpoints are with a population
+      that is missing.
+  """
+  nested = run.config()
+  if nested is None:
+    raise rundir.absent(run.path, "a run")
+  if run.packed() is None:
+    return checkpoint_files.steps(run.checkpoints)
+  config = config_lib.from_json(nested, run.path / "config.json")
+  return sorted(packed.states(run, _like(packed.specs(run), config)))
+
+
+@contextlib.contextmanager
+def _opened(init_from: str, weights: str = "") -> Iterator[_Source]:
+  """The source of weights that a text names; nothing is written there."""
+  path, at = split_step(init_from)
   if (path / "config.json").exists():
-    yield _of_run(rundir.RunDir(path), at)
+    yield _of_run(rundir.RunDir(path), at, weights)
     return
   if at is None and (path / "weights.npz").is_file():
     path = path / "weights.npz"
   elif not path.name.endswith(".safetensors") or not path.is_file():
     raise jaxplay.UserError(f"{rundir.absent(path, 'a run')}; {_REMEDY}")
+  if weights:
+    raise jaxplay.UserError(
+      f"{init_from!r} is a file with one set of weights, so {weights!r} cannot"
+      " be chosen; name the run itself"
+    )
   try:
     with contextlib.ExitStack() as stack:
       of_file = _of_npz if path.name == "weights.npz" else _of_safetensors
@@ -332,7 +393,7 @@ def _opened(init_from: str) -> Iterator[_Source]:
     ) from None
 
 
-def _of_run(run: rundir.RunDir, at: int | None) -> _Source:
+def _of_run(run: rundir.RunDir, at: int | None, weights: str = "") -> _Source:
   config = config_lib.from_json(run.config() or {}, run.path / "config.json")
   config_lib.validate(config)
   try:
@@ -342,7 +403,6 @@ def _of_run(run: rundir.RunDir, at: int | None) -> _Source:
       f"the checkpoint of {str(run.path)!r} to start from is damaged ({error});"
       " name another as RUN:STEP, or use the export of the run"
     ) from None
-  suffix = evaluate.suffix(run.objective())
   variables = step.eval_variables(
     state,
     dict(config.hparams),
@@ -350,16 +410,27 @@ def _of_run(run: rundir.RunDir, at: int | None) -> _Source:
     config.weights,
     config.frozen,
   )
+  suffix = evaluate.suffix(run.objective())
+  if weights:
+    suffix = "" if weights == config.weights else f"_{weights}"
+  if suffix not in variables:
+    has = sorted(
+      {name.removeprefix("_") or config.weights for name in variables}
+    )
+    raise jaxplay.UserError(
+      f"{str(run.path)!r} has no weights {weights!r}; it has"
+      f" {', '.join(has)} (config.averages)"
+    )
   arrays = {
-    name: np.asarray(array) for name, array in _flat(*variables[suffix]).items()
+    name: np.asarray(array) for name, array in named(*variables[suffix]).items()
   }
   digest = hashlib.sha256()
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     digest.update(array.tobytes())
-  weights = suffix.removeprefix("_") or config.weights
-  facts = {"step": at, "weights": weights, "sha256": digest.hexdigest()}
+  chosen = suffix.removeprefix("_") or config.weights
+  facts = {"step": at, "weights": chosen, "sha256": digest.hexdigest()}
   return _Source(arrays, arrays.__getitem__, facts)
 
 

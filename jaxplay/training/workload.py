@@ -478,3 +478,23 @@ def prediction_sample(
   for name in ("image", "inputs"):
     fetched.pop(name, None)
   return {"index": index, **fetched}
+
+
+def fixed_batches(
+  workload: Workload, config: ml_collections.ConfigDict, number: int
+) -> list[dict[str, np.ndarray]]:
+  """Fixed batches of training examples, each as large as those of a step.
+
+  Those of a step with microbatches are as large as these.
+
+  Args:
+    workload: Of the config.
+    config: A checked config.
+    number: Examples in all, rounded up to whole batches; at most the split's.
+  """
+  source = workload.dataset.splits["train"]
+  size = config.batch_size // config.microbatches
+  batches = max(1, min(-(-number // size), source.num_examples // size))
+  seed = order_lib.stream_seed(0, "predictions")
+  index = order_lib.batch_indices(seed, 0, size, source.num_examples, batches)
+  return [source.fetch(part) for part in index.reshape(batches, size)]
