@@ -47,3 +47,19 @@ def test_they_are_judged(studies):
     assert findings, name
     for found in findings:
       assert found.verdict in ("ok", "warn", "fail", "unknown"), name
+
+
+def test_ordinary_runs_raise_few_alarms(studies):
+  """D14: a gradient norm that falls from its start, and a rate not logged."""
+  early = []
+  for study in studies.values():
+    for run in checklist.check_runs(study).values():
+      early.append(run["early_instability"].verdict)
+      assert run["mid_training_instability"].verdict != "warn"
+    # What decays, or has an unknown schedule, or stopped at its target, is no
+    # reason to train longer or less.
+    verdicts = {f.check: f.verdict for f in checklist.check_study(study)}
+    for check in ("max_train_steps", "compute_bound"):
+      assert verdicts[check] in ("ok", "unknown")
+  assert early.count("warn") <= 0.05 * len(early)
+  assert early.count("ok") > 0.5 * len(early)

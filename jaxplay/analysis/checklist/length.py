@@ -36,8 +36,25 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   steps are expected to gain, see `longer`, and without that is `unknown`, as
   where the learning rate was not logged and the config does not tell. Needs 5
   trials in that half, with 10 evaluations each: the best step is known as
-  exactly as steps are evaluated.
+  exactly as steps are evaluated. Runs that another program stopped before
+  their planned steps do not count: what they would have reached is not known.
   """
+  number = len(results.ranked)
+  results = dataclasses.replace(
+    results,
+    trials=[t for t in results.trials if _is_whole(t, results.objective)],
+  )
+  if len(results.ranked) < min(number, 5):
+    return finding.Finding(
+      "max_train_steps",
+      "unknown",
+      "max_train_steps",
+      dict(has=len(results.ranked), needs=5),
+      f"{number - len(results.ranked)} of {number} trials stopped before 90% of"
+      " their planned steps, so where their best step would be is not known."
+      " Needs 5 that did not.",
+      _LENGTH,
+    )
   shares = trials_lib.best_steps(results, tolerance=0.02)
   half = shares[: max((len(shares) + 1) // 2, 5)]
   if len(half) < 5:
@@ -105,6 +122,12 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
     "" if verdict == "ok" else advice,
     _LENGTH,
   )
+
+
+def _is_whole(trial, objective):
+  """Whether a run was evaluated up to the end of its planned steps."""
+  steps, _ = trial.costs(objective)
+  return bool(len(steps)) and steps[-1] >= 0.9 * trial.max_train_steps
 
 
 def compute_bound(results: results_lib.Results) -> finding.Finding:

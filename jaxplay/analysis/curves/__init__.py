@@ -168,7 +168,10 @@ def check_trial(
 
   steps, values = curve(objective)
   loss_steps, loss = curve("train/loss")
-  norms = _at(loss_steps, *curve("train/grad_norm_max"))
+  # The largest since the line before; other programs log that of one step.
+  largest = "train/grad_norm_max"
+  logged = largest if largest in trial.curves else "train/grad_norm"
+  norms = _at(loss_steps, *curve(logged))
   rate = final_rate(curve("learning_rate")[1], config)
   metric = config_lib.metric.of(objective, trial.declared)
   num_examples = trial.num_valid if metric.is_share else 0
