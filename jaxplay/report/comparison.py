@@ -75,7 +75,10 @@ def _tables(comparison, both):
       ]
     )
   heads = ["", "folder", "trials", "best", "reruns", "mean", "from", "to"]
-  note = "Mean over reruns of the best trial with other seeds, 95% interval."
+  note = (
+    "Mean over reruns of the best trial with other seeds. The 95% interval is"
+    " over seeds alone, on these validation examples."
+  )
   tables = [[comparison.objective, note, heads, rows]]
   own = [
     {p.label: study_page.domain(p) for p in r.space.parameters}
@@ -114,12 +117,12 @@ def _tables(comparison, both):
   ]
   if choices:
     heads = ["", "best", "against", "improvement", "from", "to"]
-    heads += ["validation examples", "verdict"]
+    heads += ["noise of the validation set", "verdict"]
     tables.append(
       [
         "Best scientific values",
-        "Improvement with its 95% interval, which includes the sampling of the"
-        " validation examples as the table says.",
+        "Improvement with its 95% interval; the table says how the interval"
+        " includes the noise of the validation set.",
         heads,
         choices,
       ]
