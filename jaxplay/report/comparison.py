@@ -43,7 +43,10 @@ def write_comparison(
     goal=" | ".join(filter(None, goals)),
     notes=f"{comparison.objective}; {baseline.metric.either('lower', 'higher')}"
     " is better.",
-    said=[conclusion, *details],
+    said=[
+      *(conclusion, *details, *comparison.caveats),
+      *filter(None, [comparison.advice]),
+    ],
     tables=tables[:2],
     numbers=tables[2:],
     groups=plots_compare.GROUPS,
@@ -70,7 +73,7 @@ def _tables(comparison, both):
         len(results.trials),
         side.best,
         side.num_reruns,
-        side.mean,
+        side.mean if side.num_reruns else None,
         *trials_lib.rerun_interval(results, results.ranked[0].index)[1:],
       ]
     )

@@ -159,7 +159,7 @@ def _notes(results):
   notes = [results.study.get("notes", "")]
   if "test" in final.get("folded", {}):
     notes.append("Final model, trained on validation data as well:")
-    notes += final_lib.folded_lines(final)
+    notes += [f"- {line}" for line in final_lib.folded_lines(final)]
   return "\n".join(filter(None, notes))
 
 
