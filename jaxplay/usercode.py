@@ -209,7 +209,7 @@ def _imports(source, top):
   """(path, top) of the modules in `top` that a source imports anywhere."""
   try:
     tree = ast.parse(source)
-  except (SyntaxError, ValueError):  # Running it tells.
+  except (SyntaxError, ValueError):  # Running it shows the error.
     return []
   names = set()
   for node in ast.walk(tree):

@@ -193,9 +193,9 @@ def test_a_typo_in_a_file_gets_the_nearest_key(experiment, line, nearest):
   [
     ("config.seed = print", ["line 7", "builtin_function"]),
     ("config = ml_collections.ConfigDict()", ["averages", "missing"]),
-    ("config = ml_collections.ConfigDict({3: 4})", ["no config.3"]),
+    ("config = ml_collections.ConfigDict({3: 4})", ["config.3"]),
     ("config = ml_collections.ConfigDict({'model': 4})", ["model is a group"]),
-    ("config.unlock(); config.itself = config", ["no config.itself"]),
+    ("config.unlock(); config.itself = config", ["config.itself"]),
     ("config.model.unlock(); config.model.up = config", ["config.model.up"]),
     (UNTYPED.format("seed = config"), ["config.seed is a group"]),
     (UNTYPED.format("seed = print"), ["config.seed", "builtin_function"]),
@@ -245,7 +245,7 @@ def test_a_frozen_config_and_one_of_references(experiment):
     ("{", ["is not JSON"]),
     ("[" * 100_000, ["is not JSON"]),
     ('{"model": ' * 100_000, ["is not JSON"]),
-    ('{"x": ' * 900 + "1" + "}" * 900, ["no config.x"]),
+    ('{"x": ' * 900 + "1" + "}" * 900, ["config.x"]),
     ('{"seed": ' * 900 + "1" + "}" * 900, ["config.seed is a group"]),
     ('{"seed": ' + "9" * 5000 + "}", ["is not JSON"]),
     ('{"hparams": {"learning_rate": NaN}}', ["learning_rate is nan"]),
@@ -357,7 +357,7 @@ def test_overrides_of_a_wrong_type(experiment, key, text, kind):
 def test_an_unknown_key_gets_the_nearest(key, nearest):
   """Errors: a typo gets the nearest key."""
   message = _refusal(config_lib.override, config_lib.base(), key, 1)
-  assert f"no config.{key};" in message
+  assert f"unknown key config.{key};" in message
   assert f"did you mean config.{nearest}?" in message
 
 

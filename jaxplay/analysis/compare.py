@@ -649,13 +649,13 @@ def _advice(verdict, unlike, unknown, sides, changes, seeds):
       f"Even {_MOST_SEEDS} seeds would not make so small a difference"
       " significant. Keep the simpler one."
     )
-  again = "; ".join(
-    side.rerun + (f" --seeds={seeds or 5}" if side.trial >= 0 else ", ...")
+  again = ", ".join(
+    f"`{side.rerun}{f' --seeds={seeds or 5}' if side.trial >= 0 else ', ...'}`"
     for side in lacking or sides
   )
   if seeds is None or min(side.num_reruns for side in sides) < 2:
-    return f"Measure the variance between seeds: {again}"
-  return f"About {seeds} seeds of each would make it significant: {again}"
+    return f"Measure the variance between seeds: {again}."
+  return f"About {seeds} seeds of each would make it significant: {again}."
 
 
 def _examples_needed(improvement, data, data_from, confidence):

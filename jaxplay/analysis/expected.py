@@ -48,9 +48,9 @@ class Expected:
   def in_words(self) -> str:
     """A clause that follows the best value."""
     if self.value is None or self.interval is None:
-      return f"not known without luck: {self.method}"
+      return f"what fresh data and seeds would give is unknown: {self.method}"
     return (
-      f"{self.value:.4g} expected of fresh data and seeds (95%:"
+      f"{self.value:.4g} expected with fresh data and seeds (95%:"
       f" {formats.interval(*self.interval)}; {self.method})"
     )
 

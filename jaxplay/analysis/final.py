@@ -271,7 +271,7 @@ def folded_lines(final: Mapping[str, Any]) -> list[str]:
     text.append(line)
   if of_fold["diverged"]:
     text.append(f"{of_fold['diverged']} runs diverged and are left out")
-  text.append("no longer measured: " + "; ".join(of_fold["unmeasured"]))
+  text.append("not measured any more: " + "; ".join(of_fold["unmeasured"]))
   return text
 
 

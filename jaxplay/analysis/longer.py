@@ -1,7 +1,7 @@
 """How much twice the steps would lower the objective, under decaying rates.
 
 Under a decay every curve falls until it ends, whatever its length, so its end
-does not tell whether more steps would help. Trials of different schedules can:
+does not show whether more steps would help. Trials of different schedules can:
 the loss at a time t is modelled as
 
     E + A (S(t) + s)^-a - B D(t),

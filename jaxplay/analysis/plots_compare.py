@@ -12,8 +12,9 @@ GROUPS = {
     "Hyperparameters",
     "The baseline, then the candidate, on the same axes. Dotted lines are the"
     " ends of the range; the circle is the best trial. A diamond with a bar is"
-    " the mean over reruns with other seeds and its 95% interval; a red"
-    " triangle with a number is a value beyond the axis.",
+    " the mean over reruns with other seeds and its 95% interval over seeds, on"
+    " these validation examples; a red triangle with a number is a value beyond"
+    " the axis.",
   ),
   "search": (
     "Search",

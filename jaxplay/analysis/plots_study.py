@@ -13,7 +13,7 @@ from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 from jaxplay.study import space as space_lib
 
-# Advantage of the fullest slice over the emptiest that is told, in deviations.
+# Least advantage of the fullest slice that a caption states, in deviations.
 _UNEQUAL = 0.3
 
 GROUPS = {
@@ -24,18 +24,19 @@ GROUPS = {
     " that crashed, both without a value. Right, the best trial of each slice,"
     " all other hyperparameters optimized, with the number of trials in the"
     " slice. A diamond with a bar is the mean of its reruns with other seeds"
-    " and its 95% interval; a red triangle with a number is a slice whose best"
-    " value lies beyond the axis.",
+    " and its 95% interval over seeds, on these validation examples; a red"
+    " triangle with a number is a slice whose best value lies beyond the axis.",
   ),
   "importance": (
     "Importance and interaction",
-    "Left, the share of each hyperparameter, with its interactions, in what the"
-    " hyperparameters explain of the order of the trials; the dark part is its"
-    " own, without interactions, and the line a 99% interval. One below the"
-    " dotted line at 5% can be fixed. Right, what trials are expected to reach"
-    " for values of the pair that interacts most, over the others: points are"
-    " trials, red crosses those that diverged. If the best value of one"
-    " depends on the other, tune both together.",
+    "Left, the importance of each hyperparameter: its share, with its"
+    " interactions, in the explained variance of the ranks of the trials. The"
+    " dark part is without interactions; the line is a 99% interval. A"
+    " hyperparameter whose share is surely below the dotted line (5%) can be"
+    " fixed. Right, the expected objective over the two hyperparameters that"
+    " interact most, averaged over the others. Points are trials, red crosses"
+    " diverged trials. If the best value of either hyperparameter depends on"
+    " the other, tune both together.",
   ),
   "curves": (
     "Training curves",
@@ -55,9 +56,9 @@ GROUPS = {
   ),
   "classes": (
     "Classes",
-    "Share of wrong validation examples of each class (of several labels: of"
-    " the examples that have it), with its 95% interval by Wilson's score; the"
-    " line is that of all examples.",
+    "Error rate on the validation examples of each class (with several labels"
+    " per example: on the examples that have the label), with its 95% interval"
+    " (Wilson's score). The dashed line is the error rate on all examples.",
   ),
 }
 
@@ -136,8 +137,9 @@ def _figures(results):
     low, high = twice.interval
     caption = (
       f"Expected gain {twice.gain:.1%} (95% interval {low:.1%} to {high:.1%}),"
-      f" by a law of the loss under schedules that predicts the held-out ones"
-      f" of {twice.num_schedules} within {twice.held_out:.1%}."
+      " by a law of the loss under schedules that predicts each of"
+      f" {twice.num_schedules} schedules within {twice.held_out:.1%} when it is"
+      " held out."
     )
     chart, title = plots.longer(results, twice), "Twice the steps"
     add("twice the steps", "search", "own", chart, caption, title)
@@ -147,7 +149,7 @@ def _figures(results):
     title = "Gradient norm during training"
     add("gradient norm", group, source, chart, title=title)
     chart = plots.gradient_norm_histogram()
-    title = "How often each gradient norm was logged; dashed: 90%"
+    title = "Histogram of gradient norms; dashed: 90th percentile"
     add("gradient norm: histogram", group, source, chart, title=title)
   if "learning_rate" in logged:
     chart = plots.curves(results, "learning_rate")
@@ -163,12 +165,11 @@ def _figures(results):
   if shown := _classes(results):
     trial, of_trial = shown
     num, rarest = len(of_trial.count), plots.MOST_CLASSES
-    which = f"the {rarest} rarest of {num} classes" if num > rarest else "all"
-    caption = (
-      f"Of the best trial, {trial.index}, "
-      if trial.index >= 0
-      else "Of the run "
-    ) + f"at step {of_trial.step}: {which}, the rarest first."
+    which = (
+      f"the {rarest} rarest of {num} classes" if num > rarest else "all classes"
+    )
+    of = f"The best trial, {trial.index}," if trial.index >= 0 else "The run"
+    caption = f"{of} at step {of_trial.step}: {which}, the rarest first."
     chart, title = plots.classes(of_trial), "Error rate of each class"
     add("classes", "classes", "own", chart, caption, title)
   return drawn
@@ -207,7 +208,7 @@ def _unequal(results, parameter):
     amount = f", here {advantage * noise.deviation:.2g}"
   numbers = [row["count"] - row["infeasible"] for row in (many, few)]
   return (
-    f"The best of {numbers[0]} trials is by luck {advantage:.2f} standard"
+    f"By luck alone the best of {numbers[0]} trials is {advantage:.2f} standard"
     f" deviations of the noise{amount} better than the best of {numbers[1]}:"
     " slices with more trials have more chances."
   )

@@ -88,7 +88,7 @@ def of_comparison(comparison: compare.Comparison) -> str:
   return (
     f"{_verdict(comparison)}: {comparison.objective} of the candidate is"
     f" {abs(improvement):.4g} {'higher' if is_higher else 'lower'} (improvement"
-    f" {_interval(comparison.interval)}; validation examples:"
+    f" {_interval(comparison.interval)}; noise of the validation set:"
     f" {comparison.data_from}){changes}."
   )
 
@@ -97,15 +97,11 @@ def of_importances(row: importance_lib.Importances) -> list[str]:
   """State what matters in a group of trials, what interacts, what does not."""
   with_group = f" with {row.group}" if row.group else ""
   matter = [f"{name} {_share(row.shares[name])}" for name in row.matter]
-  if not matter:
-    what = "no hyperparameter explains a significant share"
-  else:
-    what = f"what explains most is {' and '.join(matter)}"
-    what = what if len(matter) == 1 else what.replace("is", "are", 1)
-  sentences = [f"Of the order of {row.num_trials} trials{with_group}, {what}."]
+  what = ", ".join(matter) or "no hyperparameter has a significant share"
+  sentences = [f"Importance in {row.num_trials} trials{with_group}: {what}."]
   for pair in row.interact:
     sentences.append(
-      f"Tune {' and '.join(pair)} together: they interact"
+      f"Tune {' and '.join(pair)} together: they interact, by"
       f" {_share(row.pairs[pair])}."
     )
   if row.idle:
@@ -113,14 +109,12 @@ def of_importances(row: importance_lib.Importances) -> list[str]:
     sentences.append(f"Can be fixed at the best value: {idle}.")
   left = [n for n in row.shares if n not in (*row.matter, *row.idle)]
   if left:
-    sentences.append(
-      f"Undecided, for which more trials are needed: {', '.join(left)}."
-    )
+    sentences.append(f"Undecided without more trials: {', '.join(left)}.")
   return sentences
 
 
 def _share(share):
-  return f"({share.estimate:.0%}; {share.low:.0%} to {share.high:.0%})"
+  return f"{share.estimate:.0%} (99%: {share.low:.0%} to {share.high:.0%})"
 
 
 def tracking_row(directory: study_lib.StudyDir) -> dict[str, Any]:
@@ -194,7 +188,7 @@ def _edge(boundary):
     return f"Check {boundary.subject}: {boundary.advice}"
   low, high = evidence["range"]
   return (
-    "Its space may be too narrow: it improves up to the"
+    "Its space may be too narrow: the objective improves up to the"
     f" {evidence['side']} edge of {boundary.subject}, {low:g} to"
     f" {high:g} (p = {evidence['p_value']:.2g})."
   )

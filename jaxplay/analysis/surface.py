@@ -185,8 +185,8 @@ def _terms(
 ) -> dict[str, np.ndarray]:
   """The columns of each hyperparameter that varies, label -> [trials, terms].
 
-  0 where it does not exist: at the middle, so that only those trials tell its
-  effect that have it.
+  0 where it does not exist: at the middle, so that only the trials that have it
+  determine its effect.
   """
   terms = {}
   for parameter in results.space.parameters:

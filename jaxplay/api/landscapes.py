@@ -28,8 +28,8 @@ def landscape(
   """Evaluates the loss on the line between two checkpoints of one model.
 
   Such as a checkpoint of a base run, RUN:STEP, and the branch that cooled down
-  from it (Hägele et al. 2024): is there a barrier between them, and how much
-  lower is the end? The line goes on beyond both by a quarter.
+  from it (Hägele et al. 2024). Shows whether there is a barrier between them,
+  and how much lower the end is. The line goes on beyond both by a quarter.
 
   Args:
     run: Run, or RUN:STEP; default: its best checkpoint. Its config says what is
@@ -38,8 +38,8 @@ def landscape(
     workdir: Folder for the report; default: nothing is written.
     points: Number of evaluations from one to the other, both included.
     split: "valid", or "train": as many fixed examples of the training split.
-    weights: "raw", "ema" or "window", of both, or of the one and the other;
-      default: those that the objective of each run ranks.
+    weights: "raw", "ema" or "window": a name for both, or a name for each;
+      default: the weights that the objective of each run ranks.
 
   Returns:
     Tables, a figure and sentences; `details` has all losses, the barrier and
@@ -125,10 +125,11 @@ def merge(
   Args:
     run: Run with at least two checkpoints.
     workdir: Folder for the report; default: nothing is written.
-    last: How many of its last checkpoints; default: 5, or all.
-    steps: Instead of the last: those of these steps.
-    split: As of `landscape`.
-    weights: "raw", "ema" or "window"; default: those that the objective ranks.
+    last: Number of last checkpoints; default: 5, or all.
+    steps: Steps of the checkpoints, instead of the last ones.
+    split: As in `landscape`.
+    weights: "raw", "ema" or "window"; default: the weights that the objective
+      ranks.
     safetensors: File for the mean of them all, which `config.init_from` loads.
 
   Returns:

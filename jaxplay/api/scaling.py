@@ -16,7 +16,7 @@ from jaxplay.scaling import law as law_lib
 def run_ladder(
   ladder: arguments.Definition, workdir: arguments.Folder
 ) -> ladder_lib.LadderResults:
-  """Runs what is not finished of a ladder; the same call resumes.
+  """Runs the unfinished runs of a ladder; the same call resumes.
 
   Args:
     ladder: Ladder file with get_ladder(): model sizes, each one constant run

@@ -97,7 +97,7 @@ def run_study(
   runner: Runner = Runner(),  # noqa: B008 (frozen)
   report: bool = True,
 ) -> StudyOutcome:
-  """Runs what is not finished of a study; the same call resumes.
+  """Runs the unfinished trials of a study; the same call resumes.
 
   Args:
     study: Study file with get_study(), or a study.

@@ -107,7 +107,7 @@ def add(verbs):
   line = _procedure(
     verbs,
     "landscape",
-    "the loss on the line between two checkpoints: is there a barrier",
+    "the loss on the line between two checkpoints, and its barrier",
     landscapes.landscape,
     *_LINE,
     positional=("run", "other"),

@@ -94,7 +94,9 @@ def show_study(results, findings, path):
       keep=commands.RUNNER,
       of=results.study.get("command"),
     )
-    common.show_next("the study that the findings suggest; edit it", command)
+    common.show_next(
+      "edit the study that the findings suggest, and run it", command
+    )
 
 
 def _report(arguments, rest):
@@ -201,5 +203,5 @@ def _compare(arguments, rest):
     *sides, comparison, findings, out=arguments.out
   )
   if not arguments.json:
-    print(f"both, side by side: {path}")
+    print(f"comparison: {path}")
   return 0

@@ -25,7 +25,7 @@ def add(verbs):
 
   run = scaling.add_parser(
     "run",
-    help="run what is not finished of a ladder; the same command resumes",
+    help="run the unfinished runs of a ladder; the same command resumes",
     allow_abbrev=False,
   )
   common.add_options(

@@ -45,7 +45,7 @@ def add(verbs):
 
   run = action(
     "run",
-    "run what is not finished of a study; the same command resumes",
+    "run the unfinished trials of a study; the same command resumes",
     studies.run_study,
     *("workdir", "trials"),
   )
@@ -88,7 +88,7 @@ def add(verbs):
   final.set_defaults(verb=_final)
 
   status = action(
-    "status", "how far a study is", studies.extend_study, runs=False
+    "status", "progress of a study", studies.extend_study, runs=False
   )
   status.set_defaults(verb=_status)
 

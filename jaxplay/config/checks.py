@@ -41,7 +41,7 @@ def validate(
   defaults = own.defaults_of(flat)
   for key in sorted(flat.keys() - defaults.keys()):
     raise jaxplay.UserError(
-      f"there is no config.{key}; {nearest(key, defaults)}"
+      f"unknown key config.{key}; {nearest(key, defaults)}"
     )
   refuse_missing(flat)
   for name, value in flat.items():

@@ -212,7 +212,7 @@ def describe(error: BaseException, path: str) -> str:
     )
     hint = values.nearest(full[-1] if full else unknown[1], keys.defaults())
     where = own.line_of(error, path)
-    return f"{where}there is no key {unknown[1]!r}; {hint}"
+    return f"{where}unknown key {unknown[1]!r}; {hint}"
   return own.describe(error, path)
 
 

@@ -191,7 +191,7 @@ def typed(key: str, value: Any, flat: Mapping[str, Any]) -> Any:
         f"config.{key} is a group of keys; set one of them, such as"
         f" config.{next(n for n in flat if n.startswith(key + '.'))}"
       )
-    raise jaxplay.UserError(f"there is no config.{key}; {nearest(key, flat)}")
+    raise jaxplay.UserError(f"unknown key config.{key}; {nearest(key, flat)}")
   old = flat[key]
   if isinstance(old, str) and isinstance(value, int | float | os.PathLike):
     value = str(value)

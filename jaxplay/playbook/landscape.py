@@ -205,8 +205,7 @@ def _barrier(barrier, top):
     )
   if barrier.value <= 0:
     return (
-      "No barrier: nowhere between the two is the loss above that of the higher"
-      " end."
+      "No barrier: between the two the loss is nowhere above its higher end."
     )
   where = f"at {top.position:.2f} the loss is above the higher end by {barrier}"
   if barrier.interval is None:
@@ -220,7 +219,11 @@ def _fall(fall, names, split):
   if not math.isfinite(fall.value):
     return f"The {_SPLITS[split]} loss of one of the two is not finite."
   way = "lower" if fall.value > 0 else "higher"
-  clear = "" if fall.is_clear or fall.interval is None else ", no clear change"
+  clear = (
+    ""
+    if fall.is_clear or fall.interval is None
+    else ", no significant difference"
+  )
   return (
     f"The {_SPLITS[split]} loss of {names[1]} is {way} by {fall} than that of"
     f" {names[0]}{clear}."
@@ -282,7 +285,11 @@ def merge(
   whole = merged[-1]
   fall = gap(last, whole)
   way = "lower" if fall.value > 0 else "higher"
-  clear = "" if fall.is_clear or fall.interval is None else ", no clear change"
+  clear = (
+    ""
+    if fall.is_clear or fall.interval is None
+    else ", no significant difference"
+  )
   summary = [
     f"The mean of {len(steps)} checkpoints (steps"
     f" {', '.join(map(str, steps))}) has a {_SPLITS[split]} loss that is {way}"
@@ -290,8 +297,9 @@ def merge(
   ]
   if best is not whole:
     summary.append(
-      f"Of all means that of the last {best.position:.0f} is the lowest,"
-      f" {formats.number(best.loss)}; chosen on the same examples, it flatters."
+      f"The mean of the last {best.position:.0f} checkpoints has the lowest"
+      f" loss, {formats.number(best.loss)}. That value is too optimistic, as it"
+      " was selected on the same examples."
     )
   if recomputed:
     summary.append(

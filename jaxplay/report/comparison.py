@@ -43,7 +43,10 @@ def write_comparison(
     goal=" | ".join(filter(None, goals)),
     notes=f"{comparison.objective}; {baseline.metric.either('lower', 'higher')}"
     " is better.",
-    said=[conclusion, *details],
+    said=[
+      *(conclusion, *details, *comparison.caveats),
+      *filter(None, [comparison.advice]),
+    ],
     tables=tables[:2],
     numbers=tables[2:],
     groups=plots_compare.GROUPS,
@@ -70,12 +73,15 @@ def _tables(comparison, both):
         len(results.trials),
         side.best,
         side.num_reruns,
-        side.mean,
+        side.mean if side.num_reruns else None,
         *trials_lib.rerun_interval(results, results.ranked[0].index)[1:],
       ]
     )
   heads = ["", "folder", "trials", "best", "reruns", "mean", "from", "to"]
-  note = "Mean over reruns of the best trial with other seeds, 95% interval."
+  note = (
+    "Mean over reruns of the best trial with other seeds. The 95% interval is"
+    " over seeds alone, on these validation examples."
+  )
   tables = [[comparison.objective, note, heads, rows]]
   own = [
     {p.label: study_page.domain(p) for p in r.space.parameters}
@@ -114,12 +120,12 @@ def _tables(comparison, both):
   ]
   if choices:
     heads = ["", "best", "against", "improvement", "from", "to"]
-    heads += ["validation examples", "verdict"]
+    heads += ["noise of the validation set", "verdict"]
     tables.append(
       [
         "Best scientific values",
-        "Improvement with its 95% interval, which includes the sampling of the"
-        " validation examples as the table says.",
+        "Improvement with its 95% interval; the table says how the interval"
+        " includes the noise of the validation set.",
         heads,
         choices,
       ]

@@ -220,7 +220,7 @@ function comparisons() {
     el("h3", {}, "Comparison with the best"),
     el("table", {id: "comparisons"},
       el("thead", {}, el("tr", {}, ["best", "against", "improvement",
-        "95% interval", "validation examples", "verdict"].map((head) => el("th", {}, head)))),
+        "95% interval", "noise of the validation set", "verdict"].map((head) => el("th", {}, head)))),
       el("tbody", {}, report.comparisons.map((pair) => el("tr", {},
         [pair.best, pair.other, pair.improvement,
           pair.interval.map(text).join(" to "), pair.data_from, verdict(pair)]

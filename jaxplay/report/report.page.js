@@ -15,7 +15,7 @@ function table() {
     {name: "objective", of: (t) => t.objective, title: objectiveTitle},
     {name: "best at step", of: (t) => t.at},
     ...report.parameters.map((p, i) => ({name: p.label, of: (t) => p.values[t.place]})),
-    {name: "steps made", of: (t) => t.step},
+    {name: "steps", of: (t) => t.step},
     {name: "reason", of: (t) => t.reason, text: true},
   ];
   const statuses = [...new Set(report.trials.status)];
@@ -238,7 +238,8 @@ function build() {
       el("p", {class: "soft"}, report.goal ? `${report.title}. ` : "",
         counted(),
         report.live ? " This page reloads while the study runs." : ""),
-      report.notes ? el("p", {}, report.notes) : null,
+      ...(report.notes || "").split("\n").filter(Boolean)
+        .map((line) => el("p", {}, line)),
       isPlain || !Object.keys(report.objectives).length ? null
         : objectiveChooser(),
       el("nav", {}, sections.map((node) =>

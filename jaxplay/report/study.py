@@ -154,13 +154,13 @@ def as_json(
 
 
 def _notes(results):
-  """Those of the study file, and on a model trained on validation data."""
+  """Paragraphs: of the study file, and on a model with validation data."""
   final = study_lib.StudyDir(results.path).final() or {}
   notes = [results.study.get("notes", "")]
   if "test" in final.get("folded", {}):
-    lines = "; ".join(final_lib.folded_lines(final))
-    notes.append(f"Final model, trained on validation data as well: {lines}.")
-  return " ".join(filter(None, notes))
+    notes.append("Final model, trained on validation data as well:")
+    notes += [f"- {line}" for line in final_lib.folded_lines(final)]
+  return "\n".join(filter(None, notes))
 
 
 def _as_study(trial, objective):

@@ -698,7 +698,7 @@ def _at_bounds(theta, bounds):
 
 
 def _refuse_collinear(best, data, bounds):
-  """Refuses points that do not tell A / N^a from B / D^b.
+  """Refuses points that do not separate A / N^a from B / D^b.
 
   Along a line of log D and log N, such as with 20 tokens per parameter, the
   terms can be exchanged: a is then b times the slope of the line. The points

@@ -210,8 +210,8 @@ def _exponents(law):
     if verdict == "unknown"
     else "The exponent of the optimal N is"
     f" {optimal.interval('{:.2f}'.format)} (90% interval): the points do not"
-    " tell how to divide compute between size and tokens. Add sizes, durations"
-    " or seeds.",
+    " determine how to divide compute between size and tokens. Add sizes,"
+    " durations or seeds.",
     "Hoffmann et al. 2022 (0.34, 0.28); Besiroglu et al. 2024 (0.35, 0.37)",
   )
 

@@ -41,7 +41,7 @@ _STATS = "batch_stats/"
 _LISTED = 4  # names in a line of the summary
 _LARGEST_HEADER = 10_000  # bytes, of an array in an export
 _REMEDY = (
-  "config.init_from takes a run, RUN:STEP, the export of a run, or a"
+  "weights are read from a run, RUN:STEP, the export of a run, or a"
   " .safetensors file"
 )
 

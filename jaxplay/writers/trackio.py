@@ -13,7 +13,7 @@ from jaxplay import writers
 
 def open(run: writers.Run) -> "_Run":
   """Starts or resumes a run; TRACKIO_DIR and TRACKIO_SPACE_ID say where."""
-  # A run that is started in a context ends the one before it there, and tells
+  # A run that is started in a context ends the one before it there, and prints
   # so on standard output, which is for results.
   with contextlib.redirect_stdout(sys.stderr):
     started = contextvars.Context().run(

@@ -378,7 +378,7 @@ def test_each_cell_is_judged():
   }
   found = _boundary(by_hand.study(mapping, points, values))
   assert found.verdict == "warn"
-  assert found.evidence["cells"] == ["optimizer=nesterov"]
+  assert found.evidence["groups"] == ["optimizer=nesterov"]
 
 
 # Few trials, none that is feasible, nothing at all.
@@ -619,7 +619,7 @@ def test_a_fitted_training_set_is_not_compute_bound():
 def test_fixed_caveats():
   """C1: fixed numbers that have an effect are listed, others are not."""
   found = checklist.fixed_caveats(generated.study(0, 20))
-  fixed = found.evidence["fixed_by_cell"][""]
+  fixed = found.evidence["fixed_by_group"][""]
   assert found.verdict == "ok"
   assert "hparams.warmup_steps" in fixed
   assert "hparams.learning_rate" not in fixed  # it is varied
@@ -639,7 +639,7 @@ def test_a_fixed_learning_rate_is_no_fair_comparison():
 def test_conditional_caveats():
   """C1, C2: each optimizer is listed with its own fixed numbers."""
   study = generated.study(0, 40, optimizers=("momentum", "adam"))
-  fixed = checklist.fixed_caveats(study).evidence["fixed_by_cell"]
+  fixed = checklist.fixed_caveats(study).evidence["fixed_by_group"]
   assert "hparams.beta1" in fixed["optimizer=adam"]
   assert "hparams.beta1" not in fixed["optimizer=momentum"]
 

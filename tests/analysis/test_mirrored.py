@@ -136,7 +136,7 @@ def test_findings_are_the_same(metric, fault):
     }
     assert theirs.evidence.keys() == expected.keys()
     for name, value in expected.items():
-      if name == "cells":  # A row for each group of trials.
+      if name == "groups":  # A row for each group of trials.
         assert len(theirs.evidence[name]) == len(value)
         for row, mirrored in zip(theirs.evidence[name], value, strict=True):
           assert row == pytest.approx(mirrored)

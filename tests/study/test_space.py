@@ -354,7 +354,7 @@ def test_what_is_no_domain(make, words):
     # Keys.
     (
       {"hparams.leraning_rate": RATE},
-      ["no config.hparams.leraning_rate", f"config.{LEARNING_RATE}?"],
+      ["config.hparams.leraning_rate", f"config.{LEARNING_RATE}?"],
     ),
     ({"learning_rate": RATE}, [f"did you mean config.{LEARNING_RATE}?"]),
     ({"hparams": RATE}, ["config.hparams is a group"]),

@@ -159,7 +159,7 @@ def search_space_boundary(
   2. `ok` if a plain slope towards either edge, 0.8 standard deviations per half
      of the range, divided by the root of the number of hyperparameters, can be
      excluded at 97.5% by both;
-  3. else `unknown`: the trials do not tell.
+  3. else `unknown`: the trials do not decide it.
 
   The evidence of a warning holds a wider range; but if half of the trials
   beyond the best ones, at least 2, diverged, the advice is about stability. An
@@ -188,15 +188,17 @@ def _boundary(results, parameter, located):
     p_value=worst.p_value,
     num_trials=worst.count,
     best_value=shared.plain(parameter.from_unit(worst.best)),
-    cells=[e.group for e in found if e.group],
+    groups=[e.group for e in found if e.group],
     range=_range(parameter),
   )
-  groups = ", ".join(evidence["cells"])
-  where = f" with {groups}" if groups else ""
+  where = "".join(
+    f"{' and' if i else ''} with {group}"
+    for i, group in enumerate(evidence["groups"])
+  )
   range_ = _show(parameter, _range(parameter))
   improves = (
-    f"Over {worst.count} trials{where}, the objective improves up to the"
-    f" {worst.side} end of {range_} (p = {worst.p_value:.2g})"
+    f"The objective{where} improves up to the {worst.side} end of {range_} (p ="
+    f" {worst.p_value:.2g} over {worst.count} trials)"
   )
   verdict: finding.Verdict = "ok"
   advice = ""
@@ -225,10 +227,10 @@ def _boundary(results, parameter, located):
   elif not all(e.inside for e in located):
     verdict = "unknown"
     advice = (
-      f"{worst.count} trials{where} do not tell whether the optimum lies beyond"
-      f" {range_} (p = {worst.p_value:.2g}): {parameter.label} matters too"
-      " little against the noise and the other hyperparameters. If it should"
-      " matter, run twice as many (`jaxplay study extend`)."
+      f"{worst.count} trials do not show whether the optimum lies beyond"
+      f" {range_} (p = {worst.p_value:.2g}): the effect of {parameter.label} is"
+      " small against the noise and the other hyperparameters. If it should"
+      " matter, run twice as many trials (`jaxplay study extend`)."
     )
   return finding.Finding(
     "search_space_boundary",
@@ -286,7 +288,7 @@ def _refusal(results, parameter):
   """Why a trial's config refuses a value; "": not, or it refuses any value.
 
   A config that is not valid as it was trained, such as one of another program,
-  tells nothing of other values.
+  says nothing about other values.
   """
   trial = next(
     t for t in results.ranked if t.point.get(parameter.label) is not None

@@ -219,11 +219,11 @@ def optimization_instability(
   advice = ""
   if at_edge:
     label, edge = at_edge[0]
-    group = f" ({edge.group})" if edge.group else ""
+    group = f" with {edge.group}" if edge.group else ""
     advice = (
-      f"Over {edge.count} trials{group}, the objective improves up to the"
-      f" {edge.side} end of the feasible values of {label}, beyond"
-      " which training diverges. Plot the training loss at 5 to 10 times the"
+      f"The objective{group} improves up to the {edge.side} end of the feasible"
+      f" values of {label} ({edge.count} trials); beyond it training diverges."
+      " Plot the training loss at 5 to 10 times the"
       " best learning rate; warmup, gradient clipping or another optimizer may"
       " make better values feasible."
     )
@@ -234,21 +234,17 @@ def optimization_instability(
       " clipping against both kinds."
     )
   verdict: finding.Verdict = "warn" if advice else "ok"
-  unjudged = [
-    t.index
-    for t in top
-    if t.index not in unstable
-    and any(
-      runs[t.index][check].verdict == "unknown"
-      for check in ("early_instability", "mid_training_instability")
-    )
-  ]
+  unjudged = {}
+  for t in top:
+    for check in ("mid_training_instability", "early_instability"):
+      found = runs[t.index][check]
+      if found.verdict == "unknown" and t.index not in unstable:
+        unjudged[t.index] = found.advice
   if not advice and len(unstable) + len(unjudged) > len(top) / 2:
     verdict = "unknown"
     advice = (
-      f"{len(unjudged)} of the {len(top)} best trials logged too little to tell"
-      " whether they are unstable:"
-      f" {runs[unjudged[0]]['early_instability'].advice}"
+      f"{len(unjudged)} of the {len(top)} best trials logged too little to show"
+      f" whether they are unstable. {next(iter(unjudged.values()))}"
     )
   return finding.Finding(
     "optimization_instability",
@@ -256,12 +252,12 @@ def optimization_instability(
     at_edge[0][0] if at_edge else results.objective,
     dict(
       at_edge_of_feasible=[
-        dict(hyperparameter=label, cell=e.group, side=e.side)
+        dict(hyperparameter=label, group=e.group, side=e.side)
         for label, e in at_edge
       ],
       num_best=len(top),
       unstable_best=unstable,
-      not_judged=unjudged,
+      not_judged=list(unjudged),
     ),
     advice,
     "Playbook, how can optimization failures be debugged and mitigated",

@@ -20,8 +20,8 @@ _LENGTH = (
 # By whether the learning rate decays.
 _CAVEAT = {
   True: "",
-  None: " (whether it decays is unknown: it was not logged, and the config does"
-  " not tell)",
+  None: " (whether it decays is unknown: it was not logged, and is not in the"
+  " config)",
 }
 
 
@@ -34,7 +34,7 @@ def max_train_steps(results: results_lib.Results) -> finding.Finding:
   decay). A learning rate that ends below a fifth of its peak makes the best
   step late whatever the length: then the second is decided by what twice the
   steps are expected to gain, see `longer`, and without that is `unknown`, as
-  where the learning rate was not logged and the config does not tell. Needs 5
+  where the learning rate was not logged and is not in the config. Needs 5
   trials in that half, with 10 evaluations each: the best step is known as
   exactly as steps are evaluated. Runs that another program stopped before
   their planned steps do not count: what they would have reached is not known.

@@ -52,7 +52,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
     loss, of_lucky = _loss_of_half(values), _loss_of_half(lucky[indices])
     groups.append(
       dict(
-        cell=name,
+        group=name,
         num_trials=len(values),
         num_good=int((values <= best + tolerance).sum()),
         # Nor is the value of the best exactly known.
@@ -79,18 +79,18 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
   if between.is_assumed or fitted is None:
     verdict = "unknown"
     advice = (
-      "How far two trainings of one point differ is not known, so nor is which"
-      f" trials are as good as the best: `{_rerun(results)} --seeds=5`."
+      "Which trials are as good as the best is unknown, because the variance"
+      f" between seeds is: `{_rerun(results)} --seeds=5`."
     )
   elif unclear and not few:
     verdict = "unknown"
     advice = (
-      "The best trial is either lucky or hard to find, which reruns of it tell:"
+      "The best trial is either lucky or hard to find; reruns of it decide:"
       f" `{_rerun(results)} --seeds=5`."
     )
   elif few:
     worst = min(few, key=lambda group: group["num_good"])
-    where = f" with {worst['cell']}" if worst["cell"] else ""
+    where = f" with {worst['group']}" if worst["group"] else ""
     advice = (
       f"Only {worst['num_good']} of {worst['num_trials']} trials{where} are"
       f" within {tolerance:.2g} of the best, without luck, so more trials may"
@@ -105,7 +105,7 @@ def enough_trials(results: results_lib.Results) -> finding.Finding:
       noise=between.deviation,
       noise_from=between.source,
       tolerance=tolerance,
-      cells=groups,
+      groups=groups,
     ),
     advice,
     shared.SAMPLING,
@@ -157,9 +157,9 @@ def retrain_variance(results: results_lib.Results) -> finding.Finding:
         if tie["standard_deviation"]
         else ""
       )
-      + ", so nothing that was varied is seen to matter. Do not interpret their"
+      + ", so no effect of a hyperparameter is visible. Do not interpret their"
       " order; vary hyperparameters that matter more, in wider ranges, or"
-      f" measure more precisely. `{_rerun(results)} --seeds=5` tells the"
+      f" measure more precisely. `{_rerun(results)} --seeds=5` measures the"
       " variance between seeds.",
       shared.ADOPTION,
     )

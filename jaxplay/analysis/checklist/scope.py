@@ -71,7 +71,7 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
   and names fixed for all. The rule: `warn` if values of a scientific
   hyperparameter are compared with the learning rate fixed in one of their
   groups, since optimizer hyperparameters "shouldn't be fixed" then; else `ok`.
-  `unknown` without a base config of jaxplay's, which alone tells what is fixed.
+  `unknown` without a base config of jaxplay's, which alone says what is fixed.
   """
   base = config_lib.flatten(results.study["config"])
   if not any(key in base for key in config_lib.KEYS):
@@ -120,7 +120,7 @@ def fixed_caveats(results: results_lib.Results) -> finding.Finding:
     "fixed_caveats",
     "warn" if bad else "ok",
     ", ".join(scientific) or results.objective,
-    dict(fixed=everywhere, fixed_by_cell=caveats, learning_rate_fixed=untuned),
+    dict(fixed=everywhere, fixed_by_group=caveats, learning_rate_fixed=untuned),
     f"Values of {', '.join(scientific)} are compared at a fixed learning rate,"
     " but the best learning rate generally depends on them. Make it a nuisance"
     " hyperparameter."

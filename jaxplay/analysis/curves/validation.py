@@ -266,8 +266,8 @@ def still_improving(
     verdict = "unknown"
     advice = (
       f"{improved} steps, and whether the learning rate decays, which causes"
-      " that at any length, is unknown: it was not logged, and the config does"
-      " not tell. To find out whether more steps help, train the best trial for"
+      " that at any length, is unknown: it was not logged, and is not in the"
+      " config. To find out whether more steps help, train the best trial for"
       " twice the steps."
     )
   elif final_rate < 0.2:
@@ -366,7 +366,7 @@ def saturated_early(
     if verdict == "warn"
     else (
       f"After step {since:,} the objective improves by {gain:.2g} (standard"
-      f" error {error:.2g}) of {of}: too noisy to tell whether it is flat."
+      f" error {error:.2g}) of {of}: too noisy to decide whether it is flat."
     ),
   )
 
