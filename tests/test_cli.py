@@ -110,7 +110,7 @@ def test_a_run_from_the_shell(tmp_path):
   program = commands.program(words)
   subprocess.run([*program, "--version"], cwd=runs.ROOT, check=True)
   findings = rundir.RunDir(tmp_path / "run").findings()
-  assert tuple(found["check"] for found in findings) == curves.CHECKS
+  assert {found["check"] for found in findings} >= set(curves.CHECKS)
   again, _ = runs.start(arguments).communicate(timeout=runs.HANG)
   assert "nothing to do" in again
 

@@ -97,7 +97,9 @@ def of_best(results: results_lib.Results) -> Expected:
     return Expected(None, None, method)
   else:
     at = int(np.argmin(results.costs[fitted.indices]))
-    cost, level = float(fitted.costs[at]), float(fitted.levels[at])
+    # It was selected, so it is not worth more than it showed.
+    cost = max(float(fitted.costs[at]), results.cost(best))
+    level = float(fitted.levels[at])
     data = _NORMAL * _of_data(results, best, cost)
     reach = math.hypot(_NORMAL * float(fitted.errors[at]), data)
     # What it is better than its neighbours may be real.

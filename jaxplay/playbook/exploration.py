@@ -101,6 +101,17 @@ def _following(loop, results, findings, length):
   few = next(f for f in findings if f.check == "enough_trials")
   if few.verdict == "warn":
     return {"trials": num}, few.advice
+  open_ = [
+    f.subject
+    for f in findings
+    if f.check in ("search_space_boundary", "enough_trials")
+    and f.verdict == "unknown"
+  ]
+  if open_:
+    return None, (
+      "no check of the search space and of the trial count warns; these trials"
+      f" do not decide it for {', '.join(open_)}"
+    )
   return None, "the checks of the search space and of the trial count pass"
 
 

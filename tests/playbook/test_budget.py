@@ -148,7 +148,7 @@ def test_a_bad_space_is_repaired(tmp_path):
   """D2: a range is extended if the best trials are at its edge."""
   config = _config(hparams__weight_decay=1e-7, hparams__learning_rate=0.1)
   train = planted.trains(noise=0.001)
-  result = _loop(tmp_path, train, config, "64")
+  result = _loop(tmp_path, train, config, "96")
   ranges = []
   for name in ("explore_1", "explore_2"):
     study = study_lib.StudyDir(tmp_path / name).study()

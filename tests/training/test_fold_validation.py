@@ -207,7 +207,7 @@ def test_the_last_step_is_the_result(tmp_path):
     np.testing.assert_array_equal(exported[name], ours)
   status, _ = runs.train_here(keys | {"report_test": True}, run)
   assert status["test"]["step"] == 12 and status["best"] is None
-  weights.write_safetensors(run, tmp_path / "w.safetensors")
+  weights.write_safetensors(weights.read(run)[0], tmp_path / "w.safetensors")
   _, told = runs.train_here(
     keys | {"init_from": str(run), "max_train_steps": 4}, tmp_path / "next"
   )
