@@ -18,6 +18,7 @@ noise that follows the learning rate, and the validation error is a share of
 import argparse
 import math
 import pathlib
+from concurrent import futures
 
 import numpy as np
 
@@ -327,35 +328,57 @@ HEALTHY = {
 NUM_TRIALS = (20, 64, 200)
 
 
+def _missed(fault, strength, num_trials, num_studies):
+  """Share of studies with the fault in which its check does not warn."""
+  check, _ = FAULTS[fault]
+  told = [
+    warns(verdicts(faulty(seed, fault, strength, num_trials))[check])
+    for seed in range(num_studies)
+  ]
+  return 1 - np.mean(told)
+
+
+def _print(heads, rows):
+  print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+  for row in rows:
+    print(f"| {' | '.join(row)} |", flush=True)
+
+
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--studies", type=int, default=200)
   num = parser.parse_args().studies
-  print(f"False alarms, % of {num} healthy studies\n")
-  titles = [f"{name}, {n}" for name in HEALTHY for n in NUM_TRIALS]
-  print(f"| check | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
-  columns = [
-    rates(num, num_trials=n, num_reruns=5, **settings)
-    for settings in HEALTHY.values()
-    for n in NUM_TRIALS
-  ]
-  for check in columns[0]:
-    row = [f"{100 * column.get(check, 0):.1f}" for column in columns]
-    print(f"| `{check}` | {' | '.join(row)} |")
-  num = max(num // 5, 10)
-  print(f"\nMisses, % of {num} studies with a fault, weak to plain\n")
-  print("| check | fault | strength | 20 | 64 | 200 |")
-  print("|---|---|---|---|---|---|")
-  for fault, (check, strengths) in FAULTS.items():
-    for strength in strengths:
-      row = []
-      for n in NUM_TRIALS:
-        told = [
-          warns(verdicts(faulty(seed, fault, strength, n))[check])
-          for seed in range(num)
-        ]
-        row.append(f"{100 * (1 - np.mean(told)):.0f}")
-      print(f"| `{check}` | {fault} | {strength} | {' | '.join(row)} |")
+  with futures.ProcessPoolExecutor() as pool:
+    titles = [f"{name}, {n}" for name in HEALTHY for n in NUM_TRIALS]
+    columns = [
+      pool.submit(rates, num, num_trials=n, num_reruns=5, **settings)
+      for settings in HEALTHY.values()
+      for n in NUM_TRIALS
+    ]
+    few = max(num // 5, 10)
+    misses = {
+      (fault, strength): [
+        pool.submit(_missed, fault, strength, n, few) for n in NUM_TRIALS
+      ]
+      for fault, (_, strengths) in FAULTS.items()
+      for strength in strengths
+    }
+    print(f"False alarms, % of {num} healthy studies\n")
+    found = [column.result() for column in columns]
+    rows = [
+      [f"`{check}`", *(f"{100 * of.get(check, 0):.1f}" for of in found)]
+      for check in found[0]
+    ]
+    _print(["check", *titles], rows)
+    print(f"\nMisses, % of {few} studies with a fault, weak to plain\n")
+    rows = [
+      [
+        *(f"`{FAULTS[fault][0]}`", fault, str(strength)),
+        *(f"{100 * share.result():.0f}" for share in of),
+      ]
+      for (fault, strength), of in misses.items()
+    ]
+    _print(["check", "fault", "strength", *map(str, NUM_TRIALS)], rows)
 
 
 if __name__ == "__main__":
