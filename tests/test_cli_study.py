@@ -515,6 +515,13 @@ def test_final_trains_on_validation_data(explored, capsys, monkeypatch):
   assert _tested(explored) == kept
   assert studies.call("report", explored) == 0
   assert "1,497" in (explored / "report.html").read_text()
+  # Without a rerun its steps are not known, and nothing is written.
+  directory.write_final({k: v for k, v in whole.items() if k != "folded"})
+  shutil.rmtree(directory.rerun(index, 2).path)
+  capsys.readouterr()
+  assert studies.call(*command) == 2
+  assert "rerun" in capsys.readouterr().err
+  assert "folded" not in directory.final()
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ def read(
     and count.dtype.kind == correct.dtype.kind == "i"
     and (0 <= correct).all()
     and (correct <= count).all()
+    and (count < 2**31).all()  # No split has as many examples.
     and count.any()
   ):
     raise rundir.Damaged(path, "its counts of classes are no such counts")

@@ -445,6 +445,7 @@ def _folded(directory, study, final, log, runner):
   trial = final["trial"]
   if "folded" not in final:
     reruns = [directory.rerun(trial, seed) for seed in final["seeds"]]
+    _check_are_there(reruns)
     length = final_lib.fixed_steps(
       results_lib.read_study(directory.path), final, reruns, reruns[0].config()
     )
@@ -525,8 +526,20 @@ def _with_test(config):
   )
 
 
+def _check_are_there(runs):
+  """Refuses runs that final.json names and somebody removed."""
+  for run in runs:
+    if run.config() is None:
+      raise jaxplay.UserError(
+        f"{str(run.path)!r} has no config.json, and final.json of its study"
+        " names this run; restore it from a copy, or train a rerun again with"
+        " jaxplay study rerun"
+      )
+
+
 def _evaluate_on_test_set(runs):
   """Adds test metrics to finished runs."""
+  _check_are_there(runs)
   devices.start(cores_as_devices=True)
 
   import jax

@@ -85,7 +85,13 @@ def parse(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Examples:
       kinds = "iu"
     if array.shape != shape or array.dtype.kind not in kinds or not size:
       raise reading.Damaged(path, f"{name} is {array.dtype} {array.shape}")
-    made[name] = array.astype(np.float32) if shape else array.item()
+    try:
+      with np.errstate(over="ignore"):  # Infinity is refused below.
+        made[name] = array.astype(np.float32) if shape else array.item()
+      if kinds == "U":
+        made[name].encode()
+    except (ValueError, SystemError):  # numpy keeps code points of any number.
+      raise reading.Damaged(path, f"{name} is not text") from None
   examples = Examples(**made)
   if not 0 <= examples.step_best <= examples.step_last:
     raise reading.Damaged(path, "its steps are out of order")

@@ -9,8 +9,6 @@ import math
 import os
 import pathlib
 import stat
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,6 +19,7 @@ import jaxplay
 from jaxplay.rundir import paths
 
 _DEEPEST = 64  # levels of nesting; no file of ours comes near
+_LARGEST = 2**32  # bytes of arrays; a small file could unpack to any number
 
 
 class Damaged(jaxplay.UserError):
@@ -73,15 +72,19 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   if data is None:
     return None
   try:
-    with np.load(io.BytesIO(data)) as arrays:
-      return dict(arrays)
-  # ValueError: also for a pickle, which could run anything.
-  except (
-    *(ValueError, KeyError, AttributeError, EOFError, OSError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-  ) as error:
+    with np.load(io.BytesIO(data)) as archive:
+      size = sum(entry.file_size for entry in archive.zip.infolist())
+      if size > _LARGEST:
+        raise ValueError(f"{size:,} bytes unpacked")
+      arrays = dict(archive)
+    if other := [n for n, a in arrays.items() if not isinstance(a, np.ndarray)]:
+      raise ValueError(f"{other[0]!r} is none")
+  # A pickle, which could run anything, is a ValueError; for other bytes that
+  # they have not written, numpy and zipfile raise a dozen kinds.
+  except Exception as error:
     reason = str(error).split("\n")[0]
     raise Damaged(path, f"it is not an archive of arrays ({reason})") from None
+  return arrays
 
 
 def read_json(path: pathlib.Path, shape: Any) -> Any:

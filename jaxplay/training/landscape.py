@@ -21,7 +21,9 @@ from jaxplay import data, models, usercode
 from jaxplay.training import evaluate, feed, metrics, scores, sharding, weights
 from jaxplay.training import workload as workload_lib
 
-EXAMPLES = 2_048  # of which batch statistics are computed again
+# Of which batch statistics are computed again; and of the training split, where
+# there is no validation split.
+EXAMPLES = 2_048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,19 +59,27 @@ class Landscape:
     Args:
       config: A checked config.
       split: "valid", as the run evaluates it, or "train": as many fixed random
-        examples of the training split.
+        examples of the training split; 2,048 if the run was trained on the
+        validation examples.
 
     Raises:
-      jaxplay.UserError: As `workload.make_workload`.
+      jaxplay.UserError: As `workload.make_workload`; or there is no such split.
     """
     self._config = config
     self.metric = config_lib.metric.of_config(config_lib.flatten(config))
     with usercode.running(config.code):
       self._workload = workload = workload_lib.make_workload(config)
-      source = workload.dataset.splits["valid"]
-      if split == "train":
-        train = workload.dataset.splits["train"]
-        source = data.sample(train, source.num_examples)
+      splits = workload.dataset.splits
+      source = splits.get("valid")
+      if source is None and split == "valid":
+        raise jaxplay.UserError(
+          "the run was trained on its validation examples"
+          " (config.dataset.fold_validation), so nothing can be evaluated on"
+          " them; use split 'train'"
+        )
+      if source is None or split == "train":
+        number = source.num_examples if source else EXAMPLES
+        source = data.sample(splits["train"], number)
       self.dataset = workload.dataset
       self.num_examples = source.num_examples
       self.has_statistics = bool(jax.tree.leaves(workload.state.batch_stats))

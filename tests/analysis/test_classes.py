@@ -99,6 +99,17 @@ def _found(run):
   return [f for f in curves.check_run(run) if f.check == "rare_classes"]
 
 
+def test_counts_of_no_split_are_refused(tmp_path):
+  """G10: nothing overflows."""
+  run = _run(tmp_path / "run", ([100, 100, 20], [95, 95, 5]))
+  trial = results_lib.read_run(run.path)
+  for count in ([2**62] * 3, [-1, 2, 3], []):
+    array = np.array(count, np.int64)
+    run.write_predictions(8, class_count=array, class_correct=array)
+    with pytest.raises(rundir.Damaged):
+      classes.read(trial, "valid/error_rate")
+
+
 def test_of_a_run(tmp_path):
   """G10: from the counts of its best step, with a figure."""
   run = _run(tmp_path / "run", ([100, 100, 20], [95, 95, 5]))

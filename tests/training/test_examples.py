@@ -1,6 +1,8 @@
 """The costs of the validation examples that a run leaves for comparisons."""
 
 import io
+import pickle
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -212,6 +214,10 @@ def test_which_examples():
   assert data.identity(data.Dataset({}, 2, {}), "valid") == ""
 
 
+# A code point that no text has.
+_NO_TEXT = np.full((), 2**31 - 1, np.uint32).view("<U1")
+
+
 def _written(**changed):
   """A file as a run writes it, with other or removed arrays."""
   arrays = {
@@ -242,8 +248,11 @@ def _written(**changed):
     {"step_last": 2.0},
     {"metric": np.array([{}], object)},
     {"data": 5},
+    {"metric": _NO_TEXT},
+    {"metric": "\ud800"},
+    {"cost_best": np.full(3, 1e300)},
   ],
-  ids=str,
+  ids=lambda changed: "-".join(changed),
 )
 def test_a_damaged_file_is_refused(tmp_path, changed):
   """No pickle is loaded, and no number is made of what is no number."""
@@ -253,4 +262,67 @@ def test_a_damaged_file_is_refused(tmp_path, changed):
   assert rundir.RunDir(tmp_path).examples().step_last == 2
   path.write_bytes(_written(**changed))
   with pytest.raises(rundir.Damaged, match="examples.npz"):
+    rundir.RunDir(tmp_path).examples()
+
+
+def _flagged(data, offset, value):
+  """Sets a field of every entry of an archive, at both of its places."""
+  for mark, at in ((b"PK\3\4", offset), (b"PK\1\2", offset + 2)):
+    start = -1
+    while (start := data.find(mark, start + 1)) >= 0:
+      data = data[: start + at] + bytes([value]) + data[start + at + 1 :]
+  return data
+
+
+def _with(name, data):
+  """An archive with one more entry, of these bytes."""
+  file = io.BytesIO(_written(cost_best=None))
+  with zipfile.ZipFile(file, "a") as archive:
+    archive.writestr(name, data)
+  return file.getvalue()
+
+
+def _header(shape):
+  """An array of which there is only the header."""
+  file = io.BytesIO()
+  fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(file, fields)
+  return file.getvalue()
+
+
+def _array():
+  file = io.BytesIO()
+  np.save(file, np.ones(3))
+  return file.getvalue()
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: b"",
+    lambda: _written()[:-40],
+    lambda: pickle.dumps({"cost_best": 1}),
+    _array,
+    lambda: _flagged(_written(), 6, 1),  # encrypted
+    lambda: _flagged(_written(), 8, 97),  # a compression that nobody has
+    lambda: _with("cost_best", b"no array"),
+    lambda: _with("cost_best.npy", _header((10**30,))),
+    lambda: _with("cost_best.npy", _header((10**12,))),
+    lambda: _with("cost_best.npy", _header((True,))),
+  ],
+)
+def test_a_foreign_archive_is_refused(tmp_path, make):
+  """Whatever its bytes make of numpy and zipfile: in one sentence."""
+  (tmp_path / "examples.npz").write_bytes(make())
+  with pytest.raises(rundir.Damaged, match="examples.npz"):
+    rundir.RunDir(tmp_path).examples()
+
+
+def test_an_archive_is_not_unpacked_without_limit(tmp_path):
+  """A few bytes can unpack to more than any memory."""
+  data = _written()
+  sizes = data.rfind(b"PK\1\2") + 24  # unpacked, of the last entry
+  data = data[:sizes] + b"\xff" * 4 + data[sizes + 4 :]
+  (tmp_path / "examples.npz").write_bytes(data)
+  with pytest.raises(rundir.Damaged, match="unpacked"):
     rundir.RunDir(tmp_path).examples()

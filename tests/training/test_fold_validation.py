@@ -12,7 +12,7 @@ from jaxplay.analysis import compare, curves
 from jaxplay.scaling import ladder
 from jaxplay.study import space as space_lib
 from jaxplay.study import study as study_lib
-from jaxplay.training import evaluate, population, train, weights
+from jaxplay.training import evaluate, landscape, population, train, weights
 from jaxplay.training import workload as workload_lib
 from tests.data import own_sets
 from tests.training import runs
@@ -227,6 +227,10 @@ def test_nothing_else_can_be_said_of_it(tmp_path):
   assert all("fold_validation" in f.advice for f in of_validation)
   with pytest.raises(jaxplay.UserError, match="fold_validation"):
     compare.read(run)
+  with pytest.raises(jaxplay.UserError, match="fold_validation"):
+    landscape.Landscape(runs.make_config(KEYS), "valid")
+  of_train = landscape.Landscape(runs.make_config(KEYS), "train")
+  assert of_train.num_examples > 0
   # Another config than the same without.
   with pytest.raises(jaxplay.UserError, match="fold_validation"):
     runs.train_here(KEYS | {"dataset.fold_validation": False}, run)

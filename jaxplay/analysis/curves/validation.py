@@ -22,7 +22,8 @@ def better_than_chance(
   several labels, the more frequent value of each). The rule: `fail` if the best
   error rate is not below chance by 5 standard errors of a share of
   `num_examples`; `warn` if it is, but by less than a tenth of chance; else
-  `ok`. Source: Playbook, choosing the initial configuration.
+  `ok`. `unknown` if so few examples cannot show it even without an error.
+  Source: Playbook, choosing the initial configuration.
 
   Args:
     error_rate: Best validation error rate, in [0, 1]; None: never evaluated.
@@ -35,6 +36,17 @@ def better_than_chance(
     advice = "The run has no finite validation error rate, which this requires."
     return findings.make(check, "unknown", {}, advice, source, subject)
   error = measures.resolution(chance, num_examples)
+  if chance and chance <= 5 * error:
+    return findings.make(
+      check,
+      "unknown",
+      dict(chance_error_rate=chance, num_examples=num_examples),
+      f"On {num_examples} validation examples not even an error rate of 0 would"
+      f" be 5 standard errors ({error:.2g} each) below chance, {chance:.4g}:"
+      " evaluate on more.",
+      source,
+      subject,
+    )
   below = chance - error_rate
   numbers = f"The best validation error rate, {error_rate:.4g}, is"
   verdict: finding.Verdict = "ok"
