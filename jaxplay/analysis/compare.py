@@ -245,6 +245,7 @@ def compare(
       *_doubts(baseline, candidate),
       *of_data,
       *_caveats(sides, improvement),
+      *_unequal_chances(baseline, candidate),
     ],
     advice=advice,
     maximized=metric.maximized,
@@ -598,6 +599,23 @@ def _doubts(*studies):
     f"In {results.path}: {sentence}"
     for results in studies
     for sentence in results_lib.in_words(results_lib.doubts(results))
+  ]
+
+
+def _unequal_chances(baseline, candidate):
+  """A caveat if one side chose its best step among more evaluations."""
+  if baseline.select != "best":
+    return []
+  one, other = (
+    int(np.isfinite(r.ranked[0].costs(r.objective)[1]).sum())
+    for r in (baseline, candidate)
+  )
+  if max(one, other) < 1.5 * min(one, other):
+    return []
+  return [
+    f"The best step of a run is the best of {one} evaluations in the baseline,"
+    f" of {other} in the candidate: more evaluations favour a side by luck."
+    " Compare the last steps with --objective=final:METRIC."
   ]
 
 

@@ -526,3 +526,19 @@ def test_examples_are_read_from_the_runs(tmp_path):
   found = compare.compare(*sides)
   assert found.data_from.startswith("binomial")
   assert any("examples.npz" in caveat for caveat in found.caveats)
+
+
+def test_more_evaluations_are_more_chances():
+  """E3, D15: the best of 20 evaluations against the best of 2 is a caveat."""
+
+  def with_evaluations(number):
+    made = _side([0.1] * 20, num_valid=500)
+    steps = np.arange(1, number + 1)
+    curve = {made.objective: (steps, np.full(number, 0.1))}
+    trials = [dataclasses.replace(t, curves=curve) for t in made.trials]
+    return dataclasses.replace(made, trials=trials)
+
+  found = compare.compare(with_evaluations(2), with_evaluations(20))
+  assert any("20" in caveat and "final:" in caveat for caveat in found.caveats)
+  found = compare.compare(with_evaluations(19), with_evaluations(20))
+  assert not any("final:" in caveat for caveat in found.caveats)
