@@ -84,12 +84,10 @@ def paired(
       changed: no difference is certain.
   """
   number = one.shape[1]
-  scale = np.ones(number) if weight is None else weight / weight.mean()
-  parts = _parts(one.mean(0) - other.mean(0), scale)
-  variance = float(parts @ parts) / (number * (number - 1))
+  variance = sampling(one.mean(0) - other.mean(0), weight)
   flips = []
   for costs in (one, other):
-    parts = _parts(costs - costs.mean(0), scale)
+    parts = _parts(costs - costs.mean(0), weight)
     freedom = max(len(costs) - 1, 1) * (number - 1)
     flips.append(float((parts**2).sum()) / freedom / number)
   return Data(max(variance, is_share / number**2), (flips[0], flips[1]))
@@ -145,8 +143,21 @@ def reach(
   return first + min(skew, first)  # The next term of a series, not the first.
 
 
-def _parts(values, scale):
+def sampling(costs: np.ndarray, weight: np.ndarray | None = None) -> float:
+  """Variance of a mean over examples, by their sampling.
+
+  Args:
+    costs: Of each example, float [n], at least 2.
+    weight: Weight of each example, [n]; None: all count the same.
+  """
+  parts, number = _parts(costs, weight), len(costs)
+  return float(parts @ parts) / (number * (number - 1))
+
+
+def _parts(values, weight):
   """Weighted contributions of examples to a mean, [..., n]: sum to zero."""
+  number = values.shape[-1]
+  scale = np.ones(number) if weight is None else weight / weight.mean()
   mean = (values * scale).mean(-1, keepdims=True)
   return (values - mean) * scale
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from jaxplay import formats, rundir
-from jaxplay.analysis import curves, surface
+from jaxplay.analysis import curves, difference, surface
 from jaxplay.analysis import results as results_lib
 from jaxplay.analysis import trials as trials_lib
 
@@ -179,9 +179,7 @@ def _of_data(results, trial, cost):
   if found is None or len(found[0]) < 2:
     return 0.0
   costs, weight, _ = found
-  scale = np.ones(len(costs)) if weight is None else weight / weight.mean()
-  parts = (costs - np.average(costs, weights=weight)) * scale
-  return float(parts.std(ddof=1)) / math.sqrt(len(costs))
+  return math.sqrt(difference.sampling(costs, weight))
 
 
 def _level(results, trial):

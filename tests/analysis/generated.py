@@ -1,4 +1,4 @@
-"""Whole studies in memory, healthy or with a planted fault; and what is told.
+"""Whole studies in memory, healthy or with a planted fault; and the verdicts.
 
     python -m tests.analysis.generated [--studies=200]
 
@@ -331,11 +331,11 @@ NUM_TRIALS = (20, 64, 200)
 def _missed(fault, strength, num_trials, num_studies):
   """Share of studies with the fault in which its check does not warn."""
   check, _ = FAULTS[fault]
-  told = [
+  warned = [
     warns(verdicts(faulty(seed, fault, strength, num_trials))[check])
     for seed in range(num_studies)
   ]
-  return 1 - np.mean(told)
+  return 1 - np.mean(warned)
 
 
 def _print(heads, rows):

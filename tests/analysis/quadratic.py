@@ -171,31 +171,31 @@ def main():
   print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
   for schedules in SETS:
     for noise in NOISES:
-      told = collections.defaultdict(list)
+      shares = collections.defaultdict(list)
       for seed in range(args.studies):
         made, true = study(seed, schedules, noise)
         found = longer.longer(made)
         is_known = not isinstance(found, str)
-        told["estimated"].append(is_known)
+        shares["estimated"].append(is_known)
         helps = found.helps if is_known else None
         if true < longer.MATTERS:
-          told["false alarms"].append(helps is True)
+          shares["false alarms"].append(helps is True)
         else:
-          told["misses"].append(helps is False)
+          shares["misses"].append(helps is False)
         if true < longer.MATTERS / 2:
-          told["finished is ok"].append(helps is False)
+          shares["finished is ok"].append(helps is False)
         if true > 2 * longer.MATTERS:
-          told["8% is warned"].append(helps is True)
+          shares["8% is warned"].append(helps is True)
         if is_known:
           low, high = found.interval
-          told["covered"].append(low <= true <= high)
-          told["error"].append(abs(found.gain - true))
+          shares["covered"].append(low <= true <= high)
+          shares["error"].append(abs(found.gain - true))
       cells = [
         ""  # There is none of this kind.
-        if not told[head]
-        else f"{100 * np.median(told[head]):.2f}"
+        if not shares[head]
+        else f"{100 * np.median(shares[head]):.2f}"
         if head == "error"
-        else f"{100 * np.mean(told[head]):.0f}"
+        else f"{100 * np.mean(shares[head]):.0f}"
         for head in heads[2:]
       ]
       row = (", ".join(schedules), f"{noise:.1%}", *cells)

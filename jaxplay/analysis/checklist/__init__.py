@@ -150,10 +150,10 @@ def _of_all_trials(runs):
     elif len(judged) < len(by_trial) / 2:
       # Which can be judged is no accident: those that diverged, perhaps.
       verdict = "unknown"
+      first = min(by_trial.keys() - judged)
       advice = (
         f"Only {len(judged)} of {len(by_trial)} trials can be judged, of which"
-        f" {len(faulty)} show this. Trial {min(by_trial.keys() - judged)}:"
-        f" {by_trial[min(by_trial.keys() - judged)].advice}"
+        f" {len(faulty)} show this. Trial {first}: {by_trial[first].advice}"
       )
     elif share > limit:
       verdict = "warn"
