@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jaxplay
 from jaxplay import rundir
 from jaxplay.analysis import results as results_lib
-from jaxplay.analysis.importance import Importances
 from jaxplay.api import arguments
 from jaxplay.finding import Finding
 
@@ -98,16 +97,17 @@ def check(study: arguments.Source) -> list[Finding]:
 
 
 @arguments.public()
-def importance(study: arguments.Source) -> list[Importances]:
+def importance(study: arguments.Source) -> list[Any]:
   """Finds which hyperparameters matter, which interact and which do not.
 
   Args:
     study: Study directory, or results.
 
   Returns:
-    A row for each combination of scientific choices with at least 16 trials:
-    each hyperparameter's share of the variance of the scores of trials, that
-    of each pair's interaction, with 99% intervals, and what follows from them.
+    An `analysis.importance.Importances` for each combination of scientific
+    choices with at least 16 trials: each hyperparameter's share of the variance
+    of the scores of trials, that of each pair's interaction, with 99%
+    intervals, and what follows from them.
     Empty with fewer trials, or if all have the same value.
 
   Raises:
